@@ -1,0 +1,105 @@
+"""Merge pretrained models in weight space: `mergecore.run(recipe, out)`, `mergecore.plan(recipe)` and friends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mergecore.planning import Plan
+
+__version__ = "0.1.0"
+
+
+def plan(recipe: Path | str | Mapping[str, Any], *, memory: int | None = None) -> Plan:
+    """Check a recipe against the models' headers.
+
+    Args:
+        recipe: path of a YAML file, or a mapping with the same keys.
+        memory: bytes that may be in flight; default: half of what is free.
+
+    Returns:
+        The plan; `close()` it when done.
+
+    Raises:
+        mergecore.errors.InputError: whatever is wrong, as one sentence.
+    """
+    from mergecore import planning, plugins, running
+    from mergecore import recipe as recipes
+
+    return planning.make_plan(recipes.load_recipe(recipe), plugins.Registry(_warn), memory or running.spare_memory())
+
+
+def run(
+    recipe: Path | str | Mapping[str, Any],
+    out: Path | str,
+    *,
+    memory: int | None = None,
+    workers: int | None = None,
+    shard_bytes: int | None = None,
+    executor: str = "threads",
+    force: bool = False,
+) -> Path:
+    """Merge a recipe into the folder `out`, as ``mergecore run`` does.
+
+    Args:
+        recipe: path of a YAML file, or a mapping with the same keys.
+        out: the folder to make.
+        memory: bytes that may be in flight; default: half of what is free.
+        workers: threads; default: one for each core.
+        shard_bytes: largest weight file; default 5 GB.
+        executor: name of an installed executor.
+        force: replace `out` if it exists.
+
+    Raises:
+        mergecore.errors.MergecoreError: InputError for something to mend, RunError for a run that failed.
+    """
+    from mergecore import planning, plugins, running
+    from mergecore import recipe as recipes
+
+    options = running.Options(
+        memory=memory or running.spare_memory(),
+        workers=workers or running.available_cores(),
+        shard_bytes=shard_bytes or running.SHARD_BYTES,
+        executor=executor,
+        force=force,
+    )
+    registry = plugins.Registry(_warn)
+    made = planning.make_plan(recipes.load_recipe(recipe), registry, options.memory)
+    try:
+        return running.run_plan(made, Path(out), registry, options, lambda count: None, _warn)
+    finally:
+        made.close()
+
+
+def merge_tensors(
+    tensors: Sequence[Tensor], method: str, parameters: Mapping[str, Any] | None = None, *, base: int | None = None
+) -> Tensor:
+    """Merge tensors in memory with an installed method; see `mergecore.inmemory.merge_tensors`."""
+    from mergecore import inmemory, plugins
+
+    return inmemory.merge_tensors(tensors, plugins.load(plugins.find("methods", method)), parameters or {}, base=base)
+
+
+def merge_state_dicts(
+    models: Sequence[Mapping[str, Tensor]],
+    method: str,
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    base: int | None = None,
+) -> dict[str, Tensor]:
+    """Merge state dicts in memory with an installed method; see `mergecore.inmemory.merge_state_dicts`."""
+    from mergecore import inmemory, plugins
+
+    return inmemory.merge_state_dicts(
+        models, plugins.load(plugins.find("methods", method)), parameters or {}, base=base
+    )
+
+
+def _warn(text: str) -> None:
+    import warnings
+
+    warnings.warn(text, stacklevel=3)

@@ -1,0 +1,89 @@
+"""Checkpoint files: what a reader gives and a writer takes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+ITEM_BYTES = {
+    "F64": 8, "F32": 4, "F16": 2, "BF16": 2,
+    "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1,
+}  # fmt: skip
+"""Bytes an element of every dtype that can be merged or copied, by its safetensors name."""
+
+TORCH_NAMES = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
+    "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8",
+    "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8", "BOOL": "bool",
+}  # fmt: skip
+"""The same dtypes by their names in torch and in recipes."""
+
+FLOATS = ("F64", "F32", "F16", "BF16")
+"""The dtypes that are merged; all others are copied when the inputs agree."""
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """A tensor as its file's header describes it: dtype by safetensors name, and shape."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.elements * ITEM_BYTES[self.dtype]
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """The torch dtype of a safetensors dtype name."""
+    import torch
+
+    dtype: torch.dtype = getattr(torch, TORCH_NAMES[name])
+    return dtype
+
+
+class Reader(Protocol):
+    """One open checkpoint file; entry-point name = the files' suffix without its dot.
+
+    Made with the file's path; raises `ModelError` naming the file when it cannot be read safely.
+    """
+
+    tensors: Mapping[str, TensorInfo]
+    """Every tensor of the file, from its header."""
+
+    def __init__(self, path: Path) -> None: ...
+
+    def read(self, name: str, start: int, out: Tensor) -> None:
+        """Fill `out` (flat, contiguous, CPU, of the stored dtype) with the tensor's elements from `start` on.
+
+        Called from several threads at once.
+        """
+
+    def close(self) -> None:
+        """Let go of the file."""
+
+
+class Writer(Protocol):
+    """The weight files of one output folder, laid out before the first byte is written."""
+
+    def __init__(self, folder: Path, tensors: Mapping[str, TensorInfo], shard_bytes: int) -> None: ...
+
+    def write(self, name: str, start: int, data: Tensor) -> None:
+        """Put `data` (flat, contiguous, CPU, of the announced dtype) at the tensor's element `start`.
+
+        Called from several threads at once, in any order.
+        """
+
+    def close(self) -> None:
+        """Finish the files; the index, if the format has one, is written here."""

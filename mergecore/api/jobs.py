@@ -1,0 +1,201 @@
+"""The work of a run: jobs, the tiles they are cut into, and the executor that does them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from mergecore.api.files import ITEM_BYTES, TensorInfo
+from mergecore.api.methods import BLOCK, Context, DeltaMethod, Method, Tile, WeightMethod
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Input:
+    """One tensor of one input model, as it lies in that model's files."""
+
+    model: int
+    """Position in `MergedModel.models`."""
+    tensor: str
+    info: TensorInfo
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A run of a tensor's elements, and the shape that `merge` sees it in."""
+
+    start: int
+    shape: tuple[int, ...]
+    elements: int
+
+
+@dataclass(frozen=True)
+class Job:
+    """One output tensor: what it is made of and how.
+
+    Attributes:
+        name: output name.
+        info: output dtype and shape.
+        inputs: where it comes from; a base that the method treats apart comes first.
+        method: the method with this tensor's parameters; None: a copy of the inputs, which must agree.
+        has_base: whether `inputs[0]` is a base that a `DeltaMethod` does not see as a model.
+    """
+
+    name: str
+    info: TensorInfo
+    inputs: tuple[Input, ...]
+    method: Method | None
+    has_base: bool = False
+
+    @property
+    def compute_dtype(self) -> str:
+        """Dtype of the arithmetic: F64 when an input or the output is, else F32."""
+        return "F64" if any(info.dtype == "F64" for info in (self.info, *(i.info for i in self.inputs))) else "F32"
+
+    @property
+    def measures(self) -> bool:
+        """Whether the method wants to see the whole tensor first."""
+        return self.method is not None and type(self.method).measure is not Method.measure
+
+    def pieces(self, elements: int) -> list[Piece]:
+        """Cut the tensor into pieces of about `elements` elements, as the method allows; none for an empty tensor."""
+        total, shape = self.info.elements, self.info.shape
+        tile = self.method.tile if self.method is not None else Tile.ELEMENTS
+        if total == 0:
+            return []
+        if tile is Tile.TENSOR or (tile is Tile.ROWS and not shape):
+            return [Piece(0, shape, total)]
+        unit = total // shape[0] if tile is Tile.ROWS else BLOCK
+        step = max(1, elements // unit) * unit
+        starts = ((start, min(step, total - start)) for start in range(0, total, step))
+        if tile is Tile.ROWS:
+            return [Piece(start, (count // unit, *shape[1:]), count) for start, count in starts]
+        return [Piece(start, (count,), count) for start, count in starts]
+
+    def memory(self, elements: int) -> int:
+        """Bytes in flight while a piece of `elements` is merged: stored, float, differences, result and one more."""
+        size = ITEM_BYTES[self.compute_dtype]
+        largest = max((piece.elements for piece in self.pieces(elements)), default=0)
+        stored = sum(ITEM_BYTES[item.info.dtype] for item in self.inputs) + ITEM_BYTES[self.info.dtype]
+        return largest * (stored + size * (2 * len(self.inputs) + 2))
+
+    def merge(self, tensors: Sequence[Tensor], ctx: Context) -> Tensor:
+        """The merged tile from the inputs' tiles, all of `compute_dtype` and one shape, on any device."""
+        if isinstance(self.method, DeltaMethod) and self.has_base:
+            return tensors[0] + self.method.merge(self.models(tensors), ctx)
+        assert isinstance(self.method, (WeightMethod, DeltaMethod))
+        return self.method.merge(tensors, ctx)
+
+    def models(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        """What the method sees of the inputs' tiles: the weights, or their differences from the base."""
+        if isinstance(self.method, DeltaMethod) and self.has_base:
+            return [tensor - tensors[0] for tensor in tensors[1:]]
+        return tensors
+
+    def context(self, tiles: Sequence[Sequence[Tensor]]) -> Context:
+        """The context of this job's tiles, measured where the method asks for it."""
+        ctx = Context(name=self.name, shape=self.info.shape)
+        if not self.measures or self.method is None:
+            return ctx
+        return replace(ctx, measured=self.method.measure(tiles, ctx))
+
+
+class Tiles(Sequence["Sequence[Tensor]"]):
+    """A job's tiles as `measure` sees them: each is read when it is asked for."""
+
+    def __init__(self, job: Job, pieces: Sequence[Piece], read: Callable[[Job, Piece], Sequence[Tensor]]) -> None:
+        self._job, self._pieces, self._read = job, pieces, read
+
+    def __len__(self) -> int:
+        return len(self._pieces)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._job.models(self._read(self._job, self._pieces[index]))
+
+    def __iter__(self) -> Iterator[Sequence[Tensor]]:
+        return (self[index] for index in range(len(self)))
+
+
+@dataclass(frozen=True)
+class Work:
+    """What an executor is given.
+
+    Attributes:
+        jobs: the tensors to make, in the plan's order; any other order gives the same bytes.
+        read: fills a flat CPU tensor of the stored dtype with an input's elements from a start on.
+        write: puts a flat CPU tensor of the output dtype at an element of a named output tensor.
+        advance: to be told of every number of output bytes written.
+        done: to be told of every finished job.
+        memory: bytes that may be in flight.
+        workers: threads (or the like) to use.
+
+    All four functions may be called from several threads at once.
+    """
+
+    jobs: Sequence[Job]
+    read: Callable[[Input, int, Tensor], None]
+    write: Callable[[str, int, Tensor], None]
+    advance: Callable[[int], None]
+    done: Callable[[Job], None]
+    memory: int
+    workers: int
+
+
+class Executor(Protocol):
+    """Runs the jobs of a plan; made without arguments."""
+
+    def run(self, work: Work) -> None:
+        """Make every tensor of `work.jobs`; the first error ends the run and is raised."""
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """An input model: its reference as the recipe writes it, its folder and its config.json."""
+
+    reference: str
+    folder: Path
+    config: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class MergedModel:
+    """What a post-processor is given once the weights are written.
+
+    Attributes:
+        name: name of the output folder that people will see.
+        folder: where to write; it becomes the output folder when all post-processors are through.
+        recipe: the recipe's YAML text.
+        method: entry-point name of the merge method.
+        method_doc: the method's docstring.
+        models: the input models, in the recipe's order.
+        donor: position in `models` of the one whose config and other files the output takes over.
+        architecture: class name, as in config.json.
+        config: config.json of the output.
+        tensors: the output's tensors.
+    """
+
+    name: str
+    folder: Path
+    recipe: str
+    method: str
+    method_doc: str
+    models: tuple[ModelInfo, ...]
+    donor: int
+    architecture: str
+    config: Mapping[str, Any]
+    tensors: Mapping[str, TensorInfo]
+
+
+class PostProcessor:
+    """A step after the weights are written: config, tokenizer, model card, check, upload."""
+
+    after: ClassVar[tuple[str, ...]] = ()
+    """Names of post-processors that must have run before this one."""
+
+    def run(self, model: MergedModel) -> None:
+        """Add to `model.folder`."""
+        raise NotImplementedError

@@ -1,0 +1,169 @@
+"""Safetensors files: headers, positional reads, and shards laid out in advance (format: safetensors README)."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mergecore.api import ITEM_BYTES, ModelError, TensorInfo
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+HEADER_LIMIT = 100_000_000
+"""Longest header that the format allows, in bytes."""
+
+
+class SafetensorsReader:
+    """Reads any run of elements of a tensor at its place in the file; see `mergecore.api.Reader`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        header, data_start = _read_header(path)
+        self.tensors: Mapping[str, TensorInfo] = {
+            name: TensorInfo(entry["dtype"], tuple(entry["shape"])) for name, entry in header.items()
+        }
+        self._offsets = {name: data_start + entry["data_offsets"][0] for name, entry in header.items()}
+        self._file = os.open(path, os.O_RDONLY)
+
+    def read(self, name: str, start: int, out: Tensor) -> None:
+        """See `mergecore.api.Reader.read`; raises ModelError when the file ends too early."""
+        view = as_bytes(out)
+        position = self._offsets[name] + start * ITEM_BYTES[self.tensors[name].dtype]
+        while view:
+            count = os.preadv(self._file, [view], position)
+            if count == 0:
+                raise ModelError(f"{self._path}: the file ends inside {name!r}; it was cut short, fetch it again")
+            view, position = view[count:], position + count
+
+    def close(self) -> None:
+        os.close(self._file)
+
+
+def as_bytes(tensor: Tensor) -> memoryview:
+    """The memory of a flat contiguous CPU tensor."""
+    import torch
+
+    return tensor.view(torch.uint8).numpy().data
+
+
+def _read_header(path: Path) -> tuple[dict[str, Any], int]:
+    """The tensors' entries, checked against the file, and where the data begin."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or length > min(size - 8, HEADER_LIMIT):
+                raise ModelError(f"{path}: this is not a safetensors file, or it was cut short; fetch it again")
+            header = json.loads(file.read(length))
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError):
+        raise ModelError(f"{path}: its safetensors header is damaged; fetch the file again") from None
+    if not isinstance(header, dict):
+        raise ModelError(f"{path}: its safetensors header is damaged; fetch the file again")
+    header.pop("__metadata__", None)
+    _check_entries(path, header, size - 8 - length)
+    return header, 8 + length
+
+
+def _check_entries(path: Path, header: Mapping[str, Any], data_bytes: int) -> None:
+    """Every entry has a known dtype and lies inside the data, as long as its shape says, with no overlap."""
+    spans = []
+    for name, entry in header.items():
+        try:
+            dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+            whole = all(type(number) is int and number >= 0 for number in (*shape, begin, end))
+        except (KeyError, TypeError, ValueError):
+            whole, dtype = False, ""
+        if not whole:
+            raise ModelError(f"{path}: the header's entry for {name!r} is damaged; fetch the file again")
+        if dtype not in ITEM_BYTES:
+            raise ModelError(
+                f"{path}: {name!r} is stored as {dtype}, which cannot be merged;"
+                " use a checkpoint in float16, bfloat16 or float32"
+            )
+        if end - begin != TensorInfo(dtype, tuple(shape)).nbytes or end > data_bytes:
+            raise ModelError(
+                f"{path}: {name!r} does not fit its shape or the file, which may be cut short; fetch it again"
+            )
+        spans.append((begin, end, name))
+    spans.sort()
+    for (_, end, name), (begin, _, following) in pairwise(spans):
+        if begin < end:
+            raise ModelError(f"{path}: {name!r} and {following!r} overlap; the header is damaged, fetch the file again")
+
+
+class SafetensorsWriter:
+    """Writes `model.safetensors`, or shards with their index; see `mergecore.api.Writer`."""
+
+    def __init__(self, folder: Path, tensors: Mapping[str, TensorInfo], shard_bytes: int) -> None:
+        self._folder, self._tensors = folder, tensors
+        self._files: list[int] = []
+        self._places: dict[str, tuple[int, int]] = {}
+        self._shards = _split(tensors, shard_bytes)
+        self._names = shard_names(len(self._shards))
+        for name, shard in zip(self._names, self._shards):
+            self._files.append(os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666))
+            self._lay_out(self._files[-1], shard)
+
+    def _lay_out(self, file: int, shard: Mapping[str, TensorInfo]) -> None:
+        # Widest dtypes first keeps every tensor aligned to its own item size.
+        order = sorted(shard, key=lambda name: -ITEM_BYTES[shard[name].dtype])
+        header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+        end = 0
+        for name in order:
+            begin, end = end, end + shard[name].nbytes
+            header[name] = {"dtype": shard[name].dtype, "shape": list(shard[name].shape), "data_offsets": [begin, end]}
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        write_at(file, memoryview(len(text).to_bytes(8, "little") + text), 0)
+        os.ftruncate(file, 8 + len(text) + end)
+        for name in order:
+            self._places[name] = (file, 8 + len(text) + header[name]["data_offsets"][0])
+
+    def write(self, name: str, start: int, data: Tensor) -> None:
+        """See `mergecore.api.Writer.write`."""
+        file, position = self._places[name]
+        write_at(file, as_bytes(data), position + start * ITEM_BYTES[self._tensors[name].dtype])
+
+    def close(self) -> None:
+        """Close the files; several of them get their index."""
+        while self._files:
+            os.close(self._files.pop())
+        if len(self._shards) > 1:
+            total = sum(info.nbytes for info in self._tensors.values())
+            places = {name: file for file, shard in zip(self._names, self._shards) for name in shard}
+            index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
+            (self._folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", "utf-8")
+
+
+def shard_names(count: int) -> list[str]:
+    """File names of `count` shards, as transformers expects them."""
+    if count == 1:
+        return ["model.safetensors"]
+    return [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
+
+
+def _split(tensors: Mapping[str, TensorInfo], shard_bytes: int) -> list[dict[str, TensorInfo]]:
+    """Tensors in order into shards of at most `shard_bytes`; a larger tensor has one to itself."""
+    shards: list[dict[str, TensorInfo]] = [{}]
+    room = shard_bytes
+    for name, info in tensors.items():
+        if info.nbytes > room and shards[-1]:
+            shards.append({})
+            room = shard_bytes
+        shards[-1][name] = info
+        room -= info.nbytes
+    return shards
+
+
+def write_at(file: int, view: memoryview, position: int) -> None:
+    """Write all of `view` at a position of an open file, from any thread."""
+    while view:
+        count = os.pwrite(file, view, position)
+        view, position = view[count:], position + count

@@ -1,0 +1,157 @@
+"""The default executor: one thread a core, each taking a tensor and merging it tile by tile."""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from mergecore.api import Input, Job, Piece, RunError, Tiles, Work, torch_dtype
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TILE_ELEMENTS = 2**17
+"""Elements of a flat tile: three float32 inputs and a result of this length stay in a core's share of the cache."""
+
+
+class ThreadsExecutor:
+    """Largest tensors first, so that the threads end together; any order and any tile give the same bytes."""
+
+    def __init__(self, tile_elements: int = TILE_ELEMENTS) -> None:
+        self._tile = tile_elements
+
+    def run(self, work: Work) -> None:
+        """See `mergecore.api.Executor.run`."""
+        keep_freed_pages()
+        queue = deque(sorted(work.jobs, key=lambda job: -job.info.nbytes))
+        budget = Budget(work.memory)
+        errors: list[BaseException] = []
+
+        def worker() -> None:
+            import torch
+
+            torch.set_num_threads(1)
+            merger = TileMerger(work, self._tile)
+            while not errors:
+                try:
+                    job = queue.popleft()
+                except IndexError:
+                    return
+                try:
+                    with budget.hold(job.memory(self._tile)):
+                        merger.make(job)
+                    work.done(job)
+                except BaseException as error:
+                    errors.append(error)
+
+        threads = [threading.Thread(target=worker, name=f"merge-{n}", daemon=True) for n in range(work.workers)]
+        for thread in threads:
+            thread.start()
+        try:
+            for thread in threads:
+                thread.join()
+        except BaseException as error:
+            errors.append(error)
+            for thread in threads:
+                thread.join()
+        if errors:
+            raise errors[0]
+
+
+@dataclass
+class TileMerger:
+    """Makes jobs one after another in one thread, reusing its buffers for what files hold."""
+
+    work: Work
+    tile: int
+    buffers: dict[tuple[int, str], Tensor] = field(default_factory=dict)
+
+    def make(self, job: Job) -> None:
+        """Read, merge and write every tile of a job."""
+        pieces = job.pieces(self.tile)
+        if job.method is None:
+            self._copy(job, pieces)
+            return
+        ctx = job.context(Tiles(job, pieces, self._read)) if pieces else None
+        for piece in pieces:
+            assert ctx is not None
+            merged = job.merge(self._read(job, piece), replace(ctx, offset=piece.start))
+            if merged.shape != piece.shape:
+                raise RunError(f"{job.name}: {type(job.method).__name__}.merge returned shape {tuple(merged.shape)}"
+                               f" for inputs of shape {piece.shape}; it must keep the shape")  # fmt: skip
+            self._write(job, piece, merged)
+
+    def _copy(self, job: Job, pieces: Sequence[Piece]) -> None:
+        import torch
+
+        for piece in pieces:
+            first, *others = [self._stored(job, slot, piece) for slot in range(len(job.inputs))]
+            if not all(torch.equal(first, other) for other in others):
+                raise RunError(
+                    f"{job.name}: holds {job.info.dtype} values, which are copied, but the models differ in it"
+                )
+            self._write(job, piece, first)
+
+    def _read(self, job: Job, piece: Piece) -> Sequence[Tensor]:
+        dtype = torch_dtype(job.compute_dtype)
+        tensors = [self._stored(job, slot, piece) for slot in range(len(job.inputs))]
+        return [tensor.to(dtype, copy=True).view(piece.shape) for tensor in tensors]
+
+    def _stored(self, job: Job, slot: int, piece: Piece) -> Tensor:
+        source: Input = job.inputs[slot]
+        out = self._buffer(slot, source.info.dtype, piece.elements)
+        self.work.read(source, piece.start, out)
+        return out
+
+    def _write(self, job: Job, piece: Piece, merged: Tensor) -> None:
+        out = self._buffer(-1, job.info.dtype, piece.elements)
+        out.copy_(merged.reshape(-1))
+        self.work.write(job.name, piece.start, out)
+        self.work.advance(piece.elements * out.element_size())
+
+    def _buffer(self, slot: int, dtype: str, elements: int) -> Tensor:
+        import torch
+
+        buffer = self.buffers.get((slot, dtype))
+        if buffer is None or buffer.numel() < elements:
+            buffer = torch.empty(elements, dtype=torch_dtype(dtype))
+            if elements <= self.tile:
+                self.buffers[slot, dtype] = buffer
+        return buffer[:elements]
+
+
+class Budget:
+    """Bytes in flight over all threads; a job waits until its share is free."""
+
+    def __init__(self, total: int) -> None:
+        self._free = self._total = total
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def hold(self, wanted: int) -> Iterator[None]:
+        wanted = min(wanted, self._total)
+        with self._changed:
+            self._changed.wait_for(lambda: wanted <= self._free)
+            self._free -= wanted
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += wanted
+                self._changed.notify_all()
+
+
+def keep_freed_pages() -> None:
+    """Ask glibc to keep freed memory: giving pages back after every tile costs more than the arithmetic."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return  # not glibc
+    trim_threshold, mmap_threshold = -1, -3
+    mallopt(mmap_threshold, 32 * 2**20)
+    mallopt(trim_threshold, 256 * 2**20)

@@ -1,0 +1,232 @@
+"""The command line: every command a few lines over the modules that do the work."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from mergecore import plugins
+from mergecore.errors import InputError, MergecoreError
+
+app = typer.Typer(
+    help="Merge pretrained models in weight space.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+methods_app = typer.Typer(help="Installed merge methods.", no_args_is_help=True)
+arch_app = typer.Typer(help="Installed architectures.", no_args_is_help=True)
+plugins_app = typer.Typer(help="Installed plugins and their health.", no_args_is_help=True)
+app.add_typer(methods_app, name="methods")
+app.add_typer(arch_app, name="arch")
+app.add_typer(plugins_app, name="plugins")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
+Memory = Annotated[
+    str, typer.Option("--memory", help="What may be in flight, such as 2GB; default: half of what is free.")
+]
+
+
+def say(text: str) -> None:
+    """A line for people, beside the results: on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def warn(text: str) -> None:
+    say(f"warning: {text}")
+
+
+def size(text: str, option: str) -> int:
+    """Bytes from ``256MB``, ``1.5GiB``, ``5B`` (billions of bytes, as elsewhere in this field) or a plain number."""
+    units = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30}
+    upper = text.strip().upper()
+    digits = upper.rstrip("KMGBTI")
+    unit = upper[len(digits) :]
+    unit = unit.removesuffix("B") if len(unit) > 1 else unit
+    try:
+        number = float(digits) * units[unit]
+    except (ValueError, KeyError):
+        raise InputError(f"{option}: {text!r} is not a size; write one such as 256MB, 2GB or 1.5GiB") from None
+    if not 0 < number < float("inf"):
+        raise InputError(f"{option}: must be more than nothing, not {text!r}")
+    return int(number)
+
+
+@app.command()
+def run(
+    recipe: RecipePath,
+    out: Annotated[Path, typer.Argument(help="The folder to make.", show_default=False)],
+    memory: Memory = "",
+    workers: Annotated[int, typer.Option(help="Threads; default: one for each core.", min=0)] = 0,
+    shard_size: Annotated[str, typer.Option(help="Largest weight file.")] = "5GB",
+    executor: Annotated[str, typer.Option(help="Name of an installed executor.")] = "threads",
+    force: Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Merge the models of RECIPE into the folder OUT."""
+    from mergecore import running
+    from mergecore.planning import make_plan
+    from mergecore.progress import Progress
+    from mergecore.recipe import load_recipe
+    from mergecore.views import plan_view, print_plan
+
+    options = running.Options(
+        memory=size(memory, "--memory") if memory else running.spare_memory(),
+        workers=workers or running.available_cores(),
+        shard_bytes=size(shard_size, "--shard-size"),
+        executor=executor,
+        force=force,
+    )
+    registry = plugins.Registry(warn)
+    plan = make_plan(load_recipe(recipe), registry, options.memory)
+    try:
+        if not quiet:
+            print_plan(plan)
+        with Progress(plan.bytes_out, quiet) as progress:
+            running.run_plan(plan, out, registry, options, progress.advance, warn)
+        if as_json:
+            print(json.dumps({**plan_view(plan), "out": str(out), "seconds": round(progress.seconds, 3)}, indent=2))
+        elif not quiet:
+            say(f"{out}: {progress.summary()}")
+    finally:
+        plan.close()
+
+
+@app.command("plan")
+def plan_command(
+    recipe: RecipePath,
+    memory: Memory = "",
+    weights: Annotated[
+        bool, typer.Option("--weights", help="Show every weight with its inputs and parameters.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check RECIPE against the models' headers and show what a run would do; nothing is written."""
+    from mergecore import running, views
+    from mergecore.planning import make_plan
+    from mergecore.recipe import load_recipe
+
+    budget = size(memory, "--memory") if memory else running.spare_memory()
+    plan = make_plan(load_recipe(recipe), plugins.Registry(warn), budget)
+    if as_json:
+        print(json.dumps({**views.plan_view(plan), "weights": views.weights_view(plan)}, indent=2))
+    else:
+        views.print_plan(plan)
+        if weights:
+            views.print_weights(plan)
+    plan.close()
+
+
+@methods_app.command("list")
+def methods_list(as_json: AsJson = False) -> None:
+    """The merge methods that a recipe can name."""
+    _list("methods", as_json)
+
+
+@methods_app.command("show")
+def methods_show(
+    name: Annotated[str, typer.Argument(help="A method of `methods list`.")], as_json: AsJson = False
+) -> None:
+    """What a method does, and its parameters."""
+    from mergecore import views
+
+    views.show_method(name, plugins.Registry(warn).provide("methods", name), as_json)
+
+
+@arch_app.command("list")
+def arch_list(as_json: AsJson = False) -> None:
+    """The model classes that a definition is installed for."""
+    _list("architectures", as_json)
+
+
+@arch_app.command("show")
+def arch_show(name: Annotated[str, typer.Argument(help="A class of `arch list`.")], as_json: AsJson = False) -> None:
+    """The weights of a model class."""
+    from mergecore import views
+    from mergecore.architecture import parse
+
+    definition = plugins.Registry(warn).provide("architectures", name)
+    views.show_architecture(parse(name, definition, "installed"), definition, as_json)
+
+
+@plugins_app.command("list")
+def plugins_list(as_json: AsJson = False) -> None:
+    """Every installed plugin with its distribution."""
+    found = [plugin for kind in plugins.KINDS for plugin in plugins.listed(kind)]
+    _print_plugins(found, as_json, with_kind=True)
+
+
+@plugins_app.command("doctor")
+def plugins_doctor(as_json: AsJson = False) -> None:
+    """Import every plugin and say which are broken, and the command that mends each."""
+    from mergecore import doctor, views
+
+    findings = doctor.examine()
+    views.print_findings(findings, as_json)
+    if any(finding.bad for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def new(
+    kind: Annotated[str, typer.Argument(help="method or arch.")],
+    name: Annotated[str, typer.Argument(help="Small letters, digits and _.")],
+    into: Annotated[Path, typer.Option(help="Where to make its folder.")] = Path("."),
+) -> None:
+    """Write the package of a new plugin: installs, passes its test, waits to be filled."""
+    from mergecore.scaffold import write_package
+
+    for path in write_package(kind, name, into):
+        print(path)
+    say(f"next: pip install -e {into / name}")
+
+
+def _list(kind: str, as_json: bool) -> None:
+    found = plugins.listed(kind)
+    _print_plugins(found, as_json, with_kind=False)
+    if not found and not as_json:
+        say(f"no {kind} are installed; for example: pip install {next(iter(plugins.known_plugins()[kind].values()))}")
+
+
+def _print_plugins(found: list[plugins.Plugin], as_json: bool, with_kind: bool) -> None:
+    if as_json:
+        keys = ("kind", "name", "distribution", "version", "value")
+        print(json.dumps([{key: getattr(plugin, key) for key in keys} for plugin in found], indent=2))
+        return
+    width = max((len(plugin.name) for plugin in found), default=0)
+    for plugin in found:
+        kind = f"{plugin.kind:15}" if with_kind else ""
+        print(f"{kind}{plugin.name:{width}}  {plugin.distribution} {plugin.version}")
+
+
+def main() -> NoReturn:
+    """Run the command line; errors are one sentence, and the exit status says whose turn it is."""
+    debug = "--debug" in sys.argv
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    try:
+        status: Any = app(args=arguments, standalone_mode=False)
+    except MergecoreError as error:
+        if debug:
+            raise
+        say(f"error: {error}")
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        say("interrupted; nothing was written")
+        sys.exit(130)
+    except Exception as error:
+        if debug:
+            raise
+        if hasattr(error, "exit_code") and hasattr(error, "format_message"):
+            say(f"error: {error.format_message()}")
+            sys.exit(error.exit_code)
+        cause = f"{type(error).__name__}: {error}"
+        say(f"error: {cause}; this is a fault of mergecore: run again with --debug and report it")
+        sys.exit(1)
+    sys.exit(status if isinstance(status, int) else 0)

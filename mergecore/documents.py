@@ -1,0 +1,197 @@
+"""YAML documents whose every place knows its line, checked by JSON Schema with errors that read as sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mergecore.errors import RecipeError, nearest
+
+Path_ = tuple[str | int, ...]
+MAX_NODES = 200_000
+"""Values a document may hold once its aliases are expanded; recipes have hundreds, alias bombs billions."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A value in a document, with the way to it; `child` goes deeper, `error` says what is wrong there."""
+
+    value: Any
+    path: Path_ = ()
+    file: str | None = None
+    lines: Mapping[Path_, int] = field(default_factory=dict)
+
+    def child(self, key: str | int) -> Place:
+        return Place(self.value[key], (*self.path, key), self.file, self.lines)
+
+    def items(self) -> Iterable[tuple[str, Place]]:
+        return ((key, self.child(key)) for key in self.value)
+
+    def elements(self) -> list[Place]:
+        return [self.child(index) for index in range(len(self.value))]
+
+    def get(self, key: str) -> Place | None:
+        return self.child(key) if key in self.value else None
+
+    def error(self, message: str) -> RecipeError:
+        line = next((self.lines[p] for n in range(len(self.path), -1, -1) if (p := self.path[:n]) in self.lines), None)
+        return RecipeError(message, file=self.file, line=line, path=spell(self.path))
+
+
+def spell(path: Path_) -> str:
+    """A path as people write it: ``models[1].parameters.weight``."""
+    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+    return text.removeprefix(".")
+
+
+def load_yaml(text: str, file: str | None = None) -> Place:
+    """Parse one YAML document of plain values.
+
+    Raises:
+        RecipeError: not YAML, more than one document, a tag that asks for a Python object, a key written
+            twice, or aliases that expand beyond all measure.
+    """
+    import yaml
+
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        line = mark.line + 1 if mark else None
+        raise RecipeError(f"this is not valid YAML: {problem}", file=file, line=line) from None
+    except RecursionError:
+        raise RecipeError("the YAML is nested too deeply", file=file) from None
+    builder = _Builder(file)
+    value = builder.build(node, ()) if node is not None else None
+    return Place(value, (), file, builder.lines)
+
+
+def load_file(path: Path) -> tuple[Place, str]:
+    """The YAML document in a file, and its text."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise RecipeError("there is no such file", file=str(path)) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"cannot be read as text: {error}", file=str(path)) from None
+    return load_yaml(text, str(path)), text
+
+
+class _Builder:
+    """Turns YAML nodes into plain values and notes the line of each."""
+
+    def __init__(self, file: str | None) -> None:
+        import yaml
+
+        self.file, self.yaml, self.nodes = file, yaml, 0
+        self.lines: dict[Path_, int] = {}
+        self.open: set[int] = set()
+        self.scalars = yaml.SafeLoader("")
+
+    def fail(self, node: Any, path: Path_, message: str) -> RecipeError:
+        return RecipeError(message, file=self.file, line=node.start_mark.line + 1, path=spell(path))
+
+    def build(self, node: Any, path: Path_) -> Any:
+        self.nodes += 1
+        self.lines.setdefault(path, node.start_mark.line + 1)
+        if self.nodes > MAX_NODES or id(node) in self.open:
+            raise self.fail(node, path, "the YAML's aliases expand without end; write the values out")
+        self.open.add(id(node))
+        try:
+            return self._value(node, path)
+        finally:
+            self.open.discard(id(node))
+
+    def _value(self, node: Any, path: Path_) -> Any:
+        if isinstance(node, self.yaml.SequenceNode):
+            return [self.build(item, (*path, index)) for index, item in enumerate(node.value)]
+        if isinstance(node, self.yaml.MappingNode):
+            return self._mapping(node, path)
+        try:
+            return self.scalars.construct_object(node)
+        except (self.yaml.YAMLError, ValueError):
+            raise self.fail(node, path, f"{node.tag!r} is not allowed here; write a plain value") from None
+
+    def _mapping(self, node: Any, path: Path_) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = self.build(key_node, (*path, "<key>"))
+            if not isinstance(key, str):
+                raise self.fail(key_node, path, f"the key {key!r} must be text; put it in quotes")
+            if key in result:
+                raise self.fail(key_node, (*path, key), "this key is written twice; keep one")
+            self.lines[(*path, key)] = key_node.start_mark.line + 1
+            result[key] = self.build(value_node, (*path, key))
+        return result
+
+
+def check(place: Place, schema: Mapping[str, Any]) -> None:
+    """Check a value by a JSON Schema.
+
+    Raises:
+        RecipeError: the first thing that is wrong, as a sentence at its place.
+    """
+    from jsonschema import Draft202012Validator
+
+    errors = Draft202012Validator(schema).iter_errors(place.value)
+    for error in sorted(errors, key=lambda e: (len(e.absolute_path), [str(part) for part in e.absolute_path])):
+        where = place
+        for key in error.absolute_path:
+            where = where.child(key)
+        raise _sentence(error, where)
+
+
+def _sentence(error: Any, place: Place) -> RecipeError:
+    rule, wanted, value = error.validator, error.validator_value, error.instance
+    if rule == "additionalProperties":
+        known = list(error.schema.get("properties", {}))
+        key = next(key for key in value if key not in known)
+        hint = nearest(key, known) or f"; known here: {', '.join(known)}"
+        return place.child(key).error(f"unknown key {key!r}{hint}")
+    if rule == "required":
+        missing = next(key for key in wanted if key not in value)
+        return place.error(f"{missing!r} is missing")
+    return place.error(explain(rule, wanted, value))
+
+
+def explain(rule: str, wanted: Any, value: Any) -> str:
+    """What a JSON Schema rule asks of a value, as a sentence."""
+    if rule == "type":
+        names = [wanted] if isinstance(wanted, str) else list(wanted)
+        return f"must be {' or '.join(KINDS[name] for name in names)}, not {show(value)}"
+    if rule == "enum":
+        hint = nearest(value, [w for w in wanted if isinstance(w, str)]) if isinstance(value, str) else ""
+        return f"must be one of {', '.join(str(w) for w in wanted)}, not {show(value)}{hint}"
+    if rule in RULES:
+        return f"must {RULES[rule].format(wanted)}, not {show(value)}"
+    return f"is not right: {show(value)}"
+
+
+KINDS = {
+    "object": "a mapping", "array": "a list", "string": "text", "number": "a number",
+    "integer": "a whole number", "boolean": "true or false", "null": "empty",
+}  # fmt: skip
+RULES = {
+    "minimum": "be at least {}",
+    "maximum": "be at most {}",
+    "minItems": "have at least {} item(s)",
+    "maxItems": "have at most {} items",
+    "minLength": "not be empty",
+    "pattern": "match {}",
+    "minProperties": "not be empty",
+}
+
+
+def show(value: Any) -> str:
+    """A value in an error message: short, on one line."""
+    if value is None:
+        return "empty"
+    if isinstance(value, Mapping):
+        return "a mapping"
+    if isinstance(value, list):
+        return "a list" if len(repr(value)) > 40 else repr(value)
+    text = repr(value) if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value)
+    return text if len(text) <= 60 else text[:57] + "..."

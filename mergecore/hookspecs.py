@@ -1,0 +1,147 @@
+"""The hooks: providers that answer for a plugin by name, and events of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pluggy import HookspecMarker
+
+if TYPE_CHECKING:
+    from mergecore.api import Executor, Method, PostProcessor, Reader, TensorInfo, Writer
+
+hookspec = HookspecMarker("mergecore")
+
+
+@hookspec(firstresult=True)
+def mergecore_provide_method(name: str) -> type[Method] | None:
+    """Answer for the merge method called `name`; None leaves it to the installed plugins.
+
+    Example::
+
+        @hookimpl
+        def mergecore_provide_method(name):
+            return HouseTies if name == "ties" else None
+    """
+
+
+@hookspec(firstresult=True)
+def mergecore_provide_architecture(name: str) -> Mapping[str, Any] | None:
+    """Answer for the architecture of a model class with the content of its JSON.
+
+    Example::
+
+        @hookimpl
+        def mergecore_provide_architecture(name):
+            return json.loads(HOUSE_JSON) if name == "HouseForCausalLM" else None
+    """
+
+
+@hookspec(firstresult=True)
+def mergecore_provide_reader(name: str) -> type[Reader] | None:
+    """Answer for the reader of files with the suffix `name` (without its dot).
+
+    Example::
+
+        @hookimpl
+        def mergecore_provide_reader(name):
+            return VaultReader if name == "safetensors" else None
+    """
+
+
+@hookspec(firstresult=True)
+def mergecore_provide_writer(name: str) -> type[Writer] | None:
+    """Answer for the writer of the format `name`.
+
+    Example::
+
+        @hookimpl
+        def mergecore_provide_writer(name):
+            return VaultWriter if name == "safetensors" else None
+    """
+
+
+@hookspec(firstresult=True)
+def mergecore_provide_executor(name: str) -> type[Executor] | None:
+    """Answer for the executor called `name`.
+
+    Example::
+
+        @hookimpl
+        def mergecore_provide_executor(name):
+            return FarmExecutor if name == "threads" else None
+    """
+
+
+@hookspec(firstresult=True)
+def mergecore_provide_postprocessor(name: str) -> type[PostProcessor] | None:
+    """Answer for the post-processor called `name`.
+
+    Example::
+
+        @hookimpl
+        def mergecore_provide_postprocessor(name):
+            return HouseCard if name == "model_card" else None
+    """
+
+
+@hookspec
+def mergecore_before_plan(recipe: Mapping[str, Any]) -> None:
+    """The recipe has been read, nothing else has; raise `InputError` to refuse it.
+
+    Example::
+
+        @hookimpl
+        def mergecore_before_plan(recipe):
+            if recipe.get("dtype") == "float16":
+                raise InputError("house rule: float16 results overflow; write dtype: bfloat16")
+    """
+
+
+@hookspec
+def mergecore_after_plan(tensors: Mapping[str, TensorInfo], notes: list[str]) -> None:
+    """The plan stands: what will be written, and what its author should know. An observer.
+
+    Example::
+
+        @hookimpl
+        def mergecore_after_plan(tensors, notes):
+            print(len(tensors), "tensors planned")
+    """
+
+
+@hookspec
+def mergecore_after_tensor(name: str, info: TensorInfo) -> None:
+    """A tensor has been written; called from one thread at a time. An observer.
+
+    Example::
+
+        @hookimpl
+        def mergecore_after_tensor(name):
+            print("wrote", name)
+    """
+
+
+@hookspec
+def mergecore_after_write(folder: Path) -> None:
+    """The output folder stands complete under its own name. An observer.
+
+    Example::
+
+        @hookimpl
+        def mergecore_after_write(folder):
+            print("merged into", folder)
+    """
+
+
+@hookspec
+def mergecore_on_error(error: BaseException) -> None:
+    """The run has failed and what it wrote is gone. An observer.
+
+    Example::
+
+        @hookimpl
+        def mergecore_on_error(error):
+            print("failed:", error)
+    """

@@ -1,0 +1,126 @@
+"""Merging tensors that are in memory already, for trainers and notebooks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mergecore.api import BLOCK, FLOATS, Base, DeltaMethod, Input, Job, Method, TensorInfo, Tiles, torch_dtype
+from mergecore.api.files import TORCH_NAMES
+from mergecore.documents import Place
+from mergecore.errors import InputError, RecipeError, nearest
+from mergecore.params import convert, declared
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def merge_tensors(
+    tensors: Sequence[Tensor],
+    method: type[Method],
+    parameters: Mapping[str, Any],
+    *,
+    base: int | None = None,
+    name: str = "tensor",
+) -> Tensor:
+    """Merge tensors of one shape on the CPU.
+
+    Args:
+        tensors: one for each model; float ones are merged in float32 (float64 if any is), others must agree.
+        method: a method class.
+        parameters: values by recipe name; a per-model one is a number for all, or a sequence in the models' order
+            (without the base where the method subtracts it).
+        base: position of the base model in `tensors`.
+        name: what errors call the tensor.
+
+    Returns:
+        A new tensor of the inputs' dtype; float32 (or float64) where they differ.
+
+    Raises:
+        InputError: shapes differ, values that cannot be merged differ, or a parameter is wrong.
+    """
+    import torch
+
+    if len({tensor.shape for tensor in tensors}) > 1:
+        raise InputError(f"{name}: the tensors differ in shape: {', '.join(str(tuple(t.shape)) for t in tensors)}")
+    order = list(range(len(tensors)))
+    if method.base is Base.REQUIRED and base is None:
+        raise InputError(f"{method.__name__} needs a base: give base=, the position of the base model")
+    if method.base is not Base.INPUT and base is not None:
+        order.insert(0, order.pop(base))
+    infos = [TensorInfo(_name(tensors[i], name), tuple(tensors[i].shape)) for i in order]
+    if any(info.dtype not in FLOATS for info in infos):
+        if not all(torch.equal(tensors[0], tensor) for tensor in tensors[1:]):
+            raise InputError(f"{name}: holds {infos[0].dtype} values, which are copied, but the models differ in it")
+        return tensors[0].clone()
+    dtypes = {info.dtype for info in infos}
+    out = infos[0] if len(dtypes) == 1 else TensorInfo("F64" if "F64" in dtypes else "F32", infos[0].shape)
+    subtracted = issubclass(method, DeltaMethod) and method.base is not Base.INPUT and base is not None
+    count = len(tensors) - subtracted
+    low, high = method.models
+    if count < low or (high is not None and count > high):
+        raise InputError(f"{method.__name__} takes {low} to {high or 'any number of'} models, not {count}")
+    made = _instance(method, parameters, count)
+    inputs = tuple(Input(i, name, info) for i, info in zip(order, infos))
+    return _merge(Job(name, out, inputs, made, subtracted), [tensors[i] for i in order])
+
+
+def _merge(job: Job, tensors: Sequence[Tensor]) -> Tensor:
+    dtype = torch_dtype(job.compute_dtype)
+    pieces = job.pieces(job.info.elements + BLOCK)
+    if not pieces:
+        return tensors[0].to(torch_dtype(job.info.dtype), copy=True)
+    values = [tensor.detach().to(dtype).reshape(pieces[0].shape) for tensor in tensors]
+    ctx = job.context(Tiles(job, pieces, lambda job, piece: values))
+    return job.merge(values, ctx).reshape(job.info.shape).to(torch_dtype(job.info.dtype), copy=True)
+
+
+def _name(tensor: Tensor, name: str) -> str:
+    wanted = str(tensor.dtype).removeprefix("torch.")
+    found = next((key for key, value in TORCH_NAMES.items() if value == wanted), None)
+    if found is None:
+        raise InputError(f"{name}: {tensor.dtype} cannot be merged; convert it to a float dtype first")
+    return found
+
+
+def _instance(method: type[Method], parameters: Mapping[str, Any], count: int) -> Method:
+    known = declared(method)
+    values = {}
+    for name in parameters:
+        if name not in known:
+            raise InputError(f"{method.__name__} has no parameter {name!r}{nearest(name, known)}")
+    for name, item in known.items():
+        given = parameters.get(name, item.default)
+        if name not in parameters and item.required:
+            raise InputError(f"{method.__name__}: parameter {name!r} is missing")
+        single = not isinstance(given, Sequence) or isinstance(given, str)
+        listed = [given] * count if single else list(given)
+        if item.per_model and len(listed) != count:
+            raise InputError(f"{method.__name__}: parameter {name!r} needs {count} values, not {len(listed)}")
+        try:
+            converted = tuple(convert(item, Place(value, (name,))) for value in (listed if item.per_model else [given]))
+        except RecipeError as error:
+            raise InputError(f"{method.__name__}: {error}") from None
+        values[item.attribute] = converted if item.per_model else converted[0]
+    return method(**values)
+
+
+def merge_state_dicts(
+    models: Sequence[Mapping[str, Tensor]],
+    method: type[Method],
+    parameters: Mapping[str, Any],
+    *,
+    base: int | None = None,
+) -> dict[str, Tensor]:
+    """Merge models given as state dicts with the same names; arguments as for `merge_tensors`.
+
+    Raises:
+        InputError: the names differ, or as for `merge_tensors`.
+    """
+    for number, model in enumerate(models):
+        if differing := sorted(set(model) ^ set(models[0])):
+            raise InputError(f"model {number} and model 0 differ in {differing[0]!r}; all must have the same names")
+    return {
+        name: merge_tensors([model[name] for model in models], method, parameters, base=base, name=name)
+        for name in models[0]
+    }

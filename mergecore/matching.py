@@ -1,0 +1,193 @@
+"""Which tensors of which models make each output weight, with every tensor of every input accounted for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from mergecore.api import Base, DeltaMethod, Method
+from mergecore.architecture import Architecture, Module, Weight
+from mergecore.errors import ArchitectureError, ModelError
+from mergecore.recipe import ModuleRecipe, Recipe, Slice, Source
+from mergecore.sources import Checkpoint
+
+
+@dataclass(frozen=True)
+class Part:
+    """One source's contribution to an output weight."""
+
+    model: int
+    tensor: str
+    weight: Weight
+    source: Source
+
+
+@dataclass(frozen=True)
+class Match:
+    """An output weight, what it is made of, and where in the recipe that stands.
+
+    Attributes:
+        weight: with its output name.
+        parts: in the recipe's order, but a base that the method treats apart first.
+        lacking: models among the sources that do not have this optional weight.
+        has_base: `parts[0]` is a base that the method treats apart.
+        lacks_base: such a base is wanted but does not have this optional weight.
+        t: position in the slice's layers, 0 to 1; 0 outside the layers.
+    """
+
+    weight: Weight
+    parts: tuple[Part, ...]
+    lacking: tuple[str, ...]
+    has_base: bool
+    lacks_base: bool
+    t: float
+    piece: Slice
+    module: ModuleRecipe
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A slice of the recipe with its sources' models, layer ranges and base found; the base, if apart, comes first."""
+
+    piece: Slice
+    sources: tuple[Source, ...]
+    models: tuple[int, ...]
+    ranges: tuple[tuple[int, int], ...]
+    has_base: bool
+
+    @property
+    def layers(self) -> int:
+        return self.ranges[0][1] - self.ranges[0][0]
+
+
+@dataclass(frozen=True)
+class Matcher:
+    """Finds the inputs of every output weight of one recipe."""
+
+    recipe: Recipe
+    method: type[Method]
+    architecture: Architecture
+    checkpoints: Sequence[Checkpoint]
+    positions: dict[str, int]
+    """Model reference → position in `checkpoints`."""
+
+    def modules(self) -> Iterator[tuple[Module, ModuleRecipe, list[Stack]]]:
+        """The architecture's modules with their recipes and slices.
+
+        Raises:
+            RecipeError: a module is unknown or left out, or a slice's sources, layers or base cannot be right.
+        """
+        recipes = self.recipe.modules
+        for name, item in recipes.items():
+            if name is not None and name not in self.architecture.modules:
+                known = ", ".join(self.architecture.modules)
+                raise item.place.error(f"{self.architecture.name} has no module {name!r}; it has: {known}")
+        for name, module in self.architecture.modules.items():
+            recipe = recipes.get(name, recipes.get(None))
+            if recipe is None:
+                raise self.recipe.place.child("modules").error(
+                    f"the module {name!r} is left out; say what it is made of"
+                )
+            yield module, recipe, [self._stack(module, recipe, piece) for piece in recipe.slices]
+
+    def _stack(self, module: Module, recipe: ModuleRecipe, piece: Slice) -> Stack:
+        base = piece.base_model or self.recipe.base_model
+        sources = list(piece.sources)
+        if base is not None and recipe.whole and all(self._at(source) != self.positions[base] for source in sources):
+            sources.append(Source(base, None, None, self.recipe.place.child("base_model")))
+        apart = self.method.base is not Base.INPUT and base is not None
+        if self.method.base is Base.REQUIRED and base is None:
+            raise self.recipe.place.error(f"method {self.recipe.method!r} needs a base model; add base_model: MODEL")
+        if apart and base is not None:
+            own = next((source for source in sources if self._at(source) == self.positions[base]), None)
+            if own is None:
+                raise piece.place.error(f"the base model {base!r} must be one of the sources of the slice")
+            sources.remove(own)
+            sources.insert(0, own)
+        self._check_count(piece, len(sources), apart)
+        ranges = [self._range(module, source) for source in sources]
+        if len({end - start for start, end in ranges}) > 1:
+            spans = ", ".join(f"{source.model}: {end - start}" for source, (start, end) in zip(sources, ranges))
+            raise piece.place.error(f"all models of a slice must bring the same number of layers, not {spans}")
+        return Stack(piece, tuple(sources), tuple(map(self._at, sources)), tuple(ranges), apart)
+
+    def _at(self, source: Source) -> int:
+        return self.positions[source.model]
+
+    def _check_count(self, piece: Slice, count: int, apart: bool) -> None:
+        low, high = self.method.models
+        subtracted = apart and issubclass(self.method, DeltaMethod)
+        taken = count - 1 if subtracted else count
+        if taken < low or (high is not None and taken > high):
+            besides = " besides the base model" if subtracted else ""
+            wanted = f"at least {low}" if high is None else f"exactly {low}" if low == high else f"{low} to {high}"
+            raise piece.place.error(f"method {self.recipe.method!r} takes {wanted} model(s){besides}, not {taken}")
+
+    def _range(self, module: Module, source: Source) -> tuple[int, int]:
+        checkpoint = self.checkpoints[self._at(source)]
+        count = module.layer_count(checkpoint.config, source.model)
+        start, end = source.layer_range or (0, count)
+        if end > count:
+            place = source.place.child("layer_range")
+            raise place.error(f"{source.model} has {count} layers, so the range may end at {count} at most, not {end}")
+        return start, end
+
+    def matches(self, module: Module, recipe: ModuleRecipe, stacks: Sequence[Stack]) -> Iterator[Match]:
+        """Every output weight of a module, in order: before the layers, the layers of each slice, after the layers."""
+        yield from self._outside(module.before, recipe, stacks[0])
+        layer = 0
+        for stack in stacks:
+            for k in range(stack.layers):
+                inputs = [list(module.in_layer(start + k)) for start, _ in stack.ranges]
+                t = k / (stack.layers - 1) if stack.layers > 1 else 1.0
+                for index, weight in enumerate(module.in_layer(layer)):
+                    yield from self._match(weight, [weights[index] for weights in inputs], recipe, stack, t)
+                layer += 1
+        yield from self._outside(module.after, recipe, stacks[-1])
+
+    def _outside(self, weights: Sequence[Weight], recipe: ModuleRecipe, stack: Stack) -> Iterator[Match]:
+        for weight in weights:
+            yield from self._match(weight, [weight] * len(stack.sources), recipe, stack, 0.0)
+
+    def _match(
+        self, weight: Weight, inputs: Sequence[Weight], recipe: ModuleRecipe, stack: Stack, t: float
+    ) -> Iterator[Match]:
+        checkpoints = [self.checkpoints[model] for model in stack.models]
+        if weight.may_lack and not any(stored(c, item) for c, item in zip(checkpoints, inputs)):
+            return
+        parts, lacking = [], []
+        for model, checkpoint, item, source in zip(stack.models, checkpoints, inputs, stack.sources):
+            tied = Weight(item.tied_to) if item.tied_to else item
+            name = stored(checkpoint, item) or stored(checkpoint, tied)
+            if name is not None:
+                parts.append(Part(model, name, item, source))
+            elif item.optional:
+                lacking.append(source.model)
+            else:
+                needs = f"{item.name!r}, which {self.architecture.name} needs"
+                raise ModelError(f"{checkpoint.folder}: has no tensor {needs}; fetch the whole checkpoint")
+        has_base = stack.has_base and parts[0].source is stack.sources[0]
+        lacks_base = stack.has_base and not has_base
+        yield Match(weight, tuple(parts), tuple(lacking), has_base, lacks_base, t, stack.piece, recipe)
+
+    def check_accounted(self) -> None:
+        """Every tensor of every input is one that the architecture knows.
+
+        Raises:
+            ArchitectureError: it names the unknown tensors.
+        """
+        for checkpoint in self.checkpoints:
+            weights = self.architecture.weights(checkpoint.config, checkpoint.reference)
+            known = {name for weight in weights for name in (weight.name, *weight.aliases)}
+            unknown = sorted(set(checkpoint.tensors) - known)
+            if unknown:
+                more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+                raise ArchitectureError(
+                    f"{checkpoint.folder}: holds {unknown[0]!r}{more}, unknown to {self.architecture.name}; nothing is"
+                    " dropped in silence: install or write the architecture that this checkpoint has"
+                )
+
+
+def stored(checkpoint: Checkpoint, weight: Weight) -> str | None:
+    """The name under which a checkpoint holds a weight; None when it does not."""
+    return next((name for name in (weight.name, *weight.aliases) if name in checkpoint.tensors), None)

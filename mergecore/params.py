@@ -1,0 +1,221 @@
+"""Declared parameters of a method, and the values that a recipe's levels give them for one weight."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mergecore.api import Method
+from mergecore.api.parameters import SPEC, ParamSpec
+from mergecore.documents import Place, explain, show
+from mergecore.errors import RecipeError, nearest
+
+NO_VALUE = object()
+"""What a setting gives where none of its filters matches."""
+
+JSON_TYPES = {bool: "boolean", int: "integer", float: "number", str: "string"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameter:
+    """One declared parameter: its names, what values it takes, and its default (NO_VALUE: required)."""
+
+    name: str
+    attribute: str
+    doc: str
+    schema: Mapping[str, Any]
+    default: Any
+    per_model: bool
+
+    @property
+    def required(self) -> bool:
+        return self.default is NO_VALUE
+
+
+def declared(method: type[Method]) -> Mapping[str, Parameter]:
+    """The parameters of a method class by recipe name.
+
+    Raises:
+        TypeError: the class is no dataclass, or an annotation is none of bool, int, float, str, Literal, one of
+            these or None, and PerModel of these.
+    """
+    if not dataclasses.is_dataclass(method):
+        raise TypeError(
+            f"{method.__qualname__} must be a dataclass: put @dataclass(frozen=True, kw_only=True) above it"
+        )
+    hints = typing.get_type_hints(method)
+    fields = [field for field in dataclasses.fields(method) if SPEC in field.metadata]
+    parameters = [_parameter(field, hints[field.name], method) for field in fields]
+    return {parameter.name: parameter for parameter in parameters}
+
+
+def _parameter(field: dataclasses.Field[Any], hint: Any, method: type) -> Parameter:
+    spec: ParamSpec = field.metadata[SPEC]
+    per_model = typing.get_origin(hint) is tuple
+    if per_model:
+        hint = typing.get_args(hint)[0]
+    schema = {**_schema(hint, f"{method.__qualname__}.{field.name}")}
+    bounds = {"minimum": spec.minimum, "maximum": spec.maximum, "enum": list(spec.enum) if spec.enum else None}
+    schema.update({rule: bound for rule, bound in bounds.items() if bound is not None})
+    default = NO_VALUE if field.default is dataclasses.MISSING else field.default
+    return Parameter(spec.alias or field.name, field.name, spec.doc, schema, default, per_model)
+
+
+def _schema(hint: Any, where: str) -> Mapping[str, Any]:
+    if hint in JSON_TYPES:
+        return {"type": JSON_TYPES[hint]}
+    if typing.get_origin(hint) is typing.Literal:
+        return {"enum": list(typing.get_args(hint))}
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        options = [option for option in typing.get_args(hint) if option is not type(None)]
+        if len(options) == 1:
+            return _schema(options[0], where)
+    raise TypeError(f"{where}: a parameter is bool, int, float, str, Literal or PerModel of these, not {hint}")
+
+
+def convert(parameter: Parameter, place: Place) -> Any:
+    """One plain value as the parameter's type; YAML's ``1e-5`` (text), ``1`` for true and ``3.0`` for 3 are accepted.
+
+    Raises:
+        RecipeError: not of the type, or out of range.
+    """
+    value, kind = _lenient(place.value, parameter.schema.get("type")), parameter.schema.get("type")
+    for rule, wanted in parameter.schema.items():
+        if not _obeys(rule, wanted, value):
+            raise place.error(explain(rule, wanted, place.value))
+    return float(value) if kind == "number" else value
+
+
+def _lenient(value: Any, kind: str | None) -> Any:
+    if kind == "boolean" and not isinstance(value, bool) and value in (0, 1):
+        return bool(value)
+    if kind == "integer" and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if kind == "number" and isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _obeys(rule: str, wanted: Any, value: Any) -> bool:
+    if rule == "type":
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return {
+            "boolean": isinstance(value, bool),
+            "string": isinstance(value, str),
+            "integer": number and isinstance(value, int),
+            "number": number and math.isfinite(value),
+        }[wanted]
+    if rule == "enum":
+        return value in wanted
+    return bool(value >= wanted) if rule == "minimum" else bool(value <= wanted)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """`values` where `filter` is part of the weight's name; several values are a gradient over the layers."""
+
+    filter: str | None
+    values: tuple[Any, ...]
+    gradient: bool
+    place: Place
+
+    def matches(self, name: str) -> bool:
+        return self.filter in (None, "*") or str(self.filter) in name
+
+    def at(self, parameter: Parameter, t: float) -> Any:
+        if not self.gradient:
+            return self.values[0]
+        position = t * (len(self.values) - 1)
+        low = math.floor(position)
+        if any(isinstance(value, (bool, str)) for value in self.values):
+            return self.values[low]
+        high, share = min(len(self.values) - 1, low + 1), position - low
+        mixed = (1 - share) * self.values[low] + share * self.values[high]
+        return convert(parameter, dataclasses.replace(self.place, value=mixed))
+
+
+Setting = tuple[Rule, ...]
+
+
+def parse_setting(parameter: Parameter, place: Place) -> Setting:
+    """A setting as rules: a value, a list of values (gradient), a ``{value, filter}`` mapping or a list of such."""
+    value = place.value
+    if isinstance(value, Mapping):
+        return (_conditional(parameter, place),)
+    if isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+        return tuple(_conditional(parameter, item) for item in place.elements())
+    return _rules(parameter, None, place)
+
+
+def _conditional(parameter: Parameter, place: Place) -> Rule:
+    value = place.value
+    if not isinstance(value, Mapping):
+        raise place.error(f"must be a mapping with 'value' and 'filter' like its neighbours, not {show(value)}")
+    for key in value:
+        if key not in ("value", "filter"):
+            raise place.child(key).error(f"unknown key {key!r}{nearest(key, ['value', 'filter'])}")
+    if "value" not in value:
+        raise place.error("'value' is missing")
+    pattern = value.get("filter")
+    if pattern is not None and not isinstance(pattern, str):
+        raise place.child("filter").error(f"must be text, part of a weight's name, not {show(pattern)}")
+    rules = _rules(parameter, pattern, place.child("value"))
+    if not rules:
+        raise place.child("value").error("must not be empty")
+    return rules[0]
+
+
+def _rules(parameter: Parameter, pattern: str | None, place: Place) -> Setting:
+    if place.value is None:
+        raise place.error(f"parameter {parameter.name!r} has no value; write one or remove the line")
+    if isinstance(place.value, Mapping):
+        raise place.error("must be a value or a list of values, not a mapping")
+    gradient = isinstance(place.value, list)
+    values = tuple(convert(parameter, item) for item in place.elements()) if gradient else (convert(parameter, place),)
+    return (Rule(pattern, values, gradient, place),) if values else ()
+
+
+def parse_level(method: type[Method], place: Place | None) -> dict[str, Setting]:
+    """One `parameters` mapping of a recipe, every name known and every value checked.
+
+    Raises:
+        RecipeError: an unknown name (with the nearest known one), or a wrong value.
+    """
+    known, level = declared(method), {}
+    for name, item in place.items() if place is not None else ():
+        if name in known:
+            level[name] = parse_setting(known[name], item)
+        elif name not in method.ignored:
+            hint = nearest(name, known) or (f"; it takes: {', '.join(known)}" if known else "; it takes none")
+            raise item.error(f"the method has no parameter {name!r}{hint}")
+    return level
+
+
+def value_for(parameter: Parameter, levels: Sequence[Mapping[str, Setting]], name: str, t: float) -> Any:
+    """A parameter's value for one weight: the first level that gives one, else the default.
+
+    Args:
+        levels: from the closest (the model's) to the top of the recipe.
+        name: the weight's name, which filters look at.
+        t: position in the stack of layers, 0 to 1, for gradients.
+    """
+    for level in levels:
+        rule = next((rule for rule in level.get(parameter.name, ()) if rule.matches(name)), None)
+        if rule is not None:
+            return rule.at(parameter, t)
+    return parameter.default
+
+
+def missing(parameter: Parameter, place: Place, weight: str, model: str | None) -> RecipeError:
+    """The error for a required parameter that no level gives."""
+    whose = f" for model {model!r}" if model is not None else ""
+    return place.error(
+        f"parameter {parameter.name!r} is missing{whose} (needed by {weight}); give it under 'parameters'"
+    )

@@ -1,0 +1,271 @@
+"""The plan: every output tensor with its inputs and parameters, made from headers alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from mergecore import architecture as arch
+from mergecore.api import BLOCK, FLOATS, DeltaMethod, Input, Job, Method, TensorInfo, Tile
+from mergecore.api.files import TORCH_NAMES
+from mergecore.errors import InputError, MergecoreError, ModelError
+from mergecore.matching import Match, Matcher, Stack
+from mergecore.plugins import Registry
+from mergecore.recipe import Recipe
+from mergecore.sources import Checkpoint, open_model
+from mergecore.values import Values
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do.
+
+    Attributes:
+        recipe, method, architecture: what was asked for, found.
+        checkpoints: the input models, opened, in the recipe's order.
+        donor: position in `checkpoints` of the model whose config and files the output takes over.
+        jobs: every output tensor, in order.
+        config: config.json of the output.
+        dropped: input tensors that the recipe leaves out.
+        notes: what the author of the recipe should know.
+    """
+
+    recipe: Recipe
+    method: type[Method]
+    architecture: arch.Architecture
+    checkpoints: tuple[Checkpoint, ...]
+    donor: int
+    jobs: tuple[Job, ...]
+    config: Mapping[str, Any]
+    dropped: int
+    notes: tuple[str, ...]
+
+    @property
+    def tensors(self) -> dict[str, TensorInfo]:
+        """The output's tensors, in order."""
+        return {job.name: job.info for job in self.jobs}
+
+    @property
+    def bytes_in(self) -> int:
+        return sum(item.info.nbytes for job in self.jobs for item in job.inputs)
+
+    @property
+    def bytes_out(self) -> int:
+        return sum(job.info.nbytes for job in self.jobs)
+
+    def close(self) -> None:
+        """Let go of the input files."""
+        for checkpoint in self.checkpoints:
+            checkpoint.close()
+
+
+def make_plan(recipe: Recipe, registry: Registry, memory: int) -> Plan:
+    """Plan a recipe.
+
+    Args:
+        recipe: as loaded.
+        registry: the plugins.
+        memory: bytes that may be in flight.
+
+    Raises:
+        InputError: whatever is wrong with the recipe, the models or the plugins.
+    """
+    registry.before_plan(recipe.place.value)
+    try:
+        method: type[Method] = registry.provide("methods", recipe.method)
+    except MergecoreError as error:
+        raise recipe.place.child("merge_method").error(str(error)) from None
+    values = Values(recipe, method)
+    checkpoints, positions = _open_models(recipe, registry)
+    try:
+        plan = _plan(recipe, registry, method, values, checkpoints, positions)
+        _check_memory(plan.jobs, memory)
+    except BaseException:
+        for checkpoint in checkpoints:
+            checkpoint.close()
+        raise
+    registry.notify("after_plan", tensors=plan.tensors, notes=list(plan.notes))
+    return plan
+
+
+def _open_models(recipe: Recipe, registry: Registry) -> tuple[list[Checkpoint], dict[str, int]]:
+    """The recipe's models, a folder that is named twice opened once."""
+    checkpoints: list[Checkpoint] = []
+    folders: dict[Any, int] = {}
+    positions = {}
+    for reference in recipe.models:
+        checkpoint = open_model(reference, registry)
+        folder = checkpoint.folder.resolve()
+        if folder not in folders:
+            folders[folder] = len(checkpoints)
+            checkpoints.append(checkpoint)
+        positions[reference] = folders[folder]
+    return checkpoints, positions
+
+
+def _plan(
+    recipe: Recipe,
+    registry: Registry,
+    method: type[Method],
+    values: Values,
+    checkpoints: list[Checkpoint],
+    positions: dict[str, int],
+) -> Plan:
+    donor = positions[recipe.base_model or recipe.models[0]]
+    name = arch.class_name(checkpoints[donor].config, str(checkpoints[donor].folder))
+    architecture = arch.parse(name, registry.provide("architectures", name), f"entry point {name}")
+    matcher = Matcher(recipe, method, architecture, checkpoints, positions)
+    matcher.check_accounted()
+    builder = _Jobs(recipe, method, values, checkpoints)
+    changes: dict[str, Any] = {}
+    for module, module_recipe, stacks in matcher.modules():
+        for match in matcher.matches(module, module_recipe, stacks):
+            builder.add(match)
+        if not module_recipe.whole:
+            changes.update(_layer_config(module, stacks, checkpoints))
+    changes.update(_tie_config(architecture, builder.jobs, checkpoints[donor].config))
+    changes.update(_dtype_config(builder.jobs, checkpoints[donor].config))
+    used = {(item.model, item.tensor) for job in builder.jobs for item in job.inputs}
+    return Plan(
+        recipe=recipe,
+        method=method,
+        architecture=architecture,
+        checkpoints=tuple(checkpoints),
+        donor=donor,
+        jobs=tuple(builder.jobs),
+        config=arch.with_keys(checkpoints[donor].config, changes),
+        dropped=sum(len(checkpoint.tensors) for checkpoint in checkpoints) - len(used),
+        notes=(*builder.notes(), *values.notes(builder.jobs), *_config_notes(checkpoints, donor, set(changes))),
+    )
+
+
+@dataclass
+class _Jobs:
+    """Turns matches into jobs: shapes and dtypes checked, parameters resolved."""
+
+    recipe: Recipe
+    method: type[Method]
+    values: Values
+    checkpoints: Sequence[Checkpoint]
+    jobs: list[Job] = field(default_factory=list)
+    _lacking: Counter[tuple[str, ...]] = field(default_factory=Counter)
+
+    def add(self, match: Match) -> None:
+        """Append the job of one output weight."""
+        inputs = tuple(
+            Input(part.model, part.tensor, self.checkpoints[part.model].tensors[part.tensor]) for part in match.parts
+        )
+        self._check_shapes(match, inputs)
+        if match.lacking:
+            self._lacking[match.lacking] += 1
+        name, dtypes, shape = match.weight.name, {item.info.dtype for item in inputs}, inputs[0].info.shape
+        if not dtypes <= set(FLOATS):
+            if len(dtypes) > 1:
+                raise ModelError(f"{name}: is stored as {' and '.join(sorted(dtypes))} in different models")
+            self.jobs.append(Job(name, inputs[0].info, inputs, None))
+            return
+        info = TensorInfo(self.recipe.dtype or common_dtype(dtypes), shape)
+        if self._is_lone(match):
+            self.jobs.append(Job(name, info, inputs[:1], None))
+            return
+        method = self.values.method_for(match)
+        subtracts = match.has_base and issubclass(self.method, DeltaMethod)
+        self.jobs.append(Job(name, info, inputs, method, subtracts))
+
+    def _check_shapes(self, match: Match, inputs: Sequence[Input]) -> None:
+        shapes = {item.info.shape: self.checkpoints[item.model].reference for item in reversed(inputs)}
+        if len(shapes) > 1:
+            found = ", ".join(f"{list(shape)} in {model}" for shape, model in reversed(shapes.items()))
+            hint = "; their vocabularies differ" if match.weight.vocabulary_axis is not None else ""
+            raise ModelError(
+                f"{match.weight.name}: the models differ in shape: {found}{hint}; only equal shapes can be merged"
+            )
+
+    def _is_lone(self, match: Match) -> bool:
+        """Whether an optional weight that some models lack is copied from the one that has it."""
+        low = self.method.models[0]
+        subtracted = match.has_base and issubclass(self.method, DeltaMethod)
+        if len(match.parts) - subtracted >= low and not match.lacks_base:
+            return False
+        if len(match.parts) == 1 and (subtracted or self.method.copies_lone):
+            return True
+        lacking = ", ".join(match.lacking)
+        raise ModelError(
+            f"{match.weight.name}: is missing in {lacking}, and method {self.recipe.method!r} cannot do without;"
+            " use models that all have it"
+        )
+
+    def notes(self) -> list[str]:
+        """What is unusual about the jobs."""
+        return [
+            f"{count} optional weight(s) missing in {', '.join(models)}: made from the models that have them"
+            for models, count in self._lacking.items()
+        ]
+
+
+def common_dtype(dtypes: set[str]) -> str:
+    """The float dtype that holds the values of all: the only one, else F64 if among them, else F32."""
+    return next(iter(dtypes)) if len(dtypes) == 1 else "F64" if "F64" in dtypes else "F32"
+
+
+def _layer_config(module: arch.Module, stacks: Sequence[Stack], checkpoints: Sequence[Checkpoint]) -> dict[str, Any]:
+    """The layer count and the per-layer lists of a model whose layers were chosen one by one."""
+    changes: dict[str, Any] = {module.layers_key: sum(stack.layers for stack in stacks)}
+    for key in module.per_layer_config:
+        rows: list[Any] = []
+        for stack in stacks:
+            values = arch.get_key(checkpoints[stack.models[0]].config, key)
+            start, end = stack.ranges[0]
+            if not isinstance(values, list) or len(values) < end:
+                break
+            rows += values[start:end]
+        else:
+            changes[key] = rows
+    return changes
+
+
+def _tie_config(architecture: arch.Architecture, jobs: Sequence[Job], config: Mapping[str, Any]) -> dict[str, Any]:
+    """Whether the output's head is its embedding: never when a head is written, always when none is."""
+    heads = [weight for module in architecture.modules.values() for weight in module.after if weight.tied_to]
+    if not heads:
+        return {}
+    names = {job.name for job in jobs}
+    tied = not any(weight.name in names for weight in heads)
+    return {} if config.get("tie_word_embeddings") is tied else {"tie_word_embeddings": tied}
+
+
+def _dtype_config(jobs: Sequence[Job], config: Mapping[str, Any]) -> dict[str, Any]:
+    """The output's dtype under the keys that the config uses for it."""
+    dtypes = {job.info.dtype for job in jobs if job.info.dtype in FLOATS}
+    keys = [key for key in ("dtype", "torch_dtype") if key in config] or ["torch_dtype"]
+    return {key: TORCH_NAMES[common_dtype(dtypes)] for key in keys} if dtypes else {}
+
+
+VOLATILE = {"dtype", "torch_dtype", "transformers_version", "use_cache", "architectures", "model_type"}
+"""Config keys in which models may differ without a word."""
+
+
+def _config_notes(checkpoints: Sequence[Checkpoint], donor: int, changed: set[str]) -> list[str]:
+    """Where the models' configs differ from the one that the output takes over."""
+    kept, lines = checkpoints[donor], []
+    for checkpoint in checkpoints:
+        keys = {*kept.config, *checkpoint.config} - VOLATILE - changed
+        differing = sorted(k for k in keys if k[0] != "_" and kept.config.get(k) != checkpoint.config.get(k))
+        if differing:
+            lines.append(
+                f"{checkpoint.reference}: its config differs in {', '.join(differing)}; {kept.reference}'s is kept"
+            )
+    return lines
+
+
+def _check_memory(jobs: Sequence[Job], memory: int) -> None:
+    """A tensor that its method wants whole must fit the budget."""
+    for job in jobs:
+        needed = job.memory(BLOCK) if job.method is not None and job.method.tile is not Tile.ELEMENTS else 0
+        if needed > memory:
+            raise InputError(
+                f"{job.name}: {type(job.method).__name__} needs {needed / 1e6:.0f} MB for it at one time, more than the"
+                f" {memory / 1e6:.0f} MB allowed; give --memory {needed // 10**6 + 1}MB"
+            )

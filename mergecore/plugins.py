@@ -1,0 +1,247 @@
+"""Plugins: listed without importing them, loaded by name with stevedore, hooked together with pluggy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import EntryPoint, entry_points
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pluggy
+
+from mergecore import hookspecs
+from mergecore.api import hookimpl
+from mergecore.contracts import check
+from mergecore.errors import MergecoreError, PluginError, nearest
+
+PREFIX = "mergecore.v1."
+KINDS = ("methods", "architectures", "readers", "writers", "executors", "postprocessors", "commands", "hooks")
+"""The entry-point groups, without their prefix."""
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """An installed entry point and the distribution that brings it."""
+
+    kind: str
+    name: str
+    value: str
+    distribution: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.kind.removesuffix('s')} {self.name!r} of {self.distribution} {self.version}"
+
+
+def listed(kind: str) -> list[Plugin]:
+    """Every installed plugin of a kind by name; nothing is imported. Duplicates are listed too."""
+    return sorted(
+        (_plugin(kind, point) for point in entry_points(group=PREFIX + kind)), key=lambda p: (p.name, p.value)
+    )
+
+
+def _plugin(kind: str, point: EntryPoint) -> Plugin:
+    dist = point.dist
+    return Plugin(kind, point.name, point.value, dist.name if dist else "?", dist.version if dist else "?")
+
+
+def find(kind: str, name: str) -> Plugin:
+    """The one installed plugin of this kind and name.
+
+    Raises:
+        PluginError: none (with what to install), or several.
+    """
+    plugins = listed(kind)
+    found = [plugin for plugin in plugins if plugin.name == name]
+    if len(found) > 1:
+        owners = " and ".join(f"{plugin.distribution} {plugin.version}" for plugin in found)
+        raise PluginError(
+            f"{kind.removesuffix('s')} {name!r} comes from {owners}: pip uninstall {found[-1].distribution}"
+        )
+    if not found:
+        raise PluginError(not_installed(kind, name, [plugin.name for plugin in plugins]))
+    return found[0]
+
+
+def not_installed(kind: str, name: str, installed: list[str]) -> str:
+    """The sentence for a plugin that is not there, ending with the command that brings it, where known."""
+    known = known_plugins().get(kind, {})
+    label = f"{kind.removesuffix('s')} {name!r} is not installed"
+    if name in known:
+        return f"{label}: pip install {known[name]}"
+    hint = nearest(name, [*installed, *known])
+    close = hint.removeprefix("; did you mean ").rstrip("?").strip("'")
+    if hint and close not in installed:
+        return f"{label}{hint} pip install {known[close]}"
+    return f"{label}{hint}" if hint else f"{label}; installed: {', '.join(installed) or 'none'}"
+
+
+@lru_cache(maxsize=1)
+def known_plugins() -> Mapping[str, Mapping[str, str]]:
+    """First-party plugins by kind and name, with their distributions; written by ``./dev sync``."""
+    text = files("mergecore").joinpath("known.json").read_text("utf-8")
+    known: Mapping[str, Mapping[str, str]] = json.loads(text)
+    return known
+
+
+def load(plugin: Plugin) -> Any:
+    """Import a plugin and return its object, checked to be what its kind asks for.
+
+    Raises:
+        PluginError: whatever the import or the check raised, with the distribution to mend.
+    """
+    from stevedore.named import NamedExtensionManager
+
+    failures: list[BaseException] = []
+
+    def failed(_manager: Any, _point: Any, error: BaseException) -> None:
+        failures.append(error)
+
+    try:
+        manager = NamedExtensionManager(PREFIX + plugin.kind, [plugin.name], on_load_failure_callback=failed)
+        loaded = [extension.plugin for extension in manager]
+        for item in loaded:
+            check(plugin.kind, item)
+    except (Exception, SystemExit) as error:  # stevedore lets AssertionError and SystemExit through
+        failures.append(error)
+    if failures:
+        cause = f"{type(failures[0]).__name__}: {failures[0]}".rstrip(": ")
+        raise PluginError(f"{plugin} cannot be used ({cause}): {cure(plugin, failures[0])}")
+    return loaded[0]
+
+
+def cure(plugin: Plugin, error: BaseException) -> str:
+    """The command that most likely mends a plugin that failed to import."""
+    if isinstance(error, ModuleNotFoundError) and error.name and not plugin.value.startswith(error.name):
+        return f"pip install {error.name.split('.')[0]}"
+    return f"pip install --upgrade {plugin.distribution}, or pip uninstall {plugin.distribution}"
+
+
+def architecture_file(plugin: Plugin) -> Path:
+    """The JSON file that an architecture entry point ``package:file`` names; the package is not imported."""
+    package, _, file = plugin.value.partition(":")
+    spec = find_spec(package)
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        if (path := Path(folder) / file).is_file():
+            return path
+    raise PluginError(f"{plugin} names {plugin.value}, which is not there: pip install --upgrade {plugin.distribution}")
+
+
+def architecture_definition(plugin: Plugin) -> Mapping[str, Any]:
+    """The parsed JSON of an architecture entry point."""
+    path = architecture_file(plugin)
+    try:
+        definition: Mapping[str, Any] = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise PluginError(
+            f"{path}: {plugin} is not valid JSON ({error}): pip install --upgrade {plugin.distribution}"
+        ) from None
+    return definition
+
+
+class InstalledPlugins:
+    """Core's own answer to every provider hook: the installed plugin of that name."""
+
+    @hookimpl(trylast=True)
+    def mergecore_provide_method(self, name: str) -> Any:
+        return load(find("methods", name))
+
+    @hookimpl(trylast=True)
+    def mergecore_provide_architecture(self, name: str) -> Any:
+        return architecture_definition(find("architectures", name))
+
+    @hookimpl(trylast=True)
+    def mergecore_provide_reader(self, name: str) -> Any:
+        return load(find("readers", name))
+
+    @hookimpl(trylast=True)
+    def mergecore_provide_writer(self, name: str) -> Any:
+        return load(find("writers", name))
+
+    @hookimpl(trylast=True)
+    def mergecore_provide_executor(self, name: str) -> Any:
+        return load(find("executors", name))
+
+    @hookimpl(trylast=True)
+    def mergecore_provide_postprocessor(self, name: str) -> Any:
+        return load(find("postprocessors", name))
+
+
+class Registry:
+    """The plugins of one run: providers answer by name, observers are told of events.
+
+    Args:
+        warn: told of each hook plugin that is left out or switched off, as a sentence.
+    """
+
+    def __init__(self, warn: Callable[[str], None]) -> None:
+        self._warn = warn
+        self._manager = pluggy.PluginManager("mergecore")
+        self._manager.add_hookspecs(hookspecs)
+        self._manager.register(InstalledPlugins(), "mergecore")
+        self._owners: dict[str, Plugin] = {}
+        for plugin in listed("hooks"):
+            self._register(plugin)
+
+    def _register(self, plugin: Plugin) -> None:
+        key = f"{plugin.distribution}:{plugin.name}"
+        try:
+            find("hooks", plugin.name)
+            self._manager.register(load(plugin), key)
+            self._manager.check_pending()
+        except (PluginError, pluggy.PluginValidationError) as error:
+            self._manager.unregister(name=key) if self._manager.has_plugin(key) else None
+            self._warn(f"{plugin} is left out of this run: {error}")
+        else:
+            self._owners[key] = plugin
+
+    def provide(self, kind: str, name: str) -> Any:
+        """The plugin object of a kind called `name`, from the first provider that knows it.
+
+        Raises:
+            PluginError: nobody has it, or a provider failed.
+        """
+        hook = f"mergecore_provide_{kind.removesuffix('s')}"
+        answers = (self._ask(hook, implementation, name=name) for implementation in self._implementations(hook))
+        return next(answer for answer in answers if answer is not None)
+
+    def before_plan(self, recipe: Mapping[str, Any]) -> None:
+        """Let every hook refuse the recipe."""
+        for implementation in self._implementations("mergecore_before_plan"):
+            self._ask("mergecore_before_plan", implementation, recipe=recipe)
+
+    def notify(self, event: str, **arguments: Any) -> None:
+        """Tell every observer of an event; one that fails is named and switched off for this run."""
+        hook = f"mergecore_{event}"
+        for implementation in self._implementations(hook):
+            try:
+                _call(implementation, arguments)
+            except Exception as error:
+                owner = self._owners[implementation.plugin_name]
+                self._manager.unregister(name=implementation.plugin_name)
+                self._warn(
+                    f"{owner} failed in {hook} and is switched off for this run ({type(error).__name__}: {error})"
+                )
+
+    def _implementations(self, hook: str) -> list[pluggy.HookImpl]:
+        """In calling order. They are called one by one, not through pluggy, so that a failure has a name."""
+        return list(reversed(getattr(self._manager.hook, hook).get_hookimpls()))
+
+    def _ask(self, hook: str, implementation: pluggy.HookImpl, **arguments: Any) -> Any:
+        try:
+            return _call(implementation, arguments)
+        except MergecoreError:
+            raise
+        except Exception as error:
+            owner = self._owners[implementation.plugin_name]
+            cause = f"{type(error).__name__}: {error}"
+            raise PluginError(f"{owner} failed in {hook} ({cause}): {cure(owner, error)}") from error
+
+
+def _call(implementation: pluggy.HookImpl, arguments: Mapping[str, Any]) -> Any:
+    return implementation.function(*(arguments[name] for name in implementation.argnames))

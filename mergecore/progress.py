@@ -1,0 +1,62 @@
+"""Progress of a run by bytes: a bar with rate and time left on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+
+PLAIN_LINES = 10
+"""Lines of a whole run where there is no terminal."""
+
+
+class Progress:
+    """Shows how many of `total` bytes are written; a context manager around the run."""
+
+    def __init__(self, total: int, quiet: bool) -> None:
+        self._total, self._quiet, self._written = total, quiet, 0
+        self._bar: Bar | None = None
+        self._started = self._ended = time.perf_counter()
+        self._next_line = total / PLAIN_LINES
+
+    def __enter__(self) -> Progress:
+        self._started = time.perf_counter()
+        if not self._quiet and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, DownloadColumn, TimeRemainingColumn, TransferSpeedColumn
+            from rich.progress import Progress as Bar
+
+            columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+            self._bar = Bar("merging", *columns, console=Console(stderr=True))
+            self._task = self._bar.add_task("merge", total=self._total)
+            self._bar.start()
+        return self
+
+    def advance(self, count: int) -> None:
+        """Count bytes that have been written."""
+        self._written += count
+        if self._bar is not None:
+            self._bar.advance(self._task, count)
+        elif not self._quiet and self._written >= self._next_line:
+            self._next_line += self._total / PLAIN_LINES
+            print(f"{self._written / self._total:4.0%}  {self._written / 1e6:,.0f} MB", file=sys.stderr, flush=True)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended = time.perf_counter()
+        if self._bar is not None:
+            self._bar.stop()
+
+    @property
+    def seconds(self) -> float:
+        return self._ended - self._started
+
+    def summary(self) -> str:
+        """Bytes, time and rate in a few words."""
+        rate = self._written / max(self.seconds, 1e-9)
+        return f"{self._written / 1e6:,.0f} MB in {self.seconds:.1f} s ({rate / 1e6:,.0f} MB/s)"

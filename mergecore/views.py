@@ -1,0 +1,203 @@
+"""What the command line prints of plans, methods, architectures and findings."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mergecore.api import Job, Method
+from mergecore.architecture import Architecture, Weight
+from mergecore.params import NO_VALUE, Parameter, declared
+from mergecore.planning import Plan
+
+if TYPE_CHECKING:
+    from mergecore.doctor import Finding
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(highlight=False, soft_wrap=True)
+
+
+def plan_view(plan: Plan) -> dict[str, Any]:
+    """A plan as plain values."""
+    return {
+        "merge_method": plan.recipe.method,
+        "architecture": plan.architecture.name,
+        "models": [{"model": c.reference, "tensors": len(c.tensors), "bytes": _stored(c)} for c in plan.checkpoints],
+        "tensors": len(plan.jobs),
+        "copied": sum(job.method is None for job in plan.jobs),
+        "dropped": plan.dropped,
+        "dtypes": dict(Counter(job.info.dtype for job in plan.jobs)),
+        "bytes_in": plan.bytes_in,
+        "bytes_out": plan.bytes_out,
+        "notes": list(plan.notes),
+    }
+
+
+def _stored(checkpoint: Any) -> int:
+    return sum(info.nbytes for info in checkpoint.tensors.values())
+
+
+def weights_view(plan: Plan) -> list[dict[str, Any]]:
+    """Every output weight as plain values: dtype, shape, inputs, resolved parameters."""
+    parameters = declared(plan.method)
+    return [
+        {
+            "name": job.name,
+            "dtype": job.info.dtype,
+            "shape": list(job.info.shape),
+            "inputs": [{"model": plan.checkpoints[item.model].reference, "tensor": item.tensor} for item in job.inputs],
+            "parameters": resolved(job, parameters),
+        }
+        for job in plan.jobs
+    ]
+
+
+def resolved(job: Job, parameters: Mapping[str, Parameter]) -> dict[str, Any] | None:
+    """A job's parameters by recipe name; None for a copy."""
+    if job.method is None:
+        return None
+    return {name: getattr(job.method, item.attribute) for name, item in parameters.items()}
+
+
+def print_plan(plan: Plan) -> None:
+    """A plan in a few lines, on standard error so that results stay alone on standard output."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(stderr=True, highlight=False)
+    view = plan_view(plan)
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    table.add_row("method", plan.recipe.method)
+    table.add_row("architecture", plan.architecture.name)
+    for index, model in enumerate(view["models"]):
+        base = "  (config and other files are taken from here)" if index == plan.donor else ""
+        table.add_row("model", f"{model['model']}  {model['tensors']} tensors, {model['bytes'] / 1e6:,.0f} MB{base}")
+    dtypes = ", ".join(f"{count} {dtype}" for dtype, count in view["dtypes"].items())
+    table.add_row("output", f"{view['tensors']} tensors ({dtypes}), {view['bytes_out'] / 1e6:,.0f} MB")
+    merged = view["tensors"] - view["copied"]
+    table.add_row("tensors", f"{merged} merged, {view['copied']} copied, {view['dropped']} left out by the recipe")
+    for note in plan.notes:
+        table.add_row("note", note, style="yellow")
+    console.print(table)
+
+
+def print_weights(plan: Plan) -> None:
+    """One line a weight: name, shape, models, parameters."""
+    parameters = declared(plan.method)
+    for job in plan.jobs:
+        values = resolved(job, parameters)
+        text = "copied" if values is None else ", ".join(f"{name}={_short(value)}" for name, value in values.items())
+        print(f"{job.name}  {list(job.info.shape)}  {text}")
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "(" + ", ".join(map(_short, value)) + ")"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def method_view(name: str, method: type[Method]) -> dict[str, Any]:
+    """A method as plain values: what it does, what it takes, its parameters as JSON Schema."""
+    low, high = method.models
+    return {
+        "name": name,
+        "doc": _doc(method),
+        "base_model": method.base.value,
+        "models": [low, high],
+        "tile": method.tile.value,
+        "parameters": {
+            item.name: {
+                **item.schema,
+                "description": item.doc,
+                "per_model": item.per_model,
+                **({} if item.default is NO_VALUE else {"default": item.default}),
+            }
+            for item in declared(method).values()
+        },
+    }
+
+
+def _doc(method: type[Method]) -> str:
+    lines = [line.strip() for line in (method.__doc__ or "").strip().splitlines()]
+    return "\n".join(lines)
+
+
+def show_method(name: str, method: type[Method], as_json: bool) -> None:
+    """A method for `methods show`."""
+    view = method_view(name, method)
+    if as_json:
+        print(json.dumps(view, indent=2))
+        return
+    low, high = method.models
+    count = f"{low} or more" if high is None else str(low) if low == high else f"{low} to {high}"
+    base = {"required": "required", "optional": "may be given", "input": "if given, a model like the others"}
+    print(f"{name}\n\n{view['doc']}\n\nmodels      {count}\nbase_model  {base[method.base.value]}\n")
+    for item in declared(method).values():
+        print(f"  {item.name}  {_kind(item)}\n      {item.doc}")
+    for item_name in method.ignored:
+        print(f"  {item_name}  accepted, changes nothing")
+
+
+def _kind(item: Parameter) -> str:
+    rules = dict(item.schema)
+    kind = rules.pop("type", None) or "one of " + ", ".join(map(str, rules.pop("enum", [])))
+    bounds = {"minimum": "at least {}", "maximum": "at most {}", "enum": "one of {}"}
+    words = [str(kind), *(bounds[rule].format(bound) for rule, bound in rules.items())]
+    words.append("for each model" if item.per_model else "for the merge")
+    words.append("required" if item.required else f"default {json.dumps(item.default)}")
+    return ", ".join(words)
+
+
+def show_architecture(architecture: Architecture, definition: Mapping[str, Any], as_json: bool) -> None:
+    """An architecture for `arch show`."""
+    if as_json:
+        print(json.dumps(definition, indent=2))
+        return
+    for module in architecture.modules.values():
+        print(f"{architecture.name}: layers counted by {module.layers_key!r} in config.json\n")
+        groups: Sequence[tuple[str, Sequence[Weight]]] = (
+            ("before the layers", module.before),
+            (f"in each layer, after {module.layer_prefix!r}", module.layer),
+            ("after the layers", module.after),
+        )
+        for title, weights in groups:
+            print(title)
+            for weight in weights:
+                print(f"  {weight.name}{_traits(weight)}")
+
+
+def _traits(weight: Weight) -> str:
+    traits = [
+        *(["may be absent"] if weight.optional else []),
+        *([f"or {weight.tied_to}"] if weight.tied_to else []),
+        *([f"also called {', '.join(weight.aliases)}"] if weight.aliases else []),
+    ]
+    return f"  ({'; '.join(traits)})" if traits else ""
+
+
+def print_findings(findings: Sequence[Finding], as_json: bool) -> None:
+    """Doctor's findings, one line each, the cure under what is not well."""
+    if as_json:
+        print(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
+        return
+    console = _console()
+    colours = {"ok": "green", "SLOW": "yellow"}
+    for finding in findings:
+        plugin = finding.plugin
+        colour = colours.get(finding.status, "red")
+        owner = f"{plugin.distribution} {plugin.version}"
+        console.print(f"[{colour}]{finding.status:5}[/] {plugin.kind:15}{plugin.name:28}{owner}", markup=True)
+        if finding.cause:
+            console.print(f"      {finding.cause}", markup=False)
+        if finding.cure:
+            console.print(f"      mend with: {finding.cure}", markup=False)
+    bad = sum(finding.bad for finding in findings)
+    console.print(f"{len(findings)} plugins, {bad} to mend" if bad else f"{len(findings)} plugins, all well")

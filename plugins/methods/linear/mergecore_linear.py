@@ -1,0 +1,31 @@
+"""Weighted mean of models (Model Soups)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mergecore.api import Context, PerModel, Tile, WeightMethod, param
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linear(WeightMethod):
+    """Weighted mean of the models' weights (Model Soups, https://arxiv.org/abs/2203.05482).
+
+    result = sum(weight * model), divided by sum(weight) where normalize.
+    """
+
+    tile = Tile.ELEMENTS
+
+    weight: PerModel[float] = param(doc="Weight of this model.")
+    normalize: bool = param(True, "Divide by the sum of the weights.")
+
+    def merge(self, weights: Sequence[Tensor], ctx: Context) -> Tensor:
+        total = weights[0] * self.weight[0]
+        for weight, tensor in zip(self.weight[1:], weights[1:], strict=True):
+            total.add_(tensor, alpha=weight)
+        return total.div_(sum(self.weight)) if self.normalize else total

@@ -1,0 +1,28 @@
+"""One model's weights, scaled or as they are; stacks layers when used with slices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mergecore.api import Context, PerModel, Tile, WeightMethod, param
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Passthrough(WeightMethod):
+    """One model's weights times a scale; with slices, a stack of layers of several models.
+
+    result = scale * model
+    """
+
+    tile = Tile.ELEMENTS
+    models = (1, 1)
+
+    scale: PerModel[float] = param(1.0, "Factor of the weights.")
+
+    def merge(self, weights: Sequence[Tensor], ctx: Context) -> Tensor:
+        return weights[0] * self.scale[0]
