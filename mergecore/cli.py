@@ -26,6 +26,9 @@ app.add_typer(methods_app, name="methods")
 app.add_typer(arch_app, name="arch")
 app.add_typer(plugins_app, name="plugins")
 
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells give it; typer returns it."""
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
 Memory = Annotated[
@@ -217,9 +220,6 @@ def main() -> NoReturn:
             raise
         say(f"error: {error}")
         sys.exit(error.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        say("interrupted; nothing was written")
-        sys.exit(130)
     except Exception as error:
         if debug:
             raise
@@ -229,4 +229,6 @@ def main() -> NoReturn:
         cause = f"{type(error).__name__}: {error}"
         say(f"error: {cause}; this is a fault of mergecore: run again with --debug and report it")
         sys.exit(1)
+    if status == INTERRUPTED:
+        say("interrupted; nothing was written")
     sys.exit(status if isinstance(status, int) else 0)

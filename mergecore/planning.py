@@ -96,7 +96,10 @@ def _open_models(recipe: Recipe, registry: Registry) -> tuple[list[Checkpoint], 
     folders: dict[Any, int] = {}
     positions = {}
     for reference in recipe.models:
-        checkpoint = open_model(reference, registry)
+        try:
+            checkpoint = open_model(reference, registry)
+        except ModelError as error:
+            raise recipe.place_of(reference).error(str(error)) from None
         folder = checkpoint.folder.resolve()
         if folder not in folders:
             folders[folder] = len(checkpoints)
@@ -175,9 +178,11 @@ class _Jobs:
         self.jobs.append(Job(name, info, inputs, method, subtracts))
 
     def _check_shapes(self, match: Match, inputs: Sequence[Input]) -> None:
-        shapes = {item.info.shape: self.checkpoints[item.model].reference for item in reversed(inputs)}
+        shapes: dict[tuple[int, ...], str] = {}
+        for item in inputs:
+            shapes.setdefault(item.info.shape, self.checkpoints[item.model].reference)
         if len(shapes) > 1:
-            found = ", ".join(f"{list(shape)} in {model}" for shape, model in reversed(shapes.items()))
+            found = ", ".join(f"{list(shape)} in {model}" for shape, model in shapes.items())
             hint = "; their vocabularies differ" if match.weight.vocabulary_axis is not None else ""
             raise ModelError(
                 f"{match.weight.name}: the models differ in shape: {found}{hint}; only equal shapes can be merged"

@@ -21,7 +21,7 @@ class Progress:
         self._total, self._quiet, self._written = total, quiet, 0
         self._bar: Bar | None = None
         self._started = self._ended = time.perf_counter()
-        self._next_line = total / PLAIN_LINES
+        self._lines = 0
 
     def __enter__(self) -> Progress:
         self._started = time.perf_counter()
@@ -41,8 +41,8 @@ class Progress:
         self._written += count
         if self._bar is not None:
             self._bar.advance(self._task, count)
-        elif not self._quiet and self._written >= self._next_line:
-            self._next_line += self._total / PLAIN_LINES
+        elif not self._quiet and self._written * PLAIN_LINES // self._total > self._lines:
+            self._lines = self._written * PLAIN_LINES // self._total
             print(f"{self._written / self._total:4.0%}  {self._written / 1e6:,.0f} MB", file=sys.stderr, flush=True)
 
     def __exit__(

@@ -74,6 +74,13 @@ class Recipe:
         bases = [item.base_model for item in slices] + [self.base_model]
         return list(dict.fromkeys([*names, *(base for base in bases if base is not None)]))
 
+    def place_of(self, model: str) -> Place:
+        """Where a model reference stands first."""
+        slices = [item for module in self.modules.values() for item in module.slices]
+        sources = (source.place.child("model") for item in slices for source in item.sources if source.model == model)
+        bases = (item.place.child("base_model") for item in slices if item.base_model == model)
+        return next(sources, None) or next(bases, None) or self.place.child("base_model")
+
 
 @lru_cache(maxsize=1)
 def json_schema() -> Mapping[str, Any]:

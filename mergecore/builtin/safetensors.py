@@ -59,7 +59,7 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
             length = int.from_bytes(file.read(8), "little")
             if size < 8 or length > min(size - 8, HEADER_LIMIT):
                 raise ModelError(f"{path}: this is not a safetensors file, or it was cut short; fetch it again")
-            header = json.loads(file.read(length))
+            header = json.loads(file.read(length), object_pairs_hook=_once)
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError):
@@ -69,6 +69,14 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
     header.pop("__metadata__", None)
     _check_entries(path, header, size - 8 - length)
     return header, 8 + length
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; a key that stands twice is an error, where json would keep the last."""
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        raise ValueError("a key stands twice")
+    return result
 
 
 def _check_entries(path: Path, header: Mapping[str, Any], data_bytes: int) -> None:

@@ -1,0 +1,192 @@
+"""Model folders and safetensors files that are broken or ambiguous: one sentence naming the file, exit 2."""
+
+import json
+import struct
+
+import pytest
+import torch
+from llamas import write_model
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from mergecore.api import TensorInfo
+from mergecore.builtin.safetensors import SafetensorsReader, SafetensorsWriter
+from mergecore.errors import ModelError
+from mergecore.plugins import Registry
+from mergecore.sources import open_model
+
+
+def header(entries, data=b""):
+    text = json.dumps(entries).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def entry(begin, end, shape=(2,), dtype="F32"):
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
+
+
+BROKEN = {
+    "empty": b"",
+    "too short": b"\x01\x02",
+    "git-lfs pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n",
+    "header longer than the file": struct.pack("<Q", 10**6) + b"{}",
+    "header not JSON": struct.pack("<Q", 4) + b"{{{{",
+    "header a list": header([1]),
+    "header nested without end": struct.pack("<Q", 10**5) + b"[" * 10**5,
+    "entry without offsets": header({"a": {"dtype": "F32", "shape": [2]}}, bytes(8)),
+    "negative shape": header({"a": entry(0, 8, (-2,))}, bytes(8)),
+    "shape of text": header({"a": entry(0, 8, "22")}, bytes(8)),
+    "true as a size": header({"a": entry(0, 4, (True,))}, bytes(8)),
+    "unknown dtype": header({"a": entry(0, 2, dtype="F8_E4M3")}, bytes(8)),
+    "shape and bytes differ": header({"a": entry(0, 8, (3,))}, bytes(8)),
+    "beyond the end": header({"a": entry(0, 8)}, bytes(7)),
+    "overlap": header({"a": entry(0, 8), "b": entry(4, 12)}, bytes(12)),
+    "name twice": struct.pack("<Q", 21) + b'{"a": null,"a": null}' + bytes(8),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_file_is_refused_by_name(name, tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(BROKEN[name])
+    with pytest.raises(ModelError, match=r"^\S*model\.safetensors: "):
+        SafetensorsReader(path)
+
+
+def test_a_file_that_shrinks_under_the_reader_is_an_error(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_file({"a": torch.ones(1000)}, path)
+    reader = SafetensorsReader(path)
+    with path.open("r+b") as file:
+        file.truncate(500)
+    with pytest.raises(ModelError, match="ends inside 'a'"):
+        reader.read("a", 0, torch.empty(1000))
+
+
+def test_any_run_of_elements_can_be_read(tmp_path):
+    tensors = {
+        "wide": torch.randn(7, 11, dtype=torch.float64),
+        "flags": torch.arange(9) % 2 == 0,
+        "half": torch.randn(33).bfloat16(),
+        "one": torch.tensor(3, dtype=torch.int16),
+        "none": torch.empty(0, 4),
+    }
+    save_file(tensors, tmp_path / "model.safetensors")
+    reader = SafetensorsReader(tmp_path / "model.safetensors")
+    for name, tensor in tensors.items():
+        assert reader.tensors[name].shape == tuple(tensor.shape)
+        for start in range(0, tensor.numel(), 4):
+            out = torch.empty(min(5, tensor.numel() - start), dtype=tensor.dtype)
+            reader.read(name, start, out)
+            assert torch.equal(out, tensor.reshape(-1)[start : start + 5])
+
+
+def test_what_the_writer_writes_safetensors_reads(tmp_path):
+    tensors = {
+        "b": torch.randn(5).bfloat16(),
+        "odd": torch.tensor([1, 2, 3], dtype=torch.uint8),
+        "c": torch.randn(3, 2, dtype=torch.float64),
+        "empty": torch.empty(0, 3),
+        "scalar": torch.tensor(2.5),
+    }
+    names = {torch.bfloat16: "BF16", torch.uint8: "U8", torch.float64: "F64", torch.float32: "F32"}
+    infos = {name: TensorInfo(names[t.dtype], tuple(t.shape)) for name, t in tensors.items()}
+    writer = SafetensorsWriter(tmp_path, infos, 10**9)
+    for name, tensor in reversed(tensors.items()):
+        for start in reversed(range(0, tensor.numel(), 2)):
+            writer.write(name, start, tensor.reshape(-1)[start : start + 2].contiguous())
+    writer.close()
+    with safe_open(tmp_path / "model.safetensors", framework="pt") as file:
+        assert file.metadata() == {"format": "pt"}
+    loaded = load_file(tmp_path / "model.safetensors")
+    assert loaded.keys() == tensors.keys()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in tensors.items())
+
+
+def index_of(names):
+    return json.dumps({"weight_map": names})
+
+
+def break_config(folder):
+    (folder / "config.json").write_text("{")
+
+
+def nest_config(folder):
+    (folder / "config.json").write_text("[" * 10**5)
+
+
+def both(folder):
+    (folder / "model.safetensors.index.json").write_text(index_of({"x": "model.safetensors"}))
+
+
+def missing_shard(folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(index_of({"x": "model-00001-of-00002.safetensors"}))
+
+
+def shard_outside(folder):
+    (folder / "model.safetensors").rename(folder.parent / "stolen.safetensors")
+    (folder / "model.safetensors.index.json").write_text(index_of({"x": "../stolen.safetensors"}))
+
+
+def index_disagrees(folder):
+    (folder / "model.safetensors").rename(folder / "part.safetensors")
+    (folder / "model.safetensors.index.json").write_text(index_of({"x": "part.safetensors"}))
+
+
+def quantised(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": {"bits": 4}}))
+
+
+def adapter(folder):
+    (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text("{}")
+
+
+def several(folder):
+    (folder / "model.safetensors").rename(folder / "a.safetensors")
+    save_file({"x": torch.ones(1)}, folder / "b.safetensors")
+
+
+def unreadable(folder):
+    (folder / "model.safetensors").rename(folder / "model.gguf")
+
+
+FOLDERS = {
+    break_config: "config.json: cannot be read as JSON",
+    nest_config: "config.json: cannot be read as JSON",
+    lambda folder: (folder / "config.json").unlink(): "config.json: there is no such file",
+    lambda folder: (folder / "config.json").write_text("3"): "must hold a JSON object",
+    lambda folder: (folder / "model.safetensors").unlink(): "has no weight files",
+    both: "has both model.safetensors and model.safetensors.index.json",
+    missing_shard: "model-00001-of-00002.safetensors: is named by model.safetensors.index.json but is not there",
+    shard_outside: "outside its own folder",
+    index_disagrees: "does not agree with its files on",
+    quantised: "the weights are quantised",
+    adapter: "this is an adapter, not a model",
+    several: "has 2 .safetensors files and no index",
+    unreadable: "has only model.gguf, which no installed reader reads",
+}
+
+
+@pytest.mark.parametrize(("damage", "words"), FOLDERS.items(), ids=lambda item: item if isinstance(item, str) else "")
+def test_a_broken_folder_is_refused_by_name(damage, words, tmp_path):
+    folder = write_model(tmp_path / "model", 1)
+    damage(folder)
+    with pytest.raises(ModelError) as error:
+        open_model(str(folder), Registry(print))
+    assert words in str(error.value)
+    assert str(tmp_path) in str(error.value)
+
+
+def test_stray_copies_beside_the_checkpoint_are_not_read(tmp_path):
+    folder = write_model(tmp_path / "model", 1)
+    save_file({"x": torch.ones(1)}, folder / "consolidated.safetensors")
+    assert "x" not in open_model(str(folder), Registry(print)).tensors
+
+
+def test_a_path_with_any_characters_is_a_path(tmp_path, monkeypatch):
+    write_model(tmp_path / "a+b@c d", 1)
+    monkeypatch.chdir(tmp_path)
+    assert open_model("a+b@c d", Registry(print)).reference == "a+b@c d"

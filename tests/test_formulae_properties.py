@@ -1,0 +1,215 @@
+"""What holds for every merge whatever its numbers: names, storage, tiles, threads and hash seeds change nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import mergecore
+from mergecore.api import Work, torch_dtype
+from mergecore.builtin.threads import ThreadsExecutor
+
+from . import oracle
+from .test_formulae import LIMIT, RECIPES, check_loads, largest_error, source
+from .tiny import FAMILIES, Tiny, layers
+
+BFLOAT16_STEP = 2.0**-8
+"""Half a step of bfloat16, relative to the number, at worst."""
+WIDE = {"vocab_size": 1500}
+"""Makes an embedding of 36,000 elements: more than two of the smallest tiles."""
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
+    return Tiny(tmp_path_factory.mktemp("tiny"))
+
+
+def recipe(method: str, label: str, models: Sequence[str], depth: int) -> dict[str, Any]:
+    return {"merge_method": method, **RECIPES[method](models, depth)[label]}
+
+
+def tensors(folder: Path | str) -> dict[str, Tensor]:
+    return {name: item for file in sorted(Path(folder).glob("*.safetensors")) for name, item in load_file(file).items()}
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    """Whether names, dtypes, shapes and every bit agree."""
+    return one.keys() == other.keys() and all(
+        one[name].dtype == other[name].dtype
+        and one[name].shape == other[name].shape
+        and torch.equal(one[name].flatten().view(torch.uint8), other[name].flatten().view(torch.uint8))
+        for name in one
+    )
+
+
+@pytest.mark.parametrize("family", [family for family in FAMILIES if "tied" in family])
+def test_models_with_tied_heads_stay_tied(tiny: Tiny, tmp_path: Path, family: str) -> None:
+    out = tmp_path / "out"
+    assert largest_error(recipe("ties", "slices", tiny.all(family), layers(family)), out) < LIMIT
+    assert not {"lm_head.weight", "embed_out.weight"} & set(tensors(out))
+    check_loads(out)
+
+
+@pytest.mark.parametrize("family", ["llama-tied", "gpt_neox-tied", "phi-tied"])
+def test_a_tied_head_is_merged_as_its_embedding_where_another_model_has_a_head(
+    tiny: Tiny, tmp_path: Path, family: str
+) -> None:
+    models = [tiny(family, 1), tiny(family, 2, tie_word_embeddings=False)]
+    mixed = {"merge_method": "slerp", "models": [source(models[1])], "base_model": models[0], "parameters": {"t": 0.3}}
+    assert largest_error(mixed, tmp_path / "out") < LIMIT
+    assert {"lm_head.weight", "embed_out.weight"} & set(tensors(tmp_path / "out"))
+    check_loads(tmp_path / "out")
+
+
+def test_gradients_go_over_the_layers_and_stay_at_their_start_outside(tiny: Tiny, tmp_path: Path) -> None:
+    model, out = tiny("llama"), tmp_path / "out"
+    mergecore.run({"merge_method": "passthrough", "models": [source(model, scale=[1, 2, 4])]}, out)
+    before, after = oracle.read(model), oracle.read(out)
+    factors = {name: float((after[name] / before[name]).mean()) for name in before}
+    for layer, factor in enumerate([1, 5 / 3, 8 / 3, 4]):
+        assert factors[f"model.layers.{layer}.mlp.up_proj.weight"] == pytest.approx(factor)
+    for name in ("model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"):
+        assert factors[name] == 1
+
+
+@pytest.mark.parametrize(("family", "buffers"), [
+    ("llama", {"self_attn.rotary_emb.inv_freq": torch.rand(4)}),
+    ("mistral", {"self_attn.rotary_emb.inv_freq": torch.rand(4)}),
+    ("gpt_neox", {
+        "attention.bias": torch.ones(1, 1, 8, 8, dtype=torch.bool).tril(),
+        "attention.masked_bias": torch.tensor(-1e9),
+        "attention.rotary_emb.inv_freq": torch.rand(4),
+    }),
+])  # fmt: skip
+def test_buffers_of_old_checkpoints_are_kept_and_load(
+    tiny: Tiny, tmp_path: Path, family: str, buffers: dict[str, Tensor]
+) -> None:
+    models = []
+    for number in (0, 1):
+        old = tmp_path / str(number)
+        old.mkdir()
+        (old / "config.json").write_text(Path(tiny(family, number), "config.json").read_text())
+        stored = tensors(tiny(family, number))
+        prefixes = [name.removesuffix("input_layernorm.weight") for name in stored if "input_layernorm.w" in name]
+        added = {prefix + name: value.clone() for prefix in prefixes for name, value in buffers.items()}
+        save_file({**stored, **added}, old / "model.safetensors", metadata={"format": "pt"})
+        models.append(source(str(old), weight=0.5))
+    mergecore.run({"merge_method": "linear", "models": models}, tmp_path / "out")
+    result = tensors(tmp_path / "out")
+    assert same({name: result[name] for name in added}, added)
+    check_loads(tmp_path / "out")
+
+
+def test_qwen_of_the_first_generation_is_known(tmp_path: Path) -> None:
+    config = {"architectures": ["QWenLMHeadModel"], "model_type": "qwen", "num_hidden_layers": 2}
+    parts = ["ln_1.weight", "attn.c_attn.weight", "attn.c_attn.bias", "attn.c_proj.weight", "ln_2.weight"]
+    parts += ["mlp.w1.weight", "mlp.w2.weight", "mlp.c_proj.weight"]
+    names = ["transformer.wte.weight", "transformer.ln_f.weight", "lm_head.weight"]
+    names += [f"transformer.h.{layer}.{part}" for layer in (0, 1) for part in parts]
+    for number in (0, 1):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps(config))
+        save_file({name: torch.randn(4, 3) for name in names}, folder / "model.safetensors")
+    pieces = [{"sources": [source(str(tmp_path / number), (0, 2), scale=[1, 2])]} for number in "01"]
+    assert largest_error({"merge_method": "passthrough", "slices": pieces}, tmp_path / "out") < LIMIT
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen3"])
+def test_slices_cut_the_list_of_layer_types(tiny: Tiny, tmp_path: Path, family: str) -> None:
+    model, n = tiny(family), layers(family)
+    pieces = [{"sources": [source(model, span)]} for span in [(n - 1, n), (0, n), (n - 1, n)]]
+    mergecore.run({"merge_method": "passthrough", "slices": pieces}, tmp_path / "out")
+    kinds = json.loads(Path(model, "config.json").read_text())["layer_types"]
+    assert len(set(kinds)) == 2
+    assert json.loads((tmp_path / "out/config.json").read_text())["layer_types"] == [kinds[-1], *kinds, kinds[-1]]
+
+
+@pytest.mark.parametrize("method", RECIPES)
+def test_shards_change_no_byte_and_load(tiny: Tiny, tmp_path: Path, method: str) -> None:
+    whole = recipe(method, "gradients and filters", tiny.all("phi"), layers("phi"))
+    parts = recipe(method, "gradients and filters", tiny.all("phi", shard="20KB"), layers("phi"))
+    mergecore.run(whole, tmp_path / "whole")
+    mergecore.run(parts, tmp_path / "parts", shard_bytes=15_000)
+    assert len(list(Path(tiny("phi", shard="20KB")).glob("*.safetensors"))) > 1
+    assert len(list((tmp_path / "parts").glob("*.safetensors"))) > 1
+    assert same(tensors(tmp_path / "whole"), tensors(tmp_path / "parts"))
+    check_loads(tmp_path / "parts")
+
+
+@pytest.mark.parametrize("method", RECIPES)
+def test_bfloat16_is_rounded_once_at_the_end(tiny: Tiny, tmp_path: Path, method: str) -> None:
+    made = recipe(method, "gradients and filters", tiny.all("mistral", dtype="bfloat16"), layers("mistral"))
+    mergecore.run(made, tmp_path / "half")
+    mergecore.run({**made, "dtype": "float32"}, tmp_path / "float")
+    half, expected = tensors(tmp_path / "half"), oracle.merge(made)
+    assert {item.dtype for item in half.values()} == {torch.bfloat16}
+    for name, exact in oracle.read(tmp_path / "float").items():
+        assert oracle.error(exact, expected[name]) < LIMIT
+        assert torch.equal(half[name], torch.from_numpy(exact).float().bfloat16())
+    check_loads(tmp_path / "half")
+
+
+@pytest.mark.parametrize(("method", "parameters"), [
+    ("linear", {"weight": 0.5}),
+    ("slerp", {"t": 0.25}),
+    ("task_arithmetic", {"weight": [0.7, 0.4], "normalize": True, "lambda": 1.3}),
+    ("ties", {"density": [0.2, 0.9], "weight": 0.7, "rescale": True, "lambda": 1.3}),
+    ("passthrough", {}),
+])  # fmt: skip
+def test_a_model_merged_with_itself_on_itself_is_the_same_bit_for_bit(
+    tiny: Tiny, tmp_path: Path, method: str, parameters: dict[str, Any]
+) -> None:
+    model = tiny("phi", 1)
+    models = [source(model)] if method == "passthrough" else [source(model), source(model)]
+    base = {} if method in ("linear", "passthrough") else {"base_model": model}
+    mergecore.run({"merge_method": method, "models": models, **base, "parameters": parameters}, tmp_path / "out")
+    assert same(tensors(tmp_path / "out"), tensors(model))
+
+
+def made_by(executor: ThreadsExecutor, workers: int, made: dict[str, Any]) -> dict[str, Tensor]:
+    """A recipe's tensors as an executor writes them."""
+    plan = mergecore.plan(made)
+    result = {name: torch.empty(info.elements, dtype=torch_dtype(info.dtype)) for name, info in plan.tensors.items()}
+
+    def write(name: str, start: int, data: Tensor) -> None:
+        result[name][start : start + data.numel()] = data
+
+    def read(item: Any, start: int, out: Tensor) -> None:
+        plan.checkpoints[item.model].read(item.tensor, start, out)
+
+    executor.run(Work(plan.jobs, read, write, lambda _: None, lambda _: None, memory=2**26, workers=workers))
+    plan.close()
+    return result
+
+
+@pytest.mark.parametrize("method", RECIPES)
+def test_tiles_and_threads_change_no_byte(tiny: Tiny, method: str) -> None:
+    made = recipe(method, "gradients and filters", tiny.all("llama", **WIDE), layers("llama"))
+    expected = made_by(ThreadsExecutor(tile_elements=2**20), 1, made)
+    assert max(item.numel() for item in expected.values()) > 2**15
+    for tile in (2**14, 2**20):
+        for workers in (1, 2, 4):
+            assert same(made_by(ThreadsExecutor(tile_elements=tile), workers, made), expected)
+
+
+def test_hash_seeds_change_no_byte(tiny: Tiny, tmp_path: Path) -> None:
+    text = json.dumps(recipe("ties", "slices", tiny.all("qwen2"), layers("qwen2")))
+    (tmp_path / "recipe.yml").write_text(text)
+    running = []
+    for seed in ("0", "1"):
+        command = [sys.executable, "-m", "mergecore", "run", str(tmp_path / "recipe.yml"), str(tmp_path / seed / "out")]
+        running.append(subprocess.Popen(command, env={**os.environ, "PYTHONHASHSEED": seed}, stderr=subprocess.DEVNULL))
+    assert [process.wait() for process in running] == [0, 0]
+    folders = [{path.name: path.read_bytes() for path in (tmp_path / seed / "out").iterdir()} for seed in ("0", "1")]
+    assert folders[0] == folders[1]

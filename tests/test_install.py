@@ -1,0 +1,68 @@
+"""Packages installed one by one into a throwaway environment, as a user does."""
+
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+LINEAR, LLAMA = ROOT / "plugins/methods/linear", ROOT / "architectures/llama"
+
+
+class Environment:
+    """A virtual environment with this one's libraries (linked, not copied) and nothing of mergecore."""
+
+    def __init__(self, folder: Path) -> None:
+        venv.create(folder, with_pip=False)
+        self.bin = folder / "bin"
+        version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+        site = folder / "lib" / version / "site-packages"
+        for item in Path(sysconfig.get_path("purelib")).iterdir():
+            if "mergecore" not in item.name and not item.name.endswith(".pth"):
+                (site / item.name).symlink_to(item)
+
+    def pip(self, *arguments: str | Path) -> None:
+        command = [self.bin / "python", "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments]
+        subprocess.run(list(map(str, command)), check=True, cwd=ROOT)
+
+    def install(self, *folders: Path) -> None:
+        self.pip("install", "--no-index", "--no-build-isolation", *folders)
+
+    def mergecore(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        command = [str(self.bin / "mergecore"), *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    return Environment(tmp_path_factory.mktemp("throwaway") / "env")
+
+
+def test_core_alone_says_what_to_install_and_plugins_come_and_go(environment, linear_recipe, tmp_path):
+    environment.install(ROOT)
+    listed = environment.mergecore("plugins", "list").stdout
+    assert "threads" in listed and "linear" not in listed
+
+    bare = environment.mergecore("run", linear_recipe, tmp_path / "out")
+    assert bare.returncode == 2
+    assert "method 'linear' is not installed: pip install mergecore-linear" in bare.stderr
+
+    environment.install(LINEAR)
+    half = environment.mergecore("run", linear_recipe, tmp_path / "out")
+    assert half.returncode == 2
+    assert "architecture 'LlamaForCausalLM' is not installed: pip install mergecore-arch-llama" in half.stderr
+    assert not (tmp_path / "out").exists()
+
+    environment.install(LLAMA)
+    full = environment.mergecore("run", linear_recipe, tmp_path / "out")
+    assert full.returncode == 0, full.stderr
+    assert (tmp_path / "out" / "model.safetensors").exists()
+    assert "no config.json will be written: pip install mergecore-config" in full.stderr
+
+    environment.pip("uninstall", "--yes", "mergecore-linear")
+    for command in (("methods", "list"), ("plugins", "list"), ("plugins", "doctor")):
+        assert "linear" not in environment.mergecore(*command).stdout
+    assert environment.mergecore("run", linear_recipe, tmp_path / "again").returncode == 2
