@@ -76,12 +76,19 @@ def run(
 
 
 def merge_tensors(
-    tensors: Sequence[Tensor], method: str, parameters: Mapping[str, Any] | None = None, *, base: int | None = None
+    tensors: Sequence[Tensor],
+    method: str,
+    parameters: Mapping[str, Any] | None = None,
+    *,
+    base: int | None = None,
+    name: str = "tensor",
+    seed: int = 0,
 ) -> Tensor:
     """Merge tensors in memory with an installed method; see `mergecore.inmemory.merge_tensors`."""
     from mergecore import inmemory, plugins
 
-    return inmemory.merge_tensors(tensors, plugins.load(plugins.find("methods", method)), parameters or {}, base=base)
+    found = plugins.load(plugins.find("methods", method))
+    return inmemory.merge_tensors(tensors, found, parameters or {}, base=base, name=name, seed=seed)
 
 
 def merge_state_dicts(
@@ -90,6 +97,7 @@ def merge_state_dicts(
     parameters: Mapping[str, Any] | None = None,
     *,
     base: int | None = None,
+    seed: int = 0,
 ) -> dict[str, Tensor]:
     """Merge state dicts in memory with an installed method; see `mergecore.inmemory.merge_state_dicts`."""
     from mergecore import inmemory, plugins

@@ -22,6 +22,7 @@ def merge_tensors(
     *,
     base: int | None = None,
     name: str = "tensor",
+    seed: int = 0,
 ) -> Tensor:
     """Merge tensors of one shape on the CPU.
 
@@ -31,7 +32,8 @@ def merge_tensors(
         parameters: values by recipe name; a per-model one is a number for all, or a sequence in the models' order
             (without the base where the method subtracts it).
         base: position of the base model in `tensors`.
-        name: what errors call the tensor.
+        name: what errors call the tensor; random methods draw by it.
+        seed: of random methods.
 
     Returns:
         A new tensor of the inputs' dtype; float32 (or float64) where they differ.
@@ -62,7 +64,7 @@ def merge_tensors(
         raise InputError(f"{method.__name__} takes {low} to {high or 'any number of'} models, not {count}")
     made = _instance(method, parameters, count)
     inputs = tuple(Input(i, name, info) for i, info in zip(order, infos))
-    return _merge(Job(name, out, inputs, made, subtracted), [tensors[i] for i in order])
+    return _merge(Job(name, out, inputs, made, subtracted, seed), [tensors[i] for i in order])
 
 
 def _merge(job: Job, tensors: Sequence[Tensor]) -> Tensor:
@@ -111,6 +113,7 @@ def merge_state_dicts(
     parameters: Mapping[str, Any],
     *,
     base: int | None = None,
+    seed: int = 0,
 ) -> dict[str, Tensor]:
     """Merge models given as state dicts with the same names; arguments as for `merge_tensors`.
 
@@ -121,6 +124,6 @@ def merge_state_dicts(
         if differing := sorted(set(model) ^ set(models[0])):
             raise InputError(f"model {number} and model 0 differ in {differing[0]!r}; all must have the same names")
     return {
-        name: merge_tensors([model[name] for model in models], method, parameters, base=base, name=name)
+        name: merge_tensors([model[name] for model in models], method, parameters, base=base, name=name, seed=seed)
         for name in models[0]
     }

@@ -175,7 +175,7 @@ class _Jobs:
             return
         method = self.values.method_for(match)
         subtracts = match.has_base and issubclass(self.method, DeltaMethod)
-        self.jobs.append(Job(name, info, inputs, method, subtracts))
+        self.jobs.append(Job(name, info, inputs, method, subtracts, self.recipe.seed))
 
     def _check_shapes(self, match: Match, inputs: Sequence[Input]) -> None:
         shapes: dict[tuple[int, ...], str] = {}

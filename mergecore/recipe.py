@@ -54,6 +54,7 @@ class Recipe:
         modules: by module name; None stands for every module of the architecture.
         base_model, parameters: of the top level.
         dtype: of the output, by safetensors name; None: what the inputs have.
+        seed: of all random numbers.
         text: the YAML.
         place: the whole document.
     """
@@ -63,6 +64,7 @@ class Recipe:
     base_model: str | None
     parameters: Place | None
     dtype: str | None
+    seed: int
     text: str
     place: Place
 
@@ -113,6 +115,7 @@ def parse_recipe(place: Place, text: str) -> Recipe:
         base_model=_model(place.get("base_model")),
         parameters=_parameters(place),
         dtype=_dtype(dtypes[0].value) if dtypes else None,
+        seed=int(place.value.get("seed", 0)),
         text=text,
         place=place,
     )

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mergecore.api import Input, Job, MergedModel, ModelInfo, PostProcessor, Work
-from mergecore.errors import InputError, PluginError, RunError
+from mergecore.errors import InputError, MergecoreError, PluginError, RunError
 from mergecore.planning import Plan
 from mergecore.plugins import Registry, listed
 
@@ -77,7 +77,7 @@ def run_plan(
     try:
         with _partial(out) as folder:
             _write(plan, folder, registry, executor, options, advance)
-            model = merged_model(plan, folder, out.name)
+            model = merged_model(plan, folder, out.name, warn)
             for name, postprocessor in postprocessors.items():
                 _finish(name, postprocessor, model)
             _publish(folder, out)
@@ -156,18 +156,22 @@ def load_postprocessors(registry: Registry, warn: Callable[[str], None]) -> dict
     for name in dict.fromkeys(plugin.name for plugin in listed("postprocessors")):
         try:
             found[name] = registry.provide("postprocessors", name)()
-        except PluginError as error:
-            warn(f"left out: {error}")
+        except Exception as error:
+            warn(f"post-processor {name!r} is left out of this run: {error}")
     if "config" not in found:
         warn("no config.json will be written: pip install mergecore-config")
     order = graphlib.TopologicalSorter({name: set(item.after) & set(found) for name, item in found.items()})
-    return {name: found[name] for name in order.static_order()}
+    try:
+        return {name: found[name] for name in order.static_order()}
+    except graphlib.CycleError as error:
+        circle = ", ".join(map(repr, dict.fromkeys(error.args[1])))
+        raise PluginError(f"the post-processors {circle} each want to run after the other: uninstall one") from None
 
 
 def _finish(name: str, postprocessor: PostProcessor, model: MergedModel) -> None:
     try:
         postprocessor.run(model)
-    except OSError:
+    except (OSError, MergecoreError):
         raise
     except Exception as error:
         owner = next(plugin for plugin in listed("postprocessors") if plugin.name == name)
@@ -176,7 +180,7 @@ def _finish(name: str, postprocessor: PostProcessor, model: MergedModel) -> None
         ) from error
 
 
-def merged_model(plan: Plan, folder: Path, name: str) -> MergedModel:
+def merged_model(plan: Plan, folder: Path, name: str, warn: Callable[[str], None]) -> MergedModel:
     """What post-processors are told of a plan's result."""
     return MergedModel(
         name=name,
@@ -189,4 +193,6 @@ def merged_model(plan: Plan, folder: Path, name: str) -> MergedModel:
         architecture=plan.architecture.name,
         config=plan.config,
         tensors=plan.tensors,
+        base=plan.donor if plan.recipe.base_model else None,
+        warn=warn,
     )

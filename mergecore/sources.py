@@ -53,18 +53,31 @@ def open_model(reference: str, registry: Registry) -> Checkpoint:
     if not folder.is_dir():
         raise ModelError(f"{reference}: there is no such folder; give the path of a model folder with its config.json")
     config = _read_config(folder)
-    readers: dict[str, Reader] = {}
-    tensors: dict[str, TensorInfo] = {}
     files, index = _weight_files(folder)
-    for path in files:
-        reader = registry.provide("readers", path.suffix.removeprefix("."))(path)
-        for name, info in reader.tensors.items():
-            if name in tensors:
+    readers: list[Reader] = []
+    try:
+        for path in files:
+            readers.append(registry.provide("readers", path.suffix.removeprefix("."))(path))
+        owners = _owners(files, readers)
+        tensors = {name: reader.tensors[name] for name, reader in owners.items()}
+        if index is not None:
+            _check_index(index, tensors)
+    except BaseException:
+        for reader in readers:
+            reader.close()
+        raise
+    return Checkpoint(reference, folder, config, tensors, owners)
+
+
+def _owners(files: list[Path], readers: list[Reader]) -> dict[str, Reader]:
+    """The reader of each tensor, in the files' order."""
+    owners: dict[str, Reader] = {}
+    for path, reader in zip(files, readers):
+        for name in reader.tensors:
+            if name in owners:
                 raise ModelError(f"{path}: {name!r} is in another file of the folder too; remove the stale file")
-            readers[name], tensors[name] = reader, info
-    if index is not None:
-        _check_index(index, tensors)
-    return Checkpoint(reference, folder, config, tensors, readers)
+            owners[name] = reader
+    return owners
 
 
 def _read_config(folder: Path) -> Mapping[str, Any]:
@@ -89,6 +102,9 @@ def _read_json(path: Path, missing: str) -> Mapping[str, Any]:
 STEMS = ("model", "pytorch_model")
 """What loaders call a checkpoint's single file or index, before its suffix."""
 
+NOT_WEIGHTS = ("adapter_", "training_args", "optimizer", "scheduler", "rng_state")
+"""How files begin that lie beside weights and have their suffix."""
+
 
 def _weight_files(folder: Path) -> tuple[list[Path], Path | None]:
     """The files that hold the weights, and their index: the first format that is there, safetensors before others."""
@@ -101,11 +117,11 @@ def _weight_files(folder: Path) -> tuple[list[Path], Path | None]:
             )
         if index:
             return _shards(index), index
-        others = sorted(path for path in folder.glob(f"*.{suffix}") if not path.name.startswith("adapter_"))
+        others = sorted(path for path in folder.glob(f"*.{suffix}") if not path.name.startswith(NOT_WEIGHTS))
         if single or len(others) == 1:
             return [single or others[0]], None
         if others:
-            raise ModelError(f"{folder}: has {len(others)} .{suffix} files and no index; add model.{suffix}.index.json")
+            raise ModelError(f"{folder}: has {len(others)} .{suffix} files and no index; fetch its .index.json too")
     raise ModelError(f"{folder}: {_why_no_weights(folder)}")
 
 

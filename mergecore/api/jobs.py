@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,6 +44,7 @@ class Job:
         inputs: where it comes from; a base that the method treats apart comes first.
         method: the method with this tensor's parameters; None: a copy of the inputs, which must agree.
         has_base: whether `inputs[0]` is a base that a `DeltaMethod` does not see as a model.
+        seed: of the recipe, for methods that draw random numbers.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Job:
     inputs: tuple[Input, ...]
     method: Method | None
     has_base: bool = False
+    seed: int = 0
 
     @property
     def compute_dtype(self) -> str:
@@ -98,7 +101,7 @@ class Job:
 
     def context(self, tiles: Sequence[Sequence[Tensor]]) -> Context:
         """The context of this job's tiles, measured where the method asks for it."""
-        ctx = Context(name=self.name, shape=self.info.shape)
+        ctx = Context(name=self.name, shape=self.info.shape, seed=self.seed)
         if not self.measures or self.method is None:
             return ctx
         return replace(ctx, measured=self.method.measure(tiles, ctx))
@@ -176,6 +179,8 @@ class MergedModel:
         architecture: class name, as in config.json.
         config: config.json of the output.
         tensors: the output's tensors.
+        base: position in `models` of the recipe's base model, if it names one.
+        warn: tells the user of something left out, as a sentence.
     """
 
     name: str
@@ -188,6 +193,8 @@ class MergedModel:
     architecture: str
     config: Mapping[str, Any]
     tensors: Mapping[str, TensorInfo]
+    base: int | None = None
+    warn: Callable[[str], None] = warnings.warn
 
 
 class PostProcessor:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from mergecore.api.random import uniform
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -43,12 +45,27 @@ class Context:
         shape: the whole tensor's shape.
         offset: flat index of the tile's first element in the whole tensor.
         measured: what `measure` returned for this tensor; None for a method without `measure`.
+        seed: the recipe's seed.
     """
 
     name: str = "tensor"
     shape: tuple[int, ...] = ()
     offset: int = 0
     measured: Any = None
+    seed: int = 0
+
+    def random(self, model: int, like: Tensor) -> Tensor:
+        """Uniform float32 numbers in [0, 1), one for each element of a tile, of its shape and on its device.
+
+        They depend on the recipe's seed, the weight's name, the model and the element's place in the whole tensor,
+        and on nothing else: not on tiles, threads, devices or other tensors.
+
+        Args:
+            model: position among the tensors that `merge` gets.
+            like: the tile, which begins at `offset`.
+        """
+        key = f"{self.seed}\0{self.name}\0{model}"
+        return uniform(key, self.offset, like.numel(), like.device).view(like.shape)
 
 
 class Method:

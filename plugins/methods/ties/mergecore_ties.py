@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from mergecore_numerics import Cut, agreeing_sum, keep_largest, largest
+from mergecore_numerics import Cut, absolute_sums, agreeing_sum, keep_largest, largest
 from torch import Tensor
 
 from mergecore.api import Context, DeltaMethod, PerModel, Tile, param

@@ -1,0 +1,58 @@
+"""Random numbers that depend on a key and the element's index alone, the same bits on every device."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+WRAP = 2**32
+"""Indices are hashed in 32 bits; each run of this many has keys of its own."""
+
+
+def uniform(key: str, start: int, count: int, device: torch.device | str = "cpu") -> Tensor:
+    """Uniform float32 numbers in [0, 1), multiples of 2^-24, for the elements from `start` on of the stream `key`.
+
+    A counter-based generator in the sense of Salmon et al. 2011 (https://doi.org/10.1145/2063384.2063405): the index,
+    spread by a keyed odd multiplier, goes through the 32-bit finaliser "lowbias32" of C. Wellons' hash prospector.
+    """
+    import torch
+
+    out = torch.empty(count, dtype=torch.float32, device=device)
+    done = 0
+    while done < count:
+        run, low = divmod(start + done, WRAP)
+        length = min(count - done, WRAP - low)
+        out[done : done + length] = _hash(_keys(key, run), low, length, device)
+        done += length
+    return out
+
+
+def _keys(key: str, run: int) -> tuple[int, int]:
+    digest = blake2b(f"{key}\0{run}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest[:4], "little") | 1, int.from_bytes(digest[4:], "little")
+
+
+def _signed(value: int) -> int:
+    """The int32 with the same bits: torch multiplies int32 modulo 2^32."""
+    value %= WRAP
+    return value - WRAP if value >= WRAP // 2 else value
+
+
+def _hash(keys: tuple[int, int], low: int, length: int, device: torch.device | str) -> Tensor:
+    import torch
+
+    x = torch.arange(length, dtype=torch.int32, device=device)
+    x.mul_(_signed(keys[0])).add_(_signed(low * keys[0] + keys[1]))
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        x.bitwise_xor_(_shifted(x, shift)).mul_(_signed(factor))
+    x.bitwise_xor_(_shifted(x, 16))
+    return _shifted(x, 8).to(torch.float32).mul_(2.0**-24)
+
+
+def _shifted(x: Tensor, bits: int) -> Tensor:
+    """Logical right shift of int32."""
+    return x.bitwise_right_shift(bits).bitwise_and_(2 ** (32 - bits) - 1)

@@ -1,0 +1,138 @@
+"""Writes README.md, the model card that the Hub reads, and the recipe beside it; nothing is asked of the network."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+from collections.abc import Mapping, Sequence
+from importlib.metadata import entry_points, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mergecore.api import MergedModel, ModelInfo, PostProcessor
+
+RECIPE = "mergecore_recipe.yml"
+LICENCE_KEYS = ("license", "license_name", "license_link")
+"""What the front matter of a card says about the licence."""
+HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
+
+
+class ModelCard(PostProcessor):
+    """Writes README.md with the Hub's front matter, and the recipe as `mergecore_recipe.yml`."""
+
+    after = ("config",)
+
+    def run(self, model: MergedModel) -> None:
+        (model.folder / RECIPE).write_text(model.recipe, "utf-8")
+        # A folder's name need not be valid Unicode.
+        (model.folder / "README.md").write_text(card(model), "utf-8", errors="replace")
+
+
+def card(model: MergedModel) -> str:
+    """The text of README.md."""
+    licences = [licence(info.folder) for info in model.models]
+    method = " ".join(inspect.cleandoc(model.method_doc).split("\n\n")[0].split())
+    parts = [
+        f"---\n{yaml.safe_dump(front_matter(model, licences), sort_keys=False, allow_unicode=True)}---",
+        f"# {plain(model.name) or 'Merged model'}",
+        f"Made with mergecore {version('mergecore')} from {len(model.models)} pretrained model(s).",
+        f"## Method\n\n`{model.method}`: {method}",
+        "## Models\n\n" + "\n".join(_listed(model)),
+        "## Licence\n\n" + _licence_words(model, licences),
+        "## Recipe\n\n" + fence("yaml", model.recipe),
+        "## How to make it again\n\n"
+        + fence("sh", f"pip install {' '.join(_distributions(model))}\nmergecore run {RECIPE} OUT"),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def front_matter(model: MergedModel, licences: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The card's metadata.
+
+    `base_model` must name models on the Hub, so one in a local folder is not in it: its name may be another's there.
+    """
+    parents = list(dict.fromkeys(name for info in model.models if (name := hub_id(info))))
+    return {
+        **(licences[0] if _agree(licences) else {}),
+        **({"base_model": parents, "base_model_relation": "merge"} if parents else {}),
+        "library_name": "transformers",
+        "tags": ["merge", "mergecore"],
+    }
+
+
+def hub_id(info: ModelInfo) -> str | None:
+    """The model's name on the Hub, if that is where it is from: by its reference or its place in a Hub cache."""
+    folder = info.folder.resolve()
+    repository = folder.parents[1].name if folder.parent.name == "snapshots" else ""
+    if repository.startswith("models--"):
+        name = repository.removeprefix("models--").replace("--", "/", 1)
+    else:
+        name = "" if Path(info.reference).expanduser().exists() else info.reference
+    return name if HUB_ID.fullmatch(name) else None
+
+
+def licence(folder: Path) -> dict[str, str]:
+    """What the front matter of a model's README.md says about its licence; empty: nothing that can be relied on."""
+    try:
+        text = (folder / "README.md").read_text("utf-8-sig")
+        found = re.match(r"---[ \t]*\n(.*?)\n---[ \t]*(\n|$)", text, re.DOTALL)
+        stated = yaml.safe_load(found[1]) if found else None
+    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+        return {}
+    if not isinstance(stated, dict) or not isinstance(stated.get("license"), str):
+        return {}
+    found_keys = {key: value for key in LICENCE_KEYS if isinstance(value := stated.get(key), str)}
+    # A link into the parent's own repository leads nowhere from here.
+    return {key: value for key, value in found_keys.items() if key != "license_link" or "://" in value}
+
+
+def _agree(licences: Sequence[Mapping[str, str]]) -> bool:
+    return bool(licences[0]) and all(item == licences[0] for item in licences)
+
+
+def _licence_words(model: MergedModel, licences: Sequence[Mapping[str, str]]) -> str:
+    words = [plain(item.get("license_name") or item["license"]) if item else "none found" for item in licences]
+    if _agree(licences):
+        return f"All models state the same licence: {words[0]}."
+    lines = [f"- {plain(_name(info))}: {word}" for info, word in zip(model.models, words, strict=True)]
+    return (
+        "The models' cards do not all state the same licence, so this card states none. Read their terms before you"
+        " share the result, and add `license:` at the top.\n\n" + "\n".join(lines)
+    )
+
+
+def _name(info: ModelInfo) -> str:
+    """What to call a model: its name on the Hub, or that of its folder, without the way to it."""
+    return hub_id(info) or Path(os.path.abspath(info.folder)).name
+
+
+def _listed(model: MergedModel) -> list[str]:
+    """The models as list items, the base marked."""
+    lines = []
+    for index, info in enumerate(model.models):
+        name = plain(_name(info))
+        link = f"[{name}](https://huggingface.co/{hub_id(info)})" if hub_id(info) else f"{name} (a local folder)"
+        lines.append(f"- {link}{', the base model' if index == model.base else ''}")
+    return lines
+
+
+def _distributions(model: MergedModel) -> list[str]:
+    """The packages that the recipe needs, core first."""
+    used = [("methods", model.method), ("architectures", model.architecture)]
+    used += [("postprocessors", "config"), ("postprocessors", "model_card")]
+    points = [point for kind, name in used for point in entry_points(group=f"mergecore.v1.{kind}", name=name)]
+    return list(dict.fromkeys(["mergecore", *(point.dist.name for point in points if point.dist)]))
+
+
+def plain(text: str) -> str:
+    """Text on one line in which no character means anything to Markdown."""
+    return re.sub(r"([\\`*_\[\]<>#|~$&])", r"\\\1", " ".join(text.split()))
+
+
+def fence(language: str, text: str) -> str:
+    """A block of code; the fence is longer than any run of backticks in the text, which so cannot end it."""
+    ticks = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{ticks}{language}\n{text.rstrip()}\n{ticks}"

@@ -1,0 +1,138 @@
+"""Reads PyTorch's `.bin` checkpoints from memory-mapped files; whatever would run code is refused."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import shlex
+import zipfile
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mergecore.api import ITEM_BYTES, ModelError, TensorInfo, torch_dtype
+
+NAMES = {torch_dtype(name): name for name in ITEM_BYTES}
+"""Safetensors names of the dtypes that can be merged or copied."""
+
+
+class BinReader:
+    """Serves a file of `torch.save`; see `mergecore.api.Reader`.
+
+    The file holds a dict of tensors, or such a dict under ``state_dict`` with a trainer's state beside it, which is not
+    read. Every entry of the dict must be a tensor: one that is not would be lost without a word, so it is refused.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._tensors = _load(path)
+        self.tensors: Mapping[str, TensorInfo] = {
+            name: TensorInfo(NAMES[tensor.dtype], tuple(tensor.shape)) for name, tensor in self._tensors.items()
+        }
+
+    def read(self, name: str, start: int, out: Tensor) -> None:
+        """See `mergecore.api.Reader.read`."""
+        copy_elements(self._tensors[name], start, out)
+
+    def close(self) -> None:
+        """Unmap the file."""
+        self._tensors = {}
+
+
+def copy_elements(tensor: Tensor, start: int, out: Tensor) -> None:
+    """Fill the flat `out` with the elements of `tensor`, in row-major order, from `start` on.
+
+    A view with gaps is gone through by rows, so that it is never copied whole.
+    """
+    if tensor.is_contiguous():
+        out.copy_(tensor.view(-1)[start : start + out.numel()])
+        return
+    row = tensor[0].numel()
+    while out.numel():
+        index, skipped = divmod(start, row)
+        rows = 0 if skipped else out.numel() // row
+        count = rows * row or min(row - skipped, out.numel())
+        if rows:
+            out[:count].view(rows, *tensor.shape[1:]).copy_(tensor[index : index + rows])
+        else:
+            copy_elements(tensor[index], skipped, out[:count])
+        start, out = start + count, out[count:]
+
+
+def _load(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file, mapped into memory."""
+    sizes = _record_sizes(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        raise ModelError(
+            f"{path}: is refused, because loading it would run {found[1] if found else 'code'} as the file says;"
+            " convert it to safetensors with https://huggingface.co/spaces/safetensors/convert"
+        ) from None
+    except Exception as error:
+        cause = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"{path}: cannot be read as PyTorch weights ({cause}); fetch the file again") from None
+    nested = isinstance(content, dict) and isinstance(content.get("state_dict"), dict)
+    tensors = content["state_dict"] if nested else content
+    if not isinstance(tensors, dict):
+        raise ModelError(
+            f"{path}: holds a {type(content).__name__}, not a dict of tensors; save the model's weights with"
+            " torch.save(model.state_dict(), ...)"
+        )
+    for name, tensor in tensors.items():
+        _check_tensor(path, name, tensor, nested)
+    # Mapped, a piece of data that is too short would go on into the next one.
+    storages = [tensor.untyped_storage() for tensor in tensors.values() if tensor.numel()]
+    if Counter({storage.data_ptr(): storage.nbytes() for storage in storages}.values()) - sizes:
+        raise ModelError(f"{path}: its tensors do not fit the data that it holds for them; fetch the file again")
+    return {name: tensor.detach() for name, tensor in tensors.items()}
+
+
+def _record_sizes(path: Path) -> Counter[int]:
+    """How often each size in bytes occurs among the records of the file, a zip archive that must not be compressed."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(1)
+        with zipfile.ZipFile(path) as archive:
+            records = archive.infolist()
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except Exception:  # a damaged directory of records raises more than BadZipFile
+        if start == pickle.PROTO:
+            raise ModelError(
+                f"{path}: is in PyTorch's format from before 2020, which cannot be mapped; rewrite it: {_rewrite(path)}"
+            ) from None
+        raise ModelError(f"{path}: this is not a file of torch.save, or it was cut short; fetch it again") from None
+    if any(record.compress_type != zipfile.ZIP_STORED for record in records):
+        raise ModelError(f"{path}: its data are compressed, so they cannot be mapped; rewrite it: {_rewrite(path)}")
+    return Counter(record.file_size for record in records)
+
+
+def _check_tensor(path: Path, name: Any, tensor: Any, nested: bool) -> None:
+    """Refuse an entry that is no tensor or whose values cannot be merged or copied."""
+    if not isinstance(tensor, Tensor) or not isinstance(name, str):
+        entry = f'w["state_dict"][{name!r}]' if nested else f"w[{name!r}]"
+        raise ModelError(
+            f"{path}: {name!r} is {type(tensor).__name__}, not a named tensor; take it out:"
+            f" {_rewrite(path, f'del {entry}; ')}"
+        )
+    if tensor.layout is not torch.strided or tensor.is_nested or tensor.device.type != "cpu":
+        raise ModelError(f"{path}: {name!r} does not hold its values one by one; save an ordinary tensor, x.to_dense()")
+    if tensor.dtype not in NAMES:
+        kind = str(tensor.dtype).removeprefix("torch.")
+        raise ModelError(
+            f"{path}: {name!r} is stored as {kind}, which cannot be merged;"
+            " use a checkpoint in float16, bfloat16 or float32"
+        )
+
+
+def _rewrite(path: Path, change: str = "") -> str:
+    """The command that loads a file's plain weights, changes them and saves them in today's format."""
+    place = json.dumps(str(path), ensure_ascii=False)
+    code = f"import torch; w = torch.load({place}, weights_only=True); {change}torch.save(w, {place})"
+    return f"python -c {shlex.quote(code)}"
