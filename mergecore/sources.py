@@ -54,10 +54,12 @@ def open_model(reference: str, registry: Registry) -> Checkpoint:
         raise ModelError(f"{reference}: there is no such folder; give the path of a model folder with its config.json")
     config = _read_config(folder)
     files, index = _weight_files(folder)
+    suffixes = dict.fromkeys(path.suffix for path in files)
+    formats = {suffix: registry.provide("readers", suffix.removeprefix(".")) for suffix in suffixes}
     readers: list[Reader] = []
     try:
         for path in files:
-            readers.append(registry.provide("readers", path.suffix.removeprefix("."))(path))
+            readers.append(formats[path.suffix](path))
         owners = _owners(files, readers)
         tensors = {name: reader.tensors[name] for name, reader in owners.items()}
         if index is not None:

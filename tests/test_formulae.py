@@ -1,27 +1,31 @@
-"""Every first-party method on every architecture equals an independent float64 computation, and its output loads."""
+"""Merges by every method on every architecture equal an independent computation, load, and depend on nothing else."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import oracle
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from merges import CASES, RECIPES, check_loads, largest_error, recipe_of, source
+from safetensors.torch import load_file, save_file
+from tiny import FAMILIES, Tiny, layers
+from torch import Tensor
 
 import mergecore
-
-from . import oracle
-from .tiny import FAMILIES, Tiny, layers
+from mergecore.api import Work, torch_dtype
+from mergecore.builtin.threads import ThreadsExecutor
 
 LIMIT = 2e-6
 """Of an element's expected magnitude or, if larger, of its tensor's root mean square."""
-ROUNDED = 2.0**-8
-"""Half a step of bfloat16, at worst, of an element's magnitude."""
-
-UNTIED = [family for family in FAMILIES if "tied" not in family]
-Models = Sequence[str]
+WIDE = {"vocab_size": 1500}
+"""Makes an embedding of 36,000 elements: more than two of the smallest tiles."""
 
 
 @pytest.fixture(scope="session")
@@ -29,181 +33,210 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     return Tiny(tmp_path_factory.mktemp("tiny"))
 
 
-def source(model: str, layer_range: tuple[int, int] | None = None, **parameters: Any) -> dict[str, Any]:
-    """One entry of `models` or of a slice's `sources`."""
-    entry: dict[str, Any] = {"model": model}
-    if layer_range is not None:
-        entry["layer_range"] = list(layer_range)
-    return {**entry, "parameters": parameters} if parameters else entry
+def tensors(folder: Path | str) -> dict[str, Tensor]:
+    return {name: item for file in sorted(Path(folder).glob("*.safetensors")) for name, item in load_file(file).items()}
 
 
-def only(text: str, value: Any) -> dict[str, Any]:
-    """A value for the weights with `text` in their names."""
-    return {"filter": text, "value": value}
+def config_of(folder: Path | str) -> dict[str, Any]:
+    return json.loads(Path(folder, "config.json").read_text())
 
 
-def rest(value: Any) -> dict[str, Any]:
-    """A value for all weights that no earlier filter took."""
-    return {"value": value}
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    """Whether names, dtypes, shapes and every bit agree."""
+    return one.keys() == other.keys() and all(
+        one[name].dtype == other[name].dtype
+        and one[name].shape == other[name].shape
+        and torch.equal(one[name].flatten().view(torch.uint8), other[name].flatten().view(torch.uint8))
+        for name in one
+    )
 
 
-def linear(models: Models, n: int) -> dict[str, dict[str, Any]]:
-    """Linear recipes for a base, three fine-tunes and their number of layers."""
-    base, a, b, c = models
-    steps = [only("mlp", [0.1, 0.9, 0.4]), only("layers.1.", 0.7), rest(0.5)]
-    return {
-        "plain": {"models": [source(a, weight=0.6), source(b, weight=0.3), source(c, weight=0.4)]},
-        "gradients and filters": {
-            "models": [source(a, weight=steps), source(b, weight=[1, 0.25])],
-            "base_model": base,  # an input like the others
-            "parameters": {"weight": 0.2, "normalize": [only("norm", [False, True]), only("mlp.", False)]},
-        },
-        "slices at four levels": {
-            "modules": {
-                "default": {
-                    "slices": [
-                        {
-                            "sources": [source(a, (0, n - 1)), source(b, (1, n), weight=[only("layers.1.", 0.9)])],
-                            "parameters": {"weight": [only("mlp", [0.2, 0.8])]},
-                        },
-                        {"sources": [source(c, (0, 1), weight=only("layers.0.", 0.3)), source(a, (n - 1, n))]},
-                        {"sources": [source(b, (0, n)), source(b, (0, n))], "parameters": {"weight": [0.1, 0.7]}},
-                    ],
-                    "parameters": {"weight": only("norm", 0.35), "normalize": only(f"layers.{n - 1}.", False)},
-                }
-            },
-            "parameters": {"weight": [only("embed", 0.8), rest([0.6, 0.5])], "normalize": True},
-        },
-    }
-
-
-def slerp(models: Models, n: int) -> dict[str, dict[str, Any]]:
-    """SLERP recipes, as above."""
-    base, a, b, c = models
-    steps = [only("mlp", [0, 0.5, 0.3, 1]), only("norm", [1, 0]), rest(0.4)]
-    pair = [source(b, (0, n)), source(base, (0, n))]
-    return {
-        "plain": {"models": [source(base), source(c)], "base_model": base, "parameters": {"t": 0.35}},
-        "gradients and filters": {"models": [source(b)], "base_model": a, "parameters": {"t": steps}},
-        "slices with bases of their own": {
-            "base_model": base,
-            "slices": [
-                {"sources": pair, "parameters": {"t": [only("layers.1.", 0.9), only("mlp", [0.2, 0.7])]}},
-                {"sources": [source(a, (0, n - 1)), source(c, (1, n))], "base_model": c},
-                {"sources": [source(base, (n - 1, n)), source(c, (0, 1))]},
-            ],
-            "parameters": {"t": [only(f"layers.{n}.", 0.8), only(f"layers.{2 * n - 1}.", [1, 0.25]), rest([0.1, 0.6])]},
-        },
-    }
-
-
-def task_arithmetic(models: Models, n: int) -> dict[str, dict[str, Any]]:
-    """Task arithmetic recipes, as above."""
-    base, a, b, c = models
-    steps = [only("layers.0.", 1.3), only("mlp", [1, -0.4])]
-    return {
-        "plain": {
-            "models": [source(a, weight=0.5), source(b, weight=0.8), source(c, weight=-0.3)],
-            "base_model": base,
-            "parameters": {"lambda": 0.7},
-        },
-        "gradients and filters": {
-            "models": [source(base), source(a, weight=steps), source(c, weight=[0.2, 1.1, 0.6])],
-            "base_model": base,
-            "parameters": {"weight": 0.9, "normalize": only("mlp", [True, False]), "lambda": [1, 0.5]},
-        },
-        "slices": {
-            "base_model": base,
-            "slices": [
-                {
-                    "sources": [source(a, (0, n - 1), weight=steps), source(base, (1, n)), source(b, (1, n))],
-                    "parameters": {"weight": [0.3, 0.9], "lambda": [only("norm", 2), rest([1, 0.5])]},
-                },
-                {"sources": [source(a, (n - 1, n)), source(c, (0, 1), weight=only("layers.0.", 0.6))], "base_model": a},
-            ],
-            "parameters": {"weight": 1.2, "normalize": [only(f"layers.{n - 1}.", True), rest(False)]},
-        },
-    }
-
-
-def ties(models: Models, n: int) -> dict[str, dict[str, Any]]:
-    """TIES recipes, as above."""
-    base, a, b, c = models
-    trio = [source(a, density=0.5), source(b, density=0, weight=0.7), source(c, density=1, weight=0.2)]
-    steps = [only("mlp", [1, 0.2]), only("layers.0.", 0.01), rest(0.6)]
-    return {
-        "plain": {"models": trio, "base_model": base},
-        "rescaled sums": {
-            "models": [source(a, density=0.3), source(b, density=0.5, weight=0.4), source(c, weight=-0.2)],
-            "base_model": base,
-            "parameters": {"rescale": True, "normalize": False, "lambda": 1.5},
-        },
-        "gradients and filters": {
-            "models": [source(a, density=steps), source(b, weight=[0.4, 1.4]), source(c, density=0.8)],
-            "base_model": base,
-            "parameters": {
-                "density": [only("self_attn", [0, 0.5, 1]), rest(0.45)],
-                "rescale": [True, False],
-                "normalize": [only("norm", False), only("mlp", [False, True])],
-                "lambda": [only("down", 0.5), rest([1, 1.5])],
-            },
-        },
-        "slices": {
-            "base_model": base,
-            "slices": [
-                {
-                    "sources": [source(a, (0, n - 1), density=steps), source(b, (1, n)), source(base, (0, n - 1))],
-                    "parameters": {"density": [0.9, 0.3], "rescale": only("mlp", True)},
-                },
-                {"sources": [source(c, (n - 1, n), weight=0.5), source(b, (0, 1)), source(a, (0, 1))], "base_model": b},
-            ],
-            "parameters": {"density": 0.5, "lambda": [only(f"layers.{n - 1}.", 0.6), rest([0.8, 1])]},
-        },
-    }
-
-
-def passthrough(models: Models, n: int) -> dict[str, dict[str, Any]]:
-    """Passthrough recipes, as above."""
-    base, a, b, c = models
-    steps = [only("layers.0.", 0.5), only("norm", [1, 2, 4]), rest(1)]
-    return {
-        "plain": {"models": [source(a)]},
-        "gradients and filters": {"models": [source(b, scale=[only("down", 0), only("mlp", [1, 2, 4]), rest(1.1)])]},
-        "stacked and repeated layers": {
-            "slices": [
-                {"sources": [source(a, (0, n - 1))]},
-                {"sources": [source(b, (1, n), scale=steps)]},
-                *[{"sources": [source(base, (0, 1), scale=steps)], "parameters": {"scale": 3}}] * 2,
-                {"sources": [source(c, (0, n))], "parameters": {"scale": [only("layers.1.", 0.7), rest([1, 0.3])]}},
-            ]
-        },
-    }
-
-
-RECIPES: dict[str, Callable[[Models, int], dict[str, dict[str, Any]]]] = {
-    item.__name__: item for item in (linear, slerp, task_arithmetic, ties, passthrough)
-}
-CASES = [(method, label) for method, recipes in RECIPES.items() for label in recipes("0123", 4)]
-
-
-def largest_error(recipe: dict[str, Any], out: Path) -> float:
-    """Run a recipe; the largest relative error over the tensors of the output, which must be those expected."""
-    mergecore.run(recipe, out)
-    got, expected = oracle.read(out), oracle.merge(recipe)
-    assert set(got) == set(expected)
-    return max(oracle.error(got[name], expected[name]) for name in expected)
-
-
-def check_loads(out: Path) -> None:
-    """transformers takes the whole output, nothing more and nothing less, and can run it."""
-    model, report = AutoModelForCausalLM.from_pretrained(out, output_loading_info=True)
-    assert not any(report.values()), report
-    assert model(torch.arange(6)[None]).logits.isfinite().all()
+def rewritten(model: str, folder: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> str:
+    """A copy of a checkpoint with its tensors changed."""
+    folder.mkdir()
+    (folder / "config.json").write_text(Path(model, "config.json").read_text())
+    save_file(change(tensors(model)), folder / "model.safetensors", metadata={"format": "pt"})
+    return str(folder)
 
 
 @pytest.mark.parametrize(("method", "label"), CASES, ids=lambda value: value.replace(" ", "-"))
-@pytest.mark.parametrize("family", UNTIED)
+@pytest.mark.parametrize("family", [family for family in FAMILIES if "tied" not in family])
 def test_merge_equals_the_formula_and_loads(tiny: Tiny, tmp_path: Path, family: str, method: str, label: str) -> None:
-    recipe = {"merge_method": method, **RECIPES[method](tiny.all(family), layers(family))[label]}
-    assert largest_error(recipe, tmp_path / "out") < LIMIT
+    made = recipe_of(method, label, tiny.all(family), layers(family))
+    assert largest_error(made, tmp_path / "out") < LIMIT
     check_loads(tmp_path / "out")
+
+
+@pytest.mark.parametrize("family", [family for family in FAMILIES if "tied" in family])
+def test_models_with_tied_heads_stay_tied(tiny: Tiny, tmp_path: Path, family: str) -> None:
+    out = tmp_path / "out"
+    assert largest_error(recipe_of("ties", "slices", tiny.all(family), layers(family)), out) < LIMIT
+    assert not {"lm_head.weight", "embed_out.weight"} & set(tensors(out))
+    assert config_of(out)["tie_word_embeddings"] is True
+    check_loads(out)
+
+
+@pytest.mark.parametrize("family", ["llama-tied", "gpt_neox-tied", "phi-tied"])
+def test_a_tied_head_is_merged_as_its_embedding_where_another_model_has_a_head(
+    tiny: Tiny, tmp_path: Path, family: str
+) -> None:
+    models = [tiny(family, 1), tiny(family, 2, tie_word_embeddings=False)]
+    mixed = {"merge_method": "slerp", "models": [source(models[1])], "base_model": models[0], "parameters": {"t": 0.3}}
+    assert largest_error(mixed, tmp_path / "out") < LIMIT
+    assert {"lm_head.weight", "embed_out.weight"} & set(tensors(tmp_path / "out"))
+    assert config_of(tmp_path / "out")["tie_word_embeddings"] is False
+    check_loads(tmp_path / "out")
+
+
+def test_gradients_go_over_the_layers_and_stay_at_their_start_outside(tiny: Tiny, tmp_path: Path) -> None:
+    model, out = tiny("llama"), tmp_path / "out"
+    mergecore.run({"merge_method": "passthrough", "models": [source(model, scale=[1, 2, 4])]}, out)
+    before, after = oracle.read(model), oracle.read(out)
+    factors = {name: float((after[name] / before[name]).mean()) for name in before}
+    for layer, factor in enumerate([1, 5 / 3, 8 / 3, 4]):
+        assert factors[f"model.layers.{layer}.mlp.up_proj.weight"] == pytest.approx(factor)
+    for name in ("model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"):
+        assert factors[name] == 1
+
+
+@pytest.mark.parametrize(("family", "buffers"), [
+    ("llama", {"self_attn.rotary_emb.inv_freq": torch.linspace(0.1, 1, 4)}),
+    ("mistral", {"self_attn.rotary_emb.inv_freq": torch.linspace(0.1, 1, 4)}),
+    ("gpt_neox", {
+        "attention.bias": torch.ones(1, 1, 8, 8, dtype=torch.bool).tril(),
+        "attention.masked_bias": torch.tensor(-1e9),
+        "attention.rotary_emb.inv_freq": torch.linspace(0.1, 1, 4),
+    }),
+])  # fmt: skip
+def test_buffers_of_old_checkpoints_are_kept_and_load(
+    tiny: Tiny, tmp_path: Path, family: str, buffers: dict[str, Tensor]
+) -> None:
+    def with_buffers(stored: dict[str, Tensor]) -> dict[str, Tensor]:
+        prefixes = [name.removesuffix("input_layernorm.weight") for name in stored if "input_layernorm.w" in name]
+        return {**stored, **{prefix + name: value.clone() for prefix in prefixes for name, value in buffers.items()}}
+
+    folders = [rewritten(tiny(family, number), tmp_path / str(number), with_buffers) for number in (0, 1)]
+    models = [source(folder, weight=0.5) for folder in folders]
+    mergecore.run({"merge_method": "linear", "models": models}, tmp_path / "out")
+    before, after = tensors(folders[0]), tensors(tmp_path / "out")
+    added = before.keys() - tensors(tiny(family)).keys()
+    assert len(added) == len(buffers) * layers(family)
+    assert same({name: before[name] for name in added}, {name: after[name] for name in added})
+    check_loads(tmp_path / "out")
+
+
+def test_qwen_of_the_first_generation_is_known(tmp_path: Path) -> None:
+    config = {"architectures": ["QWenLMHeadModel"], "model_type": "qwen", "num_hidden_layers": 2}
+    parts = ["ln_1.weight", "attn.c_attn.weight", "attn.c_attn.bias", "attn.c_proj.weight", "ln_2.weight"]
+    parts += ["mlp.w1.weight", "mlp.w2.weight", "mlp.c_proj.weight"]
+    names = ["transformer.wte.weight", "transformer.ln_f.weight", "lm_head.weight"]
+    names += [f"transformer.h.{layer}.{part}" for layer in (0, 1) for part in parts]
+    for number in (0, 1):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "config.json").write_text(json.dumps(config))
+        save_file({name: torch.randn(4, 3) for name in names}, folder / "model.safetensors")
+    pieces = [{"sources": [source(str(tmp_path / number), (0, 2), scale=[1, 2])]} for number in "01"]
+    assert largest_error({"merge_method": "passthrough", "slices": pieces}, tmp_path / "out") < LIMIT
+
+
+@pytest.mark.parametrize("family", ["qwen2", "qwen3"])
+def test_slices_cut_the_list_of_layer_types(tiny: Tiny, tmp_path: Path, family: str) -> None:
+    model, n = tiny(family), layers(family)
+    pieces = [{"sources": [source(model, span)]} for span in [(n - 1, n), (0, n), (n - 1, n)]]
+    mergecore.run({"merge_method": "passthrough", "slices": pieces}, tmp_path / "out")
+    kinds = config_of(model)["layer_types"]
+    assert len(set(kinds)) == 2
+    assert config_of(tmp_path / "out")["layer_types"] == [kinds[-1], *kinds, kinds[-1]]
+
+
+@pytest.mark.parametrize("method", RECIPES)
+def test_shards_change_no_byte_and_load(tiny: Tiny, tmp_path: Path, method: str) -> None:
+    whole = recipe_of(method, "gradients and filters", tiny.all("phi"), layers("phi"))
+    parts = recipe_of(method, "gradients and filters", tiny.all("phi", shard="20KB"), layers("phi"))
+    mergecore.run(whole, tmp_path / "whole")
+    mergecore.run(parts, tmp_path / "parts", shard_bytes=15_000)
+    assert len(list(Path(tiny("phi", shard="20KB")).glob("*.safetensors"))) > 1
+    assert len(list((tmp_path / "parts").glob("*.safetensors"))) > 1
+    assert same(tensors(tmp_path / "whole"), tensors(tmp_path / "parts"))
+    check_loads(tmp_path / "parts")
+
+
+@pytest.mark.parametrize("method", RECIPES)
+def test_bfloat16_is_rounded_once_at_the_end(tiny: Tiny, tmp_path: Path, method: str) -> None:
+    made = recipe_of(method, "gradients and filters", tiny.all("mistral", dtype="bfloat16"), layers("mistral"))
+    mergecore.run(made, tmp_path / "half")
+    mergecore.run({**made, "dtype": "float32"}, tmp_path / "float")
+    half, expected = tensors(tmp_path / "half"), oracle.merge(made)
+    assert {item.dtype for item in half.values()} == {torch.bfloat16}
+    for name, exact in oracle.read(tmp_path / "float").items():
+        assert oracle.error(exact, expected[name]) < LIMIT
+        assert torch.equal(half[name], torch.from_numpy(exact).float().bfloat16())
+    check_loads(tmp_path / "half")
+
+
+@pytest.mark.parametrize(("method", "parameters"), [
+    ("linear", {"weight": 0.5}),
+    ("slerp", {"t": 0.25}),
+    ("task_arithmetic", {"weight": [0.7, 0.4], "normalize": True, "lambda": 1.3}),
+    ("ties", {"density": [0.2, 0.9], "weight": 0.7, "rescale": True, "lambda": 1.3}),
+    ("passthrough", {}),
+])  # fmt: skip
+def test_a_model_merged_with_itself_on_itself_is_the_same_bit_for_bit(
+    tiny: Tiny, tmp_path: Path, method: str, parameters: dict[str, Any]
+) -> None:
+    model = tiny("phi", 1)
+    models = [source(model)] if method == "passthrough" else [source(model), source(model)]
+    base = {} if method in ("linear", "passthrough") else {"base_model": model}
+    mergecore.run({"merge_method": method, "models": models, **base, "parameters": parameters}, tmp_path / "out")
+    assert same(tensors(tmp_path / "out"), tensors(model))
+
+
+def made_by(executor: ThreadsExecutor, workers: int, made: dict[str, Any]) -> dict[str, Tensor]:
+    """A recipe's tensors as an executor writes them."""
+    plan = mergecore.plan(made)
+    result = {name: torch.empty(info.elements, dtype=torch_dtype(info.dtype)) for name, info in plan.tensors.items()}
+
+    def write(name: str, start: int, data: Tensor) -> None:
+        result[name][start : start + data.numel()] = data
+
+    def read(item: Any, start: int, out: Tensor) -> None:
+        plan.checkpoints[item.model].read(item.tensor, start, out)
+
+    executor.run(Work(plan.jobs, read, write, lambda _: None, lambda _: None, memory=2**26, workers=workers))
+    plan.close()
+    return result
+
+
+@pytest.mark.parametrize("method", RECIPES)
+def test_tiles_and_threads_change_no_byte(tiny: Tiny, method: str) -> None:
+    made = recipe_of(method, "gradients and filters", tiny.all("llama", **WIDE), layers("llama"))
+    expected = made_by(ThreadsExecutor(tile_elements=2**20), 1, made)
+    assert max(item.numel() for item in expected.values()) > 2**15
+    for tile in (2**14, 2**20):
+        for workers in (1, 2, 4):
+            assert same(made_by(ThreadsExecutor(tile_elements=tile), workers, made), expected)
+
+
+@pytest.mark.parametrize("tile", [2**14, 2**20])
+def test_of_equal_magnitudes_the_first_are_kept_whatever_the_tiles(tiny: Tiny, tmp_path: Path, tile: int) -> None:
+    def coarse(stored: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: (item * 16).round() / 16 for name, item in stored.items()}  # differences have few values
+
+    base, other = (rewritten(tiny("llama", n, **WIDE), tmp_path / str(n), coarse) for n in (0, 3))
+    made = {"merge_method": "ties", "models": [source(other)], "base_model": base, "parameters": {"density": 0.1}}
+    expected = oracle.merge(made)
+    for name, got in made_by(ThreadsExecutor(tile_elements=tile), 1, made).items():
+        assert torch.equal(got.double(), torch.from_numpy(expected[name]).flatten())
+
+
+def test_hash_seeds_change_no_byte(tiny: Tiny, tmp_path: Path) -> None:
+    text = json.dumps(recipe_of("ties", "slices", tiny.all("qwen2"), layers("qwen2")))
+    (tmp_path / "recipe.yml").write_text(text)
+    running = []
+    for seed in ("0", "1"):
+        command = [sys.executable, "-m", "mergecore", "run", str(tmp_path / "recipe.yml"), str(tmp_path / seed / "out")]
+        running.append(subprocess.Popen(command, env={**os.environ, "PYTHONHASHSEED": seed}, stderr=subprocess.DEVNULL))
+    assert [process.wait() for process in running] == [0, 0]
+    folders = [{path.name: path.read_bytes() for path in (tmp_path / seed / "out").iterdir()} for seed in ("0", "1")]
+    assert folders[0] == folders[1]

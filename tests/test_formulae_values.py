@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import oracle
 import pytest
 import torch
 from mergecore_linear import Linear
@@ -17,8 +18,6 @@ from mergecore_ties import Ties
 from torch import Tensor
 
 from mergecore.api import Context, DeltaMethod, WeightMethod
-
-from . import oracle
 
 METHODS: dict[str, type[WeightMethod | DeltaMethod]] = {
     "linear": Linear,
@@ -64,9 +63,14 @@ MATRICES: list[Case] = [  # (method, parameters, models with a base first, resul
     ("passthrough", {"scale": (2.0,)}, [M], [[1.42, -0.72, 3.0], [-0.44, 1.44, -2.3]]),
 ]
 
+NEARLY_PARALLEL = [(1 + math.cos(0.03)) / 2, math.sin(0.03) / 2]
+"""The middle of the straight line between two directions 0.03 apart."""
+
 EDGES: list[Case] = [
     ("slerp", {"t": 0.5}, [[0.0, 0.0], [3.0, -4.0]], [3 * math.sqrt(0.5), -4 * math.sqrt(0.5)]),  # no direction
     ("slerp", {"t": 0.25}, [[-1.0], [1.0]], [-0.5]),  # opposite: a straight line
+    ("slerp", {"t": 0.5}, [[1.0, 0.0], [math.cos(0.04), math.sin(0.04)]], [math.cos(0.02), math.sin(0.02)]),
+    ("slerp", {"t": 0.5}, [[1.0, 0.0], [math.cos(0.03), math.sin(0.03)]], NEARLY_PARALLEL),
     ("slerp", {"t": 1.5}, [[1.0, 0.0], [0.0, 1.0]], [-math.sqrt(0.5), math.sqrt(0.5)]),  # t goes beyond the models
     ("linear", {"weight": (1.0, -1.0)}, [[1.0], [2.0]], [-math.inf]),  # weights that cancel
     ("task_arithmetic", {"weight": (1.0, -1.0), "normalize": True}, [[0.0], [1.0], [2.0]], [-1.0]),

@@ -39,9 +39,9 @@ def test_streams_differ_and_are_unrelated(other):
 
 def test_numbers_are_uniform_and_neighbours_unrelated():
     x = uniform("key", 0, N)
-    assert 0 <= x.min() and x.max() < 1
+    assert x.min() >= 0 and x.max() < 1
     assert abs(x.mean() - 0.5) < 5 / (12 * N) ** 0.5
-    for numbers in (x, x[::2], x[::4096].repeat(64)[: N // 4096]):
+    for numbers in (x, x[::2], x[::64]):
         bins = 64
         expected = len(numbers) / bins
         chi = ((torch.histc(numbers, bins, 0, 1) - expected) ** 2 / expected).sum()

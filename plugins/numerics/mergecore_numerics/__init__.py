@@ -1,0 +1,39 @@
+"""Maths that merge methods share, on torch tensors that may be seen whole or tile by tile."""
+
+from mergecore_numerics.deltas import l1_scales, plain_sum
+from mergecore_numerics.lazily import Mapped
+from mergecore_numerics.selection import Cut, keep_largest, largest
+from mergecore_numerics.signs import agreeing_sum, elect_sign
+from mergecore_numerics.sphere import (
+    CANCELLED,
+    cosines,
+    gram,
+    joined,
+    norm_of_sum,
+    row_gram,
+    row_sums,
+    weighted_sum,
+)
+from mergecore_numerics.sums import BLOCK, absolute_sums, dots
+
+__all__ = [
+    "BLOCK",
+    "CANCELLED",
+    "Cut",
+    "Mapped",
+    "absolute_sums",
+    "agreeing_sum",
+    "cosines",
+    "dots",
+    "elect_sign",
+    "gram",
+    "joined",
+    "keep_largest",
+    "l1_scales",
+    "largest",
+    "norm_of_sum",
+    "plain_sum",
+    "row_gram",
+    "row_sums",
+    "weighted_sum",
+]

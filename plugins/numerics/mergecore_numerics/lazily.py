@@ -1,0 +1,29 @@
+"""Tiles that are computed from other tiles when they are asked for."""
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
+
+from torch import Tensor
+
+
+class Mapped(Sequence[Sequence[Tensor]]):
+    """`function(tile, offset)` of every tile, computed at each access, so that a pass needs the memory of one tile.
+
+    `offset` is the flat index of the tile's first element; all tiles but the last have the length of the first.
+    """
+
+    def __init__(
+        self, tiles: Sequence[Sequence[Tensor]], function: Callable[[Sequence[Tensor], int], Sequence[Tensor]]
+    ) -> None:
+        self._tiles, self._function = tiles, function
+
+    def __len__(self) -> int:
+        return len(self._tiles)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._function(self._tiles[index], index * self._length if index else 0)
+
+    @cached_property
+    def _length(self) -> int:
+        return self._tiles[0][0].numel()

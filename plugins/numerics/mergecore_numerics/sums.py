@@ -1,0 +1,65 @@
+"""Streaming sums over a tensor whose results do not depend on how it is cut into tiles."""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+
+from torch import Tensor
+
+BLOCK = 2**14
+"""Elements that are added up on their own: the length of every tile but the last must be a multiple of it."""
+
+_CHUNK = 8 * BLOCK  # worked on at once: it stays in cache, and bounds the memory where a tile is a whole tensor
+_PART = 256  # added up in the tensors' own dtype: longer sums of equal numbers lose more than the products have lost
+_TINY = 1e-25  # underflow may have taken more than 1e-7 of a float32 block sum below this
+
+
+def dots(tiles: Sequence[Sequence[Tensor]], pairs: Sequence[tuple[int, int]]) -> list[float]:
+    """Dot products of pairs of models, in one pass over the tiles; a pair `(j, j)` gives a squared norm.
+
+    `tiles[i]` holds one flat CPU tensor a model, float32 or float64, of a multiple of BLOCK elements but in the last
+    tile. Blocks of BLOCK elements are added up on their own, and their sums in order in float64: the result is the
+    same, bit for bit, for every tiling and number of threads. Products and their first few sums are float32 where the
+    tensors are; the error is below 1e-7 of the product of the two norms. Blocks where that overflows or underflows are
+    added up in float64. NaN and infinity propagate.
+    """
+    sums = [0.0] * len(pairs)
+    for index in range(len(tiles)):
+        tile = tiles[index]
+        for place, (left, right) in enumerate(pairs):
+            # Not sum(), which compensates since Python 3.12: other versions would give other bits.
+            for block in _block_sums(tile[left], tile[right]):
+                sums[place] += block
+    return sums
+
+
+def absolute_sums(tiles: Iterable[Sequence[Tensor]]) -> list[float]:
+    """The L1 norm of each model's tensor, in one pass over the tiles (as for `dots`); no tiles give no norms."""
+    sums: list[float] = []
+    for tile in tiles:
+        sums = sums or [0.0] * len(tile)
+        for place, values in enumerate(tile):
+            for start in range(0, values.numel(), _CHUNK):
+                piece = values[start : start + _CHUNK]
+                for block in _block_sums(piece, piece.sign()):
+                    sums[place] += block
+    return sums
+
+
+def _block_sums(one: Tensor, other: Tensor) -> Iterator[float]:
+    """The dot product of every block of two flat tensors, with the incomplete one at the end."""
+    whole = one.numel() - one.numel() % BLOCK
+    for start in range(0, whole, _CHUNK):
+        stop = min(start + _CHUNK, whole)
+        yield from _row_sums(one[start:stop].view(-1, BLOCK), other[start:stop].view(-1, BLOCK))
+    if whole < one.numel():
+        yield _exact_sum(one[whole:], other[whole:])
+
+
+def _row_sums(one: Tensor, other: Tensor) -> Iterator[float]:
+    parts = (one * other).view(-1, BLOCK // _PART, _PART).sum(2)
+    for row, total in enumerate(parts.double().sum(1).tolist()):
+        yield total if _TINY < abs(total) < math.inf else _exact_sum(one[row], other[row])
+
+
+def _exact_sum(one: Tensor, other: Tensor) -> float:
+    return (one.double() * other.double()).sum().item()
