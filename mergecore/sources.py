@@ -113,12 +113,12 @@ def _weight_files(folder: Path) -> tuple[list[Path], Path | None]:
     for suffix in dict.fromkeys(("safetensors", *(plugin.name for plugin in listed("readers")))):
         single = next((path for stem in STEMS if (path := folder / f"{stem}.{suffix}").exists()), None)
         index = next((path for stem in STEMS if (path := folder / f"{stem}.{suffix}.index.json").exists()), None)
-        if single and index:
-            raise ModelError(
-                f"{folder}: has both {single.name} and {index.name}, which different tools prefer; remove the stale one"
-            )
         if index:
-            return _shards(index), index
+            shards = _shards(index)
+            if single and shards != [single]:
+                both = f"{single.name} and {index.name}, which different tools prefer"
+                raise ModelError(f"{folder}: has both {both}; remove the stale one")
+            return shards, index
         others = sorted(path for path in folder.glob(f"*.{suffix}") if not path.name.startswith(NOT_WEIGHTS))
         if single or len(others) == 1:
             return [single or others[0]], None

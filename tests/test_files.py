@@ -116,7 +116,8 @@ def nest_config(folder):
 
 
 def both(folder):
-    (folder / "model.safetensors.index.json").write_text(index_of({"x": "model.safetensors"}))
+    save_file({"x": torch.ones(1)}, folder / "part.safetensors")
+    (folder / "model.safetensors.index.json").write_text(index_of({"x": "part.safetensors"}))
 
 
 def missing_shard(folder):
@@ -184,6 +185,13 @@ def test_stray_copies_beside_the_checkpoint_are_not_read(tmp_path):
     folder = write_model(tmp_path / "model", 1)
     save_file({"x": torch.ones(1)}, folder / "consolidated.safetensors")
     assert "x" not in open_model(str(folder), Registry(print)).tensors
+
+
+def test_an_index_of_a_single_file_is_no_contradiction(tmp_path):
+    folder = write_model(tmp_path / "model", 1)
+    names = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors.index.json").write_text(index_of(dict.fromkeys(names, "model.safetensors")))
+    assert open_model(str(folder), Registry(print)).tensors.keys() == names.keys()
 
 
 def test_a_path_with_any_characters_is_a_path(tmp_path, monkeypatch):

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from mergecore_numerics import Cut, absolute_sums, agreeing_sum, keep_largest, largest
+from mergecore_numerics import Cut, agreeing_sum, keep_largest, l1_scales, largest
 from torch import Tensor
 
 from mergecore.api import Context, DeltaMethod, PerModel, Tile, param
-
-VANISHING = 1e-7
-"""A norm below this is not divided by."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,26 +34,23 @@ class Ties(DeltaMethod):
     def measure(self, tiles: Sequence[Sequence[Tensor]], ctx: Context) -> tuple[list[Cut], list[float]]:
         """Where each task vector is cut off, and what scales the rest back where `rescale`."""
         total = math.prod(ctx.shape)
-        counts = [total if density >= 1 else max(1, int(density * total)) if density > 0 else 0 for density in self.density]
-        cuts = largest(tiles, counts) if any(count < total for count in counts) else [Cut(0.0, total - 1) for _ in counts]
-        if not self.rescale:
-            return cuts, [1.0] * len(cuts)
-        norms = absolute_sums(_with_kept(tiles, cuts))
-        whole, kept = norms[: len(cuts)], norms[len(cuts) :]
-        return cuts, [a / b if min(a, b) >= VANISHING else 1.0 for a, b in zip(whole, kept, strict=True)]
+        counts = [_kept(density, total) for density in self.density]
+        cuts = largest(tiles, counts) if min(counts) < total else [Cut(0.0, total - 1)] * len(counts)
+        scales = l1_scales(tiles, partial(_keep, cuts)) if self.rescale else [1.0] * len(cuts)
+        return cuts, scales
 
     def merge(self, deltas: Sequence[Tensor], ctx: Context) -> Tensor:
         cuts, scales = ctx.measured
-        kept = [
-            keep_largest(delta, cut, ctx.offset).mul_(weight * scale)
-            for delta, cut, weight, scale in zip(deltas, cuts, self.weight, scales, strict=True)
-        ]
+        kept = _keep(cuts, deltas, ctx.offset)
+        for tensor, weight, scale in zip(kept, self.weight, scales, strict=True):
+            tensor.mul_(weight * scale)
         return agreeing_sum(kept, self.weight, self.normalize).mul_(self.lambda_)
 
 
-def _with_kept(tiles: Sequence[Sequence[Tensor]], cuts: Sequence[Cut]) -> Iterator[Sequence[Tensor]]:
-    """Tiles of the task vectors, followed in each by what is kept of them."""
-    offset = 0
-    for deltas in tiles:
-        yield [*deltas, *(keep_largest(delta, cut, offset) for delta, cut in zip(deltas, cuts, strict=True))]
-        offset += deltas[0].numel()
+def _kept(density: float, total: int) -> int:
+    """How many of `total` entries a density keeps: at least one, unless it is zero."""
+    return 0 if density == 0 else total if density == 1 else max(1, int(density * total))
+
+
+def _keep(cuts: Sequence[Cut], deltas: Sequence[Tensor], offset: int) -> list[Tensor]:
+    return [keep_largest(delta, cut, offset) for delta, cut in zip(deltas, cuts, strict=True)]

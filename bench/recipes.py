@@ -1,0 +1,72 @@
+"""Writes the recipe of each measured method, in the YAML that this tool and mergekit both read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method with the settings it is measured at; `weights` has one entry a model, the base not counted."""
+
+    models: int
+    takes_base: bool = True
+    lists_base: bool = False  # slerp names its base among the models
+    per_model: list[dict[str, float]] = field(default_factory=list)
+    shared: dict[str, float] = field(default_factory=dict)
+
+
+# Settings at which every tool computes the same tensors: sd-mecha's TIES knows no weights, so they are equal here.
+METHODS = {
+    "linear": Method(3, takes_base=False, per_model=[{"weight": 0.5}, {"weight": 0.3}, {"weight": 0.2}]),
+    "slerp": Method(1, lists_base=True, shared={"t": 0.4}),
+    "task_arithmetic": Method(2, per_model=[{"weight": 0.6}, {"weight": 0.4}]),
+    "ties": Method(2, per_model=[{"weight": 0.5, "density": 0.5}, {"weight": 0.5, "density": 0.5}]),
+    "passthrough": Method(1, takes_base=False),
+}
+
+
+@dataclass(frozen=True)
+class Merge:
+    """A recipe on disk with what it reads and writes."""
+
+    method: str
+    recipe: Path
+    inputs: list[Path]
+    bytes_in: int
+    bytes_out: int
+
+
+def weight_bytes(folder: Path) -> int:
+    """Bytes of the safetensors files of a checkpoint."""
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+
+
+def find_method(name: str) -> Method:
+    """The named method; raises SystemExit with the known names."""
+    if name not in METHODS:
+        raise SystemExit(f"No method called {name!r} is measured; type some of: {','.join(METHODS)}.")
+    return METHODS[name]
+
+
+def make_merge(name: str, checkpoints: list[Path], folder: Path) -> Merge:
+    """Writes FOLDER/NAME.yml over the first of `checkpoints`, base first; raises SystemExit on an unknown method."""
+    method = find_method(name)
+    used = checkpoints[: method.models + method.takes_base]
+    listed = used if method.lists_base or not method.takes_base else used[1:]
+    models: list[dict[str, Any]] = [{"model": str(path)} for path in listed]
+    for model, parameters in zip(models, method.per_model, strict=False):
+        model["parameters"] = parameters
+    recipe: dict[str, Any] = {"merge_method": name, "models": models, "dtype": "bfloat16"}
+    if method.takes_base:
+        recipe["base_model"] = str(used[0])
+    if method.shared:
+        recipe["parameters"] = method.shared
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{name}.yml"
+    file.write_text(yaml.safe_dump(recipe, sort_keys=False))
+    return Merge(name, file, used, sum(map(weight_bytes, used)), weight_bytes(used[0]))

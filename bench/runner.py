@@ -1,0 +1,155 @@
+"""Runs the chosen tools in turn over the same merges and keeps every single run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from checkpoints import WORK, make_checkpoints
+from machine import describe
+from measure import measure, torch_baseline, why_failed
+from outputs import Sample, difference, problem, sample
+from recipes import Merge, make_merge
+from tools import COPY, IMPORT_TORCH, OURS, Settings, Tool
+
+OUT = WORK / "out" / "merged"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is run: tools x shapes x methods, `rounds` times in turn.
+
+    A peer whose first round of a method took longer than `slow_seconds` is run `slow_rounds` times only. `cold` drops
+    the inputs from the page cache before each run; otherwise they are read once, so that every run finds them there.
+    """
+
+    shapes: tuple[str, ...]
+    methods: tuple[str, ...]
+    tools: tuple[Tool, ...]
+    rounds: int
+    layers: int | None = None
+    slow_seconds: float = 1e9
+    slow_rounds: int = 1
+    cold: bool = False
+    settings: Settings = field(default_factory=Settings)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of one tool; `failed` says why it does not count, `differs` how far it is from the first tool's."""
+
+    shape: str
+    method: str
+    tool: str
+    round: int
+    wall: float
+    cpu: float
+    peak_rss: int
+    peak_anon: int
+    bytes_moved: int
+    failed: str
+    differs: float | None
+
+
+def _files(merge: Merge) -> Iterator[Path]:
+    return (file for folder in merge.inputs for file in folder.glob("*.safetensors"))
+
+
+def _warm(merge: Merge) -> None:
+    for path in _files(merge):
+        with open(path, "rb", buffering=0) as file:
+            buffer = bytearray(8 << 20)
+            while file.readinto(buffer):
+                pass
+
+
+def _chill(merge: Merge) -> None:
+    for path in _files(merge):
+        handle = os.open(path, os.O_RDONLY)
+        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+        os.close(handle)
+
+
+def _clean() -> None:
+    """Removes the output and lets the disk come to rest, so that no run pays for the one before."""
+    shutil.rmtree(OUT.parent, ignore_errors=True)  # tools may keep unfinished work beside the output
+    OUT.parent.mkdir(parents=True)
+    os.sync()
+
+
+def _check(merge: Merge, tool: Tool, first: Sample | None) -> tuple[str, float | None, Sample | None]:
+    """What is wrong with the output, how far it is from the first tool's, and its sample."""
+    if not tool.merges:
+        return "", None, None
+    try:
+        written = sample(OUT)
+    except (OSError, ValueError, KeyError) as error:
+        return f"its output cannot be read: {error}", None, None
+    wrong = problem(written, sample(merge.inputs[0]))
+    return wrong, None if wrong or first is None else difference(written, first), written
+
+
+def _race(merge: Merge, shape: str, tools: tuple[Tool, ...], plan: Plan) -> Iterator[Run]:
+    """All rounds of one merge, the tools in turn."""
+    if not plan.cold:
+        _warm(merge)
+    firsts: dict[str, float] = {}
+    reference: Sample | None = None
+    given_up: set[str] = set()
+    for turn in range(plan.rounds):
+        for tool in tools:
+            slow = firsts.get(tool.name, 0.0) > plan.slow_seconds and tool.name not in (OURS, COPY)
+            if (slow and turn >= plan.slow_rounds) or tool.name in given_up:
+                continue
+            _clean()
+            if plan.cold:
+                _chill(merge)
+            usage = measure(tool.command(merge, OUT, plan.settings))
+            failed, differs, written = why_failed(usage), None, None
+            if not failed:
+                failed, differs, written = _check(merge, tool, reference)
+            if failed:
+                given_up.add(tool.name)
+            elif reference is None:
+                reference = written
+            firsts.setdefault(tool.name, usage.wall)
+            costs = (usage.wall, usage.cpu, usage.peak_rss, usage.peak_anon)
+            yield Run(shape, merge.method, tool.name, turn, *costs, merge.bytes_in + merge.bytes_out, failed, differs)
+
+
+def run(plan: Plan, name: str) -> dict[str, Any]:
+    """Carries out the plan, printing a line a run; the first merge, of a tiny model, shows the start-up time."""
+    WORK.mkdir(exist_ok=True)
+    machine = describe(WORK)
+    if isinstance(load := machine["load_before"], float) and load > 0.5:
+        print(f"Note: the machine is not quiet (load {load}); figures to be published need a quiet one.", flush=True)
+    baseline = {tool.name: torch_baseline(tool.python()) for tool in plan.tools if tool.merges}
+    runs: list[Run] = []
+    for shape in ("tiny", *plan.shapes):
+        layers, tools = (None, (IMPORT_TORCH, *plan.tools)) if shape == "tiny" else (plan.layers, plan.tools)
+        checkpoints = make_checkpoints(shape, layers=layers)
+        label = f"{shape}, layers: {layers}" if layers else shape
+        for method in ("linear",) if shape == "tiny" else plan.methods:
+            merge = make_merge(method, checkpoints, WORK / "recipes")
+            if shutil.disk_usage(WORK).free < 1.1 * merge.bytes_out:
+                raise SystemExit(f"The disk is too full for the output; type: rm -r {WORK}/models")
+            try:
+                for one in _race(merge, label, tools, plan):
+                    print(f"  {one.shape} {one.method} {one.tool}: {one.failed or f'{one.wall:.2f} s'}", flush=True)
+                    runs.append(one)
+            except KeyboardInterrupt:
+                print(f"Interrupted: leaving the rest of {method}, {label}; press again to stop now.", flush=True)
+            _clean()
+    settings = {"memory": plan.settings.memory, "rounds": plan.rounds, "cold": plan.cold}
+    shown = [asdict(one) for one in runs]
+    return {"name": name, "machine": machine, "settings": settings, "torch_anon": baseline, "runs": shown}
+
+
+def anon_above_torch(result: dict[str, Any]) -> int:
+    """The highest peak of anonymous memory of this tool above an interpreter with torch, in bytes."""
+    peaks = [one["peak_anon"] for one in result["runs"] if one["tool"] == OURS and not one["failed"]]
+    return max(peaks, default=0) - result["torch_anon"].get(OURS, 0)

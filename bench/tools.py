@@ -1,0 +1,113 @@
+"""The tools that are compared: how each is installed in an environment of its own and what to type to run a merge."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import venv
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from recipes import Merge
+
+HERE = Path(__file__).parent
+ENVS = HERE / ".envs"
+TORCH = "torch==2.13.0"  # the same for every tool, and installed first, so that no tool brings another
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the user chose for a run; `memory` is this tool's --memory."""
+
+    memory: str = "256MB"
+
+
+def _own_environment(name: str, requirement: str) -> str:
+    """The interpreter of bench/.envs/NAME, made with pip the first time; raises SystemExit when pip fails."""
+    folder = ENVS / name
+    python = folder / "bin" / "python"
+    stamp = folder / "ready"
+    wanted = f"{TORCH} {requirement}"
+    if stamp.exists() and stamp.read_text() == wanted:
+        return str(python)
+    print(f"Making the environment of {name} (once, some minutes) ...", flush=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    venv.create(folder, with_pip=True)
+    for packages in (TORCH, requirement):
+        if subprocess.run([str(python), "-m", "pip", "install", "--quiet", packages], check=False).returncode:
+            others = ",".join(tool for tool in TOOLS if tool != name)
+            raise SystemExit(f"pip could not install {packages} for {name}; go on without it: --tools {others}")
+    stamp.write_text(wanted)
+    return str(python)
+
+
+def _this_interpreter() -> str:
+    return sys.executable
+
+
+def _mergekit() -> str:
+    return _own_environment("mergekit", "mergekit==0.1.5")
+
+
+def _sd_mecha() -> str:
+    return _own_environment("sd-mecha", "sd-mecha==1.1.8")
+
+
+def _run_mergecore(merge: Merge, out: Path, settings: Settings) -> list[str]:
+    options = ["--memory", settings.memory, "--quiet", "--force"]
+    return ["-m", "mergecore", "run", str(merge.recipe), str(out), *options]
+
+
+def _run_mergekit(merge: Merge, out: Path, _: Settings) -> list[str]:
+    script = str(ENVS / "mergekit" / "bin" / "mergekit-yaml")
+    return [script, str(merge.recipe), str(out), "--quiet", "--no-copy-tokenizer"]  # these models have none
+
+
+def _run_sd_mecha(merge: Merge, out: Path, _: Settings) -> list[str]:
+    return [str(HERE / "sd_mecha_merge.py"), str(merge.recipe), str(out)]
+
+
+def _import_torch(*_: object) -> list[str]:
+    return ["-c", "import torch"]
+
+
+def _run_raw_copy(merge: Merge, out: Path, _: Settings) -> list[str]:
+    return [str(HERE / "raw_copy.py"), str(out), str(merge.bytes_out), *map(str, merge.inputs)]
+
+
+@dataclass(frozen=True)
+class Tool:
+    """One tool: the interpreter it runs in (made on demand) and its arguments; `merges` if its output is a model."""
+
+    name: str
+    python: Callable[[], str]
+    arguments: Callable[[Merge, Path, Settings], list[str]]
+    merges: bool = True
+
+    def command(self, merge: Merge, out: Path, settings: Settings) -> list[str]:
+        """The whole command line that merges into `out`."""
+        return [self.python(), *self.arguments(merge, out, settings)]
+
+
+OURS, PEER, COPY = "mergecore", "mergekit", "raw-copy"
+TOOLS = {
+    tool.name: tool
+    for tool in (
+        Tool(OURS, _this_interpreter, _run_mergecore),
+        Tool(PEER, _mergekit, _run_mergekit),
+        Tool("sd-mecha", _sd_mecha, _run_sd_mecha),
+        Tool(COPY, _this_interpreter, _run_raw_copy, merges=False),
+    )
+}
+# Runs beside the tiny model only: the start-up that no tool built on torch can avoid.
+IMPORT_TORCH = Tool("import torch", _this_interpreter, _import_torch, merges=False)
+
+
+def choose(names: str) -> list[Tool]:
+    """The tools of a comma-separated list; raises SystemExit with the known names."""
+    wanted = names.split(",")
+    if unknown := [name for name in wanted if name not in TOOLS]:
+        raise SystemExit(f"No tool is called {unknown[0]!r}; type some of: {','.join(TOOLS)}.")
+    return [TOOLS[name] for name in wanted]
