@@ -27,10 +27,11 @@ def plan(recipe: Path | str | Mapping[str, Any], *, memory: int | None = None) -
     Raises:
         mergecore.errors.InputError: whatever is wrong, as one sentence.
     """
-    from mergecore import planning, plugins, running
+    from mergecore import planning, running
     from mergecore import recipe as recipes
+    from mergecore.registry import Registry
 
-    return planning.make_plan(recipes.load_recipe(recipe), plugins.Registry(_warn), memory or running.spare_memory())
+    return planning.make_plan(recipes.load_recipe(recipe), Registry(_warn), memory or running.spare_memory())
 
 
 def run(
@@ -57,8 +58,9 @@ def run(
     Raises:
         mergecore.errors.MergecoreError: InputError for something to mend, RunError for a run that failed.
     """
-    from mergecore import planning, plugins, running
+    from mergecore import planning, running
     from mergecore import recipe as recipes
+    from mergecore.registry import Registry
 
     options = running.Options(
         memory=memory or running.spare_memory(),
@@ -67,7 +69,7 @@ def run(
         executor=executor,
         force=force,
     )
-    registry = plugins.Registry(_warn)
+    registry = Registry(_warn)
     made = planning.make_plan(recipes.load_recipe(recipe), registry, options.memory)
     try:
         return running.run_plan(made, Path(out), registry, options, lambda count: None, _warn)

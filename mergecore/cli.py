@@ -78,6 +78,7 @@ def run(
     from mergecore.planning import make_plan
     from mergecore.progress import Progress
     from mergecore.recipe import load_recipe
+    from mergecore.registry import Registry
     from mergecore.views import plan_view, print_plan
 
     options = running.Options(
@@ -87,7 +88,7 @@ def run(
         executor=executor,
         force=force,
     )
-    registry = plugins.Registry(warn)
+    registry = Registry(warn)
     plan = make_plan(load_recipe(recipe), registry, options.memory)
     try:
         if not quiet:
@@ -115,9 +116,10 @@ def plan_command(
     from mergecore import running, views
     from mergecore.planning import make_plan
     from mergecore.recipe import load_recipe
+    from mergecore.registry import Registry
 
     budget = size(memory, "--memory") if memory else running.spare_memory()
-    plan = make_plan(load_recipe(recipe), plugins.Registry(warn), budget)
+    plan = make_plan(load_recipe(recipe), Registry(warn), budget)
     if as_json:
         print(json.dumps({**views.plan_view(plan), "weights": views.weights_view(plan)}, indent=2))
     else:
@@ -139,8 +141,9 @@ def methods_show(
 ) -> None:
     """What a method does, and its parameters."""
     from mergecore import views
+    from mergecore.registry import Registry
 
-    views.show_method(name, plugins.Registry(warn).provide("methods", name), as_json)
+    views.show_method(name, Registry(warn).provide("methods", name), as_json)
 
 
 @arch_app.command("list")
@@ -154,8 +157,9 @@ def arch_show(name: Annotated[str, typer.Argument(help="A class of `arch list`."
     """The weights of a model class."""
     from mergecore import views
     from mergecore.architecture import parse
+    from mergecore.registry import Registry
 
-    definition = plugins.Registry(warn).provide("architectures", name)
+    definition = Registry(warn).provide("architectures", name)
     views.show_architecture(parse(name, definition, "installed"), definition, as_json)
 
 

@@ -12,8 +12,8 @@ from mergecore.api import BLOCK, FLOATS, DeltaMethod, Input, Job, Method, Tensor
 from mergecore.api.files import TORCH_NAMES
 from mergecore.errors import InputError, MergecoreError, ModelError
 from mergecore.matching import Match, Matcher, Stack
-from mergecore.plugins import Registry
 from mergecore.recipe import Recipe
+from mergecore.registry import Registry
 from mergecore.sources import Checkpoint, open_model
 from mergecore.values import Values
 

@@ -15,7 +15,8 @@ from typing import Any
 from mergecore.api import Input, Job, MergedModel, ModelInfo, PostProcessor, Work
 from mergecore.errors import InputError, MergecoreError, PluginError, RunError
 from mergecore.planning import Plan
-from mergecore.plugins import Registry, listed
+from mergecore.plugins import listed
+from mergecore.registry import Registry
 
 SHARD_BYTES = 5 * 10**9
 """Largest weight file, unless asked otherwise; what the Hub's tools use."""

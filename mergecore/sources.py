@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from mergecore.api import Reader, TensorInfo
 from mergecore.errors import ModelError
-from mergecore.plugins import Registry, listed
+from mergecore.plugins import listed
+from mergecore.registry import Registry
 
 if TYPE_CHECKING:
     from torch import Tensor

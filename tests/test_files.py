@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from mergecore.api import TensorInfo
 from mergecore.builtin.safetensors import SafetensorsReader, SafetensorsWriter
 from mergecore.errors import ModelError
-from mergecore.plugins import Registry
+from mergecore.registry import Registry
 from mergecore.sources import open_model
 
 

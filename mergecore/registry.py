@@ -1,0 +1,116 @@
+"""The plugins of one run: hooks joined with pluggy may provide any plugin by name, and watch what happens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pluggy
+
+from mergecore import hookspecs
+from mergecore.api import hookimpl
+from mergecore.errors import MergecoreError, PluginError
+from mergecore.plugins import Plugin, architecture_definition, cure, find, listed, load
+
+
+class InstalledPlugins:
+    """Core's own answer to every provider hook: the installed plugin of that name."""
+
+    @hookimpl(trylast=True)
+    def mergecore_provide_method(self, name: str) -> Any:
+        return load(find("methods", name))
+
+    @hookimpl(trylast=True)
+    def mergecore_provide_architecture(self, name: str) -> Any:
+        return architecture_definition(find("architectures", name))
+
+    @hookimpl(trylast=True)
+    def mergecore_provide_reader(self, name: str) -> Any:
+        return load(find("readers", name))
+
+    @hookimpl(trylast=True)
+    def mergecore_provide_writer(self, name: str) -> Any:
+        return load(find("writers", name))
+
+    @hookimpl(trylast=True)
+    def mergecore_provide_executor(self, name: str) -> Any:
+        return load(find("executors", name))
+
+    @hookimpl(trylast=True)
+    def mergecore_provide_postprocessor(self, name: str) -> Any:
+        return load(find("postprocessors", name))
+
+
+class Registry:
+    """The plugins of one run: providers answer by name, observers are told of events.
+
+    Args:
+        warn: told of each hook plugin that is left out or switched off, as a sentence.
+    """
+
+    def __init__(self, warn: Callable[[str], None]) -> None:
+        self._warn = warn
+        self._manager = pluggy.PluginManager("mergecore")
+        self._manager.add_hookspecs(hookspecs)
+        self._manager.register(InstalledPlugins(), "mergecore")
+        self._owners: dict[str, Plugin] = {}
+        for plugin in listed("hooks"):
+            self._register(plugin)
+
+    def _register(self, plugin: Plugin) -> None:
+        key = f"{plugin.distribution}:{plugin.name}"
+        try:
+            find("hooks", plugin.name)
+            self._manager.register(load(plugin), key)
+            self._manager.check_pending()
+        except (PluginError, pluggy.PluginValidationError) as error:
+            self._manager.unregister(name=key) if self._manager.has_plugin(key) else None
+            self._warn(f"{plugin} is left out of this run: {error}")
+        else:
+            self._owners[key] = plugin
+
+    def provide(self, kind: str, name: str) -> Any:
+        """The plugin object of a kind called `name`, from the first provider that knows it.
+
+        Raises:
+            PluginError: nobody has it, or a provider failed.
+        """
+        hook = f"mergecore_provide_{kind.removesuffix('s')}"
+        answers = (self._ask(hook, implementation, name=name) for implementation in self._implementations(hook))
+        return next(answer for answer in answers if answer is not None)
+
+    def before_plan(self, recipe: Mapping[str, Any]) -> None:
+        """Let every hook refuse the recipe."""
+        for implementation in self._implementations("mergecore_before_plan"):
+            self._ask("mergecore_before_plan", implementation, recipe=recipe)
+
+    def notify(self, event: str, **arguments: Any) -> None:
+        """Tell every observer of an event; one that fails is named and switched off for this run."""
+        hook = f"mergecore_{event}"
+        for implementation in self._implementations(hook):
+            try:
+                _call(implementation, arguments)
+            except Exception as error:
+                owner = self._owners[implementation.plugin_name]
+                self._manager.unregister(name=implementation.plugin_name)
+                self._warn(
+                    f"{owner} failed in {hook} and is switched off for this run ({type(error).__name__}: {error})"
+                )
+
+    def _implementations(self, hook: str) -> list[pluggy.HookImpl]:
+        """In calling order. They are called one by one, not through pluggy, so that a failure has a name."""
+        return list(reversed(getattr(self._manager.hook, hook).get_hookimpls()))
+
+    def _ask(self, hook: str, implementation: pluggy.HookImpl, **arguments: Any) -> Any:
+        try:
+            return _call(implementation, arguments)
+        except MergecoreError:
+            raise
+        except Exception as error:
+            owner = self._owners[implementation.plugin_name]
+            cause = f"{type(error).__name__}: {error}"
+            raise PluginError(f"{owner} failed in {hook} ({cause}): {cure(owner, error)}") from error
+
+
+def _call(implementation: pluggy.HookImpl, arguments: Mapping[str, Any]) -> Any:
+    return implementation.function(*(arguments[name] for name in implementation.argnames))
