@@ -104,9 +104,8 @@ def merge_state_dicts(
     """Merge state dicts in memory with an installed method; see `mergecore.inmemory.merge_state_dicts`."""
     from mergecore import inmemory, plugins
 
-    return inmemory.merge_state_dicts(
-        models, plugins.load(plugins.find("methods", method)), parameters or {}, base=base
-    )
+    found = plugins.load(plugins.find("methods", method))
+    return inmemory.merge_state_dicts(models, found, parameters or {}, base=base, seed=seed)
 
 
 def _warn(text: str) -> None:

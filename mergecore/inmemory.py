@@ -89,7 +89,7 @@ def _instance(method: type[Method], parameters: Mapping[str, Any], count: int) -
     known = declared(method)
     values = {}
     for name in parameters:
-        if name not in known:
+        if name not in known and name not in method.ignored:
             raise InputError(f"{method.__name__} has no parameter {name!r}{nearest(name, known)}")
     for name, item in known.items():
         given = parameters.get(name, item.default)

@@ -7,6 +7,7 @@ from typing import Any
 
 from mergecore.api import DeltaMethod, Job, Method
 from mergecore.documents import Place
+from mergecore.errors import InputError
 from mergecore.matching import Match, Part
 from mergecore.params import NO_VALUE, Parameter, Setting, declared, missing, parse_level, value_for
 from mergecore.recipe import Recipe
@@ -53,7 +54,7 @@ class Values:
         """The method's instance for one output weight.
 
         Raises:
-            RecipeError: a required parameter has no value there.
+            RecipeError: a required parameter has no value there, or the method refuses its values.
         """
         shared = [
             self._level(match.piece.parameters),
@@ -71,7 +72,10 @@ class Values:
             else:
                 value = value_for(parameter, shared, match.weight.name, match.t)
                 values[parameter.attribute] = self._given(parameter, value, match, None)
-        return self._method(**values)
+        try:
+            return self._method(**values)
+        except InputError as error:
+            raise match.piece.place.error(f"{error} (for {match.weight.name})") from None
 
     def _of_model(self, parameter: Parameter, part: Part, match: Match, shared: Sequence[Level]) -> Any:
         levels = [self._level(part.source.parameters), *shared]

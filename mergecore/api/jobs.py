@@ -70,7 +70,7 @@ class Job:
         tile = self.method.tile if self.method is not None else Tile.ELEMENTS
         if total == 0:
             return []
-        if tile is Tile.TENSOR or (tile is Tile.ROWS and not shape):
+        if tile is Tile.TENSOR or (tile is Tile.ROWS and len(shape) < 2):
             return [Piece(0, shape, total)]
         unit = total // shape[0] if tile is Tile.ROWS else BLOCK
         step = max(1, elements // unit) * unit

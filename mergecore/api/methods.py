@@ -22,7 +22,7 @@ class Tile(enum.Enum):
     ELEMENTS = "elements"
     """Flat pieces of any length: the result of an element depends on that element of each input alone."""
     ROWS = "rows"
-    """Blocks along the first dimension."""
+    """Blocks along the first dimension; a vector or a number is one row."""
     TENSOR = "tensor"
     """Not at all; always right."""
 

@@ -2,13 +2,13 @@
 
 from mergecore_numerics.deltas import l1_scales, plain_sum
 from mergecore_numerics.lazily import Mapped
+from mergecore_numerics.masks import Masks
 from mergecore_numerics.selection import Cut, keep_largest, largest
 from mergecore_numerics.signs import agreeing_sum, elect_sign
 from mergecore_numerics.sphere import (
     CANCELLED,
     cosines,
     gram,
-    joined,
     norm_of_sum,
     row_gram,
     row_sums,
@@ -21,13 +21,13 @@ __all__ = [
     "CANCELLED",
     "Cut",
     "Mapped",
+    "Masks",
     "absolute_sums",
     "agreeing_sum",
     "cosines",
     "dots",
     "elect_sign",
     "gram",
-    "joined",
     "keep_largest",
     "l1_scales",
     "largest",

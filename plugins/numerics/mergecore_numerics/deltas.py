@@ -27,7 +27,7 @@ def plain_sum(deltas: Sequence[Tensor], weights: Sequence[float], normalize: boo
     merged = deltas[0].clone()
     for delta in deltas[1:]:
         merged.add_(delta)
-    divisor = sum(weights)
+    divisor = math.fsum(weights)  # sum() has other bits since Python 3.12
     return merged.div_(divisor) if normalize and abs(divisor) >= VANISHING_WEIGHT else merged
 
 

@@ -42,11 +42,6 @@ def row_sums(x: Tensor) -> Tensor:
     return total
 
 
-def joined(tiles: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-    """The whole tensor of each model, flat: for methods by rows, which see a vector in pieces but mean all of it."""
-    return [torch.cat([piece.reshape(-1) for piece in pieces]) for pieces in zip(*tiles, strict=True)]
-
-
 def cosines(gram: Tensor) -> Tensor:
     """The cosines of all pairs of models, of their dot products [..., models, models]; a zero vector's are 0."""
     squares = gram.diagonal(dim1=-2, dim2=-1)

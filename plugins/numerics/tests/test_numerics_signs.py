@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from mergecore_numerics import agreeing_sum, elect_sign
@@ -37,6 +37,7 @@ def test_elect_sign_counts_zero_as_positive() -> None:
     assert elect_sign(total.double()).dtype == torch.float64
 
 
+@settings(deadline=None)
 @given(STACKS, st.data(), st.booleans())
 def test_agreeing_sum_is_the_formula(rows: np.ndarray, data: st.DataObject, normalize: bool) -> None:
     count = len(rows)

@@ -1,0 +1,89 @@
+"""Drop at random and rescale (DARE)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import NamedTuple
+
+from mergecore_numerics import Masks, agreeing_sum, l1_scales, plain_sum
+from torch import Tensor
+
+from mergecore.api import Context, DeltaMethod, PerModel, Tile, param
+
+
+class Measured(NamedTuple):
+    """What scales each thinned task vector back, and the masks that were drawn to find out."""
+
+    scales: list[float]
+    masks: Masks
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Dare(DeltaMethod):
+    """What both variants do to a task vector before they add up."""
+
+    tile = Tile.ELEMENTS
+    ignored = ("int8_mask",)
+
+    weight: PerModel[float] = param(1.0, "Scale of this model's task vector.")
+    density: PerModel[float] = param(1.0, "Chance of an element to be kept.", minimum=0.0, maximum=1.0)
+    normalize: bool = param(False, "Divide by the sum of the weights.")
+    rescale: bool = param(True, "Scale what is kept of a task vector back to the L1 norm of all of it.")
+    lambda_: float = param(1.0, "Scale of the merged task vector.", alias="lambda")
+
+    def measure(self, tiles: Sequence[Sequence[Tensor]], ctx: Context) -> Measured:
+        """What scales each thinned task vector back where `rescale`."""
+        if not self.rescale or min(self.density) >= 1:
+            return Measured([1.0] * len(self.density), Masks(0))
+        drawn = Measured([], Masks())
+        scales = l1_scales(
+            tiles, lambda deltas, offset: self._kept(deltas, replace(ctx, offset=offset, measured=drawn))
+        )
+        return drawn._replace(scales=scales)
+
+    def _kept(self, deltas: Sequence[Tensor], ctx: Context) -> list[Tensor]:
+        """delta * [u < density], u uniform in [0, 1)."""
+        kept = []
+        for model, (delta, density) in enumerate(zip(deltas, self.density, strict=True)):
+            drawn = partial(_mask, model, delta, density, ctx)
+            key = model, ctx.offset, delta.numel()
+            kept.append(delta if density >= 1 else delta * ctx.measured.masks.get(key, drawn))
+        return kept
+
+    def _weighted(self, deltas: Sequence[Tensor], ctx: Context) -> list[Tensor]:
+        kept, scales = self._kept(deltas, ctx), ctx.measured.scales
+        return [x * (weight * scale) for x, weight, scale in zip(kept, self.weight, scales, strict=True)]
+
+
+def _mask(model: int, delta: Tensor, density: float, ctx: Context) -> Tensor:
+    return ctx.random(model, delta).lt_(density)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DareLinear(_Dare):
+    """Drop elements of the task vectors at random, rescale the rest, add up (DARE, https://arxiv.org/abs/2311.03099).
+
+    kept = delta * [u < density], with u uniform in [0, 1) for each element and model; where rescale, kept is multiplied
+    by |delta|_1 / |kept|_1, over the whole tensor, in place of the 1 / density that this is on average;
+    result = base + lambda * sum(weight * kept), the sum divided by sum(weight) where normalize.
+    """
+
+    def merge(self, deltas: Sequence[Tensor], ctx: Context) -> Tensor:
+        return plain_sum(self._weighted(deltas, ctx), self.weight, self.normalize).mul_(self.lambda_)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DareTies(_Dare):
+    """Drop at random and rescale as DARE, elect a sign and add up what agrees (https://arxiv.org/abs/2311.03099).
+
+    kept = delta * [u < density], rescaled as in dare_linear; the sign of sum(weight * kept) is elected for each
+    element; agreeing = those weight * kept that have it (TIES, https://arxiv.org/abs/2306.01708);
+    result = base + lambda * sum(agreeing), the sum divided by the sum of their weights where normalize.
+    """
+
+    normalize: bool = param(False, "Divide by the sum of the weights that agree.")
+
+    def merge(self, deltas: Sequence[Tensor], ctx: Context) -> Tensor:
+        return agreeing_sum(self._weighted(deltas, ctx), self.weight, self.normalize).mul_(self.lambda_)

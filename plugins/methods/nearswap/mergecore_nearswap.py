@@ -1,0 +1,28 @@
+"""NearSwap: the other model's values where the two are near."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mergecore.api import Context, DeltaMethod, Tile, param
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class NearSwap(DeltaMethod):
+    """Move each weight towards the other model's, by t at most (https://huggingface.co/alchemonaut/QuartetAnemoi-70B-t0.0001).
+
+    result = base + min(1, t / |d|) * d with d = other - base, which is base + d cut off at -t and t.
+    """
+
+    tile = Tile.ELEMENTS
+    models = (1, 1)
+
+    t: float = param(doc="How far a weight moves at most: those nearer than this become the other model's.", minimum=0)
+
+    def merge(self, deltas: Sequence[Tensor], ctx: Context) -> Tensor:
+        return deltas[0].clamp(-self.t, self.t)

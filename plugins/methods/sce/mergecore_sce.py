@@ -1,0 +1,90 @@
+"""Select by variance, weigh by energy, erase the minority (SCE)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from mergecore_numerics import Cut, Mapped, dots, elect_sign, keep_largest, largest, plain_sum
+from torch import Tensor
+
+from mergecore.api import Context, DeltaMethod, Tile, param
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sce(DeltaMethod):
+    """Weigh task vectors by their energy where models disagree most (SCE, https://arxiv.org/abs/2408.07990).
+
+    Select: where select_topk < 1, only the int(select_topk * c) elements of largest variance over the models stay, of
+    the c whose variance is not zero (equals: the first); all other elements of the task vectors are zero from here on.
+    Calculate: weight = sum(delta^2) of a model, divided by the sum of those of all models; equal weights where all
+    deltas are zero. Erase: agreeing = the deltas of the sign of sum(delta), element by element;
+    result = base + sum(weight * agreeing) / sum(their weights), base where none agrees.
+
+    Both divisions are guarded at exactly zero, with no absolute floor: deltas of any size are weighed.
+    """
+
+    tile = Tile.ELEMENTS
+    ignored = ("int8_mask",)
+
+    select_topk: float = param(
+        1.0, "Share of the elements that differ between models that is merged.", minimum=0.0, maximum=1.0
+    )
+
+    def measure(self, tiles: Sequence[Sequence[Tensor]], ctx: Context) -> tuple[Cut | None, list[float]]:
+        """Which variances are selected (None: all), and each model's weight."""
+        cut = None
+        if self.select_topk < 1:
+            varying = sum(_varying(deltas) for deltas in tiles)
+            variances = Mapped(tiles, lambda deltas, _: [variance(deltas)])
+            (cut,) = largest(variances, [int(self.select_topk * varying)])
+            tiles = Mapped(tiles, lambda deltas, offset: _selected(deltas, cut, offset))
+        models = range(len(tiles[0]))
+        energy = dots(tiles, [(model, model) for model in models])
+        total = math.fsum(energy)
+        return cut, [1 / len(models) if total == 0 else part / total for part in energy]
+
+    def merge(self, deltas: Sequence[Tensor], ctx: Context) -> Tensor:
+        cut, weights = ctx.measured
+        if cut is not None:
+            deltas = _selected(deltas, cut, ctx.offset)
+        sign = elect_sign(plain_sum(deltas, [1.0] * len(deltas), normalize=False))
+        merged, share = torch.zeros_like(sign), torch.zeros_like(sign)
+        for delta, weight in zip(deltas, weights, strict=True):
+            agreeing = torch.mul(sign, delta).relu_()
+            merged.add_(agreeing, alpha=weight)
+            share.add_(agreeing.sign_(), alpha=weight)
+        return merged.mul_(sign).div_(share.add_(torch.eq(share, 0, out=sign)))
+
+
+def _varying(deltas: Sequence[Tensor]) -> int:
+    """In how many elements the models differ."""
+    differing = torch.zeros_like(deltas[0])
+    for delta in deltas[1:]:
+        differing.add_(torch.ne(delta, deltas[0], out=torch.empty_like(delta)))
+    return int(torch.count_nonzero(differing))
+
+
+def variance(deltas: Sequence[Tensor]) -> Tensor:
+    """The population variance over the models of each element, in float64; exactly zero where all are equal.
+
+    With the differences d from the first model, (n sum(d^2) - sum(d)^2) / n^2: its first term is at least n / (n - 1)
+    times the second, so that nothing cancels.
+    """
+    first = deltas[0].double()
+    total, squares = torch.zeros_like(first), torch.zeros_like(first)
+    for delta in deltas[1:]:
+        difference = delta - first
+        total.add_(difference)
+        squares.addcmul_(difference, difference)
+    models = len(deltas)
+    return squares.mul_(models).addcmul_(total, total, value=-1).div_(models**2)
+
+
+def _selected(deltas: Sequence[Tensor], cut: Cut, offset: int) -> list[Tensor]:
+    """The deltas, zero where the variance is not selected; NaN stays."""
+    kept = keep_largest(variance(deltas), cut, offset)
+    mask = torch.ne(kept, 0, out=torch.empty_like(deltas[0]))
+    return [delta * mask for delta in deltas]
