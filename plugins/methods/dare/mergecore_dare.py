@@ -5,19 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple
 
-from mergecore_numerics import Masks, agreeing_sum, l1_scales, plain_sum
+from mergecore_numerics import Masks, Thinned, agreeing_sum, l1_scales, plain_sum
 from torch import Tensor
 
 from mergecore.api import Context, DeltaMethod, PerModel, Tile, param
-
-
-class Measured(NamedTuple):
-    """What scales each thinned task vector back, and the masks that were drawn to find out."""
-
-    scales: list[float]
-    masks: Masks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +25,11 @@ class _Dare(DeltaMethod):
     rescale: bool = param(True, "Scale what is kept of a task vector back to the L1 norm of all of it.")
     lambda_: float = param(1.0, "Scale of the merged task vector.", alias="lambda")
 
-    def measure(self, tiles: Sequence[Sequence[Tensor]], ctx: Context) -> Measured:
+    def measure(self, tiles: Sequence[Sequence[Tensor]], ctx: Context) -> Thinned:
         """What scales each thinned task vector back where `rescale`."""
         if not self.rescale or min(self.density) >= 1:
-            return Measured([1.0] * len(self.density), Masks(0))
-        drawn = Measured([], Masks())
+            return Thinned([1.0] * len(self.density), Masks(0))
+        drawn = Thinned([], Masks())
         scales = l1_scales(
             tiles, lambda deltas, offset: self._kept(deltas, replace(ctx, offset=offset, measured=drawn))
         )

@@ -2,7 +2,7 @@
 
 from mergecore_numerics.deltas import l1_scales, plain_sum
 from mergecore_numerics.lazily import Mapped
-from mergecore_numerics.masks import Masks
+from mergecore_numerics.masks import Masks, Thinned
 from mergecore_numerics.selection import Cut, keep_largest, largest
 from mergecore_numerics.signs import agreeing_sum, elect_sign
 from mergecore_numerics.sphere import (
@@ -22,6 +22,7 @@ __all__ = [
     "Cut",
     "Mapped",
     "Masks",
+    "Thinned",
     "absolute_sums",
     "agreeing_sum",
     "cosines",

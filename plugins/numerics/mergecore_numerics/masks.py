@@ -1,6 +1,7 @@
 """Masks that one pass over a tensor draws and the next one needs again."""
 
 from collections.abc import Callable, Hashable
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -31,3 +32,10 @@ class Masks:
             self._free -= bits.nbytes
             self._kept[key] = bits, mask.shape, mask.device
         return mask
+
+
+class Thinned(NamedTuple):
+    """What scales each thinned task vector back to its size, and the masks that were drawn to find out."""
+
+    scales: list[float]
+    masks: Masks
