@@ -257,7 +257,7 @@ def _config_notes(checkpoints: Sequence[Checkpoint], donor: int, changed: set[st
     kept, lines = checkpoints[donor], []
     for checkpoint in checkpoints:
         keys = {*kept.config, *checkpoint.config} - VOLATILE - changed
-        differing = sorted(k for k in keys if k[0] != "_" and kept.config.get(k) != checkpoint.config.get(k))
+        differing = sorted(k for k in keys if not k.startswith("_") and kept.config.get(k) != checkpoint.config.get(k))
         if differing:
             lines.append(
                 f"{checkpoint.reference}: its config differs in {', '.join(differing)}; {kept.reference}'s is kept"

@@ -93,6 +93,8 @@ def check_target(plan: Plan, out: Path, force: bool) -> None:
     """Refuse an output folder that is in the way, is an input, or does not fit on the disk."""
     if any(out.resolve() == checkpoint.folder.resolve() for checkpoint in plan.checkpoints):
         raise InputError(f"{out}: is one of the models to merge; give another output folder")
+    if out.is_file():
+        raise InputError(f"{out}: is a file; give the name of a folder")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())) and not force:
         raise InputError(f"{out}: exists already; give another folder, or --force to replace it")
     parent = next(path for path in out.absolute().parents if path.exists())

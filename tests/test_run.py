@@ -227,6 +227,25 @@ def test_an_interrupt_ends_with_130_and_leaves_nothing(tmp_path):
     assert not list(tmp_path.glob("out*"))
 
 
+def test_an_error_in_one_thread_stops_the_others_at_their_next_tile(models):
+    from mergecore.api import Work
+    from mergecore.builtin.threads import TileMerger
+
+    plan, reads, errors = mergecore.plan(linear(*models[:2])), [], []
+    work = Work(plan.jobs, lambda *a: reads.append(a), print, print, print, 10**9, 1)
+    errors.append(KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        TileMerger(work, 2**14, errors).make(plan.jobs[0])
+    assert not reads
+
+
+def test_a_file_in_the_way_is_never_replaced(models, tmp_path):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(InputError, match="is a file"):
+        mergecore.run(linear(*models[:2]), tmp_path / "out", force=True)
+    assert (tmp_path / "out").read_text() == "mine"
+
+
 def test_hash_seeds_change_nothing(models, linear_recipe, tmp_path):
     for seed in ("1", "2"):
         environment = {**os.environ, "PYTHONHASHSEED": seed}

@@ -36,7 +36,7 @@ class ThreadsExecutor:
             import torch
 
             torch.set_num_threads(1)
-            merger = TileMerger(work, self._tile)
+            merger = TileMerger(work, self._tile, errors)
             while not errors:
                 try:
                     job = queue.popleft()
@@ -69,6 +69,8 @@ class TileMerger:
 
     work: Work
     tile: int
+    errors: list[BaseException] = field(default_factory=list)
+    """Of all threads; once there is one, nothing more is read."""
     buffers: dict[tuple[int, str], Tensor] = field(default_factory=dict)
 
     def make(self, job: Job) -> None:
@@ -103,6 +105,8 @@ class TileMerger:
         return [tensor.to(dtype, copy=True).view(piece.shape) for tensor in tensors]
 
     def _stored(self, job: Job, slot: int, piece: Piece) -> Tensor:
+        if self.errors:
+            raise self.errors[0]
         source: Input = job.inputs[slot]
         out = self._buffer(slot, source.info.dtype, piece.elements)
         self.work.read(source, piece.start, out)

@@ -1,0 +1,172 @@
+"""The same recipes through mergecore and mergekit 0.1.5: how far apart they are, and each from its float64 result."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from tools import HERE, TOOLS
+
+import mergecore
+
+WORK = HERE / ".work" / "against"
+LAYERS, HIDDEN, WIDE, VOCABULARY = 2, 64, 176, 320
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}
+
+TWO = {"weight": [0.6, 0.4]}
+THREE = {"weight": [0.5, 0.3, 0.2]}
+RECIPES: dict[str, tuple[str, bool, int, dict[str, Any]]] = {
+    # name: (method, needs a base, models beside it, parameters; a list is one value a model)
+    "linear": ("linear", False, 3, THREE),
+    "linear, not normalised": ("linear", False, 2, {"weight": [0.6, 0.6], "normalize": False}),
+    "slerp": ("slerp", True, 1, {"t": 0.3}),
+    "nuslerp": ("nuslerp", False, 2, TWO),
+    "nuslerp, base": ("nuslerp", True, 2, TWO),
+    "nuslerp, rows": ("nuslerp", True, 2, {**TWO, "nuslerp_flatten": False}),
+    "nuslerp, columns": ("nuslerp", True, 2, {**TWO, "nuslerp_flatten": False, "nuslerp_row_wise": True}),
+    "multislerp": ("multislerp", False, 3, THREE),
+    "multislerp, base": ("multislerp", True, 3, THREE),
+    "karcher": ("karcher", False, 3, {}),
+    "passthrough": ("passthrough", False, 1, {"scale": 0.9}),
+    "task_arithmetic": ("task_arithmetic", True, 3, {**THREE, "lambda": 0.8}),
+    "task_arithmetic, normalised": ("task_arithmetic", True, 2, {"weight": [0.6, 0.6], "normalize": True}),
+    "ties, density 1": ("ties", True, 3, THREE),
+    "ties, density 0.5": ("ties", True, 3, {**THREE, "density": 0.5}),
+    "ties, rescaled": ("ties", True, 2, {**TWO, "density": 0.3, "rescale": True}),
+    "breadcrumbs": ("breadcrumbs", True, 2, {**TWO, "density": 0.5, "gamma": 0.1}),
+    "breadcrumbs_ties": ("breadcrumbs_ties", True, 2, {**TWO, "density": 0.5, "gamma": 0.1}),
+    "sce": ("sce", True, 3, {}),
+    "sce, top 0.3": ("sce", True, 3, {"select_topk": 0.3}),
+    "model_stock": ("model_stock", True, 3, {}),
+    "model_stock, rows": ("model_stock", True, 3, {"filter_wise": True}),
+    "nearswap": ("nearswap", True, 1, {"t": 0.002}),
+    "arcee_fusion": ("arcee_fusion", True, 1, {}),
+    "ram": ("ram", True, 3, {"epsilon": 0.002}),
+    "ramplus_tl": ("ramplus_tl", True, 3, {"epsilon": 0.002, "r": 0.5, "alpha": 1.0}),
+}
+"""Methods that draw random numbers are left out: there the two agree in statistics, not in values."""
+
+
+def make_models() -> None:
+    """A tiny Llama and three fine-tunes: values of float32 and of bfloat16, each stored as such and as float64."""
+    generator = torch.Generator().manual_seed(7)
+    shapes = {"model.embed_tokens.weight": (VOCABULARY, HIDDEN), "lm_head.weight": (VOCABULARY, HIDDEN)}
+    for layer in range(LAYERS):
+        prefix = f"model.layers.{layer}."
+        shapes |= {f"{prefix}self_attn.{name}_proj.weight": (HIDDEN, HIDDEN) for name in "qkvo"}
+        shapes |= {f"{prefix}mlp.{name}_proj.weight": (WIDE, HIDDEN) for name in ("gate", "up")}
+        shapes[f"{prefix}mlp.down_proj.weight"] = (HIDDEN, WIDE)
+        shapes |= {f"{prefix}{name}_layernorm.weight": (HIDDEN,) for name in ("input", "post_attention")}
+    shapes["model.norm.weight"] = (HIDDEN,)
+    base = {name: 0.05 * torch.randn(shape, generator=generator) + (len(shape) == 1) for name, shape in shapes.items()}
+    for number in range(4):
+        noise = {name: 0.004 * torch.randn(tensor.shape, generator=generator) for name, tensor in base.items()}
+        model = base if number == 0 else {name: tensor + noise[name] for name, tensor in base.items()}
+        for values in ("float32", "bfloat16"):
+            rounded = {name: tensor.to(DTYPES[values]) for name, tensor in model.items()}
+            for stored in (values, "float64"):
+                write_model(WORK / f"{values}-as-{stored}" / f"model-{number}", rounded, stored)
+
+
+def write_model(folder: Path, tensors: dict[str, torch.Tensor], dtype: str) -> None:
+    """One checkpoint of a dtype."""
+    folder.mkdir(parents=True)
+    stored = {name: tensor.to(DTYPES[dtype]) for name, tensor in tensors.items()}
+    save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": HIDDEN,
+        "intermediate_size": WIDE,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "vocab_size": VOCABULARY,
+        "tie_word_embeddings": False,
+        "torch_dtype": dtype,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def write_recipe(path: Path, models: Path, recipe: tuple[str, bool, int, dict[str, Any]]) -> None:
+    """The YAML of one recipe over the models of one folder."""
+    method, based, count, parameters = recipe
+    own = {name: value for name, value in parameters.items() if isinstance(value, list)}
+    entries = [
+        {"model": str(models / f"model-{i + 1}"), "parameters": {name: value[i] for name, value in own.items()}}
+        for i in range(count)
+    ]
+    shared = {name: value for name, value in parameters.items() if name not in own}
+    document = {"merge_method": method, "models": entries, "parameters": shared}
+    path.write_text(yaml.safe_dump({**document, **({"base_model": str(models / "model-0")} if based else {})}))
+
+
+def run_all() -> None:
+    """Every recipe over every set of models, through both tools."""
+    jobs = []
+    for values in ("float32", "bfloat16"):
+        for stored in (values, "float64"):
+            for name, recipe in RECIPES.items():
+                place = f"{values}-as-{stored}"
+                path = WORK / f"{place}, {name}.yml"
+                write_recipe(path, WORK / place, recipe)
+                mergecore.run(path, WORK / "mergecore" / place / name)
+                jobs.append((str(path), str(WORK / "mergekit" / place / name)))
+    (WORK / "jobs.json").write_text(json.dumps(jobs))
+    mergekit = TOOLS["mergekit"].python()
+    subprocess.run([mergekit, str(HERE / "mergekit_runs.py"), str(WORK / "jobs.json")], check=True)
+
+
+def result(tool: str, place: str, name: str) -> dict[str, np.ndarray] | None:
+    """The tensors of one result in float64; None where the tool made none."""
+    path = WORK / tool / place / name / "model.safetensors"
+    return {n: t.double().numpy() for n, t in load_file(path).items()} if path.exists() else None
+
+
+def distance(one: dict[str, np.ndarray] | None, other: dict[str, np.ndarray] | None, typical: bool = False) -> str:
+    """Largest difference relative to each tensor's largest value; `typical`: root mean square instead."""
+    if one is None or other is None:
+        return "failed"
+    size = (lambda x: float(np.sqrt(np.mean(x**2)))) if typical else (lambda x: float(np.abs(x).max()))
+    return f"{max(size(one[name] - other[name]) / size(other[name]) for name in other):.1e}"
+
+
+def main() -> None:
+    """Make, run, and print the table as Markdown."""
+    shutil.rmtree(WORK, ignore_errors=True)
+    make_models()
+    run_all()
+    print(
+        "| recipe | float64 apart | float32 apart | bfloat16: mergecore | bfloat16: mergekit |\n|---|---|---|---|---|"
+    )
+    for name in RECIPES:
+        ours, theirs = ({p: result(t, p, name) for p in places()} for t in ("mergecore", "mergekit"))
+        cells = [
+            distance(ours["float32-as-float64"], theirs["float32-as-float64"]),
+            distance(ours["float32-as-float32"], theirs["float32-as-float32"]),
+            distance(ours["bfloat16-as-bfloat16"], ours["bfloat16-as-float64"], typical=True),
+            distance(theirs["bfloat16-as-bfloat16"], theirs["bfloat16-as-float64"], typical=True),
+        ]
+        print(f"| {name} | {' | '.join(cells)} |")
+    print(
+        "\n'apart': largest difference between the two tools, relative to the tensor's largest value. 'bfloat16': root"
+        " mean square of each tool's error against its own result in float64 arithmetic on the same values.",
+        file=sys.stderr,
+    )
+
+
+def places() -> list[str]:
+    """The four sets of models."""
+    return [f"{values}-as-{stored}" for values in ("float32", "bfloat16") for stored in (values, "float64")]
+
+
+if __name__ == "__main__":
+    main()
