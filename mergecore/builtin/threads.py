@@ -15,8 +15,8 @@ from mergecore.api import Input, Job, Piece, RunError, Tiles, Work, torch_dtype
 if TYPE_CHECKING:
     from torch import Tensor
 
-TILE_ELEMENTS = 2**17
-"""Elements of a flat tile: three float32 inputs and a result of this length stay in a core's share of the cache."""
+TILE_ELEMENTS = 2**18
+"""Elements of a flat tile: short enough to stay in the cache, long enough that Python between the calls costs little."""
 
 
 class ThreadsExecutor:
