@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TILE_ELEMENTS = 2**18
-"""Elements of a flat tile: short enough to stay in the cache, long enough that Python between the calls costs little."""
+"""Elements of a flat tile: few enough for the cache, so many that Python between the calls costs little."""
 
 
 class ThreadsExecutor:
