@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mergecore.api import BLOCK, FLOATS, Base, DeltaMethod, Input, Job, Method, TensorInfo, Tiles, torch_dtype
-from mergecore.api.files import TORCH_NAMES
+from mergecore.api.files import TORCH_NAMES, common_dtype
 from mergecore.documents import Place
 from mergecore.errors import InputError, RecipeError, nearest
 from mergecore.params import convert, declared
@@ -55,8 +55,7 @@ def merge_tensors(
         if not all(torch.equal(tensors[0], tensor) for tensor in tensors[1:]):
             raise InputError(f"{name}: holds {infos[0].dtype} values, which are copied, but the models differ in it")
         return tensors[0].clone()
-    dtypes = {info.dtype for info in infos}
-    out = infos[0] if len(dtypes) == 1 else TensorInfo("F64" if "F64" in dtypes else "F32", infos[0].shape)
+    out = TensorInfo(common_dtype({info.dtype for info in infos}), infos[0].shape)
     subtracted = issubclass(method, DeltaMethod) and method.base is not Base.INPUT and base is not None
     count = len(tensors) - subtracted
     low, high = method.models

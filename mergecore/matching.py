@@ -44,6 +44,10 @@ class Match:
     piece: Slice
     module: ModuleRecipe
 
+    def subtracts(self, method: type[Method]) -> bool:
+        """Whether the method sees differences from `parts[0]`, and not `parts[0]` itself."""
+        return self.has_base and issubclass(method, DeltaMethod)
+
 
 @dataclass(frozen=True)
 class Stack:

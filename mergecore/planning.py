@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mergecore import architecture as arch
-from mergecore.api import BLOCK, FLOATS, DeltaMethod, Input, Job, Method, TensorInfo, Tile
-from mergecore.api.files import TORCH_NAMES
+from mergecore.api import BLOCK, FLOATS, Input, Job, Method, TensorInfo, Tile
+from mergecore.api.files import TORCH_NAMES, common_dtype
 from mergecore.errors import InputError, MergecoreError, ModelError
 from mergecore.matching import Match, Matcher, Stack
 from mergecore.recipe import Recipe
@@ -174,8 +174,7 @@ class _Jobs:
             self.jobs.append(Job(name, info, inputs[:1], None))
             return
         method = self.values.method_for(match)
-        subtracts = match.has_base and issubclass(self.method, DeltaMethod)
-        self.jobs.append(Job(name, info, inputs, method, subtracts, self.recipe.seed))
+        self.jobs.append(Job(name, info, inputs, method, match.subtracts(self.method), self.recipe.seed))
 
     def _check_shapes(self, match: Match, inputs: Sequence[Input]) -> None:
         shapes: dict[tuple[int, ...], str] = {}
@@ -191,7 +190,7 @@ class _Jobs:
     def _is_lone(self, match: Match) -> bool:
         """Whether an optional weight that some models lack is copied from the one that has it."""
         low = self.method.models[0]
-        subtracted = match.has_base and issubclass(self.method, DeltaMethod)
+        subtracted = match.subtracts(self.method)
         if len(match.parts) - subtracted >= low and not match.lacks_base:
             return False
         if len(match.parts) == 1 and (subtracted or self.method.copies_lone):
@@ -208,11 +207,6 @@ class _Jobs:
             f"{count} optional weight(s) missing in {', '.join(models)}: made from the models that have them"
             for models, count in self._lacking.items()
         ]
-
-
-def common_dtype(dtypes: set[str]) -> str:
-    """The float dtype that holds the values of all: the only one, else F64 if among them, else F32."""
-    return next(iter(dtypes)) if len(dtypes) == 1 else "F64" if "F64" in dtypes else "F32"
 
 
 def _layer_config(module: arch.Module, stacks: Sequence[Stack], checkpoints: Sequence[Checkpoint]) -> dict[str, Any]:

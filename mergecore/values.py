@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from mergecore.api import DeltaMethod, Job, Method
+from mergecore.api import Job, Method
 from mergecore.documents import Place
 from mergecore.errors import InputError
 from mergecore.matching import Match, Part
@@ -61,7 +61,7 @@ class Values:
             self._level(match.module.parameters),
             self._level(self._recipe.parameters),
         ]
-        subtracted = match.has_base and issubclass(self._method, DeltaMethod)
+        subtracted = match.subtracts(self._method)
         if subtracted and match.parts[0].source.parameters is not None:
             self._base_given[match.parts[0].source.model] = None
         parts = match.parts[1:] if subtracted else match.parts

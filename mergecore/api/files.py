@@ -45,6 +45,11 @@ class TensorInfo:
         return self.elements * ITEM_BYTES[self.dtype]
 
 
+def common_dtype(dtypes: set[str]) -> str:
+    """The float dtype that holds the values of all: the only one, else F64 if among them, else F32."""
+    return next(iter(dtypes)) if len(dtypes) == 1 else "F64" if "F64" in dtypes else "F32"
+
+
 def torch_dtype(name: str) -> torch.dtype:
     """The torch dtype of a safetensors dtype name."""
     import torch

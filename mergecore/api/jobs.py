@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -54,7 +55,7 @@ class Job:
     has_base: bool = False
     seed: int = 0
 
-    @property
+    @cached_property
     def compute_dtype(self) -> str:
         """Dtype of the arithmetic: F64 when an input or the output is, else F32."""
         return "F64" if any(info.dtype == "F64" for info in (self.info, *(i.info for i in self.inputs))) else "F32"
