@@ -161,14 +161,18 @@ def show_architecture(architecture: Architecture, definition: Mapping[str, Any],
     if as_json:
         print(json.dumps(definition, indent=2))
         return
-    for module in architecture.modules.values():
-        print(f"{architecture.name}: layers counted by {module.layers_key!r} in config.json\n")
+    for name, module in architecture.modules.items():
+        called = architecture.name if len(architecture.modules) == 1 else f"{architecture.name}, module {name}"
+        counted = f"layers counted by {' or '.join(map(repr, module.layers_key))} in config.json"
+        print(f"{called}: {counted if module.layers_key else 'no layers'}\n")
         groups: Sequence[tuple[str, Sequence[Weight]]] = (
-            ("before the layers", module.before),
+            ("before the layers" if module.layers_key else "weights", module.before),
             (f"in each layer, after {module.layer_prefix!r}", module.layer),
             ("after the layers", module.after),
         )
         for title, weights in groups:
+            if not weights:
+                continue
             print(title)
             for weight in weights:
                 print(f"  {weight.name}{_traits(weight)}")
@@ -177,6 +181,8 @@ def show_architecture(architecture: Architecture, definition: Mapping[str, Any],
 def _traits(weight: Weight) -> str:
     traits = [
         *(["may be absent"] if weight.optional else []),
+        *([f"each {word} of {' or '.join(keys)}" for word, keys in weight.each.items()]),
+        *([f"or in parts {', '.join(weight.parts)}"] if weight.parts else []),
         *([f"or {weight.tied_to}"] if weight.tied_to else []),
         *([f"also called {', '.join(weight.aliases)}"] if weight.aliases else []),
     ]
