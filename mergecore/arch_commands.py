@@ -30,18 +30,22 @@ def show(
     views.show_architecture(parse(label, definition, name), definition, as_json)
 
 
-@app.command()
-def infer(model: ModelPath) -> None:
+@app.command("infer")
+def infer_command(model: ModelPath) -> None:
     """Print the architecture that MODEL's headers and config show, as JSON to mend and keep."""
+    print(json.dumps(inferred_from(model), indent=2))
+
+
+def inferred_from(model: str) -> dict[str, Any]:
+    """The JSON of the architecture that a model folder's headers and config show."""
     from mergecore.config import class_name
-    from mergecore.inference import infer as inferred
+    from mergecore.inference import infer
     from mergecore.sources import open_model
 
     checkpoint = open_model(model, _registry())
     try:
         name = class_name(checkpoint.config, str(checkpoint.folder))
-        definition = {"classes": [name], **inferred(checkpoint.config, checkpoint.tensors)}
-        print(json.dumps(definition, indent=2))
+        return {"classes": [name], **infer(checkpoint.config, checkpoint.tensors)}
     finally:
         checkpoint.close()
 

@@ -173,11 +173,14 @@ def new(
     kind: Annotated[str, typer.Argument(help="method or arch.")],
     name: Annotated[str, typer.Argument(help="Small letters, digits and _.")],
     into: Annotated[Path, typer.Option(help="Where to make its folder.")] = Path("."),
+    model: Annotated[str, typer.Option("--from", help="For arch: a model folder whose weights to begin with.")] = "",
 ) -> None:
     """Write the package of a new plugin: installs, passes its test, waits to be filled."""
     from mergecore.scaffold import write_package
 
-    for path in write_package(kind, name, into):
+    if model and kind != "arch":
+        raise InputError(f"--from is for architectures; leave it out of mergecore new {kind}")
+    for path in write_package(kind, name, into, arch_commands.inferred_from(model) if model else None):
         print(path)
     say(f"next: pip install -e {into / name}")
 

@@ -60,7 +60,6 @@ def test_core_alone_says_what_to_install_and_plugins_come_and_go(environment, li
     full = environment.mergecore("run", linear_recipe, tmp_path / "full")
     assert full.returncode == 0, full.stderr
     assert "inferred" not in full.stderr
-    assert (tmp_path / "full/model.safetensors").read_bytes() == (tmp_path / "out/model.safetensors").read_bytes()
     assert "no config.json will be written: pip install mergecore-config" in full.stderr
 
     environment.pip("uninstall", "--yes", "mergecore-linear")
