@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -102,6 +103,7 @@ def run(
 @app.command("plan")
 def plan_command(
     recipe: RecipePath,
+    out: Annotated[Path, typer.Argument(help="The folder that a run would make; its disk is measured.")] = Path("out"),
     memory: Memory = "",
     arch_dir: ArchDirs = [],  # noqa: B006
     weights: Annotated[
@@ -109,22 +111,28 @@ def plan_command(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check RECIPE against the models' headers and show what a run would do; nothing is written."""
-    from mergecore import running, views
+    """Check RECIPE against the models' headers, show what a run would do and what it would cost; nothing is kept."""
+    from mergecore import pricing, running, views
     from mergecore.definitions import local_definitions
     from mergecore.planning import make_plan
     from mergecore.recipe import load_recipe
     from mergecore.registry import Registry
 
     budget = size(memory, "--memory") if memory else running.spare_memory()
-    plan = make_plan(load_recipe(recipe), Registry(warn, local_definitions(arch_dir)), budget)
-    if as_json:
-        print(json.dumps({**views.plan_view(plan), "weights": views.weights_view(plan)}, indent=2))
-    else:
-        views.print_plan(plan)
+    registry = Registry(warn, local_definitions(arch_dir))
+    plan = make_plan(load_recipe(recipe), registry, budget)
+    try:
+        executor = registry.provide("executors", "threads")()
+        cost = pricing.price(plan, executor, out, budget, running.available_cores())
+        if as_json:
+            view = {**views.plan_view(plan), "price": asdict(cost), "weights": views.weights_view(plan)}
+            print(json.dumps(view, indent=2))
+            return
+        views.print_plan(plan, cost)
         if weights:
             views.print_weights(plan)
-    plan.close()
+    finally:
+        plan.close()
 
 
 @methods_app.command("list")

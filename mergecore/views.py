@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from mergecore.planning import Plan
 
 if TYPE_CHECKING:
     from mergecore.doctor import Finding
+    from mergecore.pricing import Price
 
 
 def _console() -> Any:
@@ -65,8 +67,8 @@ def resolved(job: Job, parameters: Mapping[str, Parameter]) -> dict[str, Any] | 
     return {name: getattr(job.method, item.attribute) for name, item in parameters.items()}
 
 
-def print_plan(plan: Plan) -> None:
-    """A plan in a few lines, on standard error so that results stay alone on standard output."""
+def print_plan(plan: Plan, cost: Price | None = None) -> None:
+    """A plan, and what it costs, in a few lines, on standard error so that results stay alone on standard output."""
     from rich.console import Console
     from rich.table import Table
 
@@ -84,9 +86,23 @@ def print_plan(plan: Plan) -> None:
     table.add_row("output", f"{view['tensors']} tensors ({dtypes}), {view['bytes_out'] / 1e6:,.0f} MB")
     merged = view["tensors"] - view["copied"]
     table.add_row("tensors", f"{merged} merged, {view['copied']} copied, {view['dropped']} left out by the recipe")
+    if cost is not None:
+        table.add_row("disk", f"reads {_bytes(cost.read)}, writes {_bytes(cost.written)}, {_bytes(cost.free)} free")
+        table.add_row("memory", f"{_bytes(cost.memory)} of tensors at one time")
+        table.add_row("time", "too little to tell" if cost.seconds is None else f"about {_span(cost.seconds)}")
     for note in plan.notes:
         table.add_row("note", note, style="yellow")
     console.print(table)
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 10**9 else f"{count / 1e6:,.0f} MB"
+
+
+def _span(seconds: float) -> str:
+    whole = math.ceil(seconds)
+    hours, minutes = whole // 3600, whole % 3600 // 60
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"
 
 
 def print_weights(plan: Plan) -> None:
