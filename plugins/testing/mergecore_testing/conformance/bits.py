@@ -10,23 +10,20 @@ from mergecore.api import BLOCK, Context, Method
 from mergecore_testing.conformance.cases import cases
 from mergecore_testing.conformance.compare import expect, same
 
-SHAPES = ((5, 9001), (50, 7, 3, 40), (3, 70_001))
-"""Of several tiles, not filled by rows and blocks; every second has coarse values, so that tiles end among equals."""
-
 TILES = (1, 2 * BLOCK + 700)
-"""Elements of a tile; the first gives the least that there is, one block or one row."""
+"""Elements of a tile, which fill no tensor here; the first gives the least that there is, one block or one row."""
 
 
 def check_tiles_change_no_bit(method: type[Method]) -> None:
     """A tensor has the same bits however it is cut, from blocks or rows one by one to the whole."""
     for case in cases(method):
-        for number, shape in enumerate(SHAPES):
-            tensors = case.tensors(*shape, coarse=number % 2 == 1)
-            whole = case.merge(tensors)
+        exact = [tensor.double() for tensor in case.tensors(5, 9001)]
+        for tensors in (exact, case.tensors(50, 7, 3, 40, coarse=True), case.tensors(3, 70_001)):
+            whole, kind = case.merge(tensors), f"{list(tensors[0].shape)} of {tensors[0].dtype}"
             for elements in TILES:
                 tiled = case.tiled(tensors, elements)
                 result = tiled.merge(tiled.pieces, tiled.measured())
-                expect(same(result, whole), f"{case}: {list(shape)} in tiles of {elements} differs from the whole")
+                expect(same(result, whole), f"{case}: {kind} in tiles of {elements} differs from the whole")
 
 
 def check_order_of_tiles_changes_no_bit(method: type[Method]) -> None:
@@ -53,14 +50,17 @@ def check_threads_change_no_bit(method: type[Method]) -> None:
 
 def check_inputs_unchanged(method: type[Method]) -> None:
     """Neither `measure` nor `merge` changes what it is given."""
+    import torch
+
     for case in cases(method):
-        tiled = case.tiled(case.tensors(5, 7), BLOCK)
-        tile = tiled.seen(tiled.pieces[0])
-        before = [tensor.clone() for tensor in tile]
-        ctx = tiled.job.context([tile])
-        expect(all(map(same, tile, before)), f"{case}: measure changes its tiles")
-        case.merge_tile(tile, ctx)
-        expect(all(map(same, tile, before)), f"{case}: merge changes its inputs")
+        for dtype in (torch.float32, torch.float64):
+            tiled = case.tiled([tensor.to(dtype) for tensor in case.tensors(5, 7)], BLOCK)
+            tile = tiled.seen(tiled.pieces[0])
+            before = [tensor.clone() for tensor in tile]
+            ctx = tiled.job.context([tile])
+            expect(all(map(same, tile, before)), f"{case}: measure changes its tiles of {dtype}")
+            case.merge_tile(tile, ctx)
+            expect(all(map(same, tile, before)), f"{case}: merge changes its inputs of {dtype}")
 
 
 def check_randomness(method: type[Method]) -> None:

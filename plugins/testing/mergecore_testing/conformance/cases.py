@@ -88,6 +88,15 @@ def cases(method: type[Method], count: int | None = None) -> Iterator[Case]:
         yield from (case for case in others if case.parameters != default.parameters and case.allowed)
 
 
+def everywhere(method: type[Method]) -> Iterator[Case]:
+    """All cases, and each with every parameter in turn at the ends of its range, where the method allows it."""
+    for case in cases(method):
+        yield case
+        for name, item in declared(method).items():
+            at_ends = (replace(case, parameters={**case.parameters, name: end}) for end in ends(item))
+            yield from (other for other in at_ends if other.allowed)
+
+
 def by_default(method: type[Method], count: int) -> list[Case]:
     """With and without a base, default parameters; one that is required has a value of its range."""
     bases = {Base.REQUIRED: [True], Base.OPTIONAL: [False, True], Base.INPUT: [False]}[method.base]

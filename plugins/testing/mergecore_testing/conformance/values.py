@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from mergecore.api import Method
 from mergecore.errors import MergecoreError
-from mergecore.params import declared
-from mergecore_testing.conformance.cases import Case, cases, counts, ends
+from mergecore_testing.conformance.cases import Case, cases, counts, everywhere
 from mergecore_testing.conformance.compare import expect, same
 
 if TYPE_CHECKING:
@@ -45,25 +44,18 @@ def _keeps_tile(case: Case, tensors: Sequence[Tensor]) -> None:
 
 def check_zero_deltas_give_the_base(method: type[Method]) -> None:
     """Where every model equals the base, the result is the base, bit for bit."""
-    import torch
-
-    for case in cases(method):
+    for case in everywhere(method):
         if case.subtracts:
-            for dtype in (torch.float32, torch.bfloat16):
-                base, *models = (tensor.to(dtype) for tensor in case.tensors(33, 70))
-                result = case.merge([base] * (1 + len(models)))
-                expect(same(result, base), f"{case}: models that equal the base do not give it back")
+            base, *models = case.tensors(33, 70)
+            result = case.merge([base] * (1 + len(models)))
+            expect(same(result, base), f"{case}: models that equal the base do not give it back")
 
 
 def check_ends_of_ranges_stay_finite(method: type[Method]) -> None:
     """Every parameter at each end of its range gives finite numbers, or is refused together with the others."""
-    for case in cases(method):
-        for item in declared(method).values():
-            for value in ends(item):
-                at_end = replace(case, parameters={**case.parameters, item.name: value})
-                if at_end.allowed:
-                    result = at_end.merge(at_end.tensors(5, 7))
-                    expect(result.isfinite().all(), f"{at_end}: the result is not finite")
+    for case in everywhere(method):
+        result = case.merge(case.tensors(5, 7))
+        expect(result.isfinite().all(), f"{case}: the result is not finite")
 
 
 def check_zeros_and_opposites_stay_finite(method: type[Method]) -> None:
