@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mergecore.api import Job, Method
+from mergecore.api import Base, DeltaMethod, Job, Method
 from mergecore.architecture import Architecture, Weight
 from mergecore.params import NO_VALUE, Parameter, declared
 from mergecore.planning import Plan
@@ -129,6 +129,7 @@ def method_view(name: str, method: type[Method]) -> dict[str, Any]:
         "base_model": method.base.value,
         "models": [low, high],
         "tile": method.tile.value,
+        "ignored": list(method.ignored),
         "parameters": {
             item.name: {
                 **item.schema,
@@ -154,6 +155,8 @@ def show_method(name: str, method: type[Method], as_json: bool) -> None:
         return
     low, high = method.models
     count = f"{low} or more" if high is None else str(low) if low == high else f"{low} to {high}"
+    if method.base is not Base.INPUT:
+        count += " beside the base model" if issubclass(method, DeltaMethod) else ", the base model among them"
     base = {"required": "required", "optional": "may be given", "input": "if given, a model like the others"}
     print(f"{name}\n\n{view['doc']}\n\nmodels      {count}\nbase_model  {base[method.base.value]}\n")
     for item in declared(method).values():
