@@ -143,7 +143,7 @@ class Rule:
         high, share = min(len(self.values) - 1, low + 1), position - low
         mixed = (1 - share) * self.values[low] + share * self.values[high]
         if parameter.schema.get("type") == "integer" and not mixed.is_integer():
-            raise self.place.error(f"the gradient gives {mixed:g} between its values; the parameter takes whole numbers")
+            raise self.place.error(f"the gradient gives {mixed:g} between its values; only whole numbers are allowed")
         return convert(parameter, dataclasses.replace(self.place, value=mixed))
 
 

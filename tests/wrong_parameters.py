@@ -140,7 +140,7 @@ PLACES: dict[str, Wrong] = {
         f"parameter 'weight' has no value for {EMBEDDING} of model 'code': none of its filters matches", "models[0]"),
     "a gradient of whole numbers with halves between": Wrong(
         "merge_method: karcher\nparameters: {max_iter: [1, 4]}\nmodels: [{model: deep}]\n",
-        2, "parameters.max_iter", "the gradient gives 2.5 between its values; the parameter takes whole numbers"),
+        2, "parameters.max_iter", "the gradient gives 2.5 between its values; only whole numbers are allowed"),
     "della's chances below 0": lacking("della", "density: 0.1", "{model: code}", f"{CHANCES} 0.1"),
     "della's chances above 1": lacking("della", "density: 0.9", "{model: code}", f"{CHANCES} 0.1"),
     "della_linear's chances above 1 in a later layer": lacking(
