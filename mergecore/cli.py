@@ -220,7 +220,7 @@ def main() -> NoReturn:
     except MergecoreError as error:
         if debug:
             raise
-        say(f"error: {error}")
+        say(f"error: {' '.join(str(error).splitlines())}")  # names in it may hold line breaks
         sys.exit(error.exit_code)
     except Exception as error:
         if debug:

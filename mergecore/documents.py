@@ -10,6 +10,8 @@ from typing import Any
 from mergecore.errors import RecipeError, nearest
 
 Path_ = tuple[str | int, ...]
+MERGE = "tag:yaml.org,2002:merge"
+"""Tag of the key `<<`, which brings the keys of another mapping."""
 MAX_NODES = 200_000
 """Values a document may hold once its aliases are expanded; recipes have hundreds, alias bombs billions."""
 
@@ -112,19 +114,31 @@ class _Builder:
             return self._mapping(node, path)
         try:
             return self.scalars.construct_object(node)
-        except (self.yaml.YAMLError, ValueError):
-            raise self.fail(node, path, f"{node.tag!r} is not allowed here; write a plain value") from None
+        except Exception:  # PyYAML raises what its conversions raise: ValueError, KeyError, AttributeError
+            raise self.fail(node, path, f"{show(node.value)} is no value for {node.tag!r}; write a plain one") from None
 
     def _mapping(self, node: Any, path: Path_) -> dict[str, Any]:
+        merged: dict[str, Any] = {}
         result: dict[str, Any] = {}
-        for key_node, value_node in node.value:
-            key = self.build(key_node, (*path, "<key>"))
+        for value_node in (value for key, value in node.value if key.tag == MERGE):
+            merged.update(self._merged(value_node, path))
+        for key_node, value_node in ((key, value) for key, value in node.value if key.tag != MERGE):
+            key = self.build(key_node, path)
             if not isinstance(key, str):
                 raise self.fail(key_node, path, f"the key {key!r} must be text; put it in quotes")
             if key in result:
                 raise self.fail(key_node, (*path, key), "this key is written twice; keep one")
             self.lines[(*path, key)] = key_node.start_mark.line + 1
             result[key] = self.build(value_node, (*path, key))
+        return {**merged, **result}
+
+    def _merged(self, node: Any, path: Path_) -> dict[str, Any]:
+        """What `<<` brings into a mapping: the keys of another, or of several, of which the first has its way."""
+        result: dict[str, Any] = {}
+        for item in reversed(node.value if isinstance(node, self.yaml.SequenceNode) else [node]):
+            if not isinstance(item, self.yaml.MappingNode):
+                raise self.fail(item, path, "'<<' takes a mapping, or a list of them")
+            result.update(self.build(item, path))
         return result
 
 
@@ -165,8 +179,11 @@ def explain(rule: str, wanted: Any, value: Any) -> str:
     if rule == "enum":
         hint = nearest(value, [w for w in wanted if isinstance(w, str)]) if isinstance(value, str) else ""
         return f"must be one of {', '.join(str(w) for w in wanted)}, not {show(value)}{hint}"
+    if rule in ("minItems", "minLength", "minProperties") and not value:
+        return "must not be empty"
     if rule in RULES:
-        return f"must {RULES[rule].format(wanted)}, not {show(value)}"
+        bound = f"{wanted:g}" if isinstance(wanted, float) else wanted
+        return f"must {RULES[rule].format(bound)}, not {show(value)}"
     return f"is not right: {show(value)}"
 
 
@@ -177,11 +194,9 @@ KINDS = {
 RULES = {
     "minimum": "be at least {}",
     "maximum": "be at most {}",
-    "minItems": "have at least {} item(s)",
+    "minItems": "have at least {} items",
     "maxItems": "have at most {} items",
-    "minLength": "not be empty",
     "pattern": "match {}",
-    "minProperties": "not be empty",
 }
 
 
@@ -192,6 +207,7 @@ def show(value: Any) -> str:
     if isinstance(value, Mapping):
         return "a mapping"
     if isinstance(value, list):
-        return "a list" if len(repr(value)) > 40 else repr(value)
+        text = f"[{', '.join(map(show, value))}]"
+        return "a list" if len(text) > 40 else text
     text = repr(value) if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value)
     return text if len(text) <= 60 else text[:57] + "..."

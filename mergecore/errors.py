@@ -52,5 +52,6 @@ class PluginError(InputError):
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint such as ``; did you mean 'ties'?``, or nothing when no known name is close."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    spellings = {item.casefold(): item for item in known}
+    close = difflib.get_close_matches(name.casefold(), list(spellings), n=1, cutoff=0.6)
+    return f"; did you mean {spellings[close[0]]!r}?" if close else ""

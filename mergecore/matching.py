@@ -120,18 +120,19 @@ class Matcher:
     def _stack(self, module: Module, recipe: ModuleRecipe, piece: Slice) -> Stack:
         base = piece.base_model or self.recipe.base_model
         sources = list(piece.sources)
-        if base is not None and recipe.whole and all(self._at(source) != self.positions[base] for source in sources):
-            sources.append(Source(base, None, None, self.recipe.place.child("base_model")))
+        own = next((s for s in sources if base is not None and self._at(s) == self.positions[base]), None)
+        if base is not None and own is None and recipe.whole:
+            own = Source(base, None, None, self.recipe.place.child("base_model"))
+            sources.append(own)
         apart = self.method.base is not Base.INPUT and base is not None
         if self.method.base is Base.REQUIRED and base is None:
             raise self.recipe.place.error(f"method {self.recipe.method!r} needs a base model; add base_model: MODEL")
-        if apart and base is not None:
-            own = next((source for source in sources if self._at(source) == self.positions[base]), None)
+        if apart:
             if own is None:
                 raise piece.place.error(f"the base model {base!r} must be one of the sources of the slice")
             sources.remove(own)
             sources.insert(0, own)
-        self._check_count(piece, len(sources), apart)
+        self._check_count(piece, len(sources), apart, own is not None)
         count = len(sources)
         sources = [source for source in sources if self._takes_part(module, source)]
         apart = apart and self._at(sources[0]) == self.positions[base or ""]
@@ -153,14 +154,15 @@ class Matcher:
         weights = module.weights(module.layer_count(checkpoint.config, source.model))
         return any(stored(checkpoint, weight) for weight in weights)
 
-    def _check_count(self, piece: Slice, count: int, apart: bool) -> None:
+    def _check_count(self, piece: Slice, count: int, apart: bool, based: bool) -> None:
         low, high = self.method.models
         subtracted = apart and issubclass(self.method, DeltaMethod)
         taken = count - 1 if subtracted else count
         if taken < low or (high is not None and taken > high):
-            besides = " besides the base model" if subtracted else ""
+            base = " besides the base model" if subtracted else ", counting the base model" if based else ""
             wanted = f"at least {low}" if high is None else f"exactly {low}" if low == high else f"{low} to {high}"
-            raise piece.place.error(f"method {self.recipe.method!r} takes {wanted} model(s){besides}, not {taken}")
+            models = "model" if wanted.endswith(" 1") else "models"
+            raise piece.place.error(f"method {self.recipe.method!r} takes {wanted} {models}{base}, not {taken}")
 
     def _range(self, module: Module, source: Source) -> tuple[int, int]:
         checkpoint = self.checkpoints[self._at(source)]

@@ -84,10 +84,12 @@ def convert(parameter: Parameter, place: Place) -> Any:
         RecipeError: not of the type, or out of range.
     """
     value, kind = _lenient(place.value, parameter.schema.get("type")), parameter.schema.get("type")
+    if kind == "number" and isinstance(value, float) and not math.isfinite(value):
+        raise place.error(f"must be a finite number, not {show(place.value)}")
     for rule, wanted in parameter.schema.items():
         if not _obeys(rule, wanted, value):
             raise place.error(explain(rule, wanted, place.value))
-    return float(value) if kind == "number" else value
+    return value
 
 
 def _lenient(value: Any, kind: str | None) -> Any:
@@ -95,11 +97,13 @@ def _lenient(value: Any, kind: str | None) -> Any:
         return bool(value)
     if kind == "integer" and isinstance(value, float) and value.is_integer():
         return int(value)
-    if kind == "number" and isinstance(value, str):
+    if kind == "number" and isinstance(value, (int, str)) and not isinstance(value, bool):
         try:
             return float(value)
         except ValueError:
             return value
+        except OverflowError:  # of whole numbers alone: those with a point or an exponent become infinite
+            return math.inf
     return value
 
 
@@ -110,7 +114,7 @@ def _obeys(rule: str, wanted: Any, value: Any) -> bool:
             "boolean": isinstance(value, bool),
             "string": isinstance(value, str),
             "integer": number and isinstance(value, int),
-            "number": number and math.isfinite(value),
+            "number": number,
         }[wanted]
     if rule == "enum":
         return value in wanted
@@ -138,6 +142,8 @@ class Rule:
             return self.values[low]
         high, share = min(len(self.values) - 1, low + 1), position - low
         mixed = (1 - share) * self.values[low] + share * self.values[high]
+        if parameter.schema.get("type") == "integer" and not mixed.is_integer():
+            raise self.place.error(f"the gradient gives {mixed:g} between its values; only whole numbers are allowed")
         return convert(parameter, dataclasses.replace(self.place, value=mixed))
 
 
@@ -160,7 +166,8 @@ def _conditional(parameter: Parameter, place: Place) -> Rule:
         raise place.error(f"must be a mapping with 'value' and 'filter' like its neighbours, not {show(value)}")
     for key in value:
         if key not in ("value", "filter"):
-            raise place.child(key).error(f"unknown key {key!r}{nearest(key, ['value', 'filter'])}")
+            hint = nearest(key, ["value", "filter"]) or "; known here: value, filter"
+            raise place.child(key).error(f"unknown key {key!r}{hint}")
     if "value" not in value:
         raise place.error("'value' is missing")
     pattern = value.get("filter")
@@ -213,9 +220,12 @@ def value_for(parameter: Parameter, levels: Sequence[Mapping[str, Setting]], nam
     return parameter.default
 
 
-def missing(parameter: Parameter, place: Place, weight: str, model: str | None) -> RecipeError:
-    """The error for a required parameter that no level gives."""
-    whose = f" for model {model!r}" if model is not None else ""
-    return place.error(
-        f"parameter {parameter.name!r} is missing{whose} (needed by {weight}); give it under 'parameters'"
-    )
+def missing(
+    parameter: Parameter, levels: Sequence[Mapping[str, Setting]], place: Place, weight: str, model: str | None
+) -> RecipeError:
+    """The error for a required parameter that no level gives, or whose filters all miss the weight."""
+    name, of = repr(parameter.name), f" of model {model!r}" if model is not None else ""
+    if any(level.get(parameter.name) for level in levels):
+        cure = "none of its filters matches; add an entry without a filter for the rest"
+        return place.error(f"parameter {name} has no value for {weight}{of}: {cure}")
+    return place.error(f"parameter {name} is missing (needed by {weight}{of}); give it under 'parameters'")

@@ -109,6 +109,8 @@ def load_recipe(source: Path | str | Mapping[str, Any]) -> Recipe:
 
 def parse_recipe(place: Place, text: str) -> Recipe:
     """A recipe from its document."""
+    if place.value is None:
+        raise place.error("is empty; a recipe has at least 'merge_method' and 'models'")
     check(place, json_schema())
     dtypes = [item for key in ("out_dtype", "dtype") if (item := place.get(key))]
     return Recipe(
@@ -187,6 +189,7 @@ def _model(place: Place | None) -> str | None:
     """A model reference: text, or a mapping {model: {path: ...}} for paths that text cannot hold."""
     if place is None:
         return None
+    check(place, {"$ref": "#/$defs/model", "$defs": json_schema()["$defs"]})
     value = place.value
     if isinstance(value, str):
         return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +53,7 @@ def open_model(reference: str, registry: Registry) -> Checkpoint:
         ModelError: no such folder, or config.json or the weight files cannot be used.
     """
     folder = Path(reference).expanduser()
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # False, unlike Path.is_dir, for what can be no name at all
         raise ModelError(f"{reference}: there is no such folder; give the path of a model folder with its config.json")
     config = _read_config(folder)
     files, index = _weight_files(folder)

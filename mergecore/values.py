@@ -68,25 +68,23 @@ class Values:
         values: dict[str, Any] = {}
         for parameter in self._parameters.values():
             if parameter.per_model:
-                values[parameter.attribute] = tuple(self._of_model(parameter, part, match, shared) for part in parts)
+                values[parameter.attribute] = tuple(self._value(parameter, shared, match, part) for part in parts)
             else:
-                value = value_for(parameter, shared, match.weight.name, match.t)
-                values[parameter.attribute] = self._given(parameter, value, match, None)
+                values[parameter.attribute] = self._value(parameter, shared, match, None)
         try:
             return self._method(**values)
         except InputError as error:
             raise match.piece.place.error(f"{error} (for {match.weight.name})") from None
 
-    def _of_model(self, parameter: Parameter, part: Part, match: Match, shared: Sequence[Level]) -> Any:
-        levels = [self._level(part.source.parameters), *shared]
-        value = value_for(parameter, levels, part.weight.name, match.t)
-        return self._given(parameter, value, match, part)
-
-    def _given(self, parameter: Parameter, value: Any, match: Match, part: Part | None) -> Any:
+    def _value(self, parameter: Parameter, shared: Sequence[Level], match: Match, part: Part | None) -> Any:
+        """One value of a parameter: of a model's part in the weight, or of the whole merge."""
+        levels = [self._level(part.source.parameters), *shared] if part else shared
+        name = part.weight.name if part else match.weight.name
+        value = value_for(parameter, levels, name, match.t)
         if value is not NO_VALUE:
             return value
         place = part.source.place if part else match.piece.place
-        raise missing(parameter, place, match.weight.name, part.source.model if part else None)
+        raise missing(parameter, levels, place, name, part.source.model if part else None)
 
     def notes(self, jobs: Sequence[Job]) -> Iterator[str]:
         """Parameters that have no effect: known to other tools only, given to the base, filtered to nothing."""

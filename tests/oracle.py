@@ -1,19 +1,20 @@
-"""Merges computed a second time: recipes resolved and formulae evaluated in NumPy float64, by other code than ours."""
+"""Merges computed a second time, by other code than ours: recipes resolved, and formulae evaluated in float64."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from formulae import FORMULAE, Array, Given
 from safetensors.torch import load_file
 
-Array = NDArray[np.float64]
+from mergecore.api.random import uniform
+
 Recipe = Mapping[str, Any]
 ALL: Mapping[str, Any] = {}
 
@@ -75,10 +76,13 @@ def merge(recipe: Recipe) -> dict[str, Array]:
         def one(key: str, default: Any) -> Any:
             return _value(shared, key, name, t, default)
 
-        def each(key: str, default: Any = None) -> list[Any]:
+        def each(key: str, default: Any) -> list[Any]:
             return [_value([source.parameters, *shared], key, own, t, default) for source, own, _ in parts]
 
-        result[name] = formula(base, [x for _, _, x in parts], one, each)
+        def drawn(model: int) -> Array:
+            return uniform(f"{recipe.get('seed', 0)}\0{name}\0{model}", 0, found[0].size).double().numpy()
+
+        result[name] = formula(base, [x for _, _, x in parts], Given(one, each, drawn))
 
     first, last, layer = slices[0], slices[-1], 0
     for name in _outside(first, after=False):
@@ -96,7 +100,7 @@ def merge(recipe: Recipe) -> dict[str, Array]:
 
 
 def _slices(body: Recipe, recipe: Recipe) -> Iterator[Slice]:
-    apart = recipe["merge_method"] in ("slerp", "task_arithmetic", "ties")
+    apart = recipe["merge_method"] not in ("linear", "passthrough", "karcher")
     outer = recipe.get("base_model")
     pieces = body.get("slices")
     if pieces is None:
@@ -160,69 +164,3 @@ def _at(value: Any, t: float) -> Any:
     if any(isinstance(item, bool) for item in value):
         return value[math.floor(place)]
     return float(np.interp(place, range(len(value)), value))
-
-
-One, Each = Callable[[str, Any], Any], Callable[..., list[Any]]
-
-
-def linear(base: Array | None, models: Sequence[Array], one: One, each: Each) -> Array:
-    weights = each("weight")
-    total = sum(w * x for w, x in zip(weights, models, strict=True))
-    return total / sum(weights) if one("normalize", True) else total
-
-
-def slerp(base: Array, models: Sequence[Array], one: One, each: Each) -> Array:
-    (other,), t = models, one("t", None)
-    norms = [norm if norm > 1e-8 else 1.0 for norm in (np.linalg.norm(base), np.linalg.norm(other))]
-    cosine = np.clip(np.sum(base / norms[0] * (other / norms[1])), -1, 1)
-    if abs(cosine) > 0.9995:
-        return (1 - t) * base + t * other
-    angle = np.arccos(cosine)
-    return (np.sin((1 - t) * angle) * base + np.sin(t * angle) * other) / np.sin(angle)
-
-
-def task_arithmetic(base: Array, models: Sequence[Array], one: One, each: Each) -> Array:
-    weights = each("weight", 1.0)
-    total = sum(w * (x - base) for w, x in zip(weights, models, strict=True))
-    divisor = sum(weights) if one("normalize", False) else 1.0
-    return base + one("lambda", 1.0) * total / (divisor if abs(divisor) >= 1e-8 else 1.0)
-
-
-def ties(base: Array, models: Sequence[Array], one: One, each: Each) -> Array:
-    weights, rescale = np.array(each("weight", 1.0)), one("rescale", False)
-    kept = [_largest(x - base, density, rescale) for x, density in zip(models, each("density", 1.0), strict=True)]
-    deltas = np.stack([w * x for w, x in zip(weights, kept, strict=True)])
-    elected = np.where(deltas.sum(0) >= 0, 1.0, -1.0)
-    agrees = np.sign(deltas) == elected
-    total = np.where(agrees, deltas, 0.0).sum(0)
-    if one("normalize", True):
-        share = np.tensordot(weights, agrees.astype(np.float64), 1)
-        total = total / np.where(share == 0, 1.0, share)
-    return base + one("lambda", 1.0) * total
-
-
-def _largest(delta: Array, density: float, rescale: bool) -> Array:
-    if density >= 1:
-        return delta
-    flat = delta.ravel()
-    kept = np.zeros_like(flat)
-    if density > 0:
-        places = np.argsort(-np.abs(flat), kind="stable")[: max(1, int(density * flat.size))]
-        kept[places] = flat[places]
-    before, after = np.abs(flat).sum(), np.abs(kept).sum()
-    factor = before / after if rescale and min(before, after) >= 1e-7 else 1.0
-    return (factor * kept).reshape(delta.shape)
-
-
-def passthrough(base: Array | None, models: Sequence[Array], one: One, each: Each) -> Array:
-    (model,), (scale,) = models, each("scale", 1.0)
-    return scale * model
-
-
-FORMULAE: Mapping[str, Callable[..., Array]] = {
-    "linear": linear,
-    "slerp": slerp,
-    "task_arithmetic": task_arithmetic,
-    "ties": ties,
-    "passthrough": passthrough,
-}

@@ -175,23 +175,6 @@ def test_bfloat16_is_rounded_once_at_the_end(tiny: Tiny, tmp_path: Path, method:
     check_loads(tmp_path / "half")
 
 
-@pytest.mark.parametrize(("method", "parameters"), [
-    ("linear", {"weight": 0.5}),
-    ("slerp", {"t": 0.25}),
-    ("task_arithmetic", {"weight": [0.7, 0.4], "normalize": True, "lambda": 1.3}),
-    ("ties", {"density": [0.2, 0.9], "weight": 0.7, "rescale": True, "lambda": 1.3}),
-    ("passthrough", {}),
-])  # fmt: skip
-def test_a_model_merged_with_itself_on_itself_is_the_same_bit_for_bit(
-    tiny: Tiny, tmp_path: Path, method: str, parameters: dict[str, Any]
-) -> None:
-    model = tiny("phi", 1)
-    models = [source(model)] if method == "passthrough" else [source(model), source(model)]
-    base = {} if method in ("linear", "passthrough") else {"base_model": model}
-    mergecore.run({"merge_method": method, "models": models, **base, "parameters": parameters}, tmp_path / "out")
-    assert same(tensors(tmp_path / "out"), tensors(model))
-
-
 def made_by(executor: ThreadsExecutor, workers: int, made: dict[str, Any]) -> dict[str, Tensor]:
     """A recipe's tensors as an executor writes them."""
     plan = mergecore.plan(made)
