@@ -43,8 +43,9 @@ def run(
     shard_bytes: int | None = None,
     executor: str = "threads",
     force: bool = False,
+    allow_nonfinite: bool = False,
 ) -> Path:
-    """Merge a recipe into the folder `out`, as ``mergecore run`` does.
+    """Merge a recipe into the folder `out`, as ``mergecore run`` does; a run that was cut short is gone on with.
 
     Args:
         recipe: path of a YAML file, or a mapping with the same keys.
@@ -54,6 +55,7 @@ def run(
         shard_bytes: largest weight file; default 5 GB.
         executor: name of an installed executor.
         force: replace `out` if it exists.
+        allow_nonfinite: write tensors with NaN or infinity too, with a warning, instead of stopping there.
 
     Raises:
         mergecore.errors.MergecoreError: InputError for something to mend, RunError for a run that failed.
@@ -68,11 +70,12 @@ def run(
         shard_bytes=shard_bytes or running.SHARD_BYTES,
         executor=executor,
         force=force,
+        allow_nonfinite=allow_nonfinite,
     )
     registry = Registry(_warn)
     made = planning.make_plan(recipes.load_recipe(recipe), registry, options.memory)
     try:
-        return running.run_plan(made, Path(out), registry, options, lambda count: None, _warn)
+        return running.run_plan(made, Path(out), registry, options, running.Listener(_warn))
     finally:
         made.close()
 
