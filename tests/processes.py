@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -29,7 +30,8 @@ class Run:
     def ended(self, send: int | None = None) -> tuple[int, str]:
         """Its exit status (negative: the signal that killed it) and what it said, after it got a signal, if any."""
         if send is not None:
-            os.kill(self.process.pid, send)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.process.pid, send)
         self.process.join()
         return self.process.exitcode, self.log.read_text("utf-8")
 
@@ -87,11 +89,8 @@ def _main(home: Path, arguments: list[str], plugins: Path | None) -> None:
 
 def _open_files() -> set[str]:
     """Every open descriptor with what it is."""
-    return {f"{item}: {os.readlink(f'/proc/self/fd/{item}')}" for item in os.listdir("/proc/self/fd") if _is_open(item)}
-
-
-def _is_open(descriptor: str) -> bool:
-    return os.path.lexists(f"/proc/self/fd/{descriptor}")
+    names = [f"/proc/self/fd/{item}" for item in os.listdir("/proc/self/fd")]
+    return {f"{name}: {os.readlink(name)}" for name in names if os.path.lexists(name)}
 
 
 def _changes(event: str, args: tuple[Any, ...]) -> list[str]:
@@ -100,5 +99,6 @@ def _changes(event: str, args: tuple[Any, ...]) -> list[str]:
         path, _, flags = args
         return [os.fsdecode(path)] if isinstance(path, (str, bytes, os.PathLike)) and flags & WRITING else []
     if event in ("os.mkdir", "os.rmdir", "os.remove", "os.rename", "os.link", "os.symlink", "shutil.rmtree"):
-        return [os.fsdecode(item) for item in args[:2] if isinstance(item, (str, bytes, os.PathLike))]
+        paths = [os.fsdecode(item) for item in args if isinstance(item, (str, bytes, os.PathLike))]
+        return [path for path in paths if os.path.isabs(path)]  # others are below a folder that rmtree has named
     return []
