@@ -168,7 +168,9 @@ def test_the_folder_to_replace_stays_whole_until_the_new_one_is_there(slowly, tm
 def test_two_runs_into_one_folder_the_second_is_refused(slowly, tmp_path):
     first = slowly.start(tmp_path / "out")
     assert first.reached(tmp_path / "out.partial")
+    os.kill(first.process.pid, signal.SIGSTOP)
     status, said = slowly.start(tmp_path / "out", "--quiet").ended()
+    os.kill(first.process.pid, signal.SIGCONT)
     assert status == 2
     assert f"out.lock: process {first.process.pid} on {os.uname().nodename} (since 20" in said
     assert first.ended()[0] == 0

@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import mergecore
 from mergecore.errors import ArchitectureError, InputError, ModelError, RunError
+from mergecore.sources import Checkpoint
 
 
 def linear(*models, **keys):
@@ -209,6 +212,22 @@ def test_an_error_in_one_thread_stops_the_others_at_their_next_tile(models):
     with pytest.raises(KeyboardInterrupt):
         TileMerger(work, 2**14, errors).make(plan.jobs[0])
     assert not reads
+
+
+def test_however_often_it_is_interrupted_no_thread_is_left_when_it_ends(models, tmp_path, monkeypatch):
+    join, calls = threading.Thread.join, []
+
+    def interrupted(thread, *args):
+        if thread.name.startswith("merge-") and len(calls) < 3:
+            calls.append(thread)
+            raise KeyboardInterrupt
+        join(thread, *args)
+
+    monkeypatch.setattr(threading.Thread, "join", interrupted)
+    monkeypatch.setattr(Checkpoint, "read", lambda *args: time.sleep(0.05))
+    with pytest.raises(KeyboardInterrupt):
+        mergecore.run(linear(*models[:2]), tmp_path / "out")
+    assert len(calls) == 3 and not any(thread.is_alive() for thread in calls)
 
 
 def test_a_file_in_the_way_is_never_replaced(models, tmp_path):
