@@ -29,9 +29,11 @@ def plan(recipe: Path | str | Mapping[str, Any], *, memory: int | None = None) -
     """
     from mergecore import planning, running
     from mergecore import recipe as recipes
+    from mergecore.definitions import local_definitions
     from mergecore.registry import Registry
 
-    return planning.make_plan(recipes.load_recipe(recipe), Registry(_warn), memory or running.spare_memory())
+    registry = Registry(_warn, local_definitions([]))
+    return planning.make_plan(recipes.load_recipe(recipe), registry, memory or running.spare_memory())
 
 
 def run(
@@ -43,8 +45,9 @@ def run(
     shard_bytes: int | None = None,
     executor: str = "threads",
     force: bool = False,
+    allow_nonfinite: bool = False,
 ) -> Path:
-    """Merge a recipe into the folder `out`, as ``mergecore run`` does.
+    """Merge a recipe into the folder `out`, as ``mergecore run`` does; a run that was cut short is gone on with.
 
     Args:
         recipe: path of a YAML file, or a mapping with the same keys.
@@ -54,12 +57,14 @@ def run(
         shard_bytes: largest weight file; default 5 GB.
         executor: name of an installed executor.
         force: replace `out` if it exists.
+        allow_nonfinite: write tensors with NaN or infinity too, with a warning, instead of stopping there.
 
     Raises:
         mergecore.errors.MergecoreError: InputError for something to mend, RunError for a run that failed.
     """
     from mergecore import planning, running
     from mergecore import recipe as recipes
+    from mergecore.definitions import local_definitions
     from mergecore.registry import Registry
 
     options = running.Options(
@@ -68,11 +73,12 @@ def run(
         shard_bytes=shard_bytes or running.SHARD_BYTES,
         executor=executor,
         force=force,
+        allow_nonfinite=allow_nonfinite,
     )
-    registry = Registry(_warn)
+    registry = Registry(_warn, local_definitions([]))
     made = planning.make_plan(recipes.load_recipe(recipe), registry, options.memory)
     try:
-        return running.run_plan(made, Path(out), registry, options, lambda count: None, _warn)
+        return running.run_plan(made, Path(out), registry, options, running.Listener(_warn))
     finally:
         made.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -26,9 +27,6 @@ plugins_app = typer.Typer(help="Installed plugins and their health.", no_args_is
 app.add_typer(methods_app, name="methods")
 app.add_typer(arch_commands.app, name="arch")
 app.add_typer(plugins_app, name="plugins")
-
-INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells give it; typer returns it."""
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
@@ -66,10 +64,13 @@ def run(
     shard_size: Annotated[str, typer.Option(help="Largest weight file.")] = "5GB",
     executor: Annotated[str, typer.Option(help="Name of an installed executor.")] = "threads",
     force: Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")] = False,
+    allow_nonfinite: Annotated[
+        bool, typer.Option("--allow-nonfinite", help="Write tensors with NaN or infinity too, with a warning.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Merge the models of RECIPE into the folder OUT."""
+    """Merge the models of RECIPE into the folder OUT; a run that was cut short goes on where it was."""
     from mergecore import running
     from mergecore.definitions import local_definitions
     from mergecore.planning import make_plan
@@ -84,6 +85,7 @@ def run(
         shard_bytes=size(shard_size, "--shard-size"),
         executor=executor,
         force=force,
+        allow_nonfinite=allow_nonfinite,
     )
     registry = Registry(warn, local_definitions(arch_dir))
     plan = make_plan(load_recipe(recipe), registry, options.memory)
@@ -91,7 +93,8 @@ def run(
         if not quiet:
             print_plan(plan)
         with Progress(plan.bytes_out, quiet) as progress:
-            running.run_plan(plan, out, registry, options, progress.advance, warn)
+            listener = running.Listener(warn, progress.advance, progress.resume)
+            running.run_plan(plan, out, registry, options, listener)
         if as_json:
             print(json.dumps({**plan_view(plan), "out": str(out), "seconds": round(progress.seconds, 3)}, indent=2))
         elif not quiet:
@@ -211,12 +214,31 @@ def _print_plugins(found: list[plugins.Plugin], as_json: bool, with_kind: bool) 
         print(f"{kind}{plugin.name:{width}}  {plugin.distribution} {plugin.version}")
 
 
+class Stopped(BaseException):
+    """Ctrl-C, or a request to end; `number` is the signal's."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+def _stop(number: int, _frame: Any) -> None:
+    signal.signal(number, signal.SIG_DFL)  # a second one ends at once; what is journaled stays all the same
+    raise Stopped(number)
+
+
 def main() -> NoReturn:
     """Run the command line; errors are one sentence, and the exit status says whose turn it is."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, _stop)
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
         status: Any = app(args=arguments, standalone_mode=False)
+    except Stopped as stopped:
+        say("stopped" if stopped.number == signal.SIGTERM else "interrupted")
+        sys.exit(128 + stopped.number)
     except MergecoreError as error:
         if debug:
             raise
@@ -231,6 +253,4 @@ def main() -> NoReturn:
         cause = f"{type(error).__name__}: {error}"
         say(f"error: {cause}; this is a fault of mergecore: run again with --debug and report it")
         sys.exit(1)
-    if status == INTERRUPTED:
-        say("interrupted; nothing was written")
     sys.exit(status if isinstance(status, int) else 0)

@@ -47,7 +47,7 @@ def _check_hooks(module: Any) -> None:
 CHECKS: Mapping[str, Callable[[Any], None]] = {
     "methods": _check_method,
     "readers": _has("read", "close"),
-    "writers": _has("write", "close"),
+    "writers": _has("write", "sync", "finish", "close"),
     "executors": _has("run"),
     "postprocessors": _has("run"),
     "hooks": _check_hooks,

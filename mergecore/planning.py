@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from mergecore.api import BLOCK, FLOATS, Input, Job, Method, TensorInfo, Tile
@@ -18,6 +19,7 @@ from mergecore.recipe import Recipe
 from mergecore.registry import Registry
 from mergecore.slicing import layer_config, tie_config
 from mergecore.sources import Checkpoint, open_model
+from mergecore.stamps import Stamp
 from mergecore.values import Values
 
 
@@ -57,6 +59,11 @@ class Plan:
     @property
     def bytes_out(self) -> int:
         return sum(job.info.nbytes for job in self.jobs)
+
+    @property
+    def stamps(self) -> dict[Path, Stamp]:
+        """The models' weight files as they were when they were opened."""
+        return {path: stamp for checkpoint in self.checkpoints for path, stamp in checkpoint.stamps.items()}
 
     def close(self) -> None:
         """Let go of the input files."""

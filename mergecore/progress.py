@@ -36,6 +36,14 @@ class Progress:
             self._bar.start()
         return self
 
+    def resume(self, done: int, total: int, count: int) -> None:
+        """Say how many tensors an earlier run finished, and leave out their bytes."""
+        self._total -= count
+        if not self._quiet:
+            print(f"resuming: {done} of {total} tensors are done", file=sys.stderr, flush=True)
+        if self._bar is not None:
+            self._bar.update(self._task, total=self._total)
+
     def advance(self, count: int) -> None:
         """Count bytes that have been written."""
         self._written += count

@@ -57,6 +57,7 @@ class Registry:
         self._manager.add_hookspecs(hookspecs)
         self._manager.register(InstalledPlugins(), "mergecore")
         self._owners: dict[str, Plugin] = {}
+        self._provided: dict[tuple[str, str], Plugin | None] = {}
         for plugin in listed("hooks"):
             self._register(plugin)
 
@@ -81,8 +82,15 @@ class Registry:
             PluginError: nobody has it, or a provider failed.
         """
         hook = f"mergecore_provide_{kind.removesuffix('s')}"
-        answers = (self._ask(hook, implementation, name=name) for implementation in self._implementations(hook))
-        return next((answer for answer in answers if answer is not None), None)
+        asked = ((item, self._ask(hook, item, name=name)) for item in self._implementations(hook))
+        implementation, answer = next(((item, answer) for item, answer in asked if answer is not None), (None, None))
+        if implementation is not None:
+            self._provided[kind, name] = self._owners.get(implementation.plugin_name)
+        return answer
+
+    def used(self, *kinds: str) -> list[Plugin]:
+        """Whose the plugins of these kinds are that were provided so far: installed ones, or the hook that answered."""
+        return [owner or find(kind, name) for (kind, name), owner in self._provided.items() if kind in kinds]
 
     def before_plan(self, recipe: Mapping[str, Any]) -> None:
         """Let every hook refuse the recipe."""

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import graphlib
 import os
-import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mergecore.api import Input, Job, MergedModel, ModelInfo, PostProcessor, Work
-from mergecore.errors import InputError, MergecoreError, PluginError, RunError
+from mergecore.api import Executor, Input, Job, MergedModel, ModelInfo, PostProcessor, Work, Writer
+from mergecore.errors import MergecoreError, PluginError, RunError
+from mergecore.finite import explain, is_finite
+from mergecore.identity import difference, identity
+from mergecore.journal import Journal, read_journal
+from mergecore.locks import locked
 from mergecore.planning import Plan
 from mergecore.plugins import listed
 from mergecore.registry import Registry
+from mergecore.stamps import check_unchanged
+from mergecore.target import Target
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SHARD_BYTES = 5 * 10**9
 """Largest weight file, unless asked otherwise; what the Hub's tools use."""
@@ -41,23 +49,32 @@ def available_cores() -> int:
 
 @dataclass(frozen=True)
 class Options:
-    """How to run: budget in bytes, threads, largest file in bytes, executor, and whether OUT may be replaced."""
+    """How to run: budget in bytes, threads, largest file in bytes, executor, what may be replaced and written."""
 
     memory: int
     workers: int
     shard_bytes: int = SHARD_BYTES
     executor: str = "threads"
     force: bool = False
+    allow_nonfinite: bool = False
 
 
-def run_plan(
-    plan: Plan,
-    out: Path,
-    registry: Registry,
-    options: Options,
-    advance: Callable[[int], None],
-    warn: Callable[[str], None],
-) -> Path:
+@dataclass(frozen=True)
+class Listener:
+    """Who is told of a run's course.
+
+    Attributes:
+        warn: of anything left out, not as expected or kept, as a sentence.
+        advance: of output bytes as they are written, one thread at a time.
+        resume: how many tensors an earlier run finished, of how many, and their bytes.
+    """
+
+    warn: Callable[[str], None]
+    advance: Callable[[int], None] = lambda count: None
+    resume: Callable[[int, int, int], None] = lambda done, total, count: None
+
+
+def run_plan(plan: Plan, out: Path, registry: Registry, options: Options, listener: Listener) -> Path:
     """Merge a plan into a folder that appears whole or not at all.
 
     Args:
@@ -65,23 +82,24 @@ def run_plan(
         out: the output folder; its neighbour ``OUT.partial`` holds the files until they are complete.
         registry: the plugins.
         options: how to run.
-        advance: told of output bytes as they are written, one thread at a time.
-        warn: told of anything left out, as a sentence.
+        listener: told of the run's course.
 
     Raises:
-        InputError: OUT exists, the disk is too small, or a plugin is missing.
-        RunError: something failed on the way; nothing is left behind.
+        InputError: OUT exists or another run is writing it, the disk is too small, or a plugin is missing.
+        RunError: something failed on the way; the tensors that are finished are kept for the next run.
     """
-    check_target(plan, out, options.force)
+    target = Target(out)
+    target.check(plan, options.force)
     executor = registry.provide("executors", options.executor)()
-    postprocessors = load_postprocessors(registry, warn)
+    postprocessors = load_postprocessors(registry, listener.warn)
     try:
-        with _partial(out) as folder:
-            _write(plan, folder, registry, executor, options, advance)
-            model = merged_model(plan, folder, out.name, warn)
+        with locked(target.lock), _keeping(target, len(plan.jobs), listener):
+            _merge(plan, target, registry, executor, options, listener)
+            model = merged_model(plan, target.result, target.folder.name, listener.warn)
             for name, postprocessor in postprocessors.items():
                 _finish(name, postprocessor, model)
-            _publish(folder, out)
+            check_unchanged(plan.stamps)
+            target.publish(options.force)
     except BaseException as error:
         registry.notify("on_error", error=error)
         raise
@@ -89,68 +107,106 @@ def run_plan(
     return out
 
 
-def check_target(plan: Plan, out: Path, force: bool) -> None:
-    """Refuse an output folder that is in the way, is an input, or does not fit on the disk."""
-    if any(out.resolve() == checkpoint.folder.resolve() for checkpoint in plan.checkpoints):
-        raise InputError(f"{out}: is one of the models to merge; give another output folder")
-    if out.is_file():
-        raise InputError(f"{out}: is a file; give the name of a folder")
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())) and not force:
-        raise InputError(f"{out}: exists already; give another folder, or --force to replace it")
-    parent = next(path for path in out.absolute().parents if path.exists())
-    free = shutil.disk_usage(parent).free
-    if free < plan.bytes_out:
-        raise InputError(
-            f"{parent}: has {free / 1e9:.1f} GB free, the result needs {plan.bytes_out / 1e9:.1f} GB; make room"
-        )
-
-
 @contextmanager
-def _partial(out: Path) -> Iterator[Path]:
-    """A fresh folder beside the target; whatever is in it is removed when the run fails."""
-    folder = out.absolute().parent / f"{out.name}.partial"
-    shutil.rmtree(folder, ignore_errors=True)
+def _keeping(target: Target, total: int, listener: Listener) -> Iterator[None]:
+    """Whatever stops the run, say what of it the next one will find; nothing is kept of nothing."""
     try:
-        folder.mkdir(parents=True)
-        yield folder
+        try:
+            yield
+        except BaseException:
+            record = read_journal(target.journal)
+            if record and record.done:
+                kept = f"keeps {len(record.done)} of {total} tensors"
+                listener.warn(f"{target.partial}: {kept}; run the same command again to go on")
+            else:
+                target.clear()
+            raise
     except OSError as error:
-        where = error.filename or folder
-        raise RunError(f"{where}: {error.strerror or error}; nothing was written to {out}") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        where = error.filename or target.partial
+        raise RunError(f"{where}: {error.strerror or error}; run again when that is mended") from error
 
 
-def _publish(folder: Path, out: Path) -> None:
-    """Move the finished folder to its name; a folder that it replaces stays until then."""
-    old = out.absolute().parent / f"{out.name}.replaced"
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        os.replace(out, old)
-    os.replace(folder, out)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _write(
-    plan: Plan, folder: Path, registry: Registry, executor: Any, options: Options, advance: Callable[[int], None]
+def _merge(
+    plan: Plan, target: Target, registry: Registry, executor: Executor, options: Options, listener: Listener
 ) -> None:
-    writer = registry.provide("writers", "safetensors")(folder, plan.tensors, options.shard_bytes)
-    turn = threading.Lock()
+    """Write every tensor that no earlier run has finished."""
+    make_writer = registry.provide("writers", "safetensors")
+    made_of = identity(plan, registry, options.shard_bytes)
+    done = _resume(target, made_of, listener)
+    jobs = [job for job in plan.jobs if job.name not in done]
+    if done:
+        listener.resume(len(done), len(plan.jobs), plan.bytes_out - sum(job.info.nbytes for job in jobs))
+    writer = make_writer(target.result, plan.tensors, options.shard_bytes)
 
-    def read(item: Input, start: int, out: Any) -> None:
-        plan.checkpoints[item.model].read(item.tensor, start, out)
+    def settle() -> None:
+        check_unchanged(plan.stamps)
+        writer.sync()
+
+    try:
+        head = {"identity": made_of, "files": target.files()}
+        with Journal(target.journal, head, done, settle) as journal:
+            executor.run(_work(plan, jobs, writer, journal, registry, options, listener))
+        writer.finish()
+    finally:
+        writer.close()
+
+
+def _resume(target: Target, made_of: dict[str, Any], listener: Listener) -> set[str]:
+    """The tensors that an earlier run of the same plan finished; none, and an empty folder, if there is none."""
+    target.restore()
+    record = read_journal(target.journal)
+    if record and record.done:
+        reason = difference(record.head.get("identity", {}), made_of)
+        if not reason and target.keep(record.head["files"]):
+            return set(record.done)
+        reason = reason or "its files are not as they were left"
+        listener.warn(f"{target.partial}: begun anew, because {reason}")
+    target.clear()
+    target.result.mkdir(parents=True)
+    return set()
+
+
+def _work(
+    plan: Plan,
+    jobs: Sequence[Job],
+    writer: Writer,
+    journal: Journal,
+    registry: Registry,
+    options: Options,
+    listener: Listener,
+) -> Work:
+    turn = threading.Lock()
+    by_name = {job.name: job for job in jobs}
+    nonfinite: set[str] = set()
+
+    def read(item: Input, start: int, out: Tensor) -> None:
+        try:
+            plan.checkpoints[item.model].read(item.tensor, start, out)
+        except OSError as error:
+            where = f"{plan.checkpoints[item.model].folder}: {item.tensor}"
+            raise RunError(f"{where}: cannot be read: {error.strerror or error}") from error
+
+    def write(name: str, start: int, data: Tensor) -> None:
+        if not is_finite(data):
+            if not options.allow_nonfinite:
+                raise RunError(f"{explain(by_name[name], plan.checkpoints)}; --allow-nonfinite writes them as they are")
+            nonfinite.add(name)
+        writer.write(name, start, data)
 
     def advanced(count: int) -> None:
+        journal.check()
         with turn:
-            advance(count)
+            listener.advance(count)
 
     def done(job: Job) -> None:
         with turn:
+            if job.name in nonfinite:  # not journaled: a run that does not allow it must come across it
+                listener.warn(f"{job.name}: holds NaN or infinity")
+            else:
+                journal.add(job.name)
             registry.notify("after_tensor", name=job.name, info=job.info)
 
-    try:
-        executor.run(Work(plan.jobs, read, writer.write, advanced, done, options.memory, options.workers))
-    finally:
-        writer.close()
+    return Work(jobs, read, write, advanced, done, options.memory, options.workers)
 
 
 def load_postprocessors(registry: Registry, warn: Callable[[str], None]) -> dict[str, PostProcessor]:

@@ -13,6 +13,7 @@ from mergecore.api import Reader, TensorInfo
 from mergecore.errors import ModelError
 from mergecore.plugins import listed
 from mergecore.registry import Registry
+from mergecore.stamps import Stamp, stamp
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,6 +29,7 @@ class Checkpoint:
         config: its config.json.
         tensors: every tensor of its weight files, from their headers.
         readers: what reads each tensor.
+        stamps: its weight files, as they were before they were opened.
     """
 
     reference: str
@@ -35,6 +37,7 @@ class Checkpoint:
     config: Mapping[str, Any]
     tensors: Mapping[str, TensorInfo]
     readers: Mapping[str, Reader]
+    stamps: Mapping[Path, Stamp]
 
     def read(self, name: str, start: int, out: Tensor) -> None:
         """Fill `out` with a tensor's elements from `start` on; see `mergecore.api.Reader.read`."""
@@ -57,6 +60,7 @@ def open_model(reference: str, registry: Registry) -> Checkpoint:
         raise ModelError(f"{reference}: there is no such folder; give the path of a model folder with its config.json")
     config = _read_config(folder)
     files, index = _weight_files(folder)
+    stamps = {path: stamp(path) for path in files}
     suffixes = dict.fromkeys(path.suffix for path in files)
     formats = {suffix: registry.provide("readers", suffix.removeprefix(".")) for suffix in suffixes}
     readers: list[Reader] = []
@@ -71,7 +75,7 @@ def open_model(reference: str, registry: Registry) -> Checkpoint:
         for reader in readers:
             reader.close()
         raise
-    return Checkpoint(reference, folder, config, tensors, owners)
+    return Checkpoint(reference, folder, config, tensors, owners, stamps)
 
 
 def _owners(files: list[Path], readers: list[Reader]) -> dict[str, Reader]:

@@ -103,6 +103,26 @@ def test_what_the_writer_writes_safetensors_reads(tmp_path):
     assert all(torch.equal(loaded[name], tensor) for name, tensor in tensors.items())
 
 
+def test_what_is_written_while_the_writer_syncs_is_synced_the_next_time(tmp_path, monkeypatch):
+    writer, synced = SafetensorsWriter(tmp_path, {"a": TensorInfo("F32", (8,))}, 10**9), []
+    monkeypatch.setattr("os.fsync", lambda file: (synced.append(file), len(synced) > 1 or writer.write("a", 0, ones)))
+    ones = torch.ones(8)
+    writer.write("a", 0, ones)
+    for count in (1, 2, 2):
+        writer.sync()
+        assert len(synced) == count
+    writer.close()
+
+
+def test_a_writer_goes_on_with_what_one_of_the_same_layout_left(tmp_path):
+    infos = {"a": TensorInfo("F32", (8,)), "b": TensorInfo("F32", (4,))}
+    for name, info in infos.items():
+        writer = SafetensorsWriter(tmp_path, infos, 10**9)
+        writer.write(name, 0, torch.ones(info.elements))
+        writer.close()
+    assert all(tensor.eq(1).all() for tensor in load_file(tmp_path / "model.safetensors").values())
+
+
 def index_of(names):
     return json.dumps({"weight_map": names})
 

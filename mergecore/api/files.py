@@ -80,7 +80,10 @@ class Reader(Protocol):
 
 
 class Writer(Protocol):
-    """The weight files of one output folder, laid out before the first byte is written."""
+    """The weight files of one output folder, laid out before the first byte is written.
+
+    Made with the folder, which may hold what a writer with the same arguments left there: that must stay.
+    """
 
     def __init__(self, folder: Path, tensors: Mapping[str, TensorInfo], shard_bytes: int) -> None: ...
 
@@ -90,5 +93,11 @@ class Writer(Protocol):
         Called from several threads at once, in any order.
         """
 
+    def sync(self) -> None:
+        """Return when all that was written before the call would outlive a power cut; writing may go on meanwhile."""
+
+    def finish(self) -> None:
+        """Add what must not be there before every tensor is, such as an index."""
+
     def close(self) -> None:
-        """Finish the files; the index, if the format has one, is written here."""
+        """Let go of the files, finished or not."""

@@ -112,12 +112,17 @@ class SafetensorsWriter:
     def __init__(self, folder: Path, tensors: Mapping[str, TensorInfo], shard_bytes: int) -> None:
         self._folder, self._tensors = folder, tensors
         self._files: list[int] = []
+        self._unsafe: set[int] = set()
         self._places: dict[str, tuple[int, int]] = {}
         self._shards = _split(tensors, shard_bytes)
         self._names = shard_names(len(self._shards))
-        for name, shard in zip(self._names, self._shards):
-            self._files.append(os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666))
-            self._lay_out(self._files[-1], shard)
+        try:
+            for name, shard in zip(self._names, self._shards):
+                self._files.append(os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o666))
+                self._lay_out(self._files[-1], shard)
+        except BaseException:
+            self.close()
+            raise
 
     def _lay_out(self, file: int, shard: Mapping[str, TensorInfo]) -> None:
         # Widest dtypes first keeps every tensor aligned to its own item size.
@@ -138,16 +143,26 @@ class SafetensorsWriter:
         """See `mergecore.api.Writer.write`."""
         file, position = self._places[name]
         write_at(file, as_bytes(data), position + start * ITEM_BYTES[self._tensors[name].dtype])
+        self._unsafe.add(file)
 
-    def close(self) -> None:
-        """Close the files; several of them get their index."""
-        while self._files:
-            os.close(self._files.pop())
+    def sync(self) -> None:
+        """See `mergecore.api.Writer.sync`."""
+        for file in list(self._unsafe):
+            self._unsafe.discard(file)  # before: what is written meanwhile marks it again
+            os.fsync(file)
+
+    def finish(self) -> None:
+        """Write the index, where there are several files."""
         if len(self._shards) > 1:
             total = sum(info.nbytes for info in self._tensors.values())
             places = {name: file for file, shard in zip(self._names, self._shards) for name in shard}
             index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
             (self._folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", "utf-8")
+
+    def close(self) -> None:
+        """See `mergecore.api.Writer.close`."""
+        while self._files:
+            os.close(self._files.pop())
 
 
 def shard_names(count: int) -> list[str]:

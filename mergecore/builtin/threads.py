@@ -52,13 +52,12 @@ class ThreadsExecutor:
         threads = [threading.Thread(target=worker, name=f"merge-{n}", daemon=True) for n in range(work.workers)]
         for thread in threads:
             thread.start()
-        try:
-            for thread in threads:
-                thread.join()
-        except BaseException as error:
-            errors.append(error)
-            for thread in threads:
-                thread.join()
+        for thread in threads:
+            while thread.is_alive():
+                try:
+                    thread.join()
+                except BaseException as error:  # an interrupt; the files may be closed only when all have ended
+                    errors.append(error)
         if errors:
             raise errors[0]
 

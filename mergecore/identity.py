@@ -1,0 +1,95 @@
+"""All that decides a result's bytes, as plain values: a run that was cut short goes on while none of it has changed."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from mergecore.api import Job
+from mergecore.planning import Plan
+from mergecore.registry import Registry
+
+COMPUTING = ("mergecore", "numpy", "torch")
+"""Distributions whose versions count whatever the recipe says."""
+
+
+def identity(plan: Plan, registry: Registry, shard_bytes: int) -> dict[str, Any]:
+    """What must be the same for two runs to write the same files; executor, threads and tiles change nothing."""
+    folders = [str(checkpoint.folder.resolve()) for checkpoint in plan.checkpoints]
+    return {
+        "packages": _packages(registry),
+        "files": {str(path.resolve()): [stamp.size, stamp.mtime_ns] for path, stamp in plan.stamps.items()},
+        "code": {plan.recipe.method: _code(plan.method)},
+        "layout": {"--shard-size": shard_bytes},
+        "recipe": _digest([repr(plan.architecture), *(_job(job, folders) for job in plan.jobs)]),
+    }
+
+
+def difference(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """In words, what changed from one identity to another; empty: nothing."""
+    if before == now:
+        return ""
+    words = {
+        "packages": "{name} went from {old} to {new}",
+        "files": "{name} changed",
+        "code": "the code of method {name!r} changed",
+        "layout": "{name} changed",
+    }
+    changes = [
+        text.format(name=name, old=old, new=now[part][name])
+        for part, text in words.items()
+        for name, old in before.get(part, {}).items()
+        if name in now[part] and now[part][name] != old
+    ]
+    return " and ".join(changes) or "the recipe changed"
+
+
+def _packages(registry: Registry) -> dict[str, str]:
+    """Versions by distribution: core, torch, and of the plugins used with what they need of mergecore."""
+    owners = registry.used("methods", "readers", "writers")
+    names = {
+        re.split(r"[^\w.-]", line, maxsplit=1)[0] for owner in owners for line in _requirements(owner.distribution)
+    }
+    needed = {name for name in names if name.startswith("mergecore")} | set(COMPUTING)
+    return {name: _version(name) for name in needed} | {owner.distribution: owner.version for owner in owners}
+
+
+def _requirements(distribution: str) -> list[str]:
+    try:
+        return metadata.requires(distribution) or []
+    except metadata.PackageNotFoundError:  # a module on the path that nobody installed
+        return []
+
+
+def _version(distribution: str) -> str:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "none"
+
+
+def _code(method: type) -> str:
+    """A digest of the module that a method is in: it may be edited without a new version."""
+    file = getattr(sys.modules.get(method.__module__), "__file__", None)
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
+
+
+def _job(job: Job, folders: Sequence[str]) -> list[Any]:
+    parameters = job.method and {
+        field.name: getattr(job.method, field.name)
+        for field in dataclasses.fields(job.method)  # type: ignore[arg-type]
+    }
+    inputs = [[folders[item.model], item.tensor, item.info.dtype, item.info.shape] for item in job.inputs]
+    method = f"{type(job.method).__module__}.{type(job.method).__qualname__}"
+    return [job.name, job.info.dtype, job.info.shape, inputs, method, parameters, job.has_base, job.seed]
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=repr).encode()).hexdigest()

@@ -1,0 +1,104 @@
+"""The command line in processes that start at once: each is forked from one that has imported torch already."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+FORKING = multiprocessing.get_context("forkserver")
+FORKING.set_forkserver_preload(["torch", "jsonschema", "rich.progress", "mergecore.cli", "mergecore.running"])
+
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+"""Flags with which a file is opened for more than reading."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A running or ended `mergecore ARGUMENTS`."""
+
+    process: Any
+    log: Path
+
+    def ended(self, send: int | None = None) -> tuple[int, str]:
+        """Its exit status (negative: the signal that killed it) and what it said, after it got a signal, if any."""
+        if send is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.process.pid, send)
+        self.process.join()
+        return self.process.exitcode, self.log.read_text("utf-8")
+
+    def reached(self, path: Path) -> bool:
+        """Wait until a path exists; False when the run ended without it."""
+        while not path.exists():
+            if not self.process.is_alive():
+                return False
+            time.sleep(0.001)
+        return True
+
+
+def start(home: Path, *arguments: str | Path, plugins: Path | None = None) -> Run:
+    """Start the command line.
+
+    Args:
+        home: a folder for its standard error, its report and its caches.
+        arguments: of the command line.
+        plugins: a folder of faked distributions, as `PluginEnv` makes them.
+    """
+    home.mkdir(exist_ok=True)
+    process = FORKING.Process(target=_main, args=(home, [str(item) for item in arguments], plugins))
+    process.start()
+    return Run(process, home / "stderr")
+
+
+def report(home: Path) -> dict[str, list[str]]:
+    """Of an ended run that was not killed: paths that it ``changed``, files left ``open``."""
+    return json.loads((home / "report.json").read_text("utf-8"))
+
+
+def _main(home: Path, arguments: list[str], plugins: Path | None) -> None:
+    from mergecore import cli, journal
+
+    log = os.open(home / "stderr", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(log, 2)
+    os.close(log)
+    os.environ["XDG_CACHE_HOME"] = str(home / "cache")
+    sys.dont_write_bytecode = True
+    if plugins is not None:
+        sys.path.insert(0, str(plugins))
+    journal.SECONDS = 0.02
+    sys.argv = ["mergecore", *arguments]
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    changed: list[str] = []
+    before, watching = _open_files(), [True]
+    sys.addaudithook(lambda event, args: changed.extend(_changes(event, args)) if watching else None)
+    try:
+        cli.main()
+    finally:
+        watching.clear()
+        left = sorted(_open_files() - before)
+        (home / "report.json").write_text(json.dumps({"changed": changed, "open": left}), "utf-8")
+
+
+def _open_files() -> set[str]:
+    """Every open descriptor with what it is."""
+    names = [f"/proc/self/fd/{item}" for item in os.listdir("/proc/self/fd")]
+    return {f"{name}: {os.readlink(name)}" for name in names if os.path.lexists(name)}
+
+
+def _changes(event: str, args: tuple[Any, ...]) -> list[str]:
+    """The paths that an audited call changes."""
+    if event == "open":
+        path, _, flags = args
+        return [os.fsdecode(path)] if isinstance(path, (str, bytes, os.PathLike)) and flags & WRITING else []
+    if event in ("os.mkdir", "os.rmdir", "os.remove", "os.rename", "os.link", "os.symlink", "shutil.rmtree"):
+        paths = [os.fsdecode(item) for item in args if isinstance(item, (str, bytes, os.PathLike))]
+        return [path for path in paths if os.path.isabs(path)]  # others are below a folder that rmtree has named
+    return []
