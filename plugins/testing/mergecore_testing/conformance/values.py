@@ -18,7 +18,7 @@ SHAPES: tuple[tuple[int, ...], ...] = ((), (1,), (0,), (7,), (5, 3), (0, 3), (3,
 
 
 def check_shape_and_dtype_kept(method: type[Method]) -> None:
-    """Tensors of 0 to 4 dimensions, empty ones too, keep both, from `merge` on."""
+    """Tensors of 0 to 4 dimensions, empty ones too, keep their shape and dtype; `merge` itself keeps its tiles'."""
     import torch
 
     for case in cases(method):
