@@ -1,28 +1,33 @@
-"""Architecture definitions: from their JSON to the weights that a checkpoint must have."""
+"""Architecture definitions: from their JSON to the weights that a checkpoint with a given config must have."""
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib.resources import files
 from typing import Any
 
+from mergecore.config import Keys, first_of
 from mergecore.documents import Place, check
 from mergecore.errors import ArchitectureError, RecipeError
 
 
 @dataclass(frozen=True)
 class Weight:
-    """One weight of an architecture; names are whole, the layer's number filled in.
+    """One weight of an architecture; inside a module's `layer`, without the layer's prefix.
 
     Attributes:
         name: as checkpoints of this class are written.
         optional: checkpoints may lack it.
+        group: optional weights of one group are in a layer together or not at all.
         aliases: other names of it in checkpoints.
         tied_to: the weight that stands for it where a checkpoint lacks it.
         vocabulary_axis: the axis with one entry a token, if it has one.
+        each: word in the name → count of config.json; one weight for each number. Empty once bound to a config.
+        parts: the weights that stand for it in another layout. Empty once bound to a checkpoint.
     """
 
     name: str
@@ -30,30 +35,80 @@ class Weight:
     aliases: tuple[str, ...] = ()
     tied_to: str | None = None
     vocabulary_axis: int | None = None
+    group: str | None = None
+    each: Mapping[str, Keys] = field(default_factory=dict)
+    parts: tuple[str, ...] = ()
 
     @property
     def may_lack(self) -> bool:
         return self.optional or self.tied_to is not None
 
+    def named(self, values: Mapping[str, int], prefix: str = "") -> Weight:
+        """The weight with `values` filled into its names and `prefix` before them."""
+
+        def full(name: str) -> str:
+            return prefix + fill(name, values)
+
+        return replace(
+            self,
+            name=full(self.name),
+            aliases=tuple(map(full, self.aliases)),
+            tied_to=full(self.tied_to) if self.tied_to else None,
+            each={},
+        )
+
+    def count(self, word: str, config: Mapping[str, Any], model: str) -> int:
+        """How many numbers a config gives to a word of `each`; a list there counts by its length.
+
+        Raises:
+            ArchitectureError: it gives none, and the weight is not optional.
+        """
+        count = first_of(config, self.each[word])
+        if count is None and self.optional:
+            return 0
+        count = len(count) if isinstance(count, list) else count
+        if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count <= MAX_COUNT:
+            keys = " or ".join(self.each[word])
+            raise ArchitectureError(f"{model}: config.json must give the number of {self.name!r} as {keys}")
+        return count
+
+
+def fill(name: str, values: Mapping[str, int]) -> str:
+    """A name with the numbers of its {words} filled in."""
+    for word, number in values.items():
+        name = name.replace(f"{{{word}}}", str(number))
+    return name
+
 
 @dataclass(frozen=True)
 class Module:
-    """The weights before, in and after one stack of layers."""
+    """The weights before, in and after one stack of layers; `layer_prefix` is empty where there are no layers.
+
+    Attributes:
+        layers_key: of the layer count in config.json.
+        per_layer_config: keys of config lists with one entry a layer.
+        layer_numbers: keys of config lists of layer numbers.
+        leading_layers: keys of the number of first layers that are of another kind.
+        layer_periods: keys of the number of layers after which the kinds repeat.
+    """
 
     before: tuple[Weight, ...]
     layer: tuple[Weight, ...]
     after: tuple[Weight, ...]
-    layers_key: str
-    layer_prefix: str
-    per_layer_config: tuple[str, ...]
+    layers_key: Keys = ()
+    layer_prefix: str = ""
+    per_layer_config: Keys = ()
+    layer_numbers: Keys = ()
+    leading_layers: Keys = ()
+    layer_periods: Keys = ()
+
+    def prefix(self, index: int) -> str:
+        return fill(self.layer_prefix, {"layer": index})
 
     def in_layer(self, index: int) -> Iterator[Weight]:
         """The weights of layer `index`, with their whole names."""
-        prefix = self.layer_prefix.replace("{layer}", str(index))
-        for weight in self.layer:
-            aliases = tuple(prefix + alias for alias in weight.aliases)
-            tied_to = prefix + weight.tied_to if weight.tied_to is not None else None
-            yield Weight(prefix + weight.name, weight.optional, aliases, tied_to, weight.vocabulary_axis)
+        prefix = self.prefix(index)
+        return (weight.named({}, prefix) for weight in self.layer)
 
     def weights(self, layers: int) -> Iterator[Weight]:
         """Every weight of a checkpoint with `layers` layers, in order."""
@@ -63,23 +118,75 @@ class Module:
         yield from self.after
 
     def layer_count(self, config: Mapping[str, Any], model: str) -> int:
-        """The number of layers that a model's config.json states.
+        """The number of layers that a model's config.json states; 0 for a module that has none.
 
         Raises:
             ArchitectureError: config.json has no such number.
         """
-        count = get_key(config, self.layers_key)
+        if not self.layers_key:
+            return 0
+        count = first_of(config, self.layers_key)
         if not isinstance(count, int) or isinstance(count, bool) or count < 0:
-            raise ArchitectureError(f"{model}: config.json must give its number of layers as {self.layers_key!r}")
+            keys = " or ".join(map(repr, self.layers_key))
+            raise ArchitectureError(f"{model}: config.json must give its number of layers as {keys}")
         return count
+
+    def bind(self, config: Mapping[str, Any], model: str, stored: Collection[str]) -> Module:
+        """This module with `each` counted by a config, and each `parts` decided by the names that a checkpoint stores.
+
+        Raises:
+            ArchitectureError: a count is missing in the config.
+        """
+        prefixes = [self.prefix(index) for index in range(self.layer_count(config, model))]
+
+        def bound(weights: Sequence[Weight], starts: Sequence[str]) -> tuple[Weight, ...]:
+            whole = [(w, any(start + w.name in stored for start in starts)) for w in weights]
+            return tuple(item for w, as_whole in whole for item in _expanded(w, as_whole, config, model))
+
+        return replace(
+            self,
+            before=bound(self.before, [""]),
+            layer=bound(self.layer, prefixes),
+            after=bound(self.after, [""]),
+        )
+
+
+def _expanded(weight: Weight, as_whole: bool, config: Mapping[str, Any], model: str) -> Iterator[Weight]:
+    """The weights that an entry stands for: its parts unless it is stored whole, one for each number."""
+    names = [weight.name] if as_whole or not weight.parts else list(weight.parts)
+    words = [word for word in weight.each if any(f"{{{word}}}" in name for name in names)]
+    for values in numbers({word: weight.count(word, config, model) for word in words}):
+        for name in names:
+            yield replace(weight, name=name, parts=()).named(values)
+
+
+def numbers(counts: Mapping[str, int]) -> Iterator[dict[str, int]]:
+    """Every combination of numbers below the counts of some words; one empty combination of no words."""
+    for values in itertools.product(*map(range, counts.values())):
+        yield dict(zip(counts, values))
+
+
+MAX_COUNT = 100_000
+"""Weights that `each` may make of one entry; the most experts of a published model are some hundreds."""
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A model class: its name in config.json and its modules (one, called ``default``)."""
+    """A model class: its name in config.json, its modules, and other beginnings of its names with the right ones.
+
+    A definition read from JSON has `each` and `parts` in its weights; `bind` makes the one of a checkpoint.
+    One that is `inferred` was made from headers, and knows no more than they say.
+    """
 
     name: str
     modules: Mapping[str, Module]
+    prefixes: Mapping[str, str] = field(default_factory=dict)
+    inferred: bool = False
+
+    def bind(self, config: Mapping[str, Any], model: str, stored: Collection[str]) -> Architecture:
+        """This definition for a checkpoint with this config that stores these names."""
+        bound = {name: module.bind(config, model, stored) for name, module in self.modules.items()}
+        return replace(self, modules=bound)
 
     def weights(self, config: Mapping[str, Any], model: str) -> Iterator[Weight]:
         """Every weight that a checkpoint with this config.json may have."""
@@ -94,7 +201,7 @@ def json_schema() -> Mapping[str, Any]:
     return schema
 
 
-def parse(name: str, definition: Mapping[str, Any], origin: str) -> Architecture:
+def parse(name: str, definition: Any, origin: str) -> Architecture:
     """An architecture from its JSON.
 
     Args:
@@ -106,59 +213,61 @@ def parse(name: str, definition: Mapping[str, Any], origin: str) -> Architecture
         ArchitectureError: it does not follow the schema, or names a weight twice.
     """
     try:
-        check(Place(definition), json_schema())
+        place = Place(definition)
+        check(place, json_schema())
+        modules = place.get("modules")
+        if modules is not None and any(key in definition for key in ("layers", "before", "layer", "after")):
+            raise modules.error("excludes weights beside it; move them into a module")
+        named = {"default": place} if modules is None else dict(modules.items())
+        parsed = {key: _module(module) for key, module in named.items()}
     except RecipeError as error:
         raise ArchitectureError(f"architecture {name} ({origin}): {error}") from None
-    stack = definition["layers"]
-    module = Module(
-        before=_weights(definition["before"]),
-        layer=_weights(definition["layer"]),
-        after=_weights(definition["after"]),
-        layers_key=stack["count"],
-        layer_prefix=stack["prefix"],
-        per_layer_config=tuple(definition.get("per_layer_config", ())),
-    )
-    names = [label for weight in module.weights(2) for label in (weight.name, *weight.aliases)]
-    for label in names:
-        if names.count(label) > 1:
+    seen: set[str] = set()
+    for label in (label for module in parsed.values() for weight in module.weights(1) for label in _labels(weight)):
+        if label in seen:
             raise ArchitectureError(f"architecture {name} ({origin}): the weight {label!r} is named twice; remove one")
-    return Architecture(name, {"default": module})
+        seen.add(label)
+    return Architecture(name, parsed, definition.get("prefixes", {}))
+
+
+def _labels(weight: Weight) -> tuple[str, ...]:
+    return (weight.name, *weight.aliases, *weight.parts)
+
+
+def _module(place: Place) -> Module:
+    value = place.value
+    stack = value.get("layers")
+    if bool(stack) is not bool(value.get("layer")):
+        raise place.error("'layers' and 'layer' need each other: how layers are named, and what is in one")
+    return Module(
+        before=_weights(value.get("before", ())),
+        layer=_weights(value.get("layer", ())),
+        after=_weights(value.get("after", ())),
+        layers_key=_keys(stack["count"]) if stack else (),
+        layer_prefix=stack["prefix"] if stack else "",
+        **{key: tuple(value.get(key, ())) for key in CONFIG_KEYS},
+    )
+
+
+CONFIG_KEYS = ("per_layer_config", "layer_numbers", "leading_layers", "layer_periods")
+
+
+def _keys(value: str | Sequence[str]) -> Keys:
+    return (value,) if isinstance(value, str) else tuple(value)
 
 
 def _weights(entries: Sequence[str | Mapping[str, Any]]) -> tuple[Weight, ...]:
-    return tuple(
-        Weight(entry) if isinstance(entry, str) else Weight(**{**entry, "aliases": tuple(entry.get("aliases", ()))})
-        for entry in entries
-    )
+    return tuple(Weight(entry) if isinstance(entry, str) else _weight(**entry) for entry in entries)
 
 
-def class_name(config: Mapping[str, Any], model: str) -> str:
-    """The one class name in a config.json.
-
-    Raises:
-        ArchitectureError: there is none, or several.
-    """
-    names = config.get("architectures")
-    if isinstance(names, list) and len(names) == 1 and isinstance(names[0], str):
-        return names[0]
-    raise ArchitectureError(f'{model}: config.json must name one model class, as "architectures": ["LlamaForCausalLM"]')
-
-
-def get_key(config: Mapping[str, Any], key: str) -> Any:
-    """The value at a dotted key; None where there is none."""
-    value: Any = config
-    for part in key.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value
-
-
-def with_keys(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of a config with the values at dotted keys replaced."""
-    result: dict[str, Any] = json.loads(json.dumps(config))
-    for key, value in changes.items():
-        *parents, last = key.split(".")
-        inner = result
-        for part in parents:
-            inner = inner.setdefault(part, {})
-        inner[last] = value
-    return result
+def _weight(
+    name: str,
+    optional: bool | str = False,
+    aliases: Sequence[str] = (),
+    each: Mapping[str, str | Sequence[str]] | None = None,
+    parts: Sequence[str] = (),
+    **rest: Any,
+) -> Weight:
+    group = optional if isinstance(optional, str) else None
+    counts = {word: _keys(keys) for word, keys in (each or {}).items()}
+    return Weight(name, bool(optional), tuple(aliases), group=group, each=counts, parts=tuple(parts), **rest)

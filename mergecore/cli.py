@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
-from mergecore import plugins
+from mergecore import arch_commands, plugins
+from mergecore.console import say, warn
 from mergecore.errors import InputError, MergecoreError
 
 app = typer.Typer(
@@ -20,10 +22,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 methods_app = typer.Typer(help="Installed merge methods.", no_args_is_help=True)
-arch_app = typer.Typer(help="Installed architectures.", no_args_is_help=True)
 plugins_app = typer.Typer(help="Installed plugins and their health.", no_args_is_help=True)
 app.add_typer(methods_app, name="methods")
-app.add_typer(arch_app, name="arch")
+app.add_typer(arch_commands.app, name="arch")
 app.add_typer(plugins_app, name="plugins")
 
 INTERRUPTED = 130
@@ -34,15 +35,9 @@ RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", sho
 Memory = Annotated[
     str, typer.Option("--memory", help="What may be in flight, such as 2GB; default: half of what is free.")
 ]
-
-
-def say(text: str) -> None:
-    """A line for people, beside the results: on standard error."""
-    print(text, file=sys.stderr, flush=True)
-
-
-def warn(text: str) -> None:
-    say(f"warning: {text}")
+ArchDirs = Annotated[
+    list[Path], typer.Option("--arch-dir", help="A folder of architecture files to use before the installed ones.")
+]
 
 
 def size(text: str, option: str) -> int:
@@ -66,6 +61,7 @@ def run(
     recipe: RecipePath,
     out: Annotated[Path, typer.Argument(help="The folder to make.", show_default=False)],
     memory: Memory = "",
+    arch_dir: ArchDirs = [],  # noqa: B006  typer makes a new list each time
     workers: Annotated[int, typer.Option(help="Threads; default: one for each core.", min=0)] = 0,
     shard_size: Annotated[str, typer.Option(help="Largest weight file.")] = "5GB",
     executor: Annotated[str, typer.Option(help="Name of an installed executor.")] = "threads",
@@ -75,6 +71,7 @@ def run(
 ) -> None:
     """Merge the models of RECIPE into the folder OUT."""
     from mergecore import running
+    from mergecore.definitions import local_definitions
     from mergecore.planning import make_plan
     from mergecore.progress import Progress
     from mergecore.recipe import load_recipe
@@ -88,7 +85,7 @@ def run(
         executor=executor,
         force=force,
     )
-    registry = Registry(warn)
+    registry = Registry(warn, local_definitions(arch_dir))
     plan = make_plan(load_recipe(recipe), registry, options.memory)
     try:
         if not quiet:
@@ -106,27 +103,36 @@ def run(
 @app.command("plan")
 def plan_command(
     recipe: RecipePath,
+    out: Annotated[Path, typer.Argument(help="The folder that a run would make; its disk is measured.")] = Path("out"),
     memory: Memory = "",
+    arch_dir: ArchDirs = [],  # noqa: B006
     weights: Annotated[
         bool, typer.Option("--weights", help="Show every weight with its inputs and parameters.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check RECIPE against the models' headers and show what a run would do; nothing is written."""
-    from mergecore import running, views
+    """Check RECIPE against the models' headers, show what a run would do and what it would cost; nothing is kept."""
+    from mergecore import pricing, running, views
+    from mergecore.definitions import local_definitions
     from mergecore.planning import make_plan
     from mergecore.recipe import load_recipe
     from mergecore.registry import Registry
 
     budget = size(memory, "--memory") if memory else running.spare_memory()
-    plan = make_plan(load_recipe(recipe), Registry(warn), budget)
-    if as_json:
-        print(json.dumps({**views.plan_view(plan), "weights": views.weights_view(plan)}, indent=2))
-    else:
-        views.print_plan(plan)
+    registry = Registry(warn, local_definitions(arch_dir))
+    plan = make_plan(load_recipe(recipe), registry, budget)
+    try:
+        executor = registry.provide("executors", "threads")()
+        cost = pricing.price(plan, executor, out, budget, running.available_cores())
+        if as_json:
+            view = {**views.plan_view(plan), "price": asdict(cost), "weights": views.weights_view(plan)}
+            print(json.dumps(view, indent=2))
+            return
+        views.print_plan(plan, cost)
         if weights:
             views.print_weights(plan)
-    plan.close()
+    finally:
+        plan.close()
 
 
 @methods_app.command("list")
@@ -146,21 +152,10 @@ def methods_show(
     views.show_method(name, Registry(warn).provide("methods", name), as_json)
 
 
-@arch_app.command("list")
+@arch_commands.app.command("list")
 def arch_list(as_json: AsJson = False) -> None:
     """The model classes that a definition is installed for."""
     _list("architectures", as_json)
-
-
-@arch_app.command("show")
-def arch_show(name: Annotated[str, typer.Argument(help="A class of `arch list`.")], as_json: AsJson = False) -> None:
-    """The weights of a model class."""
-    from mergecore import views
-    from mergecore.architecture import parse
-    from mergecore.registry import Registry
-
-    definition = Registry(warn).provide("architectures", name)
-    views.show_architecture(parse(name, definition, "installed"), definition, as_json)
 
 
 @plugins_app.command("list")
@@ -186,11 +181,14 @@ def new(
     kind: Annotated[str, typer.Argument(help="method or arch.")],
     name: Annotated[str, typer.Argument(help="Small letters, digits and _.")],
     into: Annotated[Path, typer.Option(help="Where to make its folder.")] = Path("."),
+    model: Annotated[str, typer.Option("--from", help="For arch: a model folder whose weights to begin with.")] = "",
 ) -> None:
     """Write the package of a new plugin: installs, passes its test, waits to be filled."""
     from mergecore.scaffold import write_package
 
-    for path in write_package(kind, name, into):
+    if model and kind != "arch":
+        raise InputError(f"--from is for architectures; leave it out of mergecore new {kind}")
+    for path in write_package(kind, name, into, arch_commands.inferred_from(model) if model else None):
         print(path)
     say(f"next: pip install -e {into / name}")
 

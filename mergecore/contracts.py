@@ -23,9 +23,9 @@ def _check_method(method: Any) -> None:
         raise TypeError("a method must be a class derived from WeightMethod or DeltaMethod")
     if not (isinstance(method.tile, Tile) and isinstance(method.base, Base)):
         raise TypeError("'tile' must be a Tile and 'base' a Base")
-    if not method.__doc__:
-        raise TypeError("a method needs a docstring that says what it does")
     declared(method)
+    if not method.__doc__ or method.__doc__.startswith(f"{method.__name__}("):  # dataclass writes its signature there
+        raise TypeError("a method needs a docstring that says what it does")
 
 
 def _has(*names: str) -> Callable[[Any], None]:

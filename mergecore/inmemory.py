@@ -61,7 +61,7 @@ def merge_tensors(
     low, high = method.models
     if count < low or (high is not None and count > high):
         raise InputError(f"{method.__name__} takes {low} to {high or 'any number of'} models, not {count}")
-    made = _instance(method, parameters, count)
+    made = with_parameters(method, parameters, count)
     inputs = tuple(Input(i, name, info) for i, info in zip(order, infos))
     return _merge(Job(name, out, inputs, made, subtracted, seed), [tensors[i] for i in order])
 
@@ -71,7 +71,7 @@ def _merge(job: Job, tensors: Sequence[Tensor]) -> Tensor:
     pieces = job.pieces(job.info.elements + BLOCK)
     if not pieces:
         return tensors[0].to(torch_dtype(job.info.dtype), copy=True)
-    values = [tensor.detach().to(dtype).reshape(pieces[0].shape) for tensor in tensors]
+    values = [tensor.detach().to(dtype).reshape(pieces[0].shape).contiguous() for tensor in tensors]
     ctx = job.context(Tiles(job, pieces, lambda job, piece: values))
     return job.merge(values, ctx).reshape(job.info.shape).to(torch_dtype(job.info.dtype), copy=True)
 
@@ -84,16 +84,24 @@ def _name(tensor: Tensor, name: str) -> str:
     return found
 
 
-def _instance(method: type[Method], parameters: Mapping[str, Any], count: int) -> Method:
+def with_parameters(method: type[Method], parameters: Mapping[str, Any], count: int) -> Method:
+    """A method with parameters given as for `merge_tensors`, for `count` tensors.
+
+    Raises:
+        InputError: a parameter is unknown, missing or wrong, or the method refuses them together.
+    """
     known = declared(method)
     values = {}
     for name in parameters:
         if name not in known and name not in method.ignored:
             raise InputError(f"{method.__name__} has no parameter {name!r}{nearest(name, known)}")
     for name, item in known.items():
-        given = parameters.get(name, item.default)
-        if name not in parameters and item.required:
-            raise InputError(f"{method.__name__}: parameter {name!r} is missing")
+        if name not in parameters:
+            if item.required:
+                raise InputError(f"{method.__name__}: parameter {name!r} is missing")
+            values[item.attribute] = (item.default,) * count if item.per_model else item.default
+            continue
+        given = parameters[name]
         single = not isinstance(given, Sequence) or isinstance(given, str)
         listed = [given] * count if single else list(given)
         if item.per_model and len(listed) != count:

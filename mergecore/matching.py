@@ -33,6 +33,7 @@ class Match:
         has_base: `parts[0]` is a base that the method treats apart.
         lacks_base: such a base is wanted but does not have this optional weight.
         t: position in the slice's layers, 0 to 1; 0 outside the layers.
+        alone: no other model of the recipe has this module of the architecture.
     """
 
     weight: Weight
@@ -43,6 +44,7 @@ class Match:
     t: float
     piece: Slice
     module: ModuleRecipe
+    alone: bool
 
     def subtracts(self, method: type[Method]) -> bool:
         """Whether the method sees differences from `parts[0]`, and not `parts[0]` itself."""
@@ -51,13 +53,17 @@ class Match:
 
 @dataclass(frozen=True)
 class Stack:
-    """A slice of the recipe with its sources' models, layer ranges and base found; the base, if apart, comes first."""
+    """A slice of the recipe with its sources' models, layer ranges and base found; the base, if apart, comes first.
+
+    `alone`: the slice has several sources, but only one has this module of the architecture.
+    """
 
     piece: Slice
     sources: tuple[Source, ...]
     models: tuple[int, ...]
     ranges: tuple[tuple[int, int], ...]
     has_base: bool
+    alone: bool
 
     @property
     def layers(self) -> int:
@@ -74,6 +80,8 @@ class Matcher:
     checkpoints: Sequence[Checkpoint]
     positions: dict[str, int]
     """Model reference → position in `checkpoints`."""
+    donor: int
+    """Position of the model whose class the output is of."""
 
     def modules(self) -> Iterator[tuple[Module, ModuleRecipe, list[Stack]]]:
         """The architecture's modules with their recipes and slices.
@@ -92,7 +100,22 @@ class Matcher:
                 raise self.recipe.place.child("modules").error(
                     f"the module {name!r} is left out; say what it is made of"
                 )
+            self._check_sliceable(name, module, recipe)
             yield module, recipe, [self._stack(module, recipe, piece) for piece in recipe.slices]
+
+    def _check_sliceable(self, name: str, module: Module, recipe: ModuleRecipe) -> None:
+        """Layers can be chosen where there are some, and where it is clear of which module."""
+        if recipe.whole:
+            return
+        if None in self.recipe.modules and len(self.architecture.modules) > 1:
+            known = ", ".join(self.architecture.modules)
+            raise recipe.place.error(
+                f"{self.architecture.name} has several modules; give slices under modules: {known}"
+            )
+        if not module.layers_key and any(source.layer_range for piece in recipe.slices for source in piece.sources):
+            raise recipe.place.error(
+                f"the module {name!r} of {self.architecture.name} has no layers that can be told apart; give 'models'"
+            )
 
     def _stack(self, module: Module, recipe: ModuleRecipe, piece: Slice) -> Stack:
         base = piece.base_model or self.recipe.base_model
@@ -110,14 +133,26 @@ class Matcher:
             sources.remove(own)
             sources.insert(0, own)
         self._check_count(piece, len(sources), apart, own is not None)
+        count = len(sources)
+        sources = [source for source in sources if self._takes_part(module, source)]
+        apart = apart and self._at(sources[0]) == self.positions[base or ""]
+        alone = len(sources) == 1 < count
         ranges = [self._range(module, source) for source in sources]
         if len({end - start for start, end in ranges}) > 1:
             spans = ", ".join(f"{source.model}: {end - start}" for source, (start, end) in zip(sources, ranges))
             raise piece.place.error(f"all models of a slice must bring the same number of layers, not {spans}")
-        return Stack(piece, tuple(sources), tuple(map(self._at, sources)), tuple(ranges), apart)
+        return Stack(piece, tuple(sources), tuple(map(self._at, sources)), tuple(ranges), apart, alone)
 
     def _at(self, source: Source) -> int:
         return self.positions[source.model]
+
+    def _takes_part(self, module: Module, source: Source) -> bool:
+        """Whether a model has this module: one of the output's class must; a language model lacks the vision tower."""
+        checkpoint, donor = self.checkpoints[self._at(source)], self.checkpoints[self.donor]
+        if checkpoint.config.get("architectures") == donor.config.get("architectures"):
+            return True
+        weights = module.weights(module.layer_count(checkpoint.config, source.model))
+        return any(stored(checkpoint, weight) for weight in weights)
 
     def _check_count(self, piece: Slice, count: int, apart: bool, based: bool) -> None:
         low, high = self.method.models
@@ -145,11 +180,29 @@ class Matcher:
         for stack in stacks:
             for k in range(stack.layers):
                 inputs = [list(module.in_layer(start + k)) for start, _ in stack.ranges]
+                self._check_groups(inputs, stack)
                 t = k / (stack.layers - 1) if stack.layers > 1 else 1.0
                 for index, weight in enumerate(module.in_layer(layer)):
                     yield from self._match(weight, [weights[index] for weights in inputs], recipe, stack, t)
                 layer += 1
         yield from self._outside(module.after, recipe, stacks[-1])
+
+    def _check_groups(self, inputs: Sequence[Sequence[Weight]], stack: Stack) -> None:
+        """Optional weights that belong together are in a layer together."""
+        for model, weights in zip(stack.models, inputs):
+            checkpoint = self.checkpoints[model]
+            first: dict[str, tuple[Weight, bool]] = {}
+            for weight in weights:
+                if weight.group is None:
+                    continue
+                there = stored(checkpoint, weight) is not None
+                other = first.setdefault(weight.group, (weight, there))
+                if other[1] != there:
+                    lacking, present = (other[0], weight) if there else (weight, other[0])
+                    raise ModelError(
+                        f"{checkpoint.folder}: has no tensor {lacking.name!r}, though it has {present.name!r}, which"
+                        f" {self.architecture.name} has only with it; fetch the whole checkpoint"
+                    )
 
     def _outside(self, weights: Sequence[Weight], recipe: ModuleRecipe, stack: Stack) -> Iterator[Match]:
         for weight in weights:
@@ -174,7 +227,7 @@ class Matcher:
                 raise ModelError(f"{checkpoint.folder}: has no tensor {needs}; fetch the whole checkpoint")
         has_base = stack.has_base and parts[0].source is stack.sources[0]
         lacks_base = stack.has_base and not has_base
-        yield Match(weight, tuple(parts), tuple(lacking), has_base, lacks_base, t, stack.piece, recipe)
+        yield Match(weight, tuple(parts), tuple(lacking), has_base, lacks_base, t, stack.piece, recipe, stack.alone)
 
     def check_accounted(self) -> None:
         """Every tensor of every input is one that the architecture knows.

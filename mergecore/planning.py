@@ -7,13 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mergecore import architecture as arch
 from mergecore.api import BLOCK, FLOATS, Input, Job, Method, TensorInfo, Tile
 from mergecore.api.files import TORCH_NAMES, common_dtype
+from mergecore.architecture import Architecture
+from mergecore.config import with_keys
+from mergecore.definitions import fit
 from mergecore.errors import InputError, MergecoreError, ModelError
-from mergecore.matching import Match, Matcher, Stack
+from mergecore.matching import Match, Matcher
 from mergecore.recipe import Recipe
 from mergecore.registry import Registry
+from mergecore.slicing import layer_config, tie_config
 from mergecore.sources import Checkpoint, open_model
 from mergecore.values import Values
 
@@ -34,7 +37,7 @@ class Plan:
 
     recipe: Recipe
     method: type[Method]
-    architecture: arch.Architecture
+    architecture: Architecture
     checkpoints: tuple[Checkpoint, ...]
     donor: int
     jobs: tuple[Job, ...]
@@ -117,9 +120,8 @@ def _plan(
     positions: dict[str, int],
 ) -> Plan:
     donor = positions[recipe.base_model or recipe.models[0]]
-    name = arch.class_name(checkpoints[donor].config, str(checkpoints[donor].folder))
-    architecture = arch.parse(name, registry.provide("architectures", name), f"entry point {name}")
-    matcher = Matcher(recipe, method, architecture, checkpoints, positions)
+    architecture, checkpoints, notes = fit(recipe, registry, checkpoints, donor)
+    matcher = Matcher(recipe, method, architecture, checkpoints, positions, donor)
     matcher.check_accounted()
     builder = _Jobs(recipe, method, values, checkpoints)
     changes: dict[str, Any] = {}
@@ -127,8 +129,8 @@ def _plan(
         for match in matcher.matches(module, module_recipe, stacks):
             builder.add(match)
         if not module_recipe.whole:
-            changes.update(_layer_config(module, stacks, checkpoints))
-    changes.update(_tie_config(architecture, builder.jobs, checkpoints[donor].config))
+            changes.update(layer_config(architecture, module, stacks, checkpoints, donor))
+    changes.update(tie_config(architecture, {job.name for job in builder.jobs}, checkpoints[donor].config))
     changes.update(_dtype_config(builder.jobs, checkpoints[donor].config))
     used = {(item.model, item.tensor) for job in builder.jobs for item in job.inputs}
     return Plan(
@@ -138,9 +140,9 @@ def _plan(
         checkpoints=tuple(checkpoints),
         donor=donor,
         jobs=tuple(builder.jobs),
-        config=arch.with_keys(checkpoints[donor].config, changes),
+        config=with_keys(checkpoints[donor].config, changes),
         dropped=sum(len(checkpoint.tensors) for checkpoint in checkpoints) - len(used),
-        notes=(*builder.notes(), *values.notes(builder.jobs), *_config_notes(checkpoints, donor, set(changes))),
+        notes=(*notes, *builder.notes(), *values.notes(builder.jobs), *_config_notes(checkpoints, donor, set(changes))),
     )
 
 
@@ -188,7 +190,9 @@ class _Jobs:
             )
 
     def _is_lone(self, match: Match) -> bool:
-        """Whether an optional weight that some models lack is copied from the one that has it."""
+        """Whether a weight that only one model has is copied from it."""
+        if match.alone:
+            return True
         low = self.method.models[0]
         subtracted = match.subtracts(self.method)
         if len(match.parts) - subtracted >= low and not match.lacks_base:
@@ -207,32 +211,6 @@ class _Jobs:
             f"{count} optional weight(s) missing in {', '.join(models)}: made from the models that have them"
             for models, count in self._lacking.items()
         ]
-
-
-def _layer_config(module: arch.Module, stacks: Sequence[Stack], checkpoints: Sequence[Checkpoint]) -> dict[str, Any]:
-    """The layer count and the per-layer lists of a model whose layers were chosen one by one."""
-    changes: dict[str, Any] = {module.layers_key: sum(stack.layers for stack in stacks)}
-    for key in module.per_layer_config:
-        rows: list[Any] = []
-        for stack in stacks:
-            values = arch.get_key(checkpoints[stack.models[0]].config, key)
-            start, end = stack.ranges[0]
-            if not isinstance(values, list) or len(values) < end:
-                break
-            rows += values[start:end]
-        else:
-            changes[key] = rows
-    return changes
-
-
-def _tie_config(architecture: arch.Architecture, jobs: Sequence[Job], config: Mapping[str, Any]) -> dict[str, Any]:
-    """Whether the output's head is its embedding: never when a head is written, always when none is."""
-    heads = [weight for module in architecture.modules.values() for weight in module.after if weight.tied_to]
-    if not heads:
-        return {}
-    names = {job.name for job in jobs}
-    tied = not any(weight.name in names for weight in heads)
-    return {} if config.get("tie_word_embeddings") is tied else {"tie_word_embeddings": tied}
 
 
 def _dtype_config(jobs: Sequence[Job], config: Mapping[str, Any]) -> dict[str, Any]:

@@ -55,6 +55,7 @@ class Recipe:
         base_model, parameters: of the top level.
         dtype: of the output, by safetensors name; None: what the inputs have.
         seed: of all random numbers.
+        architectures: definition files, each with where the recipe names it.
         text: the YAML.
         place: the whole document.
     """
@@ -65,6 +66,7 @@ class Recipe:
     parameters: Place | None
     dtype: str | None
     seed: int
+    architectures: tuple[tuple[Path, Place], ...]
     text: str
     place: Place
 
@@ -118,9 +120,16 @@ def parse_recipe(place: Place, text: str) -> Recipe:
         parameters=_parameters(place),
         dtype=_dtype(dtypes[0].value) if dtypes else None,
         seed=int(place.value.get("seed", 0)),
+        architectures=_architectures(place),
         text=text,
         place=place,
     )
+
+
+def _architectures(place: Place) -> tuple[tuple[Path, Place], ...]:
+    listed = place.get("architectures")
+    folder = Path(place.file).parent if place.file else Path()
+    return tuple((folder / Path(item.value).expanduser(), item) for item in listed.elements()) if listed else ()
 
 
 def _dtype(name: str) -> str:

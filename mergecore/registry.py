@@ -22,7 +22,8 @@ class InstalledPlugins:
 
     @hookimpl(trylast=True)
     def mergecore_provide_architecture(self, name: str) -> Any:
-        return architecture_definition(find("architectures", name))
+        known = any(plugin.name == name for plugin in listed("architectures"))
+        return architecture_definition(find("architectures", name)) if known else None
 
     @hookimpl(trylast=True)
     def mergecore_provide_reader(self, name: str) -> Any:
@@ -46,9 +47,11 @@ class Registry:
 
     Args:
         warn: told of each hook plugin that is left out or switched off, as a sentence.
+        definitions: architectures to use before the installed ones: by class name, the content of their JSON.
     """
 
-    def __init__(self, warn: Callable[[str], None]) -> None:
+    def __init__(self, warn: Callable[[str], None], definitions: Mapping[str, Any] | None = None) -> None:
+        self.definitions = definitions or {}
         self._warn = warn
         self._manager = pluggy.PluginManager("mergecore")
         self._manager.add_hookspecs(hookspecs)
@@ -72,12 +75,14 @@ class Registry:
     def provide(self, kind: str, name: str) -> Any:
         """The plugin object of a kind called `name`, from the first provider that knows it.
 
+        For an architecture, which can be inferred, None when nobody has it.
+
         Raises:
             PluginError: nobody has it, or a provider failed.
         """
         hook = f"mergecore_provide_{kind.removesuffix('s')}"
         answers = (self._ask(hook, implementation, name=name) for implementation in self._implementations(hook))
-        return next(answer for answer in answers if answer is not None)
+        return next((answer for answer in answers if answer is not None), None)
 
     def before_plan(self, recipe: Mapping[str, Any]) -> None:
         """Let every hook refuse the recipe."""

@@ -27,21 +27,22 @@ class Checkpoint:
         folder: where its files are.
         config: its config.json.
         tensors: every tensor of its weight files, from their headers.
+        readers: what reads each tensor.
     """
 
     reference: str
     folder: Path
     config: Mapping[str, Any]
     tensors: Mapping[str, TensorInfo]
-    _readers: Mapping[str, Reader]
+    readers: Mapping[str, Reader]
 
     def read(self, name: str, start: int, out: Tensor) -> None:
         """Fill `out` with a tensor's elements from `start` on; see `mergecore.api.Reader.read`."""
-        self._readers[name].read(name, start, out)
+        self.readers[name].read(name, start, out)
 
     def close(self) -> None:
         """Let go of the files."""
-        for reader in set(self._readers.values()):
+        for reader in set(self.readers.values()):
             reader.close()
 
 

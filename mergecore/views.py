@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mergecore.api import Job, Method
+from mergecore.api import Base, DeltaMethod, Job, Method
 from mergecore.architecture import Architecture, Weight
 from mergecore.params import NO_VALUE, Parameter, declared
 from mergecore.planning import Plan
 
 if TYPE_CHECKING:
     from mergecore.doctor import Finding
+    from mergecore.pricing import Price
 
 
 def _console() -> Any:
@@ -65,8 +67,8 @@ def resolved(job: Job, parameters: Mapping[str, Parameter]) -> dict[str, Any] | 
     return {name: getattr(job.method, item.attribute) for name, item in parameters.items()}
 
 
-def print_plan(plan: Plan) -> None:
-    """A plan in a few lines, on standard error so that results stay alone on standard output."""
+def print_plan(plan: Plan, cost: Price | None = None) -> None:
+    """A plan, and what it costs, in a few lines, on standard error so that results stay alone on standard output."""
     from rich.console import Console
     from rich.table import Table
 
@@ -84,9 +86,23 @@ def print_plan(plan: Plan) -> None:
     table.add_row("output", f"{view['tensors']} tensors ({dtypes}), {view['bytes_out'] / 1e6:,.0f} MB")
     merged = view["tensors"] - view["copied"]
     table.add_row("tensors", f"{merged} merged, {view['copied']} copied, {view['dropped']} left out by the recipe")
+    if cost is not None:
+        table.add_row("disk", f"reads {_bytes(cost.read)}, writes {_bytes(cost.written)}, {_bytes(cost.free)} free")
+        table.add_row("memory", f"{_bytes(cost.memory)} of tensors at one time")
+        table.add_row("time", "too little to tell" if cost.seconds is None else f"about {_span(cost.seconds)}")
     for note in plan.notes:
         table.add_row("note", note, style="yellow")
     console.print(table)
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e9:,.1f} GB" if count >= 10**9 else f"{count / 1e6:,.0f} MB"
+
+
+def _span(seconds: float) -> str:
+    whole = math.ceil(seconds)
+    hours, minutes = whole // 3600, whole % 3600 // 60
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"
 
 
 def print_weights(plan: Plan) -> None:
@@ -113,6 +129,7 @@ def method_view(name: str, method: type[Method]) -> dict[str, Any]:
         "base_model": method.base.value,
         "models": [low, high],
         "tile": method.tile.value,
+        "ignored": list(method.ignored),
         "parameters": {
             item.name: {
                 **item.schema,
@@ -138,6 +155,8 @@ def show_method(name: str, method: type[Method], as_json: bool) -> None:
         return
     low, high = method.models
     count = f"{low} or more" if high is None else str(low) if low == high else f"{low} to {high}"
+    if method.base is not Base.INPUT:
+        count += " beside the base model" if issubclass(method, DeltaMethod) else ", the base model among them"
     base = {"required": "required", "optional": "may be given", "input": "if given, a model like the others"}
     print(f"{name}\n\n{view['doc']}\n\nmodels      {count}\nbase_model  {base[method.base.value]}\n")
     for item in declared(method).values():
@@ -161,14 +180,18 @@ def show_architecture(architecture: Architecture, definition: Mapping[str, Any],
     if as_json:
         print(json.dumps(definition, indent=2))
         return
-    for module in architecture.modules.values():
-        print(f"{architecture.name}: layers counted by {module.layers_key!r} in config.json\n")
+    for name, module in architecture.modules.items():
+        called = architecture.name if len(architecture.modules) == 1 else f"{architecture.name}, module {name}"
+        counted = f"layers counted by {' or '.join(map(repr, module.layers_key))} in config.json"
+        print(f"{called}: {counted if module.layers_key else 'no layers'}\n")
         groups: Sequence[tuple[str, Sequence[Weight]]] = (
-            ("before the layers", module.before),
+            ("before the layers" if module.layers_key else "weights", module.before),
             (f"in each layer, after {module.layer_prefix!r}", module.layer),
             ("after the layers", module.after),
         )
         for title, weights in groups:
+            if not weights:
+                continue
             print(title)
             for weight in weights:
                 print(f"  {weight.name}{_traits(weight)}")
@@ -177,6 +200,8 @@ def show_architecture(architecture: Architecture, definition: Mapping[str, Any],
 def _traits(weight: Weight) -> str:
     traits = [
         *(["may be absent"] if weight.optional else []),
+        *([f"each {word} of {' or '.join(keys)}" for word, keys in weight.each.items()]),
+        *([f"or in parts {', '.join(weight.parts)}"] if weight.parts else []),
         *([f"or {weight.tied_to}"] if weight.tied_to else []),
         *([f"also called {', '.join(weight.aliases)}"] if weight.aliases else []),
     ]

@@ -1,12 +1,15 @@
 """The Python API gives what the command line gives."""
 
 import json
+from dataclasses import dataclass
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import mergecore
+from mergecore import inmemory
+from mergecore.api import Tile, WeightMethod, param
 from mergecore.errors import InputError
 
 METHODS = {
@@ -78,6 +81,34 @@ def test_shape_and_dtype_are_kept(shape, dtype):
     for method, parameters, base in (("linear", {"weight": 1}, None), ("ties", {"density": 0.3}, 1)):
         merged = mergecore.merge_tensors(tensors, method, parameters, base=base)
         assert (merged.shape, merged.dtype) == (shape, dtype)
+
+
+def test_bfloat16_is_float32_rounded_once():
+    tensors = [torch.randn(41, 67).bfloat16() for _ in range(3)]
+    for method, parameters in METHODS.items():
+        base = None if method == "linear" else 0
+        given = {"weight": 0.3, **{name: value for name, value in parameters.items() if name != "weight"}}
+        merged = mergecore.merge_tensors(tensors, method, given, base=base)
+        exact = mergecore.merge_tensors([tensor.float() for tensor in tensors], method, given, base=base)
+        assert torch.equal(merged, exact.bfloat16())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout(WeightMethod):
+    """1 for each input that is contiguous, nothing else."""
+
+    tile = Tile.TENSOR
+    offset: float | None = param(None, "Added, if given.")
+
+    def merge(self, weights, ctx):
+        return torch.full_like(weights[0], sum(x.is_contiguous() for x in weights) + (self.offset or 0))
+
+
+def test_a_method_gets_contiguous_tensors_however_they_lie():
+    square, long = torch.randn(6, 8), torch.randn(50)
+    for tensors in ([square.T, square.T], [square[:, ::3]] * 2, [long[::2], long[1::2]], [long[:1].expand(9)] * 2):
+        assert (inmemory.merge_tensors(tensors, Layout, {}) == 2).all()
+    assert (inmemory.merge_tensors([square], Layout, {"offset": 3}) == 4).all()
 
 
 def test_plan_json_tells_every_weight_with_its_parameters(models, plugin_env, tmp_path):

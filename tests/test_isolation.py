@@ -4,11 +4,16 @@ import json
 
 import pytest
 
+MUTE = (
+    "from mergecore.api import *\nfrom dataclasses import dataclass\n"
+    "@dataclass(frozen=True, kw_only=True)\nclass Method(DeltaMethod): pass\n"
+)
 BROKEN = {
     "raises": ("mergecore-raises", "raise RuntimeError('boom')", "FAIL", "RuntimeError: boom"),
     "exits": ("mergecore-exits", "import sys; sys.exit(3)", "FAIL", "SystemExit: 3"),
     "asserts": ("mergecore-asserts", "assert False, 'never'", "FAIL", "AssertionError: never"),
     "lacks": ("mergecore-lacks", "import no_such_library", "FAIL", "No module named 'no_such_library'"),
+    "mute": ("mergecore-mute", MUTE, "FAIL", "needs a docstring"),
     "wrong": ("mergecore-wrong", "Method = 'not a class'", "FAIL", "must be a class"),
 }
 

@@ -104,8 +104,8 @@ class WeightMethod(Method):
         """Merge one tile.
 
         Args:
-            weights: one float32 (float64 for float64 inputs) tensor for each model, all of one shape: flat for
-                `Tile.ELEMENTS`, whole rows for `Tile.ROWS`, else the tensor. Not to be changed.
+            weights: one contiguous float32 (float64 for float64 inputs) tensor for each model, all of one shape: flat
+                for `Tile.ELEMENTS`, whole rows for `Tile.ROWS`, else the tensor. Not to be changed.
             ctx: where the tile comes from.
 
         Returns:

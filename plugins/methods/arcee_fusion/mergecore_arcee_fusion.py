@@ -52,7 +52,8 @@ class ArceeFusion(WeightMethod):
         importance = _importance(weights, divergences, ctx)
         # A comparison into floats, as lerp's weights 0 and 1, costs a fraction of one into bools and a choice by them.
         chosen = torch.ge(importance, threshold, out=torch.empty_like(importance)).view_as(base)
-        return torch.lerp(base, other, chosen)
+        # Lerp makes 0.0 or -0.0 of a zero, as the element's place in the tile has it; adding 0.0 makes all 0.0.
+        return torch.lerp(base, other, chosen).add_(0.0)
 
 
 def _divergence(models: Sequence[Tensor], ctx: Context) -> Tensor:

@@ -60,11 +60,11 @@ def weighted_sum(models: Sequence[Tensor], factors: Sequence[Tensor | float]) ->
     """sum(factor * model), added up in float64 and rounded once to the models' dtype.
 
     A factor is a number or a float64 tensor that broadcasts. Equal float32 models give the very same model back where
-    the factors add up to 1.
+    the factors add up to 1. The models stay as they are.
     """
     total = models[0].double() * factors[0]
     for model, factor in zip(models[1:], factors[1:], strict=True):
-        total.add_(model.double().mul_(factor))
+        total.add_(model.to(torch.float64, copy=True).mul_(factor))
     return total.to(models[0].dtype)
 
 

@@ -97,4 +97,6 @@ def test_weighted_sum_rounds_once_and_takes_a_factor_for_each_row() -> None:
     assert weighted_sum([torch.tensor(x) for x in (1.0, 1e-10, -1.0)], [1.0, 1.0, 1.0]).item() == pytest.approx(
         1e-10, rel=1e-6
     )
-    assert weighted_sum([one.double()], [0.1]).dtype == torch.float64
+    exact = [one.double(), other.double()]
+    assert weighted_sum(exact, factors).dtype == torch.float64
+    assert torch.equal(exact[0], one.double()) and torch.equal(exact[1], other.double())

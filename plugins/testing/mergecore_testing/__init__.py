@@ -1,4 +1,4 @@
-"""Tests of mergecore plugins: installed by itself, it gives pytest the fixture `plugin_env`."""
+"""Tests of mergecore plugins: `conformance` for methods, and the fixture `plugin_env`, which pytest finds by itself."""
 
 from mergecore_testing.environment import PluginEnv
 

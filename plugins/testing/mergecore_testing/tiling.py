@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from mergecore.api import DeltaMethod, Input, Job, Method, Piece, TensorInfo, Tiles, torch_dtype
+from mergecore.api import Context, DeltaMethod, Input, Job, Method, Piece, TensorInfo, Tiles, torch_dtype
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,23 +30,48 @@ def merge_tiled(
     Returns:
         A new tensor of the inputs' shape and dtype. Whatever `elements` is, it must have the same bits.
     """
-    import torch
+    tiled = Tiled.of(method, tensors, elements, base=base, seed=seed)
+    return tiled.merge(tiled.pieces, tiled.measured())
 
-    inputs = [tensor for tensor in (base, *tensors) if tensor is not None]
-    info = TensorInfo(STORED[str(inputs[0].dtype).removeprefix("torch.")], tuple(inputs[0].shape))
-    subtracts = base is not None and isinstance(method, DeltaMethod)
-    job = Job("tensor", info, tuple(Input(i, "tensor", info) for i in range(len(inputs))), method, subtracts, seed)
 
-    def read(job: Job, piece: Piece) -> list[Tensor]:
-        flat = [tensor.reshape(-1)[piece.start : piece.start + piece.elements] for tensor in inputs]
+@dataclass(frozen=True)
+class Tiled:
+    """A merge cut into pieces, for those who want to measure and merge them as they choose."""
+
+    job: Job
+    inputs: Sequence[Tensor]
+    pieces: Sequence[Piece]
+
+    @classmethod
+    def of(
+        cls, method: Method, tensors: Sequence[Tensor], elements: int, *, base: Tensor | None = None, seed: int = 0
+    ) -> Tiled:
+        """The pieces that a run would cut; arguments as for `merge_tiled`."""
+        inputs = [tensor for tensor in (base, *tensors) if tensor is not None]
+        info = TensorInfo(STORED[str(inputs[0].dtype).removeprefix("torch.")], tuple(inputs[0].shape))
+        subtracts = base is not None and isinstance(method, DeltaMethod)
+        job = Job("tensor", info, tuple(Input(i, "tensor", info) for i in range(len(inputs))), method, subtracts, seed)
+        return cls(job, inputs, job.pieces(elements))
+
+    def read(self, job: Job, piece: Piece) -> list[Tensor]:
+        """New tensors with a piece of each input."""
+        flat = [tensor.reshape(-1)[piece.start : piece.start + piece.elements] for tensor in self.inputs]
         return [part.to(torch_dtype(job.compute_dtype), copy=True).view(piece.shape) for part in flat]
 
-    out = torch.empty(info.elements, dtype=inputs[0].dtype)
-    pieces = job.pieces(elements)
-    if not pieces:
-        return out.view(info.shape)
-    ctx = job.context(Tiles(job, pieces, read))
-    for piece in pieces:
-        merged = job.merge(read(job, piece), replace(ctx, offset=piece.start))
-        out[piece.start : piece.start + piece.elements] = merged.reshape(-1)
-    return out.view(info.shape)
+    def seen(self, piece: Piece) -> Sequence[Tensor]:
+        """What the method gets of a piece."""
+        return self.job.models(self.read(self.job, piece))
+
+    def measured(self) -> Context:
+        """What the method measures over all pieces."""
+        return self.job.context(Tiles(self.job, self.pieces, self.read)) if self.pieces else Context()
+
+    def merge(self, pieces: Iterable[Piece], ctx: Context) -> Tensor:
+        """The whole result, its pieces merged in the order given."""
+        import torch
+
+        out = torch.empty(self.job.info.elements, dtype=self.inputs[0].dtype)
+        for piece in pieces:
+            merged = self.job.merge(self.read(self.job, piece), replace(ctx, offset=piece.start))
+            out[piece.start : piece.start + piece.elements] = merged.reshape(-1)
+        return out.view(self.job.info.shape)

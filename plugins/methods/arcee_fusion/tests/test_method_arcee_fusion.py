@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 import torch
 from mergecore_arcee_fusion import ArceeFusion
+from mergecore_testing.conformance import conformance
 from mergecore_testing.tiling import merge_tiled
 from torch import Tensor
 
 import mergecore
 from mergecore.api import BLOCK, Context
+
+test_conformance = conformance("arcee_fusion", identical="exact")
 
 SHAPES = [
     (),
@@ -73,22 +76,6 @@ def test_rounding_makes_no_divergence_negative() -> None:
     base = 0.02 * normal((500, 64), 1)
     divergences, _ = ArceeFusion().measure([[base, base * (1 + 1e-7 * normal((500, 64), 2))]], Context(shape=(500, 64)))
     assert (divergences >= 0).all() and (divergences > 0).any()
-
-
-@pytest.mark.parametrize("shape", [(40000,), (70, 1000), (3, 40000), (50, 7, 3, 40)], ids=str)
-def test_same_bits_for_every_tiling(shape: tuple[int, ...]) -> None:
-    base, other = normal(shape, 1), normal(shape, 2)
-    whole = merge_tiled(ArceeFusion(), [other], 2**20, base=base)
-    assert 0 < int((whole == other).sum()) < whole.numel() / 4
-    assert all(
-        torch.equal(merge_tiled(ArceeFusion(), [other], size, base=base), whole) for size in (BLOCK, 1013, 33333)
-    )
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_equal_models_give_that_model(dtype: torch.dtype) -> None:
-    x = normal((70, 301), 1).to(dtype)
-    assert torch.equal(merge_tiled(ArceeFusion(), [x], BLOCK, base=x), x)
 
 
 def test_what_is_not_important_is_the_base_bit_for_bit_in_its_dtype() -> None:

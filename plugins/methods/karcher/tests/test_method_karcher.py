@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 from mergecore_karcher import Karcher
+from mergecore_testing.conformance import conformance
 from mergecore_testing.tiling import merge_tiled
 from torch import Tensor
 
-import mergecore
 from mergecore.api import BLOCK
+
+test_conformance = conformance("karcher", identical="exact", symmetric=True)
 
 SHAPES = [(), (1,), (0,), (7,), (5, 3), (2, 3, 4, 5), (1, 1), (70, 1000)]
 SETTINGS: list[dict[str, Any]] = [{}, {"max_iter": 0}, {"max_iter": 2, "tol": 0.0}, {"max_iter": 50, "tol": 0.1}]
@@ -73,20 +75,6 @@ def test_known_values(models: list[Any], expected: Any) -> None:
     assert got.numpy() == pytest.approx(np.array(expected), abs=2e-6)
 
 
-def test_same_bits_for_every_tiling() -> None:
-    models = [normal((70, 1000), seed) for seed in range(3)]
-    whole = merge_tiled(Karcher(), models, 2**20)
-    assert all(torch.equal(merge_tiled(Karcher(), models, size), whole) for size in (1, BLOCK, 2 * BLOCK, 3 * BLOCK))
-
-
-@pytest.mark.parametrize("count", [1, 2, 3, 5])
-def test_equal_models_give_that_model(count: int) -> None:
-    for dtype in (torch.float32, torch.bfloat16):
-        x = normal((70, 301), 1).to(dtype)
-        for tol in (0.0, 1e-5):
-            assert torch.equal(merge_tiled(Karcher(tol=tol), [x] * count, BLOCK), x)
-
-
 @pytest.mark.parametrize("distance", [1e-6, 1e-3, 0.1])
 @pytest.mark.parametrize("tol", [0.0, 1e-5])
 def test_nearly_parallel_models(distance: float, tol: float) -> None:
@@ -109,17 +97,3 @@ def test_small_and_zero_models() -> None:
     assert error(merge_tiled(Karcher(), small, BLOCK), formula(small)) < 2e-6
     assert torch.allclose(merge_tiled(Karcher(), [zero, x, zero, zero], BLOCK), x / 4)
     assert torch.equal(merge_tiled(Karcher(), [zero, zero], BLOCK), zero)
-
-
-@pytest.mark.parametrize("place", [0, 1])
-def test_nan_gives_nan(place: int) -> None:
-    models = [normal((5, 3), 1), normal((5, 3), 2)]
-    models[place][2, 1] = math.nan
-    assert merge_tiled(Karcher(), models, BLOCK).isnan().all()
-
-
-def test_bfloat16_is_rounded_once() -> None:
-    models = [normal((40, 60), seed).bfloat16() for seed in (1, 2, 3)]
-    got, exact = mergecore.merge_tensors(models, "karcher"), formula(models)
-    assert got.dtype == torch.bfloat16
-    assert (np.abs(got.double().numpy() - exact) <= 2**-8 * np.abs(exact) + 1e-6).all()

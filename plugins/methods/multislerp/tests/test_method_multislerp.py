@@ -1,6 +1,5 @@
 """MultiSLERP against its formula in NumPy float64, tangent step and all, and where directions cancel."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,11 +7,13 @@ import numpy as np
 import pytest
 import torch
 from mergecore_multislerp import MultiSlerp
+from mergecore_testing.conformance import conformance
 from mergecore_testing.tiling import merge_tiled
 from torch import Tensor
 
-import mergecore
 from mergecore.api import BLOCK, InputError
+
+test_conformance = conformance("multislerp", identical="exact", symmetric=True)
 
 SHAPES = [(), (1,), (0,), (7,), (5, 3), (2, 3, 4, 5), (1, 1), (70, 1000)]
 SETTINGS: list[dict[str, Any]] = [
@@ -79,12 +80,6 @@ def test_known_values(base: Any, expected: Any) -> None:
     assert got.numpy() == pytest.approx(np.array(expected), abs=2e-6)
 
 
-def test_same_bits_for_every_tiling() -> None:
-    method, models = MultiSlerp(weight=(0.3, 0.5, 0.4)), [normal((70, 1000), seed) for seed in range(3)]
-    whole = merge_tiled(method, models, 2**20)
-    assert all(torch.equal(merge_tiled(method, models, size), whole) for size in (1, BLOCK, 2 * BLOCK, 3 * BLOCK))
-
-
 @pytest.mark.parametrize("weight", [(2.0,), (1.0, 2.0), (1.0, 1.0, 1.0), (0.1, 0.2, 0.3, 0.4, 0.7)])
 def test_equal_models_give_that_model(weight: tuple[float, ...]) -> None:
     for dtype in (torch.float32, torch.bfloat16):
@@ -126,21 +121,6 @@ def test_zero_vectors_and_norms_of_different_size() -> None:
         third = merge_tiled(MultiSlerp(weight=(1.0, 2.0), eps=eps), [x, zero], BLOCK)
         assert torch.allclose(third, x / 3)
         assert torch.equal(merge_tiled(MultiSlerp(weight=(1.0, 2.0), eps=eps), [zero, zero], BLOCK), zero)
-
-
-@pytest.mark.parametrize("place", [0, 1])
-def test_nan_gives_nan(place: int) -> None:
-    models = [normal((5, 3), 1), normal((5, 3), 2)]
-    models[place][2, 1] = math.nan
-    assert merge_tiled(MultiSlerp(weight=(1.0, 2.0)), models, BLOCK).isnan().all()
-
-
-def test_bfloat16_is_rounded_once() -> None:
-    models = [normal((40, 60), seed).bfloat16() for seed in (1, 2, 3, 4)]
-    got = mergecore.merge_tensors(models, "multislerp", {"weight": [1, 3, 2]}, base=1)
-    exact = formula([models[0], *models[2:]], models[1], (1, 3, 2))
-    assert got.dtype == torch.bfloat16
-    assert (np.abs(got.double().numpy() - exact) <= 2**-8 * np.abs(exact) + 1e-6).all()
 
 
 def test_weights_that_cancel_are_refused_before_any_tensor_is_seen() -> None:

@@ -7,12 +7,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from mergecore_sce import Sce
-from mergecore_testing.tiling import merge_tiled
+from mergecore_testing.conformance import conformance
 from torch import Tensor
 
 from mergecore import merge_tensors
-from mergecore.api import BLOCK
+
+test_conformance = conformance("sce", identical="rounded", symmetric=True)
 
 SHAPES: list[tuple[int, ...]] = [(), (1,), (0,), (3, 0), (301,), (41, 67), (7, 1), (2, 3, 4, 5)]
 
@@ -55,9 +55,6 @@ def test_equals_the_formula(shape: tuple[int, ...], topk: float, models: int) ->
     assert got.shape == shape
     rms = math.sqrt(np.mean(expected**2)) if expected.size else 0.0
     assert (np.abs(got.double().numpy() - expected) <= 2e-6 * np.maximum(np.abs(expected), rms)).all()
-    half = [tensor.bfloat16() for tensor in stack]
-    exact = merge_tensors([tensor.float() for tensor in half], "sce", {"select_topk": topk}, base=0)
-    assert torch.equal(merge_tensors(half, "sce", {"select_topk": topk}, base=0), exact.bfloat16())
 
 
 B = [[0.5, -0.25, 1], [0.05, 0.75, -1]]
@@ -96,27 +93,10 @@ def test_a_model_that_hardly_moved_is_not_drowned() -> None:
     assert torch.allclose(merge_tensors([base, far, near], "sce", base=0), far + near, rtol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-@pytest.mark.parametrize("topk", [1.0, 0.3])
-@pytest.mark.parametrize("coarse", [False, True])
-def test_tiles_change_no_bit(dtype: torch.dtype, topk: float, coarse: bool) -> None:
-    stack = tensors((5, 9001), dtype)
-    base, *models = ((tensor * 4).round() / 4 for tensor in stack) if coarse else stack  # of many equal variances
-    whole = merge_tiled(Sce(select_topk=topk), models, 10**9, base=base)
-    for elements in (BLOCK, 2 * BLOCK):
-        assert torch.equal(merge_tiled(Sce(select_topk=topk), models, elements, base=base), whole)
-
-
 def test_of_equal_variances_the_first_are_selected() -> None:
     models = [torch.tensor([1.0, 0, 3, 3, 1, 3]), torch.tensor([1.0, 2, 1, 1, -1, 1])]
     got = merge_tensors([torch.zeros(6), *models], "sce", {"select_topk": 0.6}, base=0)
     assert (got != 0).tolist() == [False, True, True, True, False, False]
-
-
-def test_the_base_merged_with_itself_stays() -> None:
-    for base in (tensors((33, 70))[0], tensors((33, 70), torch.bfloat16)[0]):
-        for topk in (0.0, 0.5, 1.0):
-            assert torch.equal(merge_tensors([base] * 4, "sce", {"select_topk": topk}, base=0), base)
 
 
 @pytest.mark.parametrize("topk", [1.0, 0.5, 0.0])

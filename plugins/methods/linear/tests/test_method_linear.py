@@ -1,0 +1,5 @@
+"""Linear passes the conformance checks; tests/test_formulae.py holds it to its formula."""
+
+from mergecore_testing.conformance import conformance
+
+test_conformance = conformance("linear", identical="rounded", symmetric=True)

@@ -1,0 +1,5 @@
+"""SLERP passes the conformance checks; tests/test_formulae.py holds it to its formula."""
+
+from mergecore_testing.conformance import conformance
+
+test_conformance = conformance("slerp", identical="rounded")

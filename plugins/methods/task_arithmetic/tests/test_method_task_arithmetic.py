@@ -1,0 +1,5 @@
+"""Task arithmetic passes the conformance checks; tests/test_formulae.py holds it to its formula."""
+
+from mergecore_testing.conformance import conformance
+
+test_conformance = conformance("task_arithmetic", symmetric=True)

@@ -1,0 +1,94 @@
+"""Checks that a result has the same bits whatever must not matter: tiles, threads, repetition, other tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from unittest.mock import patch
+
+from mergecore.api import BLOCK, Context, Method
+from mergecore_testing.conformance.cases import cases
+from mergecore_testing.conformance.compare import expect, same
+
+TILES = (1, 2 * BLOCK + 700)
+"""Elements of a tile, which fill no tensor here; the first gives the least that there is, one block or one row."""
+
+
+def check_tiles_change_no_bit(method: type[Method]) -> None:
+    """A tensor has the same bits however it is cut, from blocks or rows one by one to the whole."""
+    for case in cases(method):
+        exact = [tensor.double() for tensor in case.tensors(5, 9001)]
+        for tensors in (exact, case.tensors(50, 7, 3, 40, coarse=True), case.tensors(3, 70_001)):
+            whole, kind = case.merge(tensors), f"{list(tensors[0].shape)} of {tensors[0].dtype}"
+            for elements in TILES:
+                tiled = case.tiled(tensors, elements)
+                result = tiled.merge(tiled.pieces, tiled.measured())
+                expect(same(result, whole), f"{case}: {kind} in tiles of {elements} differs from the whole")
+
+
+def check_order_of_tiles_changes_no_bit(method: type[Method]) -> None:
+    """The tensor may be measured again, and its tiles merged from the last to the first: nothing is remembered."""
+    for case in cases(method):
+        tensors = case.tensors(5, 9001)
+        tiled = case.tiled(tensors, 1)
+        result = tiled.merge(tiled.pieces, tiled.measured())
+        tiled.measured()
+        backwards = tiled.merge(tiled.pieces[::-1], tiled.measured())
+        expect(same(backwards, result), f"{case}: tiles merged from the last to the first give another result")
+
+
+def check_threads_change_no_bit(method: type[Method]) -> None:
+    """A tensor has the same bits whatever the number of torch's threads."""
+    for case in cases(method):
+        tensors = case.tensors(3, 70_001)
+        with threads(1):
+            one = case.merge(tensors)
+        with threads(3):
+            three = case.merge(tensors)
+        expect(same(one, three), f"{case}: one thread and three give different bits")
+
+
+def check_inputs_unchanged(method: type[Method]) -> None:
+    """Neither `measure` nor `merge` changes what it is given."""
+    import torch
+
+    for case in cases(method):
+        for dtype in (torch.float32, torch.float64):
+            tiled = case.tiled([tensor.to(dtype) for tensor in case.tensors(5, 7)], BLOCK)
+            tile = tiled.seen(tiled.pieces[0])
+            before = [tensor.clone() for tensor in tile]
+            ctx = tiled.job.context([tile])
+            expect(all(map(same, tile, before)), f"{case}: measure changes its tiles of {dtype}")
+            case.merge_tile(tile, ctx)
+            expect(all(map(same, tile, before)), f"{case}: merge changes its inputs of {dtype}")
+
+
+def check_randomness(method: type[Method]) -> None:
+    """The same seed gives the same result; random numbers come from `ctx.random`, so by seed, name and place alone."""
+    import torch
+
+    varied, drawing = False, False
+    for case in cases(method):
+        tensors, state = case.tensors(41, 67), torch.get_rng_state()
+        with patch.object(Context, "random", autospec=True, side_effect=Context.random) as random:
+            result = case.merge(tensors)
+        expect(same(case.merge(tensors), result), f"{case}: merging again gives another result")
+        expect(torch.equal(torch.get_rng_state(), state), f"{case}: draws from torch's generator, not from ctx.random")
+        other = [case.merge(tensors, seed=1), case.merge(tensors, name="another")]
+        changed = [not same(tensor, result) for tensor in other]
+        expect(random.called or not any(changed), f"{case}: depends on the seed or the name, but not by ctx.random")
+        varied, drawing = varied or all(changed), drawing or random.called
+    expect(varied or not drawing, f"{method.__name__} draws random numbers, but seed and name change nothing")
+
+
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    """Let torch use this many threads for a while."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

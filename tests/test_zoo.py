@@ -1,0 +1,69 @@
+"""Every described class: all tensors accounted for, copies load and compute the same, layers can be sliced."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from pathlib import Path
+
+import pytest
+import torch
+import zoo
+from zoo import Tiny
+
+import mergecore
+from mergecore import registry
+
+MODELS = [
+    model
+    for module in pkgutil.iter_modules(zoo.__path__)
+    for model in importlib.import_module(f"zoo.{module.name}").MODELS
+]
+
+
+@pytest.fixture(scope="module", params=MODELS, ids=str)
+def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Tiny, Path]:
+    folder = tmp_path_factory.mktemp(str(request.param)) / "model"
+    return request.param, request.param.save(folder)
+
+
+@pytest.fixture(params=["defined", "inferred"])
+def known(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the architecture packages are there, or everything must come from the headers."""
+    if request.param == "inferred":
+        monkeypatch.setattr(registry, "listed", lambda kind: [] if kind == "architectures" else _listed(kind))
+    return bool(request.param == "defined")
+
+
+_listed = registry.listed
+
+
+def check_same(tiny: Tiny, folder: Path, out: Path) -> None:
+    for one, other in zip(tiny.outputs(tiny.load(folder)), tiny.outputs(tiny.load(out)), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_copies_and_merges_with_itself_are_the_model(saved: tuple[Tiny, Path], known: bool, tmp_path: Path) -> None:
+    tiny, folder = saved
+    copy = {"merge_method": "passthrough", "models": [{"model": str(folder)}]}
+    plan = mergecore.plan(copy)
+    assert plan.dropped == 0 and any("inferred" in note for note in plan.notes) is not known
+    mergecore.run(copy, tmp_path / "copy")
+    check_same(tiny, folder, tmp_path / "copy")
+    model = {"model": str(folder), "parameters": {"weight": 0.5}}
+    mergecore.run({"merge_method": "linear", "models": [model, model]}, tmp_path / "linear")
+    check_same(tiny, folder, tmp_path / "linear")
+
+
+@pytest.mark.parametrize("known", ["defined"], indirect=True)
+def test_sliced_models_load_and_run(saved: tuple[Tiny, Path], known: bool, tmp_path: Path) -> None:
+    tiny, folder = saved
+    modules = {}
+    for name in mergecore.plan(
+        {"merge_method": "passthrough", "models": [{"model": str(folder)}]}
+    ).architecture.modules:
+        ranges = tiny.slices.get(name)
+        slices = [{"sources": [{"model": str(folder), "layer_range": list(span)}]} for span in ranges or ()]
+        modules[name] = {"slices": slices} if slices else {"models": [{"model": str(folder)}]}
+    mergecore.run({"merge_method": "passthrough", "modules": modules}, tmp_path / "sliced")
+    assert all(torch.isfinite(value).all() for value in tiny.outputs(tiny.load(tmp_path / "sliced")))

@@ -1,0 +1,75 @@
+"""A tiny random model of every class that architectures/ describes, built and saved by transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+VOCABULARY = 48
+SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2, "num_key_value_heads": 1}
+LAYERS = {"num_hidden_layers": 2}
+TEXT = {**SIZES, **LAYERS, "vocab_size": VOCABULARY}
+"""What most decoders' configs call their sizes."""
+
+Inputs = Mapping[str, torch.Tensor]
+
+
+def tokens() -> Inputs:
+    """What a language model is asked in a forward pass."""
+    return {"input_ids": torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])}
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """One tiny model.
+
+    Attributes:
+        name: the class in transformers and in config.json.
+        config: its configuration's class in transformers.
+        options: of the configuration.
+        inputs: of a forward pass.
+        slices: by module, ranges of layers that make a model with more layers; empty where there are no layers.
+        label: tells models of one class apart.
+    """
+
+    name: str
+    config: str
+    options: Mapping[str, Any]
+    inputs: Callable[[], Inputs] = tokens
+    slices: Mapping[str, tuple[tuple[int, int], ...]] = field(default_factory=lambda: {"default": ((0, 1), (0, 2))})
+    label: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name}-{self.label}" if self.label else self.name
+
+    def build(self) -> Any:
+        """The model with random weights, in evaluation mode; biases and norms random too, so that losing one shows."""
+        torch.manual_seed(0)
+        config = getattr(transformers, self.config)(**self.options)
+        model = getattr(transformers, self.name)(config).eval()
+        with torch.no_grad():
+            for tensor in model.state_dict().values():
+                if tensor.is_floating_point():
+                    tensor.add_(torch.randn_like(tensor) * 0.02)
+        return model
+
+    def save(self, folder: Path) -> Path:
+        self.build().save_pretrained(folder)
+        return folder
+
+    def outputs(self, model: Any) -> list[torch.Tensor]:
+        """Every tensor that a forward pass gives."""
+        with torch.no_grad():
+            result = model(**self.inputs(), return_dict=True)
+        return [value for value in result.values() if isinstance(value, torch.Tensor)]
+
+    def load(self, folder: Path) -> Any:
+        """The model in a folder, loaded with no key missing, unexpected or mismatched."""
+        model, info = getattr(transformers, self.name).from_pretrained(folder, output_loading_info=True)
+        assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
+        return model.eval()
