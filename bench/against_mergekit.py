@@ -51,8 +51,19 @@ RECIPES: dict[str, tuple[str, bool, int, dict[str, Any]]] = {
     "arcee_fusion": ("arcee_fusion", True, 1, {}),
     "ram": ("ram", True, 3, {"epsilon": 0.002}),
     "ramplus_tl": ("ramplus_tl", True, 3, {"epsilon": 0.002, "r": 0.5, "alpha": 1.0}),
+    "dare_linear, density 1": ("dare_linear", True, 3, THREE),
+    "dare_ties, density 1": ("dare_ties", True, 3, THREE),
+    "della, density 1": ("della", True, 3, THREE),
+    "della_linear, density 1": ("della_linear", True, 3, THREE),
 }
-"""Methods that draw random numbers are left out: there the two agree in statistics, not in values."""
+"""Every method, with values that both tools must agree on."""
+RANDOM: dict[str, tuple[str, bool, int, dict[str, Any]]] = {
+    "dare_linear": ("dare_linear", True, 2, {**TWO, "density": 0.5}),
+    "dare_ties": ("dare_ties", True, 2, {**TWO, "density": 0.3, "rescale": False}),
+    "della": ("della", True, 2, {**TWO, "density": 0.5, "epsilon": 0.4}),
+    "della_linear": ("della_linear", True, 2, {**TWO, "density": 0.4, "epsilon": 0.2}),
+}
+"""Methods that draw random numbers, of which the two tools agree in statistics alone."""
 
 
 def make_models() -> None:
@@ -114,7 +125,7 @@ def run_all() -> None:
     jobs = []
     for values in ("float32", "bfloat16"):
         for stored in (values, "float64"):
-            for name, recipe in RECIPES.items():
+            for name, recipe in {**RECIPES, **RANDOM}.items():
                 place = f"{values}-as-{stored}"
                 path = WORK / f"{place}, {name}.yml"
                 write_recipe(path, WORK / place, recipe)
@@ -139,8 +150,26 @@ def distance(one: dict[str, np.ndarray] | None, other: dict[str, np.ndarray] | N
     return f"{max(size(one[name] - other[name]) / size(other[name]) for name in other):.1e}"
 
 
+def changes(tool: str, name: str) -> tuple[str, str]:
+    """The share of elements that a random merge changes, and the root mean square of the changes by the base's."""
+    place = "float32-as-float32"
+    base = load_file(WORK / place / "model-0" / "model.safetensors")
+    merged = result(tool, place, name) or {}
+    before = np.concatenate([tensor.double().numpy().ravel() for tensor in base.values()])
+    change = np.concatenate([merged[key].ravel() for key in base]) - before
+    return f"{np.mean(change != 0):.3f}", f"{np.sqrt(np.mean(change**2) / np.mean(before**2)):.4f}"
+
+
+def print_random() -> None:
+    """The table of the random methods."""
+    print("\n| recipe | changed: mergecore | mergekit | size: mergecore | mergekit |\n|---|---|---|---|---|")
+    for name in RANDOM:
+        ours, theirs = changes("mergecore", name), changes("mergekit", name)
+        print(f"| {name} | {ours[0]} | {theirs[0]} | {ours[1]} | {theirs[1]} |")
+
+
 def main() -> None:
-    """Make, run, and print the table as Markdown."""
+    """Make, run, and print the tables as Markdown."""
     shutil.rmtree(WORK, ignore_errors=True)
     make_models()
     run_all()
@@ -156,6 +185,7 @@ def main() -> None:
             distance(theirs["bfloat16-as-bfloat16"], theirs["bfloat16-as-float64"], typical=True),
         ]
         print(f"| {name} | {' | '.join(cells)} |")
+    print_random()
     print(
         "\n'apart': largest difference between the two tools, relative to the tensor's largest value. 'bfloat16': root"
         " mean square of each tool's error against its own result in float64 arithmetic on the same values.",

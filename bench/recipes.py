@@ -27,6 +27,18 @@ METHODS = {
     "task_arithmetic": Method(2, per_model=[{"weight": 0.6}, {"weight": 0.4}]),
     "ties": Method(2, per_model=[{"weight": 0.5, "density": 0.5}, {"weight": 0.5, "density": 0.5}]),
     "passthrough": Method(1, takes_base=False),
+    # The rest at usual settings; sd-mecha runs the five above only.
+    "nuslerp": Method(2, per_model=[{"weight": 0.6}, {"weight": 0.4}]),
+    "multislerp": Method(2, per_model=[{"weight": 0.6}, {"weight": 0.4}]),
+    "karcher": Method(3, takes_base=False),
+    "dare_linear": Method(2, per_model=[{"weight": 0.6, "density": 0.5}, {"weight": 0.4, "density": 0.5}]),
+    "dare_ties": Method(2, per_model=[{"weight": 0.6, "density": 0.5}, {"weight": 0.4, "density": 0.5}]),
+    "della": Method(2, per_model=[{"weight": 0.6, "density": 0.5}, {"weight": 0.4, "density": 0.5}]),
+    "breadcrumbs_ties": Method(2, per_model=[{"weight": 0.6, "density": 0.9}, {"weight": 0.4, "density": 0.9}]),
+    "sce": Method(2, shared={"select_topk": 0.1}),
+    "model_stock": Method(2),
+    "arcee_fusion": Method(1),
+    "ram": Method(2),
 }
 
 
@@ -61,7 +73,8 @@ def make_merge(name: str, checkpoints: list[Path], folder: Path) -> Merge:
     models: list[dict[str, Any]] = [{"model": str(path)} for path in listed]
     for model, parameters in zip(models, method.per_model, strict=False):
         model["parameters"] = parameters
-    recipe: dict[str, Any] = {"merge_method": name, "models": models, "dtype": "bfloat16"}
+    # Without out_dtype mergekit writes arcee_fusion in float32, whatever dtype says.
+    recipe: dict[str, Any] = {"merge_method": name, "models": models, "dtype": "bfloat16", "out_dtype": "bfloat16"}
     if method.takes_base:
         recipe["base_model"] = str(used[0])
     if method.shared:
