@@ -87,8 +87,7 @@ def _job(job: Job, folders: Sequence[str]) -> list[Any]:
         for field in dataclasses.fields(job.method)  # type: ignore[arg-type]
     }
     inputs = [[folders[item.model], item.tensor, item.info.dtype, item.info.shape] for item in job.inputs]
-    method = f"{type(job.method).__module__}.{type(job.method).__qualname__}"
-    return [job.name, job.info.dtype, job.info.shape, inputs, method, parameters, job.has_base, job.seed]
+    return [job.name, job.info.dtype, job.info.shape, inputs, parameters, job.has_base, job.seed]
 
 
 def _digest(value: Any) -> str:

@@ -94,6 +94,8 @@ def run_plan(plan: Plan, out: Path, registry: Registry, options: Options, listen
     postprocessors = load_postprocessors(registry, listener.warn)
     try:
         with locked(target.lock), _keeping(target, len(plan.jobs), listener):
+            target.restore()
+            target.check(plan, options.force)  # again: another run may have ended before the lock was ours
             _merge(plan, target, registry, executor, options, listener)
             model = merged_model(plan, target.result, target.folder.name, listener.warn)
             for name, postprocessor in postprocessors.items():
@@ -117,7 +119,7 @@ def _keeping(target: Target, total: int, listener: Listener) -> Iterator[None]:
             record = read_journal(target.journal)
             if record and record.done:
                 kept = f"keeps {len(record.done)} of {total} tensors"
-                listener.warn(f"{target.partial}: {kept}; run the same command again to go on")
+                listener.warn(f"{target.partial}: {kept}; run the recipe again to go on")
             else:
                 target.clear()
             raise
@@ -153,7 +155,6 @@ def _merge(
 
 def _resume(target: Target, made_of: dict[str, Any], listener: Listener) -> set[str]:
     """The tensors that an earlier run of the same plan finished; none, and an empty folder, if there is none."""
-    target.restore()
     record = read_journal(target.journal)
     if record and record.done:
         reason = difference(record.head.get("identity", {}), made_of)

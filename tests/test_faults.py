@@ -27,7 +27,7 @@ OPTIONS = running.Options(memory=10**9, workers=1, shard_bytes=2000)
 NORM = "model.norm.weight"
 
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*run the same command again to go on")
+pytestmark = pytest.mark.filterwarnings("ignore:.*run the recipe again to go on")
 
 
 @pytest.fixture

@@ -127,7 +127,7 @@ def test_an_interrupt_says_how_to_go_on_and_the_next_run_does(slowly, number, wo
     out = tmp_path / "out"
     said = slowly.cut_short(out, number)
     assert said.splitlines()[-1] == word
-    assert f"{out}.partial: keeps " in said and "run the same command again to go on" in said
+    assert f"{out}.partial: keeps " in said and "run the recipe again to go on" in said
     assert neighbours(out) == ["out.partial"]
     kept = int(said.partition("partial: keeps ")[2].split()[0])
     status, said = slowly.start(out).ended()

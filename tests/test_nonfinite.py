@@ -11,7 +11,7 @@ import mergecore
 from mergecore.errors import RunError
 from mergecore.finite import is_finite
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*run the same command again to go on")
+pytestmark = pytest.mark.filterwarnings("ignore:.*run the recipe again to go on")
 
 NORM, EMBEDDING = "model.norm.weight", "model.embed_tokens.weight"
 DTYPES = ["float16", "bfloat16", "float32", "float64"]

@@ -6,10 +6,11 @@ import os
 import pytest
 
 import mergecore
+from mergecore.builtin.safetensors import SafetensorsWriter
 from mergecore.errors import InputError, RunError
 from mergecore.target import Target
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*run the same command again to go on")
+pytestmark = pytest.mark.filterwarnings("ignore:.*run the recipe again to go on")
 
 
 @pytest.fixture
@@ -34,8 +35,6 @@ def test_everything_is_on_the_disk_before_the_result_gets_its_name(recipe, tmp_p
 
 
 def test_the_index_comes_after_the_weights(recipe, tmp_path, monkeypatch):
-    from mergecore.builtin.safetensors import SafetensorsWriter
-
     def look(self, *args):
         assert not list((tmp_path / "out.partial" / "result").glob("*.json"))
 
@@ -101,8 +100,11 @@ def test_a_run_stopped_between_the_two_renames_puts_the_old_folder_back(stop, re
         with pytest.raises((KeyboardInterrupt, RunError, SystemExit)):
             mergecore.run(recipe, out, force=True)
     assert out.exists() == (stop is not None)
-    Target(out).restore()
+    with pytest.raises(InputError, match="exists already"):
+        mergecore.run(recipe, out)
     assert [path.name for path in out.iterdir()] == ["mine.txt"]
-    assert (tmp_path / "out.partial" / "journal").exists()
+    written = []
+    monkeypatch.setattr(SafetensorsWriter, "write", lambda *args: written.append(args))
     mergecore.run(recipe, out, force=True)
     assert sorted(path.name for path in tmp_path.glob("out*")) == ["out"] and (out / "config.json").exists()
+    assert not written
