@@ -137,7 +137,7 @@ def mergecore_after_write(folder: Path) -> None:
 
 @hookspec
 def mergecore_on_error(error: BaseException) -> None:
-    """The run has failed and what it wrote is gone. An observer.
+    """The run has failed; finished tensors are kept for the next one. An observer.
 
     Example::
 
