@@ -6,6 +6,7 @@ import itertools
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from importlib.resources import files
 from typing import Any
@@ -86,8 +87,9 @@ class Module:
 
     Attributes:
         layers_key: of the layer count in config.json.
+        extra_key: of the number of layers after the counted ones, which a checkpoint may lack.
         per_layer_config: keys of config lists with one entry a layer.
-        layer_numbers: keys of config lists of layer numbers.
+        layer_numbers: keys of config lists of layer numbers, or of the last number of a kind.
         leading_layers: keys of the number of first layers that are of another kind.
         layer_periods: keys of the number of layers after which the kinds repeat.
     """
@@ -96,6 +98,7 @@ class Module:
     layer: tuple[Weight, ...]
     after: tuple[Weight, ...]
     layers_key: Keys = ()
+    extra_key: Keys = ()
     layer_prefix: str = ""
     per_layer_config: Keys = ()
     layer_numbers: Keys = ()
@@ -118,6 +121,11 @@ class Module:
         yield from self.after
 
     def layer_count(self, config: Mapping[str, Any], model: str) -> int:
+        """The number of layers that a model's config.json states, the extra ones too; see `counted`."""
+        extra = first_of(config, self.extra_key)
+        return self.counted(config, model) + (extra if isinstance(extra, int) else 0)
+
+    def counted(self, config: Mapping[str, Any], model: str) -> int:
         """The number of layers that a model's config.json states; 0 for a module that has none.
 
         Raises:
@@ -219,7 +227,7 @@ def parse(name: str, definition: Any, origin: str) -> Architecture:
         if modules is not None and any(key in definition for key in ("layers", "before", "layer", "after")):
             raise modules.error("excludes weights beside it; move them into a module")
         named = {"default": place} if modules is None else dict(modules.items())
-        parsed = {key: _module(module) for key, module in named.items()}
+        parsed = {key: _module(module, name.partition("/")[0]) for key, module in named.items()}
     except RecipeError as error:
         raise ArchitectureError(f"architecture {name} ({origin}): {error}") from None
     seen: set[str] = set()
@@ -227,6 +235,8 @@ def parse(name: str, definition: Any, origin: str) -> Architecture:
         if label in seen:
             raise ArchitectureError(f"architecture {name} ({origin}): the weight {label!r} is named twice; remove one")
         seen.add(label)
+    if not seen:
+        raise ArchitectureError(f"architecture {name} ({origin}): names no weight; list them in before, layer, after")
     return Architecture(name, parsed, definition.get("prefixes", {}))
 
 
@@ -234,16 +244,17 @@ def _labels(weight: Weight) -> tuple[str, ...]:
     return (weight.name, *weight.aliases, *weight.parts)
 
 
-def _module(place: Place) -> Module:
+def _module(place: Place, name: str) -> Module:
     value = place.value
     stack = value.get("layers")
     if bool(stack) is not bool(value.get("layer")):
         raise place.error("'layers' and 'layer' need each other: how layers are named, and what is in one")
     return Module(
-        before=_weights(value.get("before", ())),
-        layer=_weights(value.get("layer", ())),
-        after=_weights(value.get("after", ())),
+        before=_weights(value.get("before", ()), name),
+        layer=_weights(value.get("layer", ()), name),
+        after=_weights(value.get("after", ()), name),
         layers_key=_keys(stack["count"]) if stack else (),
+        extra_key=_keys(stack.get("extra", ())) if stack else (),
         layer_prefix=stack["prefix"] if stack else "",
         **{key: tuple(value.get(key, ())) for key in CONFIG_KEYS},
     )
@@ -256,8 +267,10 @@ def _keys(value: str | Sequence[str]) -> Keys:
     return (value,) if isinstance(value, str) else tuple(value)
 
 
-def _weights(entries: Sequence[str | Mapping[str, Any]]) -> tuple[Weight, ...]:
-    return tuple(Weight(entry) if isinstance(entry, str) else _weight(**entry) for entry in entries)
+def _weights(entries: Sequence[str | Mapping[str, Any]], name: str) -> tuple[Weight, ...]:
+    """The weights of a list of entries that the class `name` has."""
+    whole = ({"name": entry} if isinstance(entry, str) else entry for entry in entries)
+    return tuple(_weight(**entry) for entry in whole if any(fnmatchcase(name, p) for p in entry.get("classes", "*")))
 
 
 def _weight(
@@ -266,6 +279,7 @@ def _weight(
     aliases: Sequence[str] = (),
     each: Mapping[str, str | Sequence[str]] | None = None,
     parts: Sequence[str] = (),
+    classes: Sequence[str] = (),
     **rest: Any,
 ) -> Weight:
     group = optional if isinstance(optional, str) else None

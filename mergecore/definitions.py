@@ -108,7 +108,10 @@ def fit(
         item, prefixes = (kept, used) if index == donor else renamed(checkpoint, definition)
         fitted.append(item if index == donor else rearranged(item, definition, bound, kept))
         for there, here in prefixes.items():
-            notes.append(f"{checkpoint.reference}: names that begin with {there!r} are taken as {here!r}")
+            begin = (
+                f"names that begin with {there!r} are taken as {here!r}" if there else f"{here!r} is put before names"
+            )
+            notes.append(f"{checkpoint.reference}: {begin}")
         if fitted[-1].tensors.keys() != item.tensors.keys():
             notes.append(f"{checkpoint.reference}: is read in the layout of {kept.reference}")
     return bound, fitted, notes

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from mergecore.api import Reader, TensorInfo
 from mergecore.architecture import Architecture, Module, Weight, fill, numbers
+from mergecore.config import first_of, with_keys, written_key
 from mergecore.errors import ModelError
 from mergecore.sources import Checkpoint
 
@@ -52,9 +53,12 @@ class Views:
 def renamed(checkpoint: Checkpoint, definition: Architecture) -> tuple[Checkpoint, dict[str, str]]:
     """The checkpoint with names that the definition does not know put under the prefix that it gives for them.
 
+    Its config is made to count only what it stores: no extra layers where there are none.
+
     Returns:
         The checkpoint, and the prefixes that were put in another's place: there → here.
     """
+    checkpoint = _without_absent_layers(checkpoint, definition)
     known = set(_labels(definition, checkpoint))
     names: dict[str, str] = {}
     used: dict[str, str] = {}
@@ -68,6 +72,17 @@ def renamed(checkpoint: Checkpoint, definition: Architecture) -> tuple[Checkpoin
     if len(set(names.values())) < len(names):
         raise ModelError(f"{checkpoint.folder}: holds the same weight under two names; fetch the checkpoint again")
     return (_viewed(checkpoint, names), used) if names else (checkpoint, {})
+
+
+def _without_absent_layers(checkpoint: Checkpoint, definition: Architecture) -> Checkpoint:
+    """The checkpoint with a config that counts no extra layers where none is stored, as after fine-tuning."""
+    changes = {}
+    for module in definition.modules.values():
+        if first_of(checkpoint.config, module.extra_key):
+            prefix = module.prefix(module.counted(checkpoint.config, checkpoint.reference))
+            if not any(name.startswith(prefix) for name in checkpoint.tensors):
+                changes[written_key(checkpoint.config, module.extra_key)] = 0
+    return replace(checkpoint, config=with_keys(checkpoint.config, changes)) if changes else checkpoint
 
 
 def _labels(definition: Architecture, checkpoint: Checkpoint) -> Iterator[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mergecore.architecture import Architecture, Module
-from mergecore.config import get_key, written_key
+from mergecore.config import first_of, get_key, written_key
 from mergecore.errors import ModelError
 from mergecore.matching import Stack
 from mergecore.sources import Checkpoint
@@ -34,9 +34,12 @@ def layer_config(
     """
     if not module.layers_key:
         return {}
-    rows = [Row(checkpoints[stack.models[0]], stack.ranges[0][0] + k) for stack in stacks for k in range(stack.layers)]
+    every = [Row(checkpoints[stack.models[0]], stack.ranges[0][0] + k) for stack in stacks for k in range(stack.layers)]
     config = checkpoints[donor].config
+    rows = _counted(module, every)
     changes: dict[str, Any] = {}
+    if first_of(config, module.extra_key) is not None:
+        changes[written_key(config, module.extra_key)] = len(every) - len(rows)
     for key in module.per_layer_config:
         values = [_entry(row, key) for row in rows]
         if isinstance(get_key(config, key), list) and None not in values:
@@ -44,6 +47,8 @@ def layer_config(
     for key in module.layer_numbers:
         if isinstance(get_key(config, key), list):
             changes[key] = [index for index, row in enumerate(rows) if row.number in (row.get(key) or ())]
+        elif isinstance(get_key(config, key), int):
+            changes[key] = _leading(key, rows, beyond=1)
     for key in module.leading_layers:
         if get_key(config, key) is not None:
             changes[key] = _leading(key, rows)
@@ -70,9 +75,22 @@ def _entry(row: Row, key: str) -> Any:
     return values[row.number] if row.number < len(values) else None
 
 
-def _leading(key: str, rows: Sequence[Row]) -> int:
-    """How many of the first chosen layers are of the leading kind."""
-    flags = [row.number < (row.get(key) or 0) for row in rows]
+def _counted(module: Module, rows: Sequence[Row]) -> list[Row]:
+    """The chosen layers that are not extra ones, which must come last."""
+    counts = [module.counted(row.checkpoint.config, row.checkpoint.reference) for row in rows]
+    kept = [row for row, count in zip(rows, counts) if row.number < count]
+    if kept != list(rows[: len(kept)]):
+        row = next(row for row, count in zip(rows, counts) if row.number >= count)
+        raise ModelError(
+            f"{row.checkpoint.folder}: layer {row.number} would come before one that config.json's"
+            f" {module.layers_key[0]!r} counts; choose layers that keep those beyond it last"
+        )
+    return kept
+
+
+def _leading(key: str, rows: Sequence[Row], beyond: int = 0) -> int:
+    """How many of the first chosen layers are of the leading kind, which the config counts up to `beyond` less."""
+    flags = [row.number < (row.get(key) or 0) + beyond for row in rows]
     count = sum(flags)
     if not all(flags[:count]):
         row = rows[flags.index(False)]
@@ -80,7 +98,7 @@ def _leading(key: str, rows: Sequence[Row]) -> int:
             f"{row.checkpoint.folder}: layer {row.number} would come before a layer that config.json's {key!r} counts"
             " among the first; choose layers that keep those first"
         )
-    return count
+    return count - beyond
 
 
 def _check_period(key: str, rows: Sequence[Row]) -> None:

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from mergecore.plugins import listed
+
 MUTE = (
     "from mergecore.api import *\nfrom dataclasses import dataclass\n"
     "@dataclass(frozen=True, kw_only=True)\nclass Method(DeltaMethod): pass\n"
@@ -118,3 +120,12 @@ def test_a_hook_can_answer_first_and_refuse_a_recipe(plugin_env, linear_recipe, 
     assert (refused.returncode, refused.stderr) == (2, "error: house rule: no float16\n")
     linear_recipe.write_text(f"merge_method: house\nmodels: [model: {tmp_path / 'base'}]\n")
     assert plugin_env.mergecore("run", linear_recipe, tmp_path / "out").returncode == 0
+
+
+def test_a_plugin_that_is_installed_while_python_runs_is_listed(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "late" not in {plugin.name for plugin in listed("methods")}
+    (tmp_path / "late-1.0.dist-info").mkdir()
+    (tmp_path / "late-1.0.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: late\nVersion: 1.0\n")
+    (tmp_path / "late-1.0.dist-info/entry_points.txt").write_text("[mergecore.v1.methods]\nlate = late:Late\n")
+    assert [str(plugin) for plugin in listed("methods") if plugin.name == "late"] == ["method 'late' of late 1.0"]

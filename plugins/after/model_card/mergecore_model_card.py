@@ -123,7 +123,8 @@ def _distributions(model: MergedModel) -> list[str]:
     """The packages that the recipe needs, core first."""
     used = [("methods", model.method), ("architectures", model.architecture)]
     used += [("postprocessors", "config"), ("postprocessors", "model_card")]
-    points = [point for kind, name in used for point in entry_points(group=f"mergecore.v1.{kind}", name=name)]
+    every = entry_points()
+    points = [point for kind, name in used for point in every.select(group=f"mergecore.v1.{kind}", name=name)]
     return list(dict.fromkeys(["mergecore", *(point.dist.name for point in points if point.dist)]))
 
 
