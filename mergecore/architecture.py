@@ -6,11 +6,12 @@ import itertools
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from importlib.resources import files
 from typing import Any
 
-from mergecore.config import Keys, first_of
+from mergecore.config import Keys, Period, first_of
 from mergecore.documents import Place, check
 from mergecore.errors import ArchitectureError, RecipeError
 
@@ -28,6 +29,7 @@ class Weight:
         vocabulary_axis: the axis with one entry a token, if it has one.
         each: word in the name → count of config.json; one weight for each number. Empty once bound to a config.
         parts: the weights that stand for it in another layout. Empty once bound to a checkpoint.
+        from_layer: the first layer that has it.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Weight:
     group: str | None = None
     each: Mapping[str, Keys] = field(default_factory=dict)
     parts: tuple[str, ...] = ()
+    from_layer: int = 0
 
     @property
     def may_lack(self) -> bool:
@@ -89,7 +92,7 @@ class Module:
         per_layer_config: keys of config lists with one entry a layer.
         layer_numbers: keys of config lists of layer numbers.
         leading_layers: keys of the number of first layers that are of another kind.
-        layer_periods: keys of the number of layers after which the kinds repeat.
+        layer_periods: after how many layers the kinds repeat.
     """
 
     before: tuple[Weight, ...]
@@ -100,7 +103,7 @@ class Module:
     per_layer_config: Keys = ()
     layer_numbers: Keys = ()
     leading_layers: Keys = ()
-    layer_periods: Keys = ()
+    layer_periods: tuple[Period, ...] = ()
 
     def prefix(self, index: int) -> str:
         return fill(self.layer_prefix, {"layer": index})
@@ -108,7 +111,9 @@ class Module:
     def in_layer(self, index: int) -> Iterator[Weight]:
         """The weights of layer `index`, with their whole names."""
         prefix = self.prefix(index)
-        return (weight.named({}, prefix) for weight in self.layer)
+        for weight in self.layer:
+            whole = weight.named({}, prefix)
+            yield replace(whole, optional=True) if index < weight.from_layer else whole
 
     def weights(self, layers: int) -> Iterator[Weight]:
         """Every weight of a checkpoint with `layers` layers, in order."""
@@ -219,7 +224,7 @@ def parse(name: str, definition: Any, origin: str) -> Architecture:
         if modules is not None and any(key in definition for key in ("layers", "before", "layer", "after")):
             raise modules.error("excludes weights beside it; move them into a module")
         named = {"default": place} if modules is None else dict(modules.items())
-        parsed = {key: _module(module) for key, module in named.items()}
+        parsed = {key: _module(module, name.partition("/")[0]) for key, module in named.items()}
     except RecipeError as error:
         raise ArchitectureError(f"architecture {name} ({origin}): {error}") from None
     seen: set[str] = set()
@@ -234,30 +239,39 @@ def _labels(weight: Weight) -> tuple[str, ...]:
     return (weight.name, *weight.aliases, *weight.parts)
 
 
-def _module(place: Place) -> Module:
+def _module(place: Place, name: str) -> Module:
     value = place.value
     stack = value.get("layers")
     if bool(stack) is not bool(value.get("layer")):
         raise place.error("'layers' and 'layer' need each other: how layers are named, and what is in one")
     return Module(
-        before=_weights(value.get("before", ())),
-        layer=_weights(value.get("layer", ())),
-        after=_weights(value.get("after", ())),
+        before=_weights(value.get("before", ()), name),
+        layer=_weights(value.get("layer", ()), name),
+        after=_weights(value.get("after", ()), name),
         layers_key=_keys(stack["count"]) if stack else (),
         layer_prefix=stack["prefix"] if stack else "",
+        layer_periods=tuple(_period(entry) for entry in value.get("layer_periods", ())),
         **{key: tuple(value.get(key, ())) for key in CONFIG_KEYS},
     )
 
 
-CONFIG_KEYS = ("per_layer_config", "layer_numbers", "leading_layers", "layer_periods")
+CONFIG_KEYS = ("per_layer_config", "layer_numbers", "leading_layers")
+
+
+def _period(entry: str | Mapping[str, Any]) -> Period:
+    if isinstance(entry, str):
+        return Period(entry)
+    return Period(entry["key"], entry.get("default"), _keys(entry.get("unless", ())))
 
 
 def _keys(value: str | Sequence[str]) -> Keys:
     return (value,) if isinstance(value, str) else tuple(value)
 
 
-def _weights(entries: Sequence[str | Mapping[str, Any]]) -> tuple[Weight, ...]:
-    return tuple(Weight(entry) if isinstance(entry, str) else _weight(**entry) for entry in entries)
+def _weights(entries: Sequence[str | Mapping[str, Any]], name: str) -> tuple[Weight, ...]:
+    """The weights of a list of entries that the class `name` has."""
+    whole = ({"name": entry} if isinstance(entry, str) else entry for entry in entries)
+    return tuple(_weight(**entry) for entry in whole if any(fnmatchcase(name, p) for p in entry.get("classes", "*")))
 
 
 def _weight(
@@ -266,6 +280,7 @@ def _weight(
     aliases: Sequence[str] = (),
     each: Mapping[str, str | Sequence[str]] | None = None,
     parts: Sequence[str] = (),
+    classes: Sequence[str] = (),
     **rest: Any,
 ) -> Weight:
     group = optional if isinstance(optional, str) else None

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mergecore.architecture import Architecture, Module
-from mergecore.config import get_key, written_key
+from mergecore.architecture import Architecture, Module, Weight
+from mergecore.config import Period, get_key, written_key
 from mergecore.errors import ModelError
 from mergecore.matching import Stack
 from mergecore.sources import Checkpoint
@@ -47,8 +47,10 @@ def layer_config(
     for key in module.leading_layers:
         if get_key(config, key) is not None:
             changes[key] = _leading(key, rows)
-    for key in module.layer_periods:
-        _check_period(key, rows)
+    for period in module.layer_periods:
+        _check_period(period, rows)
+    for weight in module.layer:
+        _check_first(weight, rows)
     if architecture.inferred and not changes:
         _check_alike(module, rows, checkpoints[donor])
     changes = {written_key(config, (key,)): value for key, value in changes.items()}
@@ -83,14 +85,25 @@ def _leading(key: str, rows: Sequence[Row]) -> int:
     return count
 
 
-def _check_period(key: str, rows: Sequence[Row]) -> None:
+def _check_period(period: Period, rows: Sequence[Row]) -> None:
     """The chosen layers must fall where the config's period puts layers of their kind."""
     for index, row in enumerate(rows):
-        period = row.get(key)
-        if isinstance(period, int) and period > 1 and (index - row.number) % period:
+        count = period.of(row.checkpoint.config)
+        if (index - row.number) % count:
             raise ModelError(
                 f"{row.checkpoint.folder}: layer {row.number} would become layer {index}, where config.json's"
-                f" {key!r} = {period} puts layers of another kind; choose layers so that each moves by a multiple of it"
+                f" {period.key!r} = {count} puts layers of another kind; choose layers so that each moves by a"
+                " multiple of it"
+            )
+
+
+def _check_first(weight: Weight, rows: Sequence[Row]) -> None:
+    """A layer among the first, which lack a weight, must stay among them, and no other come there."""
+    for index, row in enumerate(rows):
+        if (index < weight.from_layer) is not (row.number < weight.from_layer):
+            raise ModelError(
+                f"{row.checkpoint.folder}: layer {row.number} would become layer {index}, but only the first"
+                f" {weight.from_layer} lack {weight.name!r}; choose layers that keep those first"
             )
 
 
