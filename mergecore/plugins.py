@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -35,14 +37,20 @@ class Plugin:
 
 def listed(kind: str) -> list[Plugin]:
     """Every installed plugin of a kind by name; nothing is imported. Duplicates are listed too."""
-    return sorted(
-        (_plugin(kind, point) for point in entry_points(group=PREFIX + kind)), key=lambda p: (p.name, p.value)
-    )
+    stamps = tuple((folder, os.stat(folder or ".").st_mtime_ns) for folder in sys.path if os.path.exists(folder or "."))
+    return list(_listed(kind, stamps))
 
 
-def _plugin(kind: str, point: EntryPoint) -> Plugin:
-    dist = point.dist
-    return Plugin(kind, point.name, point.value, dist.name if dist else "?", dist.version if dist else "?")
+@lru_cache(maxsize=len(KINDS))
+def _listed(kind: str, stamps: tuple[tuple[str, int], ...]) -> tuple[Plugin, ...]:
+    """There may be hundreds: they are looked for once, and again when a folder of sys.path has changed."""
+    owners: dict[int, tuple[str, str]] = {}  # a distribution's metadata is read once, not for each of its plugins
+    plugins = []
+    for point in entry_points(group=PREFIX + kind):
+        if point.dist is not None and id(point.dist) not in owners:
+            owners[id(point.dist)] = (point.dist.name, point.dist.version)
+        plugins.append(Plugin(kind, point.name, point.value, *owners.get(id(point.dist), ("?", "?"))))
+    return tuple(sorted(plugins, key=lambda plugin: (plugin.name, plugin.value)))
 
 
 def find(kind: str, name: str) -> Plugin:

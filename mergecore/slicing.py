@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,19 +124,19 @@ def _kind(module: Module, checkpoint: Checkpoint, number: int) -> set[str]:
     return {weight.name for weight in module.layer if prefix + weight.name in checkpoint.tensors}
 
 
-def tie_config(architecture: Architecture, names: set[str], config: Mapping[str, Any]) -> dict[str, Any]:
-    """Whether the output's head is its embedding: never when a head is written, always when none is.
+def tie_config(architecture: Architecture, names: set[str], donor: Checkpoint) -> dict[str, Any]:
+    """Whether the output's head is its embedding, where it is not as in the model whose config the output takes over.
 
     Args:
         architecture: of the output.
         names: the output's tensors.
-        config: the config that the output takes over.
+        donor: the model whose config the output takes over.
     """
     weights = [weight for module in architecture.modules.values() for weight in module.after]
     heads = [weight.name for weight in weights if weight.tied_to and weight.vocabulary_axis is not None]
-    if not heads:
+    config, tied = donor.config, names.isdisjoint(heads)
+    if tied is donor.tensors.keys().isdisjoint(heads):
         return {}
-    tied = names.isdisjoint(heads)
     present = {written_key(config, (key,)) for key in TIES if get_key(config, key) is not None}
     return {key: tied for key in present or TIES[:1] if get_key(config, key) is not tied}
 
