@@ -11,7 +11,7 @@ from functools import lru_cache
 from importlib.resources import files
 from typing import Any
 
-from mergecore.config import Keys, first_of
+from mergecore.config import Keys, Period, first_of
 from mergecore.documents import Place, check
 from mergecore.errors import ArchitectureError, RecipeError
 
@@ -29,6 +29,7 @@ class Weight:
         vocabulary_axis: the axis with one entry a token, if it has one.
         each: word in the name → count of config.json; one weight for each number. Empty once bound to a config.
         parts: the weights that stand for it in another layout. Empty once bound to a checkpoint.
+        from_layer: the first layer that has it.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Weight:
     group: str | None = None
     each: Mapping[str, Keys] = field(default_factory=dict)
     parts: tuple[str, ...] = ()
+    from_layer: int = 0
 
     @property
     def may_lack(self) -> bool:
@@ -91,7 +93,7 @@ class Module:
         per_layer_config: keys of config lists with one entry a layer.
         layer_numbers: keys of config lists of layer numbers, or of the last number of a kind.
         leading_layers: keys of the number of first layers that are of another kind.
-        layer_periods: keys of the number of layers after which the kinds repeat.
+        layer_periods: after how many layers the kinds repeat.
     """
 
     before: tuple[Weight, ...]
@@ -103,7 +105,7 @@ class Module:
     per_layer_config: Keys = ()
     layer_numbers: Keys = ()
     leading_layers: Keys = ()
-    layer_periods: Keys = ()
+    layer_periods: tuple[Period, ...] = ()
 
     def prefix(self, index: int) -> str:
         return fill(self.layer_prefix, {"layer": index})
@@ -111,7 +113,9 @@ class Module:
     def in_layer(self, index: int) -> Iterator[Weight]:
         """The weights of layer `index`, with their whole names."""
         prefix = self.prefix(index)
-        return (weight.named({}, prefix) for weight in self.layer)
+        for weight in self.layer:
+            whole = weight.named({}, prefix)
+            yield replace(whole, optional=True) if index < weight.from_layer else whole
 
     def weights(self, layers: int) -> Iterator[Weight]:
         """Every weight of a checkpoint with `layers` layers, in order."""
@@ -256,11 +260,18 @@ def _module(place: Place, name: str) -> Module:
         layers_key=_keys(stack["count"]) if stack else (),
         extra_key=_keys(stack.get("extra", ())) if stack else (),
         layer_prefix=stack["prefix"] if stack else "",
+        layer_periods=tuple(_period(entry) for entry in value.get("layer_periods", ())),
         **{key: tuple(value.get(key, ())) for key in CONFIG_KEYS},
     )
 
 
-CONFIG_KEYS = ("per_layer_config", "layer_numbers", "leading_layers", "layer_periods")
+CONFIG_KEYS = ("per_layer_config", "layer_numbers", "leading_layers")
+
+
+def _period(entry: str | Mapping[str, Any]) -> Period:
+    if isinstance(entry, str):
+        return Period(entry)
+    return Period(entry["key"], entry.get("default"), _keys(entry.get("unless", ())))
 
 
 def _keys(value: str | Sequence[str]) -> Keys:

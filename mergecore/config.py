@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from mergecore.errors import ArchitectureError
@@ -49,7 +50,9 @@ def with_keys(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str
         *parents, last = key.split(".")
         inner = result
         for part in parents:
-            inner = inner.setdefault(part, {})
+            if not isinstance(inner.get(part), dict):
+                inner[part] = {}
+            inner = inner[part]
         inner[last] = value
     return result
 
@@ -68,3 +71,25 @@ def written_key(config: Mapping[str, Any], keys: Keys) -> str:
     key = next((key for key in keys if get_key(config, key) is not None), keys[0])
     parent, _, rest = key.partition(".")
     return key if not rest or parent in config else written_key(config, (rest,))
+
+
+@dataclass(frozen=True)
+class Period:
+    """After how many layers their kinds repeat.
+
+    Attributes:
+        key: of that number in config.json.
+        default: the number where the config has none.
+        unless: keys of lists that say of each layer what kind it is; where there is one, the number says nothing.
+    """
+
+    key: str
+    default: int | None = None
+    unless: Keys = ()
+
+    def of(self, config: Mapping[str, Any]) -> int:
+        """The number that a config gives; 1, which every layer is a multiple of, where it gives none."""
+        value = get_key(config, self.key)
+        value = self.default if value is None else value
+        lists = any(isinstance(get_key(config, key), list) and get_key(config, key) for key in self.unless)
+        return value if isinstance(value, int) and value > 1 and not lists else 1

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mergecore.architecture import Architecture, parse
-from mergecore.config import class_name
+from mergecore.config import class_name, leaves
 from mergecore.errors import ArchitectureError
 from mergecore.inference import infer
 from mergecore.layouts import rearranged, renamed
@@ -68,8 +68,8 @@ def find(checkpoint: Checkpoint, registry: Registry, own: Mapping[str, Any]) -> 
         own: definitions that come before all others.
     """
     name = class_name(checkpoint.config, str(checkpoint.folder))
-    special = f"{name}/{checkpoint.config.get('model_type')}"
-    for label in (special, name):
+    kinds = [value for key, value in leaves(checkpoint.config) if key.split(".")[-1] == "model_type"]
+    for label in (*(f"{name}/{kind}" for kind in kinds), name):
         definition = own.get(label) or registry.definitions.get(label) or registry.provide("architectures", label)
         if definition is not None:
             return parse(name, definition, f"for {checkpoint.folder}"), []

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mergecore.api import Reader, TensorInfo
 from mergecore.architecture import Architecture, Module, Weight, fill, numbers
-from mergecore.config import first_of, with_keys, written_key
+from mergecore.config import Keys, first_of, with_keys, written_key
 from mergecore.errors import ModelError
 from mergecore.sources import Checkpoint
 
@@ -58,7 +59,7 @@ def renamed(checkpoint: Checkpoint, definition: Architecture) -> tuple[Checkpoin
     Returns:
         The checkpoint, and the prefixes that were put in another's place: there → here.
     """
-    checkpoint = _without_absent_layers(checkpoint, definition)
+    checkpoint = _without_absent_layers(_completed(checkpoint, definition), definition)
     known = set(_labels(definition, checkpoint))
     names: dict[str, str] = {}
     used: dict[str, str] = {}
@@ -83,6 +84,31 @@ def _without_absent_layers(checkpoint: Checkpoint, definition: Architecture) -> 
             if not any(name.startswith(prefix) for name in checkpoint.tensors):
                 changes[written_key(checkpoint.config, module.extra_key)] = 0
     return replace(checkpoint, config=with_keys(checkpoint.config, changes)) if changes else checkpoint
+
+
+def _completed(checkpoint: Checkpoint, definition: Architecture) -> Checkpoint:
+    """The checkpoint with every count in its config that a composite's config leaves to its parts' defaults.
+
+    Layers are counted in the names. What a model of another class does not state, it has none of.
+    """
+    config, counts = checkpoint.config, dict[str, int]()
+    starts = [("", ""), *definition.prefixes.items()]
+    names = {here + name.removeprefix(there) for there, here in starts for name in checkpoint.tensors
+             if name.startswith(there)}  # fmt: skip
+    foreign = config.get("architectures") != [definition.name]
+
+    def state(keys: Keys, count: int) -> None:
+        if first_of(config, keys) is None and (count or foreign):
+            counts[written_key(config, keys)] = count
+
+    for module in definition.modules.values():
+        if module.layers_key:
+            pattern = re.compile(re.escape(module.layer_prefix).replace(r"\{layer\}", r"(\d+)"))
+            state(module.layers_key, len({found[1] for name in names if (found := pattern.match(name))}))
+        for weight in (*module.before, *module.layer, *module.after):
+            for keys in weight.each.values():
+                state(keys, 0)
+    return replace(checkpoint, config=with_keys(config, counts)) if counts else checkpoint
 
 
 def _labels(definition: Architecture, checkpoint: Checkpoint) -> Iterator[str]:

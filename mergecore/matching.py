@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mergecore.api import Base, DeltaMethod, Method
 from mergecore.architecture import Architecture, Module, Weight
@@ -148,11 +148,16 @@ class Matcher:
 
     def _takes_part(self, module: Module, source: Source) -> bool:
         """Whether a model has this module: one of the output's class must; a language model lacks the vision tower."""
-        checkpoint, donor = self.checkpoints[self._at(source)], self.checkpoints[self.donor]
-        if checkpoint.config.get("architectures") == donor.config.get("architectures"):
+        checkpoint = self.checkpoints[self._at(source)]
+        if not self._is_foreign(source):
             return True
         weights = module.weights(module.layer_count(checkpoint.config, source.model))
         return any(stored(checkpoint, weight) for weight in weights)
+
+    def _is_foreign(self, source: Source) -> bool:
+        """Whether a model is of another class than the output."""
+        config, donor = (self.checkpoints[at].config for at in (self._at(source), self.donor))
+        return config.get("architectures") != donor.get("architectures")
 
     def _check_count(self, piece: Slice, count: int, apart: bool, based: bool) -> None:
         low, high = self.method.models
@@ -205,8 +210,11 @@ class Matcher:
                     )
 
     def _outside(self, weights: Sequence[Weight], recipe: ModuleRecipe, stack: Stack) -> Iterator[Match]:
+        """Weights that are in no layer; a model of another class may lack them, such as a task's head."""
+        foreign = [self._is_foreign(source) for source in stack.sources]
         for weight in weights:
-            yield from self._match(weight, [weight] * len(stack.sources), recipe, stack, 0.0)
+            inputs = [replace(weight, optional=True) if other else weight for other in foreign]
+            yield from self._match(weight, inputs, recipe, stack, 0.0)
 
     def _match(
         self, weight: Weight, inputs: Sequence[Weight], recipe: ModuleRecipe, stack: Stack, t: float
@@ -221,13 +229,22 @@ class Matcher:
             if name is not None:
                 parts.append(Part(model, name, item, source))
             elif item.optional:
-                lacking.append(source.model)
+                lacking.append(source)
             else:
-                needs = f"{item.name!r}, which {self.architecture.name} needs"
-                raise ModelError(f"{checkpoint.folder}: has no tensor {needs}; fetch the whole checkpoint")
+                raise self._lacks(checkpoint, item)
+        if not parts:
+            raise self._lacks(checkpoints[0], weight)
         has_base = stack.has_base and parts[0].source is stack.sources[0]
         lacks_base = stack.has_base and not has_base
-        yield Match(weight, tuple(parts), tuple(lacking), has_base, lacks_base, t, stack.piece, recipe, stack.alone)
+        alone = stack.alone or (len(parts) == 1 and bool(lacking) and all(map(self._is_foreign, lacking)))
+        yield Match(
+            weight, tuple(parts), tuple(source.model for source in lacking), has_base, lacks_base, t, stack.piece,
+            recipe, alone,
+        )  # fmt: skip
+
+    def _lacks(self, checkpoint: Checkpoint, weight: Weight) -> ModelError:
+        needs = f"{weight.name!r}, which {self.architecture.name} needs"
+        return ModelError(f"{checkpoint.folder}: has no tensor {needs}; fetch the whole checkpoint")
 
     def check_accounted(self) -> None:
         """Every tensor of every input is one that the architecture knows.

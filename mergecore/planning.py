@@ -133,11 +133,11 @@ def _plan(
     builder = _Jobs(recipe, method, values, checkpoints)
     changes: dict[str, Any] = {}
     for module, module_recipe, stacks in matcher.modules():
-        for match in matcher.matches(module, module_recipe, stacks):
-            builder.add(match)
         if not module_recipe.whole:
             changes.update(layer_config(architecture, module, stacks, checkpoints, donor))
-    changes.update(tie_config(architecture, {job.name for job in builder.jobs}, checkpoints[donor].config))
+        for match in matcher.matches(module, module_recipe, stacks):
+            builder.add(match)
+    changes.update(tie_config(architecture, {job.name for job in builder.jobs}, checkpoints[donor]))
     changes.update(_dtype_config(builder.jobs, checkpoints[donor].config))
     used = {(item.model, item.tensor) for job in builder.jobs for item in job.inputs}
     return Plan(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mergecore.architecture import Architecture, Module
-from mergecore.config import first_of, get_key, written_key
+from mergecore.architecture import Architecture, Module, Weight
+from mergecore.config import Period, first_of, get_key, written_key
 from mergecore.errors import ModelError
 from mergecore.matching import Stack
 from mergecore.sources import Checkpoint
@@ -52,8 +52,10 @@ def layer_config(
     for key in module.leading_layers:
         if get_key(config, key) is not None:
             changes[key] = _leading(key, rows)
-    for key in module.layer_periods:
-        _check_period(key, rows)
+    for period in module.layer_periods:
+        _check_period(period, rows)
+    for weight in module.layer:
+        _check_first(weight, rows)
     if architecture.inferred and not changes:
         _check_alike(module, rows, checkpoints[donor])
     changes = {written_key(config, (key,)): value for key, value in changes.items()}
@@ -101,14 +103,25 @@ def _leading(key: str, rows: Sequence[Row], beyond: int = 0) -> int:
     return count - beyond
 
 
-def _check_period(key: str, rows: Sequence[Row]) -> None:
+def _check_period(period: Period, rows: Sequence[Row]) -> None:
     """The chosen layers must fall where the config's period puts layers of their kind."""
     for index, row in enumerate(rows):
-        period = row.get(key)
-        if isinstance(period, int) and period > 1 and (index - row.number) % period:
+        count = period.of(row.checkpoint.config)
+        if (index - row.number) % count:
             raise ModelError(
                 f"{row.checkpoint.folder}: layer {row.number} would become layer {index}, where config.json's"
-                f" {key!r} = {period} puts layers of another kind; choose layers so that each moves by a multiple of it"
+                f" {period.key!r} = {count} puts layers of another kind; choose layers so that each moves by a"
+                " multiple of it"
+            )
+
+
+def _check_first(weight: Weight, rows: Sequence[Row]) -> None:
+    """A layer among the first, which lack a weight, must stay among them, and no other come there."""
+    for index, row in enumerate(rows):
+        if (index < weight.from_layer) is not (row.number < weight.from_layer):
+            raise ModelError(
+                f"{row.checkpoint.folder}: layer {row.number} would become layer {index}, but only the first"
+                f" {weight.from_layer} lack {weight.name!r}; choose layers that keep those first"
             )
 
 
@@ -129,19 +142,19 @@ def _kind(module: Module, checkpoint: Checkpoint, number: int) -> set[str]:
     return {weight.name for weight in module.layer if prefix + weight.name in checkpoint.tensors}
 
 
-def tie_config(architecture: Architecture, names: set[str], config: Mapping[str, Any]) -> dict[str, Any]:
-    """Whether the output's head is its embedding: never when a head is written, always when none is.
+def tie_config(architecture: Architecture, names: set[str], donor: Checkpoint) -> dict[str, Any]:
+    """Whether the output's head is its embedding, where it is not as in the model whose config the output takes over.
 
     Args:
         architecture: of the output.
         names: the output's tensors.
-        config: the config that the output takes over.
+        donor: the model whose config the output takes over.
     """
     weights = [weight for module in architecture.modules.values() for weight in module.after]
     heads = [weight.name for weight in weights if weight.tied_to and weight.vocabulary_axis is not None]
-    if not heads:
+    config, tied = donor.config, names.isdisjoint(heads)
+    if tied is donor.tensors.keys().isdisjoint(heads):
         return {}
-    tied = names.isdisjoint(heads)
     present = {written_key(config, (key,)) for key in TIES if get_key(config, key) is not None}
     return {key: tied for key in present or TIES[:1] if get_key(config, key) is not tied}
 

@@ -228,6 +228,41 @@ def test_layers_must_keep_their_place_in_a_period(tmp_path: Path) -> None:
         plan((0, 1), (0, 4))
 
 
+def test_a_period_may_have_a_default_and_give_way_to_a_list(tmp_path: Path) -> None:
+    period = {"key": "step", "default": 2, "unless": ["types"]}
+    (tmp_path / "default").mkdir()
+    plan = kinds(tmp_path / "default", {"types": []}, layer_periods=[period])
+    with pytest.raises(ModelError, match=r"layer 0 would become layer 1, where config.json's 'step' = 2"):
+        plan((0, 1), (0, 4))
+    (tmp_path / "list").mkdir()
+    plan = kinds(
+        tmp_path / "list", {"step": 3, "types": list("wxyz")}, layer_periods=[period], per_layer_config=["types"]
+    )
+    assert plan((0, 1), (0, 4))["types"] == list("wwxyz")
+
+
+def test_a_layer_that_lacks_a_weight_as_one_of_the_first_stays_there(tmp_path: Path) -> None:
+    stack = {"count": "num_hidden_layers", "prefix": "h.{layer}."}
+    path = define(tmp_path, layers=stack, layer=["a", {"name": "norm", "from_layer": 1}])
+    ones = {f"h.{layer}.a": torch.ones(2) for layer in range(3)}
+    model = write(
+        tmp_path / "model", {**ones, "h.1.norm": torch.ones(2), "h.2.norm": torch.ones(2)}, num_hidden_layers=3
+    )
+
+    def plan(*spans: tuple[int, int]) -> list[str]:
+        slices = [{"sources": [{"model": str(model), "layer_range": list(span)}]} for span in spans]
+        recipe = {"merge_method": "passthrough", "slices": slices, "architectures": [path]}
+        return list(mergecore.plan(recipe).tensors)
+
+    assert plan((0, 2), (1, 2))[-2:] == ["h.2.a", "h.2.norm"]
+    for spans in [((0, 1), (0, 2)), ((1, 2),)]:
+        with pytest.raises(ModelError, match=r"but only the first 1 lack 'norm'"):
+            plan(*spans)
+    lacking = write(tmp_path / "lacking", {**ones, "h.1.norm": torch.ones(2)}, num_hidden_layers=3)
+    with pytest.raises(ModelError, match=r"has no tensor 'h\.2\.norm'"):
+        mergecore.plan(copies(lacking, architectures=[path]))
+
+
 @pytest.mark.usefixtures("uninstalled")
 def test_inferred_layers_of_different_kinds_are_not_shuffled(tmp_path: Path) -> None:
     tensors = {"h.0.a": torch.ones(2), "h.1.a": torch.ones(2), "h.1.b": torch.ones(2)}

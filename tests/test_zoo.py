@@ -21,10 +21,15 @@ MODELS = [
 ]
 
 
+Saved = tuple[Tiny, Path, list[torch.Tensor]]
+"""A model, the folder it is saved in, and what it computes."""
+
+
 @pytest.fixture(scope="module", params=MODELS, ids=str)
-def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Tiny, Path]:
-    folder = tmp_path_factory.mktemp(str(request.param)) / "model"
-    return request.param, request.param.save(folder)
+def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Saved:
+    folder, model = tmp_path_factory.mktemp(str(request.param)) / "model", request.param.build()
+    model.save_pretrained(folder)
+    return request.param, folder, request.param.outputs(model)
 
 
 @pytest.fixture(params=["defined", "inferred"])
@@ -38,26 +43,26 @@ def known(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bo
 _listed = registry.listed
 
 
-def check_same(tiny: Tiny, folder: Path, out: Path) -> None:
-    for one, other in zip(tiny.outputs(tiny.load(folder)), tiny.outputs(tiny.load(out)), strict=True):
+def check_same(tiny: Tiny, out: Path, expected: list[torch.Tensor]) -> None:
+    for one, other in zip(expected, tiny.outputs(tiny.load(out)), strict=True):
         assert torch.equal(one, other)
 
 
-def test_copies_and_merges_with_itself_are_the_model(saved: tuple[Tiny, Path], known: bool, tmp_path: Path) -> None:
-    tiny, folder = saved
+def test_copies_and_merges_with_itself_are_the_model(saved: Saved, known: bool, tmp_path: Path) -> None:
+    tiny, folder, expected = saved
     copy = {"merge_method": "passthrough", "models": [{"model": str(folder)}]}
     plan = mergecore.plan(copy)
     assert plan.dropped == 0 and any("inferred" in note for note in plan.notes) is not known
     mergecore.run(copy, tmp_path / "copy")
-    check_same(tiny, folder, tmp_path / "copy")
+    check_same(tiny, tmp_path / "copy", expected)
     model = {"model": str(folder), "parameters": {"weight": 0.5}}
     mergecore.run({"merge_method": "linear", "models": [model, model]}, tmp_path / "linear")
-    check_same(tiny, folder, tmp_path / "linear")
+    check_same(tiny, tmp_path / "linear", expected)
 
 
 @pytest.mark.parametrize("known", ["defined"], indirect=True)
-def test_sliced_models_load_and_run(saved: tuple[Tiny, Path], known: bool, tmp_path: Path) -> None:
-    tiny, folder = saved
+def test_sliced_models_load_and_run(saved: Saved, known: bool, tmp_path: Path) -> None:
+    tiny, folder, _ = saved
     modules = {}
     for name in mergecore.plan(
         {"merge_method": "passthrough", "models": [{"model": str(folder)}]}
