@@ -162,7 +162,7 @@ def test_a_head_is_written_when_any_model_has_its_own(tied, tmp_path):
 
 
 def test_an_optional_weight_that_one_model_lacks_is_noted(models):
-    name = "model.layers.0.self_attn.q_proj.bias"
+    name = "model.layers.0.self_attn.rotary_emb.inv_freq"
     change(models[0], lambda t: t.update({name: torch.ones(8)}))
     plan = mergecore.plan(linear(*models))
     assert next(len(job.inputs) for job in plan.jobs if job.name == name) == 1
@@ -170,12 +170,12 @@ def test_an_optional_weight_that_one_model_lacks_is_noted(models):
 
 
 def test_a_base_without_an_optional_weight_is_refused_or_the_lone_one_copied(models):
-    change(models[1], lambda t: t.update({"model.layers.0.self_attn.q_proj.bias": torch.ones(8)}))
+    change(models[1], lambda t: t.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8)}))
     recipe = {"merge_method": "ties", "base_model": str(models[0]), "models": [{"model": str(models[1])}]}
-    with pytest.raises(ModelError, match=r"q_proj.bias: is missing in"):
+    with pytest.raises(ModelError, match=r"inv_freq: is missing in"):
         mergecore.plan(recipe)
     plan = mergecore.plan({**recipe, "merge_method": "slerp", "parameters": {"t": 0.5}})
-    assert [job.name for job in plan.jobs if job.method is None] == ["model.layers.0.self_attn.q_proj.bias"]
+    assert [job.name for job in plan.jobs if job.method is None] == ["model.layers.0.self_attn.rotary_emb.inv_freq"]
 
 
 def test_notes_tell_what_has_no_effect(models):
