@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from mergecore import plugins
-from mergecore.errors import InputError, MergecoreError
+from mergecore.errors import InputError, MergecoreError, printable
 
 app = typer.Typer(
     help="Merge pretrained models in weight space.",
@@ -38,7 +38,7 @@ Memory = Annotated[
 
 def say(text: str) -> None:
     """A line for people, beside the results: on standard error."""
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 def warn(text: str) -> None:

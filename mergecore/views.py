@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mergecore.api import Job, Method
 from mergecore.architecture import Architecture, Weight
+from mergecore.errors import printable
 from mergecore.params import NO_VALUE, Parameter, declared
 from mergecore.planning import Plan
 
@@ -70,7 +71,7 @@ def print_plan(plan: Plan) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, markup=False)
     view = plan_view(plan)
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="bold")
@@ -79,13 +80,14 @@ def print_plan(plan: Plan) -> None:
     table.add_row("architecture", plan.architecture.name)
     for index, model in enumerate(view["models"]):
         base = "  (config and other files are taken from here)" if index == plan.donor else ""
-        table.add_row("model", f"{model['model']}  {model['tensors']} tensors, {model['bytes'] / 1e6:,.0f} MB{base}")
+        stored = f"{model['tensors']} tensors, {model['bytes'] / 1e6:,.0f} MB"
+        table.add_row("model", f"{printable(model['model'])}  {stored}{base}")
     dtypes = ", ".join(f"{count} {dtype}" for dtype, count in view["dtypes"].items())
     table.add_row("output", f"{view['tensors']} tensors ({dtypes}), {view['bytes_out'] / 1e6:,.0f} MB")
     merged = view["tensors"] - view["copied"]
     table.add_row("tensors", f"{merged} merged, {view['copied']} copied, {view['dropped']} left out by the recipe")
     for note in plan.notes:
-        table.add_row("note", note, style="yellow")
+        table.add_row("note", printable(note), style="yellow")
     console.print(table)
 
 
