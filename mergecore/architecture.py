@@ -12,6 +12,9 @@ from typing import Any
 from mergecore.documents import Place, check
 from mergecore.errors import ArchitectureError, RecipeError
 
+MAX_LAYERS = 10_000
+"""More layers than any model has; a config.json that claims billions would be counted without end."""
+
 
 @dataclass(frozen=True)
 class Weight:
@@ -69,7 +72,7 @@ class Module:
             ArchitectureError: config.json has no such number.
         """
         count = get_key(config, self.layers_key)
-        if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+        if type(count) is not int or not 0 <= count <= MAX_LAYERS:
             raise ArchitectureError(f"{model}: config.json must give its number of layers as {self.layers_key!r}")
         return count
 
