@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -146,7 +146,7 @@ NOT_WEIGHTS = ("adapter_", "training_args", "optimizer", "scheduler", "rng_state
 
 def _weight_files(folder: Path) -> tuple[list[Path], Index | None]:
     """The files that hold the weights, and their index: the first format that is there, safetensors before others."""
-    for suffix in dict.fromkeys(("safetensors", *(plugin.name for plugin in listed("readers")))):
+    for suffix in _suffixes():
         single = next((path for stem in STEMS if os.path.lexists(path := folder / f"{stem}.{suffix}")), None)
         names = (f"{stem}.{suffix}.index.json" for stem in STEMS)
         index = next((path for name in names if os.path.lexists(path := folder / name)), None)
@@ -163,6 +163,12 @@ def _weight_files(folder: Path) -> tuple[list[Path], Index | None]:
         if others:
             raise ModelError(f"{folder}: has {len(others)} .{suffix} files and no index; fetch its .index.json too")
     raise ModelError(f"{folder}: {_why_no_weights(folder)}")
+
+
+def _suffixes() -> Iterator[str]:
+    """Of the files that installed readers read; to look for readers takes time, and most models do without."""
+    yield "safetensors"
+    yield from (plugin.name for plugin in listed("readers"))
 
 
 def _why_no_weights(folder: Path) -> str:

@@ -52,6 +52,7 @@ HEADERS = {
     "header longer than the file": (struct.pack("<Q", 10**6) + b"{}", CUT),
     "header of 2^64 bytes": (b"\xff" * 8 + b"{}", CUT),
     "header not UTF-8": (safetensors(b'{"\xff": 1}'), DAMAGED),
+    "half a surrogate pair in a name": (safetensors({"\ud800": entry(0, 8)}, bytes(8)), DAMAGED),
     "header in UTF-16": (safetensors(json.dumps({"a": entry(0, 8)}).encode("utf-16")), DAMAGED),
     "header not JSON": (safetensors(b"{{{{"), DAMAGED),
     "header a list": (safetensors([1]), DAMAGED),
@@ -94,7 +95,7 @@ HEADERS = {
 
 NAMES = [
     "../../../etc/passwd", "/etc/passwd", "a/b", "", " ", "x\nerror: all is well", "\x1b[2J\x1b[31mred",
-    "\u202egnp.live", "\x00", "\u200b", "\ud800", "\x9b31m", "[bold]x[/bold]", "%s%n", "x" * 5000,
+    "\u202egnp.live", "\x00", "\u200b", "\x9b31m", "[bold]x[/bold]", "%s%n", "x" * 5000,
 ]  # fmt: skip
 """Names of tensors that try to be paths, commands of the terminal, or something else to the eye."""
 
@@ -237,7 +238,6 @@ def with_quantiser(**settings: Any) -> Damage:
 
 
 CONFIG, INDEX, WEIGHTS, BIN = "config.json", "model.safetensors.index.json", "model.safetensors", "pytorch_model.bin"
-PLAIN = "use the model's unquantised"
 UNQUANTISED = "merge the model's unquantised checkpoint"
 REFUSED = "loading it would run"
 FP8 = torch.ones(4, 4).to(torch.float8_e4m3fn)
@@ -251,12 +251,13 @@ FOLDERS: dict[str, tuple[Damage, str, str]] = {
     "config a list": (written(CONFIG, "[1]"), CONFIG, "must hold a JSON object"),
     "config a git-LFS pointer": (written(CONFIG, LFS), CONFIG, "git lfs pull"),
     "config nested a million deep": (written(CONFIG, '{"a":' + "[" * 10**6 + "]" * 10**6 + "}"), CONFIG, "JSON"),
-    "config nested a hundred deep": (written(CONFIG, '{"a":' + "[" * 100 + "]" * 100 + "}"), CONFIG, "nested more than"),
+    "config nested in hundreds": (written(CONFIG, '{"a":' + "[" * 100 + "]" * 100 + "}"), CONFIG, "nested more than"),
     "config of 10 GB": (sparse(CONFIG, 10**10), CONFIG, "is larger than 10 MB"),
     "config a folder": (replaced(CONFIG, Path.mkdir), CONFIG, "is a folder, pipe or device"),
     "config a pipe": (replaced(CONFIG, os.mkfifo), CONFIG, "is a folder, pipe or device"),
     "config a socket": (
-        replaced(CONFIG, lambda path: socket.socket(socket.AF_UNIX).bind(os.path.relpath(path))), CONFIG, "pipe or device",
+        replaced(CONFIG, lambda path: socket.socket(socket.AF_UNIX).bind(os.path.relpath(path))),
+        CONFIG, "is a folder, pipe or device",
     ),
     "config a link out": (moved_out(CONFIG), CONFIG, "is a link that leads out of the model's folder"),
     "config a link to itself": (replaced(CONFIG, lambda path: path.symlink_to(CONFIG)), CONFIG, "cannot be read"),
@@ -265,7 +266,7 @@ FOLDERS: dict[str, tuple[Damage, str, str]] = {
     "config with a path for an architecture": (
         configured(lambda c: c.update(architectures=["../../x\x1b[2J"])), "error", r"'../../x\x1b[2J' is not installed",
     ),
-    "config with a billion layers": (configured(lambda c: c.update(num_hidden_layers=10**9)), "code", "num_hidden_layers"),
+    "config with a billion layers": (configured(lambda c: c.update(num_hidden_layers=10**9)), "code", "num_hidden"),
     "config with no layer count": (configured(lambda c: c.update(num_hidden_layers="2")), "code", "num_hidden_layers"),
     # the files
     "no weights": (lambda folder: (folder / WEIGHTS).unlink(), "code", "has no weight files"),
@@ -273,7 +274,7 @@ FOLDERS: dict[str, tuple[Damage, str, str]] = {
     "weights a pipe": (replaced(WEIGHTS, os.mkfifo), WEIGHTS, "is a folder, pipe or device"),
     "weights a link out": (moved_out(WEIGHTS), WEIGHTS, "is a link that leads out"),
     "weights a link to a device": (replaced(WEIGHTS, lambda path: path.symlink_to("/dev/zero")), WEIGHTS, "leads out"),
-    "weights a link to nothing": (replaced(WEIGHTS, lambda path: path.symlink_to("gone")), WEIGHTS, "there is no such file"),
+    "weights a link to nothing": (replaced(WEIGHTS, lambda path: path.symlink_to("gone")), WEIGHTS, "there is no such"),
     "weights a circle of links": (
         replaced(WEIGHTS, lambda path: (path.symlink_to("a"), (path.parent / "a").symlink_to(path.name))),
         WEIGHTS, "cannot be read",
@@ -302,7 +303,7 @@ FOLDERS: dict[str, tuple[Damage, str, str]] = {
     "index beside a whole file": (
         both(indexed(), lambda folder: (folder / WEIGHTS).symlink_to("part.safetensors")), "code", "has both",
     ),
-    "shard missing": (indexed(shard="model-00001-of-00002.safetensors"), "model-00001-of-00002.safetensors", "not there"),
+    "shard missing": (indexed(shard="gone.safetensors"), "gone.safetensors", f"is named by {INDEX} but is not there"),
     "shard above": (both(indexed(shard="../elsewhere-part.safetensors"), moved_out("part.safetensors", False)), INDEX,
                     "outside its own folder"),
     "shard below": (indexed(shard="a/../part.safetensors"), INDEX, "outside its own folder"),
@@ -311,7 +312,7 @@ FOLDERS: dict[str, tuple[Damage, str, str]] = {
     "shard with no name": (indexed(shard=""), INDEX, "which is no .safetensors file"),
     "shard that is the folder": (indexed(shard=".."), INDEX, "which is no .safetensors file"),
     "shard of another format": (indexed(shard="part.bin"), INDEX, "which is no .safetensors file"),
-    "shard a link out": (both(indexed(), moved_out("part.safetensors")), "part.safetensors", "is a link that leads out"),
+    "shard a link out": (both(indexed(), moved_out("part.safetensors")), "part.safetensors", "leads out"),
     "shard empty": (both(indexed(), written("part.safetensors", "")), "part.safetensors", "is empty"),
     "index with a tensor too many": (indexed(lambda places: {**places, "x": "part.safetensors"}), INDEX, "on 'x'"),
     "index with a tensor too few": (indexed(lambda places: dict([*places.items()][1:])), INDEX, "does not agree"),
@@ -322,7 +323,7 @@ FOLDERS: dict[str, tuple[Damage, str, str]] = {
     ),
     "tensor in two shards": (
         both(indexed(lambda places: {**places, "x": "b.safetensors"}),
-             lambda folder: save_file({"x": torch.ones(1), "model.norm.weight": torch.ones(8)}, folder / "b.safetensors")),
+             lambda f: save_file({"x": torch.ones(1), "model.norm.weight": torch.ones(8)}, f / "b.safetensors")),
         "b.safetensors", "'model.norm.weight' is in another file",
     ),
     # PyTorch's archives
@@ -337,8 +338,8 @@ FOLDERS: dict[str, tuple[Damage, str, str]] = {
     "bin of zeros, packed": (archive(lambda name, data: data + bytes(10**6), zipfile.ZIP_DEFLATED), BIN, "compressed"),
     "bin that claims 4 GB": (archive(after=lambda data: claiming(data, 2**32 - 2)), BIN, "claim more bytes than"),
     "bin with too little data": (archive(lambda n, d: d[:99] if n.endswith("/0") else d), BIN, "cannot be read"),
-    "bin with a tensor of 2^50": (archive(content=lambda f: {"x": torch.ones(1).expand(2**50)}), BIN, "do not fit the data"),
-    "bin with a pickle that ends early": (archive(lambda n, d: d[:-1] if n.endswith(".pkl") else d), BIN, "cannot be read"),
+    "bin with a tensor of 2^50": (archive(content=lambda f: {"x": torch.ones(1).expand(2**50)}), BIN, "do not fit"),
+    "bin with its pickle cut": (archive(lambda n, d: d[:-1] if n.endswith(".pkl") else d), BIN, "cannot be read"),
     "bin with fp8 and no scale": (archive(content=lambda folder: {"x": FP8}), "code", UNQUANTISED),
     # quantised
     "quantised with GPTQ": (with_quantiser(quant_method="gptq", bits=4), CONFIG, "quantised ('gptq'); " + UNQUANTISED),
@@ -348,7 +349,7 @@ FOLDERS: dict[str, tuple[Damage, str, str]] = {
     "quantised with a list": (configured(lambda c: c.update(quantization_config=[])), CONFIG, UNQUANTISED),
     "GPTQ's tensors": (quantised({"a.qweight": torch.ones(2).int()}), "code", "with GPTQ or AWQ; " + UNQUANTISED),
     "bitsandbytes' tensors": (quantised({"a.weight.absmax": torch.ones(2)}), "code", "bitsandbytes; " + UNQUANTISED),
-    "MXFP4's tensors": (quantised({"a_blocks": torch.ones(2), "a_scales": torch.ones(2)}), "code", "MXFP4; " + UNQUANTISED),
+    "MXFP4's tensors": (quantised({"a_blocks": torch.ones(2), "a_scales": torch.ones(2)}), "code", "with MXFP4; "),
     "fp8 without scales": (quantised({"a.weight": FP8}), "code", "without a scale; " + UNQUANTISED),
     "fp8 with scales of whole numbers": (
         quantised({"a.weight": FP8, "a.weight_scale": torch.ones(1).int()}), "code", "without a scale; " + UNQUANTISED,

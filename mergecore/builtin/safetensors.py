@@ -68,13 +68,13 @@ def _read_header(path: Path, file: int) -> tuple[dict[str, Any], int]:
         if length > HEADER_LIMIT:
             raise ModelError(f"{path}: its header is larger than the format allows ({HEADER_LIMIT / 1e6:.0f} MB)")
         header = json.loads(os.pread(file, length, 8).decode("utf-8"), object_pairs_hook=_once)
+        json.dumps(header, ensure_ascii=False).encode("utf-8")  # half a surrogate pair is no text
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError):
         raise ModelError(damaged) from None
-    if not isinstance(header, dict):
+    if not isinstance(header, dict) or not _is_metadata(header.pop("__metadata__", {})):
         raise ModelError(damaged)
-    header.pop("__metadata__", None)
     _check_entries(path, header, size - 8 - length)
     return header, 8 + length
 
@@ -113,6 +113,10 @@ def _check_entries(path: Path, header: Mapping[str, Any], data_bytes: int) -> No
         position = end
     if position != data_bytes:
         raise ModelError(f"{path}: holds bytes of no tensor after the last one; fetch the file again")
+
+
+def _is_metadata(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
 
 
 def _is_whole(entry: Any) -> bool:
