@@ -77,7 +77,7 @@ def _check_names(folder: Path, infos: Mapping[str, TensorInfo]) -> None:
 def _scaled(folder: Path, config: Mapping[str, Any], owners: Mapping[str, Reader], name: str, scale: str) -> Scaled:
     """The reader of one fp8 weight: one scale for all of it, or one for each block of rows and columns."""
     info, scales = owners[name].tensors[name], owners[scale].tensors[scale]
-    if scales.elements == 1:
+    if scales.shape in ((), (1,)):
         return Scaled(owners[name], name, owners[scale], scale, max(info.elements, 1), (1, max(info.elements, 1)))
     settings = config.get(KEY)
     block = settings.get("weight_block_size") if isinstance(settings, Mapping) else None

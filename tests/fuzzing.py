@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -44,16 +45,18 @@ def try_parsing(text: str) -> None:
 
 
 def try_recipe(text: str, registry: Registry) -> None:
-    """A recipe is planned or refused in a sentence that names it."""
+    """A recipe is planned or refused in a sentence, and no file stays open."""
+    opened = len(os.listdir("/dev/fd"))
     try:
         plan = make_plan(parse_recipe(load_yaml(text, "recipe.yml"), text), registry, 10**9)
     except MergecoreError as error:
         assert str(error).isprintable() and error.exit_code == 2
         COUNTS["recipes refused"] += 1
-        return
-    plan.close()
-    assert all(0 <= math.prod(info.shape) < 10**6 for info in plan.tensors.values())
-    COUNTS["recipes planned"] += 1
+    else:
+        plan.close()
+        assert all(0 <= math.prod(info.shape) < 10**6 for info in plan.tensors.values())
+        COUNTS["recipes planned"] += 1
+    assert len(os.listdir("/dev/fd")) == opened
 
 
 def summary() -> str:

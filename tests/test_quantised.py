@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import mergecore
 from mergecore.api import TensorInfo
+from mergecore.errors import InputError
 from mergecore.quantised import dequantised
 from mergecore.registry import Registry
 from mergecore.sources import open_model
@@ -156,3 +157,9 @@ def test_a_scale_without_an_fp8_weight_is_not_dropped(tmp_path):
     save_file({**weights, "model.norm.weight_scale": torch.ones(1)}, folder / "new")
     (folder / "new").rename(folder / "model.safetensors")
     assert "model.norm.weight_scale" in open_model(str(folder), Registry(print)).tensors
+
+
+def test_fp8_tensors_in_memory_have_no_scale_and_are_refused():
+    tensors = [torch.ones(4).to(torch.float8_e4m3fn)] * 2
+    with pytest.raises(InputError, match="float8_e4m3fn cannot be merged"):
+        mergecore.merge_tensors(tensors, "linear", {"weight": 1})

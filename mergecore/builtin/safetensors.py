@@ -67,8 +67,7 @@ def _read_header(path: Path, file: int) -> tuple[dict[str, Any], int]:
             raise ModelError(f"{path}: this is not a safetensors file, or it was cut short; fetch it again")
         if length > HEADER_LIMIT:
             raise ModelError(f"{path}: its header is larger than the format allows ({HEADER_LIMIT / 1e6:.0f} MB)")
-        header = json.loads(os.pread(file, length, 8).decode("utf-8"), object_pairs_hook=_once)
-        json.dumps(header, ensure_ascii=False).encode("utf-8")  # half a surrogate pair is no text
+        header = _parse(os.pread(file, length, 8).decode("utf-8"))
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError):
@@ -77,6 +76,21 @@ def _read_header(path: Path, file: int) -> tuple[dict[str, Any], int]:
         raise ModelError(damaged)
     _check_entries(path, header, size - 8 - length)
     return header, 8 + length
+
+
+def _parse(text: str) -> Any:
+    """JSON as the format has it: no other numbers than 0, 1, 2, ..., no key twice, and nothing that is no text."""
+    header = json.loads(
+        text, object_pairs_hook=_once, parse_int=_natural, parse_float=_natural, parse_constant=_natural
+    )
+    json.dumps(header, ensure_ascii=False).encode("utf-8")  # fails on half of a surrogate pair
+    return header
+
+
+def _natural(number: str) -> int:
+    if not number.isdigit():
+        raise ValueError("no natural number")
+    return int(number)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

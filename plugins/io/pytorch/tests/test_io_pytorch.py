@@ -188,7 +188,7 @@ def test_files_that_are_damaged_or_something_else(tmp_path: Path) -> None:
         archive.writestr("notes/hello.txt", "hello")
     assert "fetch the file again" in refusal(path)
     path.unlink()
-    assert "No such file" in refusal(path)
+    assert "there is no such file" in refusal(path)
 
 
 def repacked(path: Path, compression: int, change: Callable[[str, bytes], bytes]) -> Path:
