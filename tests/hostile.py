@@ -401,6 +401,8 @@ RECIPES: dict[str, tuple[str | bytes, str]] = {
     "a time of day without end": (GOOD + "seed: 1" + ":1" * 10**5 + "\n", "cannot be read as"),
     "a number that is empty": (GOOD + "seed: !!int ''\n", "cannot be read as"),
     "a truth that is neither": (GOOD + "seed: !!bool maybe\n", "cannot be read as"),
+    "a character beyond Unicode": (GOOD + 'x: "\\U00110000"\n', "not valid YAML"),
+    "a character beyond all numbers": (GOOD + 'x: "\\UFFFFFFFF"\n', "not valid YAML"),
     "a key of control characters": (GOOD + '"\\e[2J\\r\\nok": 1\n', "unknown key"),
     "a key of one hundred thousand letters": (GOOD + "? " + "x" * 10**5 + "\n: 1\n", "unknown key"),
     "a model with control characters": (GOOD.replace("code", '"\\e[31m\\u202e"'), r"\x1b[31m\u202e: there is no such"),

@@ -163,7 +163,7 @@ def test_a_snapshot_in_a_hub_cache_links_to_its_blobs(store, place, merge):
 def test_a_card_that_is_a_pipe_or_a_bomb_stops_no_merge(place, merge):
     os.mkfifo(place / "code" / "README.md")
     os.mkfifo(place / "code" / "modules.json")
-    (place / "prose" / "README.md").write_text("---\nlicense: !!int ''\nx: !!bool maybe\n---\n")
+    (place / "prose" / "README.md").write_text('---\nlicense: "\\U00110000"\nx: !!bool maybe\n---\n')
     assert merge("--quiet") == (0, "")
 
 

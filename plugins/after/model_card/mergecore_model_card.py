@@ -83,7 +83,7 @@ def licence(folder: Path) -> dict[str, str]:
         found = re.match(r"---[ \t]*\r?\n(.*?)\n---[ \t]*\r?(\n|$)", text, re.DOTALL)
         # Text only: PyYAML fails in many ways over numbers and dates that are none.
         stated = yaml.load(found[1], Loader=yaml.BaseLoader) if found else None
-    except (ModelError, yaml.YAMLError, RecursionError):
+    except (ModelError, yaml.YAMLError, ValueError, OverflowError, RecursionError):
         return {}
     if not isinstance(stated, dict) or not isinstance(stated.get("license"), str):
         return {}
