@@ -15,6 +15,9 @@ from mergecore.config import Keys, Period, first_of
 from mergecore.documents import Place, check
 from mergecore.errors import ArchitectureError, RecipeError
 
+MAX_COUNT = 10_000
+"""More layers, or experts in one, than any model has; a config.json that claims billions would be counted without end."""
+
 
 @dataclass(frozen=True)
 class Weight:
@@ -138,7 +141,7 @@ class Module:
         if not self.layers_key:
             return 0
         count = first_of(config, self.layers_key)
-        if not isinstance(count, int) or isinstance(count, bool) or count < 0:
+        if type(count) is not int or not 0 <= count <= MAX_COUNT:
             keys = " or ".join(map(repr, self.layers_key))
             raise ArchitectureError(f"{model}: config.json must give its number of layers as {keys}")
         return count
@@ -176,10 +179,6 @@ def numbers(counts: Mapping[str, int]) -> Iterator[dict[str, int]]:
     """Every combination of numbers below the counts of some words; one empty combination of no words."""
     for values in itertools.product(*map(range, counts.values())):
         yield dict(zip(counts, values))
-
-
-MAX_COUNT = 100_000
-"""Weights that `each` may make of one entry; the most experts of a published model are some hundreds."""
 
 
 @dataclass(frozen=True)

@@ -242,7 +242,7 @@ def main() -> NoReturn:
     except MergecoreError as error:
         if debug:
             raise
-        say(f"error: {' '.join(str(error).splitlines())}")  # names in it may hold line breaks
+        say(f"error: {error}")
         sys.exit(error.exit_code)
     except Exception as error:
         if debug:

@@ -21,6 +21,8 @@ def class_name(config: Mapping[str, Any], model: str) -> str:
     """
     names = config.get("architectures")
     if isinstance(names, list) and len(names) == 1 and isinstance(names[0], str):
+        if not names[0].isidentifier():
+            raise ArchitectureError(f"{model}: config.json: {names[0]!r} is no class name")
         return names[0]
     raise ArchitectureError(f'{model}: config.json must name one model class, as "architectures": ["LlamaForCausalLM"]')
 

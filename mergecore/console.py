@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 
+from mergecore.errors import printable
+
 
 def say(text: str) -> None:
     """A line of news."""
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 def warn(text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,15 @@ MERGE = "tag:yaml.org,2002:merge"
 """Tag of the key `<<`, which brings the keys of another mapping."""
 MAX_NODES = 200_000
 """Values a document may hold once its aliases are expanded; recipes have hundreds, alias bombs billions."""
+
+MAX_BYTES = 10**6
+"""Length of a document, in bytes; it would take PyYAML a minute to read more."""
+
+MAX_DEPTH = 50
+"""How deeply values may be nested; recipes have ten levels."""
+
+MAX_DIGITS = 100
+"""Length of a value that is no text: PyYAML takes hours for some numbers of a megabyte."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +69,7 @@ def load_yaml(text: str, file: str | None = None) -> Place:
 
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # PyYAML lets chr() of any number fail
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         line = mark.line + 1 if mark else None
@@ -74,12 +84,27 @@ def load_yaml(text: str, file: str | None = None) -> Place:
 def load_file(path: Path) -> tuple[Place, str]:
     """The YAML document in a file, and its text."""
     try:
-        text = path.read_text(encoding="utf-8")
+        with open(path, "rb", opener=_open_at_once) as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise RecipeError(f"is larger than {MAX_BYTES / 1e6:.0f} MB, which no recipe needs", file=str(path))
+        text = content.decode("utf-8")
     except FileNotFoundError:
         raise RecipeError("there is no such file", file=str(path)) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"cannot be read as text: {error}", file=str(path)) from None
+        cause = error.strerror if isinstance(error, OSError) else error
+        raise RecipeError(f"cannot be read as text: {cause}", file=str(path)) from None
     return load_yaml(text, str(path)), text
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """A recipe may come through a pipe; one that nobody writes to is empty, instead of waited for without end."""
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    os.set_blocking(descriptor, True)
+    return descriptor
+
+
+PLAIN_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null")}
 
 
 class _Builder:
@@ -101,6 +126,8 @@ class _Builder:
         self.lines.setdefault(path, node.start_mark.line + 1)
         if self.nodes > MAX_NODES or id(node) in self.open:
             raise self.fail(node, path, "the YAML's aliases expand without end; write the values out")
+        if len(path) > MAX_DEPTH:
+            raise self.fail(node, (), f"the YAML is nested more than {MAX_DEPTH} levels deep, as no recipe is")
         self.open.add(id(node))
         try:
             return self._value(node, path)
@@ -108,14 +135,23 @@ class _Builder:
             self.open.discard(id(node))
 
     def _value(self, node: Any, path: Path_) -> Any:
-        if isinstance(node, self.yaml.SequenceNode):
+        if node.tag == "tag:yaml.org,2002:seq" and isinstance(node, self.yaml.SequenceNode):
             return [self.build(item, (*path, index)) for index, item in enumerate(node.value)]
-        if isinstance(node, self.yaml.MappingNode):
+        if node.tag == "tag:yaml.org,2002:map" and isinstance(node, self.yaml.MappingNode):
             return self._mapping(node, path)
+        if not isinstance(node, self.yaml.ScalarNode) or node.tag not in PLAIN_TAGS:
+            raise self.fail(node, path, f"{node.tag!r} is not allowed here; write a plain value, or put it in quotes")
+        if node.tag == "tag:yaml.org,2002:str":
+            return node.value
         try:
-            return self.scalars.construct_object(node)
-        except Exception:  # PyYAML raises what its conversions raise: ValueError, KeyError, AttributeError
-            raise self.fail(node, path, f"{show(node.value)} is no value for {node.tag!r}; write a plain one") from None
+            value = self.scalars.construct_object(node) if len(node.value) <= MAX_DIGITS else None
+        except Exception:  # PyYAML lets through what its conversions raise: ValueError, KeyError, AttributeError
+            value = None
+        if value is None and node.tag != "tag:yaml.org,2002:null":
+            raise self.fail(node, path, f"{show(node.value)} cannot be read as {node.tag!r}; put it in quotes")
+        if type(value) is int and abs(value) >= 2**63:
+            raise self.fail(node, path, f"the number {show(value)} is too large")
+        return value
 
     def _mapping(self, node: Any, path: Path_) -> dict[str, Any]:
         merged: dict[str, Any] = {}
@@ -125,7 +161,7 @@ class _Builder:
         for key_node, value_node in ((key, value) for key, value in node.value if key.tag != MERGE):
             key = self.build(key_node, path)
             if not isinstance(key, str):
-                raise self.fail(key_node, path, f"the key {key!r} must be text; put it in quotes")
+                raise self.fail(key_node, path, f"the key {show(key)} must be text; put it in quotes")
             if key in result:
                 raise self.fail(key_node, (*path, key), "this key is written twice; keep one")
             self.lines[(*path, key)] = key_node.start_mark.line + 1

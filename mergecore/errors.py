@@ -11,6 +11,9 @@ class MergecoreError(Exception):
 
     exit_code = 1
 
+    def __str__(self) -> str:
+        return printable(super().__str__())
+
 
 class RunError(MergecoreError):
     """A run that failed on the way: a disk, a worker, values that do not agree (exit 1)."""
@@ -48,6 +51,11 @@ class ArchitectureError(InputError):
 
 class PluginError(InputError):
     """A plugin that is missing, broken or claimed twice; the message names its distribution."""
+
+
+def printable(text: str) -> str:
+    """Text on one line with every control or invisible character spelt out, so that a name cannot forge output."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

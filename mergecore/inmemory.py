@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mergecore.api import BLOCK, FLOATS, Base, DeltaMethod, Input, Job, Method, TensorInfo, Tiles, torch_dtype
+from mergecore.api import BLOCK, FLOAT8, FLOATS, Base, DeltaMethod, Input, Job, Method, TensorInfo, Tiles, torch_dtype
 from mergecore.api.files import TORCH_NAMES, common_dtype
 from mergecore.documents import Place
 from mergecore.errors import InputError, RecipeError, nearest
@@ -79,7 +79,7 @@ def _merge(job: Job, tensors: Sequence[Tensor]) -> Tensor:
 def _name(tensor: Tensor, name: str) -> str:
     wanted = str(tensor.dtype).removeprefix("torch.")
     found = next((key for key, value in TORCH_NAMES.items() if value == wanted), None)
-    if found is None:
+    if found is None or found in FLOAT8:
         raise InputError(f"{name}: {tensor.dtype} cannot be merged; convert it to a float dtype first")
     return found
 

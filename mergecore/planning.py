@@ -88,8 +88,9 @@ def make_plan(recipe: Recipe, registry: Registry, memory: int) -> Plan:
     except MergecoreError as error:
         raise recipe.place.child("merge_method").error(str(error)) from None
     values = Values(recipe, method)
-    checkpoints, positions = _open_models(recipe, registry)
+    checkpoints: list[Checkpoint] = []
     try:
+        positions = _open_models(recipe, registry, checkpoints)
         plan = _plan(recipe, registry, method, values, checkpoints, positions)
         _check_memory(plan.jobs, memory)
     except BaseException:
@@ -100,9 +101,8 @@ def make_plan(recipe: Recipe, registry: Registry, memory: int) -> Plan:
     return plan
 
 
-def _open_models(recipe: Recipe, registry: Registry) -> tuple[list[Checkpoint], dict[str, int]]:
-    """The recipe's models, a folder that is named twice opened once."""
-    checkpoints: list[Checkpoint] = []
+def _open_models(recipe: Recipe, registry: Registry, checkpoints: list[Checkpoint]) -> dict[str, int]:
+    """Open the recipe's models into `checkpoints`, a folder that is named twice once; gives the place of each there."""
     folders: dict[Any, int] = {}
     positions = {}
     for reference in recipe.models:
@@ -111,11 +111,13 @@ def _open_models(recipe: Recipe, registry: Registry) -> tuple[list[Checkpoint], 
         except ModelError as error:
             raise recipe.place_of(reference).error(str(error)) from None
         folder = checkpoint.folder.resolve()
-        if folder not in folders:
+        if folder in folders:
+            checkpoint.close()
+        else:
             folders[folder] = len(checkpoints)
             checkpoints.append(checkpoint)
         positions[reference] = folders[folder]
-    return checkpoints, positions
+    return positions
 
 
 def _plan(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mergecore.api import Base, DeltaMethod, Job, Method
 from mergecore.architecture import Architecture, Weight
+from mergecore.errors import printable
 from mergecore.params import NO_VALUE, Parameter, declared
 from mergecore.planning import Plan
 
@@ -72,7 +73,7 @@ def print_plan(plan: Plan, cost: Price | None = None) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, markup=False)
     view = plan_view(plan)
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="bold")
@@ -81,7 +82,8 @@ def print_plan(plan: Plan, cost: Price | None = None) -> None:
     table.add_row("architecture", plan.architecture.name)
     for index, model in enumerate(view["models"]):
         base = "  (config and other files are taken from here)" if index == plan.donor else ""
-        table.add_row("model", f"{model['model']}  {model['tensors']} tensors, {model['bytes'] / 1e6:,.0f} MB{base}")
+        stored = f"{model['tensors']} tensors, {model['bytes'] / 1e6:,.0f} MB"
+        table.add_row("model", f"{printable(model['model'])}  {stored}{base}")
     dtypes = ", ".join(f"{count} {dtype}" for dtype, count in view["dtypes"].items())
     table.add_row("output", f"{view['tensors']} tensors ({dtypes}), {view['bytes_out'] / 1e6:,.0f} MB")
     merged = view["tensors"] - view["copied"]
@@ -91,7 +93,7 @@ def print_plan(plan: Plan, cost: Price | None = None) -> None:
         table.add_row("memory", f"{_bytes(cost.memory)} of tensors at one time")
         table.add_row("time", "too little to tell" if cost.seconds is None else f"about {_span(cost.seconds)}")
     for note in plan.notes:
-        table.add_row("note", note, style="yellow")
+        table.add_row("note", printable(note), style="yellow")
     console.print(table)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,3 +22,10 @@ def linear_recipe(models: list[Path], tmp_path: Path) -> Path:
     lines = [f"  - model: {model}\n    parameters: {{weight: 0.5}}\n" for model in models[1:]]
     recipe.write_text("merge_method: linear\nmodels:\n" + "".join(lines), "utf-8")
     return recipe
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """How much was fuzzed."""
+    fuzzing = sys.modules.get("fuzzing")
+    if fuzzing is not None and fuzzing.COUNTS:
+        terminalreporter.write_line(f"fuzzed {fuzzing.summary()}")

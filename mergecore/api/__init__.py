@@ -2,10 +2,11 @@
 
 from pluggy import HookimplMarker
 
-from mergecore.api.files import FLOATS, ITEM_BYTES, Reader, TensorInfo, Writer, torch_dtype
+from mergecore.api.files import FLOAT8, FLOATS, ITEM_BYTES, Reader, TensorInfo, Writer, torch_dtype
 from mergecore.api.jobs import Executor, Input, Job, MergedModel, ModelInfo, Piece, PostProcessor, Tiles, Work
 from mergecore.api.methods import BLOCK, Base, Context, DeltaMethod, Method, Tile, WeightMethod
 from mergecore.api.parameters import PerModel, param
+from mergecore.api.reading import lies_within, open_file, read_text
 from mergecore.errors import InputError, ModelError, PluginError, RunError
 
 hookimpl = HookimplMarker("mergecore")
@@ -13,6 +14,7 @@ hookimpl = HookimplMarker("mergecore")
 
 __all__ = [
     "BLOCK",
+    "FLOAT8",
     "FLOATS",
     "ITEM_BYTES",
     "Base",
@@ -39,6 +41,9 @@ __all__ = [
     "Work",
     "Writer",
     "hookimpl",
+    "lies_within",
+    "open_file",
     "param",
+    "read_text",
     "torch_dtype",
 ]

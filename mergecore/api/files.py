@@ -15,18 +15,23 @@ if TYPE_CHECKING:
 ITEM_BYTES = {
     "F64": 8, "F32": 4, "F16": 2, "BF16": 2,
     "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1,
+    "F8_E4M3": 1, "F8_E5M2": 1,
 }  # fmt: skip
-"""Bytes an element of every dtype that can be merged or copied, by its safetensors name."""
+"""Bytes an element of every dtype that can be read, by its safetensors name."""
 
 TORCH_NAMES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
     "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8",
     "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8", "BOOL": "bool",
+    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
 }  # fmt: skip
 """The same dtypes by their names in torch and in recipes."""
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 """The dtypes that are merged; all others are copied when the inputs agree."""
+
+FLOAT8 = ("F8_E4M3", "F8_E5M2")
+"""The dtypes that are values only together with their scales, which `mergecore.quantised` applies."""
 
 
 @dataclass(frozen=True)

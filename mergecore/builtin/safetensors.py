@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mergecore.api import ITEM_BYTES, ModelError, TensorInfo
+from mergecore.api import ITEM_BYTES, ModelError, TensorInfo, open_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,18 +16,25 @@ if TYPE_CHECKING:
 HEADER_LIMIT = 100_000_000
 """Longest header that the format allows, in bytes."""
 
+MAX_AXES = 64
+"""As many as torch and NumPy allow."""
+
 
 class SafetensorsReader:
     """Reads any run of elements of a tensor at its place in the file; see `mergecore.api.Reader`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        header, data_start = _read_header(path)
+        self._file = open_file(path)
+        try:
+            header, data_start = _read_header(path, self._file)
+        except BaseException:
+            self.close()
+            raise
         self.tensors: Mapping[str, TensorInfo] = {
             name: TensorInfo(entry["dtype"], tuple(entry["shape"])) for name, entry in header.items()
         }
         self._offsets = {name: data_start + entry["data_offsets"][0] for name, entry in header.items()}
-        self._file = os.open(path, os.O_RDONLY)
 
     def read(self, name: str, start: int, out: Tensor) -> None:
         """See `mergecore.api.Reader.read`; raises ModelError when the file ends too early."""
@@ -51,24 +57,40 @@ def as_bytes(tensor: Tensor) -> memoryview:
     return tensor.view(torch.uint8).numpy().data
 
 
-def _read_header(path: Path) -> tuple[dict[str, Any], int]:
+def _read_header(path: Path, file: int) -> tuple[dict[str, Any], int]:
     """The tensors' entries, checked against the file, and where the data begin."""
+    damaged = f"{path}: its safetensors header is damaged; fetch the file again"
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if size < 8 or length > min(size - 8, HEADER_LIMIT):
-                raise ModelError(f"{path}: this is not a safetensors file, or it was cut short; fetch it again")
-            header = json.loads(file.read(length), object_pairs_hook=_once)
+        size = os.fstat(file).st_size
+        length = int.from_bytes(os.pread(file, 8, 0), "little")
+        if size < 8 or length > size - 8:
+            raise ModelError(f"{path}: this is not a safetensors file, or it was cut short; fetch it again")
+        if length > HEADER_LIMIT:
+            raise ModelError(f"{path}: its header is larger than the format allows ({HEADER_LIMIT / 1e6:.0f} MB)")
+        header = _parse(os.pread(file, length, 8).decode("utf-8"))
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError):
-        raise ModelError(f"{path}: its safetensors header is damaged; fetch the file again") from None
-    if not isinstance(header, dict):
-        raise ModelError(f"{path}: its safetensors header is damaged; fetch the file again")
-    header.pop("__metadata__", None)
+        raise ModelError(damaged) from None
+    if not isinstance(header, dict) or not _is_metadata(header.pop("__metadata__", {})):
+        raise ModelError(damaged)
     _check_entries(path, header, size - 8 - length)
     return header, 8 + length
+
+
+def _parse(text: str) -> Any:
+    """JSON as the format has it: no other numbers than 0, 1, 2, ..., no key twice, and nothing that is no text."""
+    header = json.loads(
+        text, object_pairs_hook=_once, parse_int=_natural, parse_float=_natural, parse_constant=_natural
+    )
+    json.dumps(header, ensure_ascii=False).encode("utf-8")  # fails on half of a surrogate pair
+    return header
+
+
+def _natural(number: str) -> int:
+    if not number.isdigit():
+        raise ValueError("no natural number")
+    return int(number)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -80,30 +102,45 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _check_entries(path: Path, header: Mapping[str, Any], data_bytes: int) -> None:
-    """Every entry has a known dtype and lies inside the data, as long as its shape says, with no overlap."""
+    """Every entry has a known dtype, is as long as its shape says, and together they are the data, without a gap."""
     spans = []
     for name, entry in header.items():
-        try:
-            dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
-            whole = all(type(number) is int and number >= 0 for number in (*shape, begin, end))
-        except (KeyError, TypeError, ValueError):
-            whole, dtype = False, ""
-        if not whole:
+        if not _is_whole(entry):
             raise ModelError(f"{path}: the header's entry for {name!r} is damaged; fetch the file again")
+        dtype, (begin, end) = entry["dtype"], entry["data_offsets"]
         if dtype not in ITEM_BYTES:
             raise ModelError(
-                f"{path}: {name!r} is stored as {dtype}, which cannot be merged;"
+                f"{path}: {name!r} is stored as {dtype!r}, which cannot be merged;"
                 " use a checkpoint in float16, bfloat16 or float32"
             )
-        if end - begin != TensorInfo(dtype, tuple(shape)).nbytes or end > data_bytes:
+        if end - begin != TensorInfo(dtype, tuple(entry["shape"])).nbytes or end > data_bytes:
             raise ModelError(
                 f"{path}: {name!r} does not fit its shape or the file, which may be cut short; fetch it again"
             )
         spans.append((begin, end, name))
     spans.sort()
-    for (_, end, name), (begin, _, following) in pairwise(spans):
-        if begin < end:
-            raise ModelError(f"{path}: {name!r} and {following!r} overlap; the header is damaged, fetch the file again")
+    position = 0
+    for begin, end, name in spans:
+        if begin != position:
+            how = "overlaps another tensor" if begin < position else "begins after a gap"
+            raise ModelError(f"{path}: {name!r} {how}; the header is damaged, fetch the file again")
+        position = end
+    if position != data_bytes:
+        raise ModelError(f"{path}: holds bytes of no tensor after the last one; fetch the file again")
+
+
+def _is_metadata(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+
+
+def _is_whole(entry: Any) -> bool:
+    """Whether an entry has a name for its dtype and whole numbers of a sane size for its shape and place."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):
+        return False
+    shape, offsets = entry.get("shape"), entry.get("data_offsets")
+    if not (isinstance(shape, list) and isinstance(offsets, list) and len(shape) <= MAX_AXES and len(offsets) == 2):
+        return False
+    return all(type(number) is int and 0 <= number < 2**63 for number in (*shape, *offsets))
 
 
 class SafetensorsWriter:

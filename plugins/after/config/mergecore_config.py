@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from mergecore.api import MergedModel, PostProcessor
+from mergecore.api import MergedModel, ModelError, PostProcessor, lies_within, read_text
 
 CARRIED = (
     "generation_config.json",
@@ -63,6 +63,10 @@ MODULE_FILES = ("*.json", "*.txt", "model.safetensors", "pytorch_model.bin")
 """Of a sentence-transformers module after the merged transformer: a Dense head does not load without its weights."""
 
 
+MODULES_LIMIT = 10**6
+"""Bytes that modules.json may have; it lists a handful."""
+
+
 class Config(PostProcessor):
     """Writes the result's config.json; tokenizer, processor and the like are the donor's. Files already there stay."""
 
@@ -81,31 +85,21 @@ class Config(PostProcessor):
 def carried_files(folder: Path, warn: Callable[[str], None]) -> Iterator[Path]:
     """The regular files of a model folder that belong beside merged weights; links that lead out of it are named."""
     patterns = [*CARRIED, *(f"{module}/{pattern}" for module in _modules(folder) for pattern in MODULE_FILES)]
-    roots = _roots(folder)
     for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
         if path.name.startswith(".") or not path.is_file():
             continue
-        if any(path.resolve().is_relative_to(root) for root in roots):
+        if lies_within(folder, path):
             yield path
         else:
             warn(f"{path}: is a link that leads out of the model's folder, so it is not copied")
 
 
-def _roots(folder: Path) -> list[Path]:
-    """Where a model's files may lie: in its folder or, for a snapshot in a Hub cache, in the cache's blobs."""
-    repository = folder.parents[1] if folder.parent.name == "snapshots" else folder
-    if not repository.name.startswith("models--"):
-        return [folder]
-    # The second one is the store that the repositories of one cache share.
-    return [folder, repository / "blobs", repository.parent / "blobs"]
-
-
 def _modules(folder: Path) -> Iterator[str]:
     """The folders of a sentence-transformers model's modules, without the transformer, whose weights were merged."""
     try:
-        modules = json.loads((folder / "modules.json").read_text("utf-8"))
+        modules = json.loads(read_text(folder / "modules.json", MODULES_LIMIT))
         found = [(str(module["path"]), str(module["type"])) for module in modules]
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except (ModelError, ValueError, TypeError, KeyError, RecursionError):
         return
     for path, kind in found:
         # Plain names only: nothing is read or written outside the two folders, and no name is a pattern.

@@ -12,11 +12,13 @@ from typing import Any
 
 import yaml
 
-from mergecore.api import MergedModel, ModelInfo, PostProcessor
+from mergecore.api import MergedModel, ModelError, ModelInfo, PostProcessor, read_text
 
 RECIPE = "mergecore_recipe.yml"
 LICENCE_KEYS = ("license", "license_name", "license_link")
 """What the front matter of a card says about the licence."""
+CARD_LIMIT = 10**6
+"""Bytes that a model's card may have to be looked at."""
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
 
 
@@ -77,10 +79,11 @@ def hub_id(info: ModelInfo) -> str | None:
 def licence(folder: Path) -> dict[str, str]:
     """What the front matter of a model's README.md says about its licence; empty: nothing that can be relied on."""
     try:
-        text = (folder / "README.md").read_text("utf-8-sig")
-        found = re.match(r"---[ \t]*\n(.*?)\n---[ \t]*(\n|$)", text, re.DOTALL)
-        stated = yaml.safe_load(found[1]) if found else None
-    except (OSError, ValueError, yaml.YAMLError, RecursionError):
+        text = read_text(folder / "README.md", CARD_LIMIT)
+        found = re.match(r"---[ \t]*\r?\n(.*?)\n---[ \t]*\r?(\n|$)", text, re.DOTALL)
+        # Text only: PyYAML fails in many ways over numbers and dates that are none.
+        stated = yaml.load(found[1], Loader=yaml.BaseLoader) if found else None
+    except (ModelError, yaml.YAMLError, ValueError, OverflowError, RecursionError):
         return {}
     if not isinstance(stated, dict) or not isinstance(stated.get("license"), str):
         return {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import re
 import shlex
@@ -15,10 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mergecore.api import ITEM_BYTES, ModelError, TensorInfo, torch_dtype
+from mergecore.api import ITEM_BYTES, ModelError, TensorInfo, open_file, torch_dtype
 
 NAMES = {torch_dtype(name): name for name in ITEM_BYTES}
 """Safetensors names of the dtypes that can be merged or copied."""
+
+PICKLE_LIMIT = 100_000_000
+"""Bytes that the description of the tensors may have, as many as a safetensors header."""
 
 
 class BinReader:
@@ -88,7 +92,9 @@ def _load(path: Path) -> dict[str, Tensor]:
         _check_tensor(path, name, tensor, nested)
     # Mapped, a piece of data that is too short would go on into the next one.
     storages = [tensor.untyped_storage() for tensor in tensors.values() if tensor.numel()]
-    if Counter({storage.data_ptr(): storage.nbytes() for storage in storages}.values()) - sizes:
+    total = sum(sizes.elements())
+    found = Counter({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+    if found - sizes or any(tensor.nbytes > total for tensor in tensors.values()):
         raise ModelError(f"{path}: its tensors do not fit the data that it holds for them; fetch the file again")
     return {name: tensor.detach() for name, tensor in tensors.items()}
 
@@ -96,10 +102,12 @@ def _load(path: Path) -> dict[str, Tensor]:
 def _record_sizes(path: Path) -> Counter[int]:
     """How often each size in bytes occurs among the records of the file, a zip archive that must not be compressed."""
     try:
-        with path.open("rb") as file:
-            start = file.read(1)
-        with zipfile.ZipFile(path) as archive:
-            records = archive.infolist()
+        with os.fdopen(open_file(path), "rb") as file:
+            size, start = os.fstat(file.fileno()).st_size, file.read(1)
+            with zipfile.ZipFile(file) as archive:
+                records = archive.infolist()
+    except ModelError:
+        raise
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from None
     except Exception:  # a damaged directory of records raises more than BadZipFile
@@ -110,6 +118,10 @@ def _record_sizes(path: Path) -> Counter[int]:
         raise ModelError(f"{path}: this is not a file of torch.save, or it was cut short; fetch it again") from None
     if any(record.compress_type != zipfile.ZIP_STORED for record in records):
         raise ModelError(f"{path}: its data are compressed, so they cannot be mapped; rewrite it: {_rewrite(path)}")
+    if sum(record.file_size for record in records) > size:
+        raise ModelError(f"{path}: its records claim more bytes than the file has; fetch it again")
+    if any(record.file_size > PICKLE_LIMIT for record in records if record.filename.endswith("data.pkl")):
+        raise ModelError(f"{path}: its description of the tensors is larger than {PICKLE_LIMIT / 1e6:.0f} MB")
     return Counter(record.file_size for record in records)
 
 

@@ -1,0 +1,67 @@
+"""Opening files that strangers made: regular ones of a sane size, inside their model's folder."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from mergecore.errors import ModelError
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+def open_file(path: Path) -> int:
+    """Open a regular file for reading; returns its descriptor.
+
+    Raises:
+        ModelError: it is missing, unreadable, empty, a git-LFS pointer, or a folder, pipe or device.
+    """
+    try:
+        # Asked before it is opened: to open a pipe would wait for a writer.
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise ModelError(f"{path}: is a folder, pipe or device where a file is expected; fetch the model again")
+        file = os.open(path, os.O_RDONLY)
+    except FileNotFoundError:
+        raise ModelError(f"{path}: there is no such file; fetch the whole model") from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    try:
+        start = os.pread(file, len(LFS_POINTER), 0)
+        if not start:
+            raise ModelError(f"{path}: is empty; fetch it again")
+        if start == LFS_POINTER:
+            raise ModelError(f"{path}: is a git-LFS pointer, not the file itself; fetch it with: git lfs pull")
+    except BaseException as error:
+        os.close(file)
+        if isinstance(error, OSError):
+            raise ModelError(f"{path}: cannot be read: {error.strerror}") from None
+        raise
+    return file
+
+
+def read_text(path: Path, limit: int) -> str:
+    """The UTF-8 text of a regular file of at most `limit` bytes.
+
+    Raises:
+        ModelError: as `open_file`, or it is larger, or no text.
+    """
+    with os.fdopen(open_file(path), "rb") as file:
+        if os.fstat(file.fileno()).st_size > limit:
+            raise ModelError(f"{path}: is larger than {limit / 1e6:.0f} MB, which no such file needs; fetch it again")
+        try:
+            return file.read(limit).decode("utf-8-sig")
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{path}: cannot be read as text: {error}") from None
+
+
+def lies_within(folder: Path, path: Path) -> bool:
+    """Whether a file of a model, links followed, lies in its folder or, for a snapshot in a Hub cache, in its blobs."""
+    folder = Path(os.path.realpath(folder))
+    repository = folder.parent.parent
+    roots = [folder]
+    if folder.parent.name == "snapshots" and repository.name.startswith("models--"):
+        # The second one is the store that the repositories of one cache share.
+        roots += [repository / "blobs", repository.parent / "blobs"]
+    target = Path(os.path.realpath(path))
+    return any(target.is_relative_to(root) for root in roots)
