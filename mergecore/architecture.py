@@ -16,7 +16,7 @@ from mergecore.documents import Place, check
 from mergecore.errors import ArchitectureError, RecipeError
 
 MAX_COUNT = 10_000
-"""More layers, or experts in one, than any model has; a config.json that claims billions would be counted without end."""
+"""More layers, or experts, than any model has; a config.json that claims billions would be counted without end."""
 
 
 @dataclass(frozen=True)
