@@ -8,7 +8,7 @@ from typing import Any
 import pluggy
 
 from mergecore import hookspecs
-from mergecore.api import hookimpl
+from mergecore.api import OutputTokenizer, TokenizerRequest, hookimpl
 from mergecore.errors import MergecoreError, PluginError
 from mergecore.plugins import Plugin, architecture_definition, cure, find, listed, load
 
@@ -80,8 +80,15 @@ class Registry:
         Raises:
             PluginError: nobody has it, or a provider failed.
         """
-        hook = f"mergecore_provide_{kind.removesuffix('s')}"
-        answers = (self._ask(hook, implementation, name=name) for implementation in self._implementations(hook))
+        return self._first(f"mergecore_provide_{kind.removesuffix('s')}", name=name)
+
+    def tokenizer(self, request: TokenizerRequest) -> OutputTokenizer | None:
+        """The output's tokenizer from the first plugin that answers; None where none does."""
+        answer: OutputTokenizer | None = self._first("mergecore_provide_tokenizer", request=request)
+        return answer
+
+    def _first(self, hook: str, **arguments: Any) -> Any:
+        answers = (self._ask(hook, implementation, **arguments) for implementation in self._implementations(hook))
         return next((answer for answer in answers if answer is not None), None)
 
     def before_plan(self, recipe: Mapping[str, Any]) -> None:

@@ -6,6 +6,7 @@ from mergecore.api.files import FLOATS, ITEM_BYTES, Reader, TensorInfo, Writer, 
 from mergecore.api.jobs import Executor, Input, Job, MergedModel, ModelInfo, Piece, PostProcessor, Tiles, Work
 from mergecore.api.methods import BLOCK, Base, Context, DeltaMethod, Method, Tile, WeightMethod
 from mergecore.api.parameters import PerModel, param
+from mergecore.api.vocabulary import OutputTokenizer, TokenizerRequest, Vocabulary
 from mergecore.errors import InputError, ModelError, PluginError, RunError
 
 hookimpl = HookimplMarker("mergecore")
@@ -26,6 +27,7 @@ __all__ = [
     "Method",
     "ModelError",
     "ModelInfo",
+    "OutputTokenizer",
     "PerModel",
     "Piece",
     "PluginError",
@@ -35,6 +37,8 @@ __all__ = [
     "TensorInfo",
     "Tile",
     "Tiles",
+    "TokenizerRequest",
+    "Vocabulary",
     "WeightMethod",
     "Work",
     "Writer",
