@@ -41,6 +41,13 @@ def tokenizer_files(folder: Path) -> list[Path]:
     return [path for pattern in FILES for path in sorted(folder.glob(pattern)) if path.is_file()]
 
 
+def leads_out(path: Path, folder: Path) -> bool:
+    """Whether a file is a link to one outside of its model's folder; a Hub cache keeps files in blobs beside it."""
+    home = folder.resolve()
+    stores = [parent / "blobs" for parent in home.parents[1:3]] if home.parent.name == "snapshots" else []
+    return not any(path.resolve().is_relative_to(root) for root in (home, *stores))
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file; empty where there is no such file.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from mergecore.api import InputError, OutputTokenizer, TokenizerRequest
 from mergecore_tokenizer import chat, special
-from mergecore_tokenizer.files import VOCABULARY_FILES, as_json, read_json, tokenizer_files
+from mergecore_tokenizer.files import VOCABULARY_FILES, as_json, leads_out, read_json, tokenizer_files
 from mergecore_tokenizer.growing import grown
 from mergecore_tokenizer.reading import PLAIN, Entry, Read, read
 from mergecore_tokenizer.rows import Models, vocabulary
@@ -25,8 +25,8 @@ def make(request: TokenizerRequest) -> OutputTokenizer:
     donor = request.models[request.donor]
     folders = [model.folder for model in request.models]
     if request.tokenizer is None:
-        files = _files(donor.folder)
-        notes = chat.apply(request, folders, files)
+        files, left = _files(donor.folder)
+        notes = [*left, *chat.apply(request, folders, files)]
         return OutputTokenizer(None, files, {}, tuple(notes))
     readers, without = _readers(request)
     source, place = _source(request, readers)
@@ -36,11 +36,19 @@ def make(request: TokenizerRequest) -> OutputTokenizer:
     models = Models([model.reference for model in request.models], readers, request.rows, request.donor)
     rows, notes = vocabulary(ids, models, place, wanted, request.tokenizer.get("pad_to_multiple_of", 1))
     added, conflicts = _added(ids, source, readers if union else [], wanted)
-    files = _files(source.folder)
+    files, left = _files(source.folder)
     if len(ids) > len(source.ids) or added.keys() != source.added.keys():
-        _grow(files, source, ids, added)
+        left += _grow(files, source, ids, added)
     changes, lost = special.changes(donor, source, readers[request.donor], ids, files)
-    notes = [*_summary(ids, source, readers), *without, *notes, *conflicts, *lost, *chat.apply(request, folders, files)]
+    notes = [
+        *_summary(ids, source, readers),
+        *without,
+        *notes,
+        *conflicts,
+        *left,
+        *lost,
+        *chat.apply(request, folders, files),
+    ]
     return OutputTokenizer(rows, files, changes, tuple(notes))
 
 
@@ -112,13 +120,22 @@ def _added(
     return {token: {**entry, "id": ids[token]} for token, entry in added.items()}, notes
 
 
-def _files(folder: Path) -> Files:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in tokenizer_files(folder)}
+def _files(folder: Path) -> tuple[Files, list[str]]:
+    """A folder's tokenizer files, and notes on those that are not its own."""
+    files: Files = {}
+    notes = []
+    for path in tokenizer_files(folder):
+        if leads_out(path, folder):
+            notes.append(f"{path}: is a link that leads out of the model's folder, so it is not copied")
+        else:
+            files[path.relative_to(folder).as_posix()] = path.read_bytes()
+    return files, notes
 
 
-def _grow(files: Files, source: Read, ids: Mapping[str, int], added: Mapping[str, Entry]) -> None:
+def _grow(files: Files, source: Read, ids: Mapping[str, int], added: Mapping[str, Entry]) -> list[str]:
     """Write the larger vocabulary into tokenizer.json; files that hold the old one in other formats are left out."""
-    files["tokenizer.json"] = as_json(grown(source, ids, added))
+    value = grown(source, ids, added)
+    files["tokenizer.json"] = as_json(value)
     for name in list(files):
         if any(Path(name).match(pattern) for pattern in VOCABULARY_FILES):
             del files[name]
@@ -127,6 +144,9 @@ def _grow(files: Files, source: Read, ids: Mapping[str, int], added: Mapping[str
         entries = sorted(added.values(), key=lambda entry: int(entry["id"]))
         named = {str(entry["id"]): {key: entry.get(key, False) for key in ("content", *PLAIN)} for entry in entries}
         files["tokenizer_config.json"] = as_json({**settings, "added_tokens_decoder": named})
+    whole_words = value["model"].get("ignore_merges") or value["model"]["type"] == "WordPiece"
+    note = f"{source.reference}: its tokenizer takes whole words where it can, so text may be cut into new tokens"
+    return [note] if whole_words else []
 
 
 def _summary(ids: Mapping[str, int], source: Read, readers: Sequence[Read]) -> list[str]:

@@ -312,3 +312,23 @@ def test_a_vocabulary_of_a_folder_that_is_not_merged(tmp_path: Path) -> None:
     plan.close()
     assert plan.config["vocab_size"] == 280
     assert any("no model has a row for it" in note for note in plan.notes)
+
+
+def test_a_link_out_of_the_models_folder_is_not_copied(tmp_path: Path) -> None:
+    folder = model(tmp_path / "a", 1, byte_level("sea"))
+    (tmp_path / "secret").write_text("{}")
+    (folder / "special_tokens_map.json").symlink_to(tmp_path / "secret")
+    plan = mergecore.plan(linear(folder, tokenizer={"source": "base"}))
+    plan.close()
+    assert "special_tokens_map.json" not in (plan.tokenizer_files or {})
+    assert any("leads out of the model's folder" in note for note in plan.notes)
+
+
+def test_a_tokenizer_that_takes_whole_words_gets_a_note(tmp_path: Path) -> None:
+    models = [model(tmp_path / text, seed, byte_level(text)) for seed, text in enumerate(("sea", "code"))]
+    value = json.loads((models[0] / "tokenizer.json").read_text("utf-8"))
+    value["model"]["ignore_merges"] = True
+    (models[0] / "tokenizer.json").write_text(json.dumps(value), "utf-8")
+    plan = mergecore.plan(linear(*models, tokenizer_source="union"))
+    plan.close()
+    assert any("takes whole words" in note for note in plan.notes)
