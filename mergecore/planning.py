@@ -184,7 +184,7 @@ class _Jobs:
         if match.lacking:
             self._lacking[match.lacking] += 1
         self.jobs.append(self._job(match, inputs))
-        if match.weight.vocabulary_axis is not None:
+        if match.weight.vocabulary_axis == 0:
             self.tables.append(self.jobs[-1])
 
     def _job(self, match: Match, inputs: tuple[Input, ...]) -> Job:

@@ -150,10 +150,9 @@ def _gathered(
     _check_parts(table, list(parts.values()))
     holders = list(parts)
     own, common = vocabulary.own[holders], vocabulary.common[holders]
+    # A row is wanted from a model that lacks this weight: the mean of those that have one, as for a token without base.
     lost = (vocabulary.common >= 0).any(axis=0) & (common < 0).all(axis=0)
     common = np.where(lost, own, common)
-    if (lost & (common < 0).all(axis=0)).any():
-        raise ModelError(f"{table.weight}: is missing in the model that rows of it are to be taken from")
     count = (common >= 0).sum(axis=0)
     origin = np.where(count > 1, MEAN, np.where(count == 1, common.argmax(axis=0), ZERO))
     row = common.max(axis=0)

@@ -100,9 +100,9 @@ def test_rows_that_mean_other_tokens_are_refused(models: list[Path], theirs: dic
     assert "tokenizer: {source: base}" in str(raised.value) and "tokenizer: {source: union}" in str(raised.value)
 
 
-@pytest.mark.parametrize("theirs", [ABC, {**ABC, "<pad>": 11}, {**ABC, "<pad>": 12}, None])
+@pytest.mark.parametrize("theirs", [ABC, {**ABC, "<pad>": 11}, {**ABC, "<pad>": 13}, None])
 def test_vocabularies_that_agree_where_both_have_rows_are_merged(models: list[Path], theirs: dict | None) -> None:
-    put_tokens(models[0], ABC)
+    put_tokens(models[0], {**ABC, "<late>": 13})
     if theirs is not None:
         put_tokens(models[1], theirs)
     plan = mergecore.plan(linear(*models[:2]))

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer
 from transformers import AutoTokenizer
 
@@ -255,9 +257,7 @@ def test_a_composites_vocabulary_size_stands_beside_its_layers(tmp_path: Path) -
         inner = {key: flat.pop(key) for key in ("vocab_size", "num_hidden_layers", "hidden_size")}
         (folder / "config.json").write_text(json.dumps({**flat, "text_config": inner}), "utf-8")
         models.append(folder)
-    definition = json.loads(Path(mergecore.__file__).parents[1].joinpath(
-        "architectures/llama/mergecore_arch_llama/llama.json").read_text("utf-8"))  # fmt: skip
-    definition["classes"] = ["LlamaForCausalLM"]
+    definition = llama()
     definition["layers"]["count"] = "text_config.num_hidden_layers"
     (tmp_path / "llama.json").write_text(json.dumps(definition), "utf-8")
     recipe = linear(*models, tokenizer_source="union", architectures=[str(tmp_path / "llama.json")])
@@ -265,6 +265,27 @@ def test_a_composites_vocabulary_size_stands_beside_its_layers(tmp_path: Path) -
     made = config(tmp_path / "out")
     assert made["text_config"]["vocab_size"] == len(tables(tmp_path / "out")[TABLES[0]]) > 290
     assert "vocab_size" not in made
+
+
+def test_a_table_that_some_models_lack_is_made_from_the_others(three: list[Path], tmp_path: Path) -> None:
+    definition = llama()
+    definition["after"].append({"name": "lm_head.bias", "optional": True, "vocabulary_axis": 0})
+    (tmp_path / "llama.json").write_text(json.dumps(definition), "utf-8")
+    biases = [None, *(np.random.default_rng(n).standard_normal(len(ids(three[n]))).astype("f4") for n in (1, 2))]
+    for folder, bias in zip(three[1:], biases[1:]):
+        stored = load_file(folder / "model.safetensors")
+        save_file({**stored, "lm_head.bias": torch.from_numpy(bias)}, folder / "model.safetensors")
+    keys = {"tokenizer_source": "union", "architectures": [str(tmp_path / "llama.json")]}
+    mergecore.run(linear(*three, weights=(1, 1, 1), **keys), tmp_path / "out")
+    got, known = tensors(tmp_path / "out")["lm_head.bias"], [ids(folder) for folder in three]
+    for token, row in ids(tmp_path / "out").items():
+        have = [biases[m][known[m][token]] for m in (1, 2) if token in known[m]]
+        assert got[row] == pytest.approx(2 * np.mean(have) if have else 0, abs=1e-6)
+
+
+def llama() -> dict[str, Any]:
+    path = Path(mergecore.__file__).parents[1] / "architectures/llama/mergecore_arch_llama/llama.json"
+    return {**json.loads(path.read_text("utf-8")), "classes": ["LlamaForCausalLM"]}
 
 
 def test_unigram_tokenizers_grow_without_cutting_text_otherwise(tmp_path: Path) -> None:
@@ -275,8 +296,8 @@ def test_unigram_tokenizers_grow_without_cutting_text_otherwise(tmp_path: Path) 
     assert any("start of a word" in note and "'Ġ'" in note for note in plan.notes) and byte_model
     mergecore.run(linear(*models, tokenizer_source="union"), tmp_path / "out")
     made, base = (Tokenizer.from_file(str(folder / "tokenizer.json")) for folder in (tmp_path / "out", models[0]))
-    text = "the sailors sing over the sea"
-    assert made.encode(text).ids == base.encode(text).ids and made.decode(made.encode(text).ids) == text
+    for text in ("the sailors sing over the sea", "la ville est la ville"):
+        assert made.encode(text).ids == base.encode(text).ids and made.decode(made.encode(text).ids) == text
     assert set(ids(models[1])) <= set(ids(tmp_path / "out"))
 
 

@@ -124,8 +124,8 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str, content: bytes, said
 def test_merges_are_those_of_lower_rank(tmp_path: Path) -> None:
     """Ranks say which pairs make a token only through the tokens before it."""
     letters = {bytes([byte]): byte for byte in range(256)}
-    value = tiktoken.as_tokenizer({**letters, b"ab": 256, b"bc": 257, b"abc": 258})
-    assert value["model"]["merges"] == [["a", "b"], ["b", "c"], ["ab", "c"]]
+    value = tiktoken.as_tokenizer({**letters, b"ab": 256, b"bc": 257, b"abc": 258, b"xyz": 259, b"xy": 260, b"yz": 261})
+    assert value["model"]["merges"] == [["a", "b"], ["b", "c"], ["ab", "c"], ["x", "y"], ["y", "z"]]
     assert sentencepiece.merges(
         sentencepiece.Model([sentencepiece.Piece(text, score, 1) for text, score in
                              (("a", 0.0), ("b", 0.0), ("aba", -1.0), ("ab", -2.0), ("ba", -3.0))], True, False, b"")
