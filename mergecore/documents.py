@@ -35,6 +35,11 @@ class Place:
     file: str | None = None
     lines: Mapping[Path_, int] = field(default_factory=dict)
 
+    @property
+    def folder(self) -> Path:
+        """What file names in the document are relative to."""
+        return Path(self.file).parent if self.file else Path()
+
     def child(self, key: str | int) -> Place:
         return Place(self.value[key], (*self.path, key), self.file, self.lines)
 

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 from pluggy import HookspecMarker
 
 if TYPE_CHECKING:
-    from mergecore.api import Executor, Method, PostProcessor, Reader, TensorInfo, Writer
+    from mergecore.api import (
+        Executor,
+        Method,
+        OutputTokenizer,
+        PostProcessor,
+        Reader,
+        TensorInfo,
+        TokenizerRequest,
+        Writer,
+    )
 
 hookspec = HookspecMarker("mergecore")
 
@@ -83,6 +92,20 @@ def mergecore_provide_postprocessor(name: str) -> type[PostProcessor] | None:
         @hookimpl
         def mergecore_provide_postprocessor(name):
             return HouseCard if name == "model_card" else None
+    """
+
+
+@hookspec(firstresult=True)
+def mergecore_provide_tokenizer(request: TokenizerRequest) -> OutputTokenizer | None:
+    """Answer for the output's tokenizer and the rows of its vocabulary; None leaves it to the next plugin.
+
+    Asked only where the recipe has `tokenizer`, `tokenizer_source` or `chat_template`.
+
+    Example::
+
+        @hookimpl
+        def mergecore_provide_tokenizer(request):
+            return house_tokenizer(request) if request.chat_template == "house" else None
     """
 
 

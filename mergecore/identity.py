@@ -28,6 +28,7 @@ def identity(plan: Plan, registry: Registry, shard_bytes: int) -> dict[str, Any]
         "files": {str(path.resolve()): [stamp.size, stamp.mtime_ns] for path, stamp in plan.stamps.items()},
         "code": {plan.recipe.method: _code(plan.method)},
         "layout": {"--shard-size": shard_bytes},
+        "vocabulary": {"the models' tokens": _rows(plan)},
         "recipe": _digest([repr(plan.architecture), *(_job(job, folders) for job in plan.jobs)]),
     }
 
@@ -41,6 +42,7 @@ def difference(before: dict[str, Any], now: dict[str, Any]) -> str:
         "files": "{name} changed",
         "code": "the code of method {name!r} changed",
         "layout": "{name} changed",
+        "vocabulary": "{name} changed",
     }
     changes = [
         text.format(name=name, old=old, new=now[part][name])
@@ -53,7 +55,7 @@ def difference(before: dict[str, Any], now: dict[str, Any]) -> str:
 
 def _packages(registry: Registry) -> dict[str, str]:
     """Versions by distribution: core, torch, and of the plugins used with what they need of mergecore."""
-    owners = registry.used("methods", "readers", "writers")
+    owners = registry.used("methods", "readers", "writers", "tokenizers")
     names = {
         re.split(r"[^\w.-]", line, maxsplit=1)[0] for owner in owners for line in _requirements(owner.distribution)
     }
@@ -88,6 +90,11 @@ def _job(job: Job, folders: Sequence[str]) -> list[Any]:
     }
     inputs = [[folders[item.model], item.tensor, item.info.dtype, item.info.shape] for item in job.inputs]
     return [job.name, job.info.dtype, job.info.shape, inputs, parameters, job.has_base, job.seed]
+
+
+def _rows(plan: Plan) -> str:
+    """A digest of where rows come from: the models' tokenizers decide it, whose files are no weights."""
+    return hashlib.sha256(plan.rows.own.tobytes() + plan.rows.common.tobytes()).hexdigest() if plan.rows else ""
 
 
 def _digest(value: Any) -> str:

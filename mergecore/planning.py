@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mergecore.api import BLOCK, FLOATS, Input, Job, Method, TensorInfo, Tile
+from mergecore.api import BLOCK, FLOATS, Input, Job, Method, TensorInfo, Tile, Vocabulary
 from mergecore.api.files import TORCH_NAMES, common_dtype
 from mergecore.architecture import Architecture
 from mergecore.config import with_keys
@@ -20,7 +20,9 @@ from mergecore.registry import Registry
 from mergecore.slicing import layer_config, tie_config
 from mergecore.sources import Checkpoint, open_model
 from mergecore.stamps import Stamp
+from mergecore.tokens import VOCABULARY_CURE, check_vocabularies
 from mergecore.values import Values
+from mergecore.vocabulary import Aligned, align
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class Plan:
         config: config.json of the output.
         dropped: input tensors that the recipe leaves out.
         notes: what the author of the recipe should know.
+        rows: where the rows of embeddings and heads come from; None: they are the models' own.
+        tokenizer_files: every tokenizer file of the output, by name; None: the donor's, as they are.
     """
 
     recipe: Recipe
@@ -46,6 +50,8 @@ class Plan:
     config: Mapping[str, Any]
     dropped: int
     notes: tuple[str, ...]
+    rows: Vocabulary | None = None
+    tokenizer_files: Mapping[str, bytes] | None = None
 
     @property
     def tensors(self) -> dict[str, TensorInfo]:
@@ -129,11 +135,13 @@ def _plan(
     positions: dict[str, int],
 ) -> Plan:
     donor = positions[recipe.base_model or recipe.models[0]]
-    architecture, checkpoints, notes = fit(recipe, registry, checkpoints, donor)
+    architecture, fitted, notes = fit(recipe, registry, checkpoints, donor)
+    aligned = align(recipe, registry, architecture, fitted, donor)
+    checkpoints = list(aligned.checkpoints)
     matcher = Matcher(recipe, method, architecture, checkpoints, positions, donor)
     matcher.check_accounted()
-    builder = _Jobs(recipe, method, values, checkpoints)
-    changes: dict[str, Any] = {}
+    builder = _Jobs(recipe, method, values, aligned)
+    changes: dict[str, Any] = dict(aligned.config)
     for module, module_recipe, stacks in matcher.modules():
         if not module_recipe.whole:
             changes.update(layer_config(architecture, module, stacks, checkpoints, donor))
@@ -141,6 +149,8 @@ def _plan(
             builder.add(match)
     changes.update(tie_config(architecture, {job.name for job in builder.jobs}, checkpoints[donor]))
     changes.update(_dtype_config(builder.jobs, checkpoints[donor].config))
+    if recipe.tokenizer is None:
+        notes += check_vocabularies(builder.tables, checkpoints, donor)
     used = {(item.model, item.tensor) for job in builder.jobs for item in job.inputs}
     return Plan(
         recipe=recipe,
@@ -151,7 +161,15 @@ def _plan(
         jobs=tuple(builder.jobs),
         config=with_keys(checkpoints[donor].config, changes),
         dropped=sum(len(checkpoint.tensors) for checkpoint in checkpoints) - len(used),
-        notes=(*notes, *builder.notes(), *values.notes(builder.jobs), *_config_notes(checkpoints, donor, set(changes))),
+        notes=(
+            *notes,
+            *aligned.notes,
+            *builder.notes(),
+            *values.notes(builder.jobs),
+            *_config_notes(checkpoints, donor, set(changes)),
+        ),
+        rows=aligned.rows,
+        tokenizer_files=aligned.files,
     )
 
 
@@ -162,41 +180,46 @@ class _Jobs:
     recipe: Recipe
     method: type[Method]
     values: Values
-    checkpoints: Sequence[Checkpoint]
+    aligned: Aligned
     jobs: list[Job] = field(default_factory=list)
+    tables: list[Job] = field(default_factory=list)
+    """The jobs of weights with one row a token."""
     _lacking: Counter[tuple[str, ...]] = field(default_factory=Counter)
 
     def add(self, match: Match) -> None:
         """Append the job of one output weight."""
         inputs = tuple(
-            Input(part.model, part.tensor, self.checkpoints[part.model].tensors[part.tensor]) for part in match.parts
+            Input(part.model, part.tensor, self.aligned.checkpoints[part.model].tensors[part.tensor])
+            for part in match.parts
         )
         self._check_shapes(match, inputs)
         if match.lacking:
             self._lacking[match.lacking] += 1
-        name, dtypes, shape = match.weight.name, {item.info.dtype for item in inputs}, inputs[0].info.shape
+        self.jobs.append(self._job(match, inputs))
+        if match.weight.vocabulary_axis == 0:
+            self.tables.append(self.jobs[-1])
+
+    def _job(self, match: Match, inputs: tuple[Input, ...]) -> Job:
+        name, shape = match.weight.name, inputs[0].info.shape
+        dtypes = {self.aligned.dtypes.get((item.model, item.tensor), item.info.dtype) for item in inputs}
         if not dtypes <= set(FLOATS):
             if len(dtypes) > 1:
                 raise ModelError(f"{name}: is stored as {' and '.join(sorted(dtypes))} in different models")
-            self.jobs.append(Job(name, inputs[0].info, inputs, None))
-            return
+            return Job(name, inputs[0].info, inputs, None)
         info = TensorInfo(self.recipe.dtype or common_dtype(dtypes), shape)
         if self._is_lone(match):
-            self.jobs.append(Job(name, info, inputs[:1], None))
-            return
+            return Job(name, info, inputs[:1], None)
         method = self.values.method_for(match)
-        self.jobs.append(Job(name, info, inputs, method, match.subtracts(self.method), self.recipe.seed))
+        return Job(name, info, inputs, method, match.subtracts(self.method), self.recipe.seed)
 
     def _check_shapes(self, match: Match, inputs: Sequence[Input]) -> None:
         shapes: dict[tuple[int, ...], str] = {}
         for item in inputs:
-            shapes.setdefault(item.info.shape, self.checkpoints[item.model].reference)
+            shapes.setdefault(item.info.shape, self.aligned.checkpoints[item.model].reference)
         if len(shapes) > 1:
             found = ", ".join(f"{list(shape)} in {model}" for shape, model in shapes.items())
-            hint = "; their vocabularies differ" if match.weight.vocabulary_axis is not None else ""
-            raise ModelError(
-                f"{match.weight.name}: the models differ in shape: {found}{hint}; only equal shapes can be merged"
-            )
+            cure = "only equal shapes can be merged" if match.weight.vocabulary_axis is None else VOCABULARY_CURE
+            raise ModelError(f"{match.weight.name}: the models differ in shape: {found}; {cure}")
 
     def _is_lone(self, match: Match) -> bool:
         """Whether a weight that only one model has is copied from it."""

@@ -55,6 +55,8 @@ class Recipe:
         base_model, parameters: of the top level.
         dtype: of the output, by safetensors name; None: what the inputs have.
         seed: of all random numbers.
+        tokenizer: where the output's vocabulary comes from; None: the models share one.
+        chat_template: as written; None: the tokenizer keeps its own.
         architectures: definition files, each with where the recipe names it.
         text: the YAML.
         place: the whole document.
@@ -66,6 +68,8 @@ class Recipe:
     parameters: Place | None
     dtype: str | None
     seed: int
+    tokenizer: Mapping[str, Any] | None
+    chat_template: str | None
     architectures: tuple[tuple[Path, Place], ...]
     text: str
     place: Place
@@ -120,6 +124,8 @@ def parse_recipe(place: Place, text: str) -> Recipe:
         parameters=_parameters(place),
         dtype=_dtype(dtypes[0].value) if dtypes else None,
         seed=int(place.value.get("seed", 0)),
+        tokenizer=_tokenizer(place),
+        chat_template=place.value.get("chat_template") or None,
         architectures=_architectures(place),
         text=text,
         place=place,
@@ -128,8 +134,14 @@ def parse_recipe(place: Place, text: str) -> Recipe:
 
 def _architectures(place: Place) -> tuple[tuple[Path, Place], ...]:
     listed = place.get("architectures")
-    folder = Path(place.file).parent if place.file else Path()
-    return tuple((folder / Path(item.value).expanduser(), item) for item in listed.elements()) if listed else ()
+    return tuple((place.folder / Path(item.value).expanduser(), item) for item in listed.elements()) if listed else ()
+
+
+def _tokenizer(place: Place) -> Mapping[str, Any] | None:
+    short, full = place.get("tokenizer_source"), place.get("tokenizer")
+    if short is not None and full is not None:
+        raise short.error("'tokenizer' and 'tokenizer_source' exclude each other; keep one")
+    return {"source": short.value} if short is not None else full.value if full is not None else None
 
 
 def _dtype(name: str) -> str:

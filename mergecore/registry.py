@@ -8,7 +8,7 @@ from typing import Any
 import pluggy
 
 from mergecore import hookspecs
-from mergecore.api import hookimpl
+from mergecore.api import OutputTokenizer, TokenizerRequest, hookimpl
 from mergecore.errors import MergecoreError, PluginError
 from mergecore.plugins import Plugin, architecture_definition, cure, find, listed, load
 
@@ -81,16 +81,27 @@ class Registry:
         Raises:
             PluginError: nobody has it, or a provider failed.
         """
-        hook = f"mergecore_provide_{kind.removesuffix('s')}"
-        asked = ((item, self._ask(hook, item, name=name)) for item in self._implementations(hook))
-        implementation, answer = next(((item, answer) for item, answer in asked if answer is not None), (None, None))
+        implementation, answer = self._first(f"mergecore_provide_{kind.removesuffix('s')}", name=name)
         if implementation is not None:
             self._provided[kind, name] = self._owners.get(implementation.plugin_name)
+        return answer
+
+    def tokenizer(self, request: TokenizerRequest) -> OutputTokenizer | None:
+        """The output's tokenizer from the first plugin that answers; None where none does."""
+        implementation, answer = self._first("mergecore_provide_tokenizer", request=request)
+        if implementation is not None:
+            self._provided["tokenizers", ""] = self._owners[implementation.plugin_name]
+        assert answer is None or isinstance(answer, OutputTokenizer)
         return answer
 
     def used(self, *kinds: str) -> list[Plugin]:
         """Whose the plugins of these kinds are that were provided so far: installed ones, or the hook that answered."""
         return [owner or find(kind, name) for (kind, name), owner in self._provided.items() if kind in kinds]
+
+    def _first(self, hook: str, **arguments: Any) -> tuple[pluggy.HookImpl | None, Any]:
+        """The first answer to a provider hook, and whose it is."""
+        asked = ((item, self._ask(hook, item, **arguments)) for item in self._implementations(hook))
+        return next(((item, answer) for item, answer in asked if answer is not None), (None, None))
 
     def before_plan(self, recipe: Mapping[str, Any]) -> None:
         """Let every hook refuse the recipe."""

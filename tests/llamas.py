@@ -13,8 +13,8 @@ def write_model(folder: Path, seed: int, *, dtype: str = "float32", **config) ->
     import torch
     from safetensors.torch import save_file
 
-    generator = torch.Generator().manual_seed(seed)
-    shapes = {"model.embed_tokens.weight": (VOCABULARY, HIDDEN), "model.norm.weight": (HIDDEN,)}
+    generator, rows = torch.Generator().manual_seed(seed), config.get("vocab_size", VOCABULARY)
+    shapes = {"model.embed_tokens.weight": (rows, HIDDEN), "model.norm.weight": (HIDDEN,)}
     for layer in range(config.get("num_hidden_layers", LAYERS)):
         prefix = f"model.layers.{layer}."
         shapes |= {f"{prefix}{name}_layernorm.weight": (HIDDEN,) for name in ("input", "post_attention")}
@@ -22,7 +22,7 @@ def write_model(folder: Path, seed: int, *, dtype: str = "float32", **config) ->
         shapes |= {f"{prefix}mlp.{name}_proj.weight": (2 * HIDDEN, HIDDEN) for name in ("gate", "up")}
         shapes[f"{prefix}mlp.down_proj.weight"] = (HIDDEN, 2 * HIDDEN)
     if not config.get("tie_word_embeddings", False):
-        shapes["lm_head.weight"] = (VOCABULARY, HIDDEN)
+        shapes["lm_head.weight"] = (rows, HIDDEN)
     tensors = {n: torch.randn(s, generator=generator).to(getattr(torch, dtype)) for n, s in shapes.items()}
     folder.mkdir(parents=True)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})

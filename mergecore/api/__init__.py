@@ -7,6 +7,7 @@ from mergecore.api.jobs import Executor, Input, Job, MergedModel, ModelInfo, Pie
 from mergecore.api.methods import BLOCK, Base, Context, DeltaMethod, Method, Tile, WeightMethod
 from mergecore.api.parameters import PerModel, param
 from mergecore.api.reading import lies_within, open_file, read_text
+from mergecore.api.vocabulary import OutputTokenizer, TokenizerRequest, Vocabulary
 from mergecore.errors import InputError, ModelError, PluginError, RunError
 
 hookimpl = HookimplMarker("mergecore")
@@ -28,6 +29,7 @@ __all__ = [
     "Method",
     "ModelError",
     "ModelInfo",
+    "OutputTokenizer",
     "PerModel",
     "Piece",
     "PluginError",
@@ -37,6 +39,8 @@ __all__ = [
     "TensorInfo",
     "Tile",
     "Tiles",
+    "TokenizerRequest",
+    "Vocabulary",
     "WeightMethod",
     "Work",
     "Writer",

@@ -181,6 +181,7 @@ class MergedModel:
         config: config.json of the output.
         tensors: the output's tensors.
         base: position in `models` of the recipe's base model, if it names one.
+        tokenizer_files: every tokenizer file of the output, by name; None: the donor's, as they are.
         warn: tells the user of something left out, as a sentence.
     """
 
@@ -195,6 +196,7 @@ class MergedModel:
     config: Mapping[str, Any]
     tensors: Mapping[str, TensorInfo]
     base: int | None = None
+    tokenizer_files: Mapping[str, bytes] | None = None
     warn: Callable[[str], None] = warnings.warn
 
 

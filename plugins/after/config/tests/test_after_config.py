@@ -185,7 +185,8 @@ def test_transformers_loads_the_whole_result(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
     donor, other = llama(tmp_path / "a", 1), llama(tmp_path / "b", 2, layers=3)
-    (other / "tokenizer.json").write_text("not the donor's", "utf-8")
+    same_rows = {**json.loads((donor / "tokenizer.json").read_text("utf-8")), "version": "not the donor's"}
+    put(other, "tokenizer.json", json.dumps(same_rows))
     generation = json.loads((donor / "generation_config.json").read_text("utf-8"))
     put(donor, "generation_config.json", json.dumps({**generation, "do_sample": True, "temperature": 0.6}))
     slices = [{"sources": [{"model": str(m), "layer_range": [0, n]}]} for m, n in ((donor, 2), (other, 3))]

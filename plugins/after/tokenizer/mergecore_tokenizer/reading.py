@@ -1,0 +1,127 @@
+"""A model folder's tokenizer in any format: its tokens, their numbers, and the whole as a tokenizer.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mergecore.api import ModelError
+from mergecore_tokenizer import sentencepiece, tiktoken
+from mergecore_tokenizer.files import read_json
+
+Entry = Mapping[str, Any]
+"""A token as a tokenizer.json lists it under `added_tokens`."""
+
+
+@dataclass(frozen=True)
+class Read:
+    """A folder's tokenizer.
+
+    Attributes:
+        reference: the model as the recipe writes it.
+        folder: where its files are.
+        ids: the number of every token.
+        added: the tokens that are found in text before it is cut into words.
+        build: makes the content of its tokenizer.json.
+    """
+
+    reference: str
+    folder: Path
+    ids: Mapping[str, int]
+    added: Mapping[str, Entry]
+    build: Callable[[], dict[str, Any]]
+
+
+def read(reference: str, folder: Path) -> Read | None:
+    """The tokenizer in a model folder; None where there is none.
+
+    Raises:
+        ModelError: a file is not what it should be.
+    """
+    for form, known in FORMS.items():
+        if path := next(iter(sorted(folder.glob(form))), None):
+            ids, added, build = known(path)
+            ids, added = dict(ids), dict(added)
+            for entry in _beside(folder):
+                if entry["content"] not in ids:
+                    ids[entry["content"]], added[entry["content"]] = entry["id"], entry
+            return Read(reference, folder, ids, added, build)
+    return None
+
+
+Known = tuple[Mapping[str, int], Mapping[str, Entry], Callable[[], dict[str, Any]]]
+
+
+def _fast(path: Path) -> Known:
+    value = read_json(path)
+    try:
+        vocabulary = value["model"]["vocab"]
+        listed = isinstance(vocabulary, list)
+        ids = {piece[0]: number for number, piece in enumerate(vocabulary)} if listed else dict(vocabulary)
+        added = {entry["content"]: entry for entry in value.get("added_tokens") or ()}
+        numbers = {token: entry["id"] for token, entry in added.items()}
+    except (KeyError, TypeError, ValueError, IndexError):
+        raise ModelError(f"{path}: is not a tokenizer as the tokenizers library writes it; fetch it again") from None
+    return {**numbers, **ids}, added, lambda: value
+
+
+def _byte_level(path: Path) -> Known:
+    def build() -> dict[str, Any]:
+        from tokenizers import ByteLevelBPETokenizer
+
+        merges = path.with_name("merges.txt")
+        if not merges.is_file():
+            raise ModelError(f"{merges}: there is no such file, and {path.name} alone does not say how text is cut")
+        return json.loads(ByteLevelBPETokenizer(str(path), str(merges)).to_str())  # type: ignore[no-any-return]
+
+    return read_json(path), {}, build
+
+
+def _sentencepiece(path: Path) -> Known:
+    model = sentencepiece.read(path)
+    ids = {piece.text: number for number, piece in enumerate(model.pieces)}
+    return ids, sentencepiece.added_tokens(model), lambda: sentencepiece.as_tokenizer(model)
+
+
+def _ranks(path: Path) -> Known:
+    ranks, alphabet = tiktoken.read(path), tiktoken.characters()
+    ids = {tiktoken.as_text(token, alphabet): number for token, number in ranks.items()}
+    return ids, {}, lambda: tiktoken.as_tokenizer(ranks)
+
+
+def _words(path: Path) -> Known:
+    def build() -> dict[str, Any]:
+        from tokenizers import BertWordPieceTokenizer
+
+        lower = read_json(path.with_name("tokenizer_config.json")).get("do_lower_case", True)
+        return json.loads(BertWordPieceTokenizer(str(path), lowercase=lower).to_str())  # type: ignore[no-any-return]
+
+    lines = path.read_text("utf-8").split("\n")
+    return {token: number for number, token in enumerate(lines) if token}, {}, build
+
+
+FORMS: Mapping[str, Callable[[Path], Known]] = {
+    "tokenizer.json": _fast,
+    "vocab.json": _byte_level,
+    "tokenizer.model": _sentencepiece,
+    "spiece.model": _sentencepiece,
+    "*.tiktoken": _ranks,
+    "vocab.txt": _words,
+}
+"""What a folder may have, best first."""
+
+PLAIN = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
+"""How a token is found in text that nothing more is said of."""
+
+
+def _beside(folder: Path) -> list[dict[str, Any]]:
+    """The tokens that files beside the vocabulary add to it."""
+    entries = []
+    for number, entry in (read_json(folder / "tokenizer_config.json").get("added_tokens_decoder") or {}).items():
+        entries.append({**PLAIN, **entry, "id": int(number)})
+    for token, number in read_json(folder / "added_tokens.json").items():
+        entries.append({**PLAIN, "content": token, "id": number})
+    return entries

@@ -1,0 +1,57 @@
+"""The special tokens' numbers in config.json and generation_config.json, where another model's vocabulary is taken."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from mergecore.api import ModelInfo
+from mergecore_tokenizer.files import as_json, read_json
+from mergecore_tokenizer.reading import Read
+
+ENDS = ("_token_id", "_token_index")
+"""How keys end that hold a token's number, or a list of some."""
+
+
+def changes(
+    donor: ModelInfo, source: Read, base: Read, ids: Mapping[str, int], files: dict[str, bytes]
+) -> tuple[dict[str, Any], list[str]]:
+    """The config's values that change, by dotted key, and notes; generation_config.json is put among the files.
+
+    The roles of the source's tokens are the source's own; a token that only the donor's config names keeps its text.
+    """
+    if source.folder.resolve() == donor.folder.resolve():
+        return {}, []
+    tokens = {number: token for token, number in base.ids.items()}
+    config = read_json(source.folder / "config.json")
+    roles = dict(_special(config))
+    lost: list[str] = []
+
+    def moved(key: str, value: Any, known: Mapping[str, Any]) -> Any:
+        last = key.rpartition(".")[2]
+        found = next((new for name, new in known.items() if name.rpartition(".")[2] == last), None)
+        if found is not None:
+            return found
+        numbers = value if isinstance(value, list) else [value]
+        new = [ids[token] for number in numbers if (token := tokens.get(number)) in ids and token is not None]
+        if not new:
+            lost.append(key)
+        return (new if isinstance(value, list) else new[0]) if new else None
+
+    result = {key: moved(key, value, roles) for key, value in _special(donor.config)}
+    generation = read_json(donor.folder / "generation_config.json")
+    if generation:
+        own = {**roles, **dict(_special(read_json(source.folder / "generation_config.json")))}
+        generation |= {key: moved(key, value, own) for key, value in _special(generation)}
+        files["generation_config.json"] = as_json(generation)
+    notes = [f"{', '.join(dict.fromkeys(lost))}: {source.reference} has no such token, so none is set"] if lost else []
+    return result, notes
+
+
+def _special(config: Mapping[str, Any], parent: str = "") -> Iterator[tuple[str, Any]]:
+    """The keys of a config that hold tokens' numbers, dotted where nested."""
+    for key, value in config.items():
+        if key == "text_config" and isinstance(value, Mapping):
+            yield from _special(value, "text_config.")
+        elif key.endswith(ENDS) and value is not None:
+            yield parent + key, value

