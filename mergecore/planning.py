@@ -147,7 +147,7 @@ def _plan(
             changes.update(layer_config(architecture, module, stacks, checkpoints, donor))
         for match in matcher.matches(module, module_recipe, stacks):
             builder.add(match)
-    changes.update(tie_config(architecture, {job.name for job in builder.jobs}, checkpoints[donor]))
+    changes.update(tie_config(architecture, {job.name for job in builder.jobs}, fitted[donor]))
     changes.update(_dtype_config(builder.jobs, checkpoints[donor].config))
     if recipe.tokenizer is None:
         notes += check_vocabularies(builder.tables, checkpoints, donor)

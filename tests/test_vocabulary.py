@@ -55,7 +55,7 @@ def gathers(draw: st.DrawFn) -> tuple[Gathered, np.ndarray]:
         if origin[index] >= 0:
             expected[index] = tables[origin[index]][row[index]]
     readers = [InMemory(torch.from_numpy(table), "F16" if h else "F32") for table, h in zip(tables, half)]
-    parts = [(Checkpoint("m", Path(), {}, reader.tensors, {"x": reader}), "x") for reader in readers]
+    parts = [(Checkpoint("m", Path(), {}, reader.tensors, {"x": reader}, [reader], {}), "x") for reader in readers]
     return Gathered(parts, origin, row, means), expected
 
 
