@@ -43,7 +43,12 @@ def test_the_readmes_recipe_plans(models, tmp_path, monkeypatch):
 
 
 def test_every_file_that_they_link_to_is_there():
-    for file in ("README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/mergekit.md"):
+    for file in (
+        "README.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+        *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
+    ):
         for link in re.findall(r"\]\(([^)#]+)", (ROOT / file).read_text("utf-8")):
             assert link.startswith("https://") or ((ROOT / file).parent / link).exists(), f"{file}: {link}"
 
