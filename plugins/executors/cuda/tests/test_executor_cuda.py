@@ -39,10 +39,15 @@ def tiny(tmp_path_factory):
     return Tiny(tmp_path_factory.mktemp("tiny"))
 
 
+def recipes_of(tiny, method, **options):
+    """The method's recipes, of models with tensors larger than two of the smallest tiles."""
+    recipes = EVERY[method](tiny.all("llama-tied", vocab_size=1500, **options), layers("llama-tied"))
+    return [{"merge_method": method, **recipe} for recipe in recipes.values()]
+
+
 def recipe_of(tiny, method, **options):
-    """The method's second recipe, with gradients or filters, of models with tensors larger than two small tiles."""
-    recipes = list(EVERY[method](tiny.all("llama", vocab_size=1500, **options), layers("llama")).values())
-    return {"merge_method": method, **recipes[1]}
+    """The second of them, which has gradients or filters."""
+    return recipes_of(tiny, method, **options)[1]
 
 
 @pytest.mark.parametrize("method", EVERY)
@@ -102,22 +107,23 @@ def test_no_method_mixes_tensors_of_its_tiles_device_with_others(tiny, method, m
     Nothing can come back from there, so this tells nothing of DELLA, which sorts on the CPU, and DARE keeps no masks.
     """
     monkeypatch.setattr(Masks, "get", lambda self, key, make: make())
-    plan = mergecore.plan(recipe_of(tiny, method))
-
-    def read(item, start, out):
-        plan.checkpoints[item.model].read(item.tensor, start, out)
-
-    merger = TileMerger(Work([], read, print, print, print, 0, 0), 2**14)
     copies = Copies(torch.device("meta"))
-    jobs = [job for job in plan.jobs if ".1." in job.name]
-    assert jobs
-    for job in jobs:
-        ctx = merger.context(job)
-        ctx = replace(ctx, measured=copies.brought(ctx.measured))
-        for piece in job.pieces(2**14):
-            inputs = [torch.empty(piece.shape, device="meta") for _ in job.inputs]
-            assert merge_piece(job, piece, inputs, ctx).device.type == "meta"
-    plan.close()
+    for recipe in recipes_of(tiny, method):
+        plan = mergecore.plan(recipe)
+        merger = TileMerger(Work([], reader(plan), print, print, print, 0, 0), 2**14)
+        jobs = [job for job in plan.jobs if ".1." in job.name]
+        assert jobs
+        for job in jobs:
+            ctx = merger.context(job)
+            ctx = replace(ctx, measured=copies.brought(ctx.measured))
+            for piece in job.pieces(2**14):
+                inputs = [torch.empty(piece.shape, device="meta") for _ in job.inputs]
+                assert merge_piece(job, piece, inputs, ctx).device.type == "meta"
+        plan.close()
+
+
+def reader(plan):
+    return lambda item, start, out: plan.checkpoints[item.model].read(item.tensor, start, out)
 
 
 def test_measured_tensors_are_brought_along_and_nothing_else_is_touched():
