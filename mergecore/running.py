@@ -8,12 +8,13 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from mergecore.api import Executor, Input, Job, MergedModel, ModelInfo, PostProcessor, Work, Writer
+from mergecore.api import Ends, Executor, Job, MergedModel, ModelInfo, PostProcessor, Work
+from mergecore.ends import FileEnds
 from mergecore.errors import MergecoreError, PluginError, RunError
-from mergecore.finite import explain, is_finite
 from mergecore.identity import difference, identity
 from mergecore.journal import Journal, read_journal
 from mergecore.locks import locked
@@ -22,9 +23,6 @@ from mergecore.plugins import listed
 from mergecore.registry import Registry
 from mergecore.stamps import check_unchanged
 from mergecore.target import Target
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 SHARD_BYTES = 5 * 10**9
 """Largest weight file, unless asked otherwise; what the Hub's tools use."""
@@ -138,19 +136,21 @@ def _merge(
     jobs = [job for job in plan.jobs if job.name not in done]
     if done:
         listener.resume(len(done), len(plan.jobs), plan.bytes_out - sum(job.info.nbytes for job in jobs))
-    writer = make_writer(target.result, plan.tensors, options.shard_bytes)
+    open_writer = partial(make_writer, target.result, plan.tensors, options.shard_bytes)
+    opening = partial(FileEnds, plan.checkpoints, plan.jobs, open_writer, options.allow_nonfinite)
+    ends = opening()
 
     def settle() -> None:
         check_unchanged(plan.stamps)
-        writer.sync()
+        ends.sync()
 
     try:
         head = {"identity": made_of, "files": target.files()}
         with Journal(target.journal, head, done, settle) as journal:
-            executor.run(_work(plan, jobs, writer, journal, registry, options, listener))
-        writer.finish()
+            executor.run(_work(jobs, ends, opening, journal, registry, options, listener))
+        ends.writer.finish()
     finally:
-        writer.close()
+        ends.writer.close()
 
 
 def _resume(target: Target, made_of: dict[str, Any], listener: Listener) -> set[str]:
@@ -168,31 +168,15 @@ def _resume(target: Target, made_of: dict[str, Any], listener: Listener) -> set[
 
 
 def _work(
-    plan: Plan,
     jobs: Sequence[Job],
-    writer: Writer,
+    ends: FileEnds,
+    elsewhere: Callable[[], Ends],
     journal: Journal,
     registry: Registry,
     options: Options,
     listener: Listener,
 ) -> Work:
     turn = threading.Lock()
-    by_name = {job.name: job for job in jobs}
-    nonfinite: set[str] = set()
-
-    def read(item: Input, start: int, out: Tensor) -> None:
-        try:
-            plan.checkpoints[item.model].read(item.tensor, start, out)
-        except OSError as error:
-            where = f"{plan.checkpoints[item.model].folder}: {item.tensor}"
-            raise RunError(f"{where}: cannot be read: {error.strerror or error}") from error
-
-    def write(name: str, start: int, data: Tensor) -> None:
-        if not is_finite(data):
-            if not options.allow_nonfinite:
-                raise RunError(f"{explain(by_name[name], plan.checkpoints)}; --allow-nonfinite writes them as they are")
-            nonfinite.add(name)
-        writer.write(name, start, data)
 
     def advanced(count: int) -> None:
         journal.check()
@@ -201,13 +185,24 @@ def _work(
 
     def done(job: Job) -> None:
         with turn:
-            if job.name in nonfinite:  # not journaled: a run that does not allow it must come across it
+            if job.name in ends.nonfinite:  # not journaled: a run that does not allow it must come across it
                 listener.warn(f"{job.name}: holds NaN or infinity")
             else:
                 journal.add(job.name)
             registry.notify("after_tensor", name=job.name, info=job.info)
 
-    return Work(jobs, read, write, advanced, done, options.memory, options.workers)
+    return Work(
+        jobs,
+        ends.read,
+        ends.write,
+        advanced,
+        done,
+        options.memory,
+        options.workers,
+        elsewhere,
+        ends.nonfinite,
+        listener.warn,
+    )
 
 
 def load_postprocessors(registry: Registry, warn: Callable[[str], None]) -> dict[str, PostProcessor]:

@@ -1,6 +1,7 @@
 """Safetensors files are read and written exactly, and of a folder the files that are its checkpoint."""
 
 import json
+import pickle
 
 import pytest
 import torch
@@ -11,8 +12,11 @@ from safetensors.torch import load_file, save_file
 from mergecore.api import TensorInfo
 from mergecore.builtin.safetensors import SafetensorsReader, SafetensorsWriter
 from mergecore.errors import ModelError
+from mergecore.layouts import Span, with_views
 from mergecore.registry import Registry
 from mergecore.sources import open_model
+
+NORM = "model.norm.weight"
 
 
 def test_a_file_that_shrinks_under_the_reader_is_an_error(tmp_path):
@@ -104,3 +108,35 @@ def test_a_path_with_any_characters_is_a_path(tmp_path, monkeypatch):
     write_model(tmp_path / "a+b@c d", 1)
     monkeypatch.chdir(tmp_path)
     assert open_model("a+b@c d", Registry(print)).reference == "a+b@c d"
+
+
+def test_a_pickled_checkpoint_opens_its_files_again_wherever_it_is(tmp_path, monkeypatch):
+    write_model(tmp_path / "model", 0)
+    monkeypatch.chdir(tmp_path)
+    checkpoint = open_model("model", Registry(print))
+    info = checkpoint.tensors[NORM]
+    seen = with_views(checkpoint, {"seen": TensorInfo("F32", (3,))}, {"seen": [Span(NORM, 5, 2), Span(NORM, 1, 1)]})
+    pickled = pickle.dumps([checkpoint, seen])
+    checkpoint.close()
+    monkeypatch.chdir(tmp_path / "model")
+    again, seen_again = pickle.loads(pickled)
+    whole, view = torch.empty(info.elements), torch.empty(3)
+    again.read(NORM, 0, whole)
+    seen_again.read("seen", 0, view)
+    assert torch.equal(whole, load_file("model.safetensors")[NORM])
+    assert torch.equal(view, whole[[5, 6, 1]])
+    assert seen_again.readers["seen"]._readers[NORM] is again.readers[NORM]
+    again.close()
+
+
+def test_a_writer_over_what_another_one_is_writing_keeps_it(tmp_path):
+    tensors = {"a": TensorInfo("F32", (2,)), "b": TensorInfo("BF16", (3, 4))}
+    one = SafetensorsWriter(tmp_path, tensors, 8)
+    one.write("a", 0, torch.tensor([1.0, 2.0]))
+    other = SafetensorsWriter(tmp_path, tensors, 8)
+    other.write("b", 0, torch.arange(12, dtype=torch.bfloat16))
+    one.close()
+    other.close()
+    stored = [load_file(path) for path in sorted(tmp_path.glob("*.safetensors"))]
+    assert torch.equal(stored[0]["a"], torch.tensor([1.0, 2.0]))
+    assert torch.equal(stored[1]["b"].flatten(), torch.arange(12, dtype=torch.bfloat16))

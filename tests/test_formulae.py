@@ -13,13 +13,13 @@ from typing import Any
 import oracle
 import pytest
 import torch
+from executed import made_by
 from merges import CASES, RECIPES, check_loads, largest_error, recipe_of, source
 from safetensors.torch import load_file, save_file
 from tiny import FAMILIES, Tiny, layers
 from torch import Tensor
 
 import mergecore
-from mergecore.api import Work, torch_dtype
 from mergecore.builtin.threads import ThreadsExecutor
 
 LIMIT = 2e-6
@@ -173,22 +173,6 @@ def test_bfloat16_is_rounded_once_at_the_end(tiny: Tiny, tmp_path: Path, method:
         assert oracle.error(exact, expected[name]) < LIMIT
         assert torch.equal(half[name], torch.from_numpy(exact).float().bfloat16())
     check_loads(tmp_path / "half")
-
-
-def made_by(executor: ThreadsExecutor, workers: int, made: dict[str, Any]) -> dict[str, Tensor]:
-    """A recipe's tensors as an executor writes them."""
-    plan = mergecore.plan(made)
-    result = {name: torch.empty(info.elements, dtype=torch_dtype(info.dtype)) for name, info in plan.tensors.items()}
-
-    def write(name: str, start: int, data: Tensor) -> None:
-        result[name][start : start + data.numel()] = data
-
-    def read(item: Any, start: int, out: Tensor) -> None:
-        plan.checkpoints[item.model].read(item.tensor, start, out)
-
-    executor.run(Work(plan.jobs, read, write, lambda _: None, lambda _: None, memory=2**26, workers=workers))
-    plan.close()
-    return result
 
 
 @pytest.mark.parametrize("method", RECIPES)

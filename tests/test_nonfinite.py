@@ -77,7 +77,7 @@ def test_what_the_method_makes_is_laid_to_it(models, tmp_path):
 
 
 def test_copied_tensors_are_looked_at_too(models, tmp_path):
-    bias = "model.layers.0.self_attn.q_proj.bias"
+    bias = "model.layers.0.self_attn.rotary_emb.inv_freq"
     change(models[1], lambda tensors: tensors.update({bias: torch.tensor([1.0] * 7 + [math.nan])}))
     recipe = {"merge_method": "slerp", "base_model": str(models[0]), "models": [{"model": str(models[1])}]}
     recipe["parameters"] = {"t": 0.5}

@@ -3,7 +3,7 @@
 from pluggy import HookimplMarker
 
 from mergecore.api.files import FLOAT8, FLOATS, ITEM_BYTES, Reader, TensorInfo, Writer, torch_dtype
-from mergecore.api.jobs import Executor, Input, Job, MergedModel, ModelInfo, Piece, PostProcessor, Tiles, Work
+from mergecore.api.jobs import Ends, Executor, Input, Job, MergedModel, ModelInfo, Piece, PostProcessor, Tiles, Work
 from mergecore.api.methods import BLOCK, Base, Context, DeltaMethod, Method, Tile, WeightMethod
 from mergecore.api.parameters import PerModel, param
 from mergecore.api.reading import lies_within, open_file, read_text
@@ -21,6 +21,7 @@ __all__ = [
     "Base",
     "Context",
     "DeltaMethod",
+    "Ends",
     "Executor",
     "Input",
     "InputError",

@@ -66,7 +66,8 @@ def torch_dtype(name: str) -> torch.dtype:
 class Reader(Protocol):
     """One open checkpoint file; entry-point name = the files' suffix without its dot.
 
-    Made with the file's path; raises `ModelError` naming the file when it cannot be read safely.
+    Made with the file's path; raises `ModelError` naming the file when it cannot be read safely. Pickled, which only
+    executors that work in other processes do, it opens the file again by its absolute path.
     """
 
     tensors: Mapping[str, TensorInfo]
@@ -87,7 +88,8 @@ class Reader(Protocol):
 class Writer(Protocol):
     """The weight files of one output folder, laid out before the first byte is written.
 
-    Made with the folder, which may hold what a writer with the same arguments left there: that must stay.
+    Made with the folder, which may hold what a writer with the same arguments left there, or is writing there now in
+    another process: that must stay.
     """
 
     def __init__(self, folder: Path, tensors: Mapping[str, TensorInfo], shard_bytes: int) -> None: ...

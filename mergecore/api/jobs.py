@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -124,6 +124,25 @@ class Tiles(Sequence["Sequence[Tensor]"]):
         return (self[index] for index in range(len(self)))
 
 
+class Ends(Protocol):
+    """Where a run's tensors come from and go to, opened in another process than the run's own.
+
+    They stay open until that process ends. All may be called from several threads at once.
+    """
+
+    nonfinite: set[str]
+    """Names of tensors that were written with NaN or infinity in them, which the user has allowed."""
+
+    def read(self, item: Input, start: int, out: Tensor) -> None:
+        """As `Work.read`."""
+
+    def write(self, name: str, start: int, data: Tensor) -> None:
+        """As `Work.write`."""
+
+    def sync(self) -> None:
+        """Return when all that was written before the call would outlive a power cut; only then a job is done."""
+
+
 @dataclass(frozen=True)
 class Work:
     """What an executor is given.
@@ -136,8 +155,12 @@ class Work:
         done: to be told of every finished job.
         memory: bytes that may be in flight.
         workers: threads (or the like) to use.
+        elsewhere: for executors that work in other processes: pickled, it opens the same files there, on storage that
+            both see; what such a process writes is known to the run by `done` alone. None: only this process can.
+        nonfinite: where an executor puts what is in `Ends.nonfinite` of a job, before it calls `done`.
+        warn: tells the user of something not as expected, as a sentence.
 
-    All four functions may be called from several threads at once.
+    All functions but `elsewhere` may be called from several threads at once.
     """
 
     jobs: Sequence[Job]
@@ -147,6 +170,9 @@ class Work:
     done: Callable[[Job], None]
     memory: int
     workers: int
+    elsewhere: Callable[[], Ends] | None = None
+    nonfinite: set[str] = field(default_factory=set)
+    warn: Callable[[str], None] = warnings.warn
 
 
 class Executor(Protocol):

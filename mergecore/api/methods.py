@@ -90,7 +90,8 @@ class Method:
             ctx: as for `merge`, with `offset` 0.
 
         Returns:
-            Anything; `merge` finds it in `ctx.measured`.
+            Anything; `merge` finds it in `ctx.measured`. Where tiles are merged on another device than they were
+            measured on, tensors in it come along, alone or in tuples, lists and dicts.
         """
         return None
 

@@ -36,6 +36,9 @@ class SafetensorsReader:
         }
         self._offsets = {name: data_start + entry["data_offsets"][0] for name, entry in header.items()}
 
+    def __reduce__(self) -> tuple[type[SafetensorsReader], tuple[Path]]:
+        return SafetensorsReader, (self._path.absolute(),)
+
     def read(self, name: str, start: int, out: Tensor) -> None:
         """See `mergecore.api.Reader.read`; raises ModelError when the file ends too early."""
         view = as_bytes(out)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from mergecore.api import Input, Job, Piece, RunError, Tiles, Work, torch_dtype
+from mergecore.api import Context, Input, Job, Piece, RunError, Tiles, Work, torch_dtype
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -78,14 +78,14 @@ class TileMerger:
         if job.method is None:
             self._copy(job, pieces)
             return
-        ctx = job.context(Tiles(job, pieces, self._read)) if pieces else None
+        ctx = self.context(job) if pieces else None
         for piece in pieces:
             assert ctx is not None
-            merged = job.merge(self._read(job, piece), replace(ctx, offset=piece.start))
-            if merged.shape != piece.shape:
-                raise RunError(f"{job.name}: {type(job.method).__name__}.merge returned shape {tuple(merged.shape)}"
-                               f" for inputs of shape {piece.shape}; it must keep the shape")  # fmt: skip
-            self._write(job, piece, merged)
+            self._write(job, piece, merge_piece(job, piece, self._read(job, piece), ctx))
+
+    def context(self, job: Job) -> Context:
+        """The context of a job's tiles, measured where its method asks for it."""
+        return job.context(Tiles(job, job.pieces(self.tile), self._read))
 
     def _copy(self, job: Job, pieces: Sequence[Piece]) -> None:
         import torch
@@ -126,6 +126,17 @@ class TileMerger:
             if elements <= self.tile:
                 self.buffers[slot, dtype] = buffer
         return buffer[:elements]
+
+
+def merge_piece(job: Job, piece: Piece, tensors: Sequence[Tensor], ctx: Context) -> Tensor:
+    """What a job's method makes of a piece of its inputs, checked to have the piece's shape."""
+    merged = job.merge(tensors, replace(ctx, offset=piece.start))
+    if merged.shape != piece.shape:
+        raise RunError(
+            f"{job.name}: {type(job.method).__name__}.merge returned shape {tuple(merged.shape)} for inputs of shape"
+            f" {piece.shape}; it must keep the shape"
+        )
+    return merged
 
 
 class Budget:

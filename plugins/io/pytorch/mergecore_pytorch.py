@@ -33,10 +33,14 @@ class BinReader:
     """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._tensors = _load(path)
         self.tensors: Mapping[str, TensorInfo] = {
             name: TensorInfo(NAMES[tensor.dtype], tuple(tensor.shape)) for name, tensor in self._tensors.items()
         }
+
+    def __reduce__(self) -> tuple[type[BinReader], tuple[Path]]:
+        return BinReader, (self._path.absolute(),)
 
     def read(self, name: str, start: int, out: Tensor) -> None:
         """See `mergecore.api.Reader.read`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import pickle
 import shlex
 import zipfile
 from collections.abc import Callable
@@ -93,6 +94,13 @@ def test_a_trainers_checkpoint_is_read_from_its_state_dict(tmp_path: Path) -> No
     reader = BinReader(saved(tmp_path / "w.bin", content))
     assert list(reader.tensors) == ["x"]
     assert torch.equal(whole(reader, "x"), torch.ones(3))
+
+
+def test_a_pickled_reader_opens_its_file_again(tmp_path: Path) -> None:
+    reader = BinReader(saved(tmp_path / "w.bin", {"x": torch.arange(9.0)}))
+    again = pickle.loads(pickle.dumps(reader))
+    reader.close()
+    assert torch.equal(whole(again, "x"), torch.arange(9.0))
 
 
 def test_threads_read_one_file_at_once(tmp_path: Path) -> None:

@@ -1,0 +1,60 @@
+"""The two ends of a run, in its own process or another: the models' tensors, and the result's files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from mergecore.api import Input, Job, Writer
+from mergecore.errors import RunError
+from mergecore.finite import explain, is_finite
+from mergecore.sources import Checkpoint
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class FileEnds:
+    """Reads the models and writes the result; see `mergecore.api.Ends`.
+
+    Args:
+        checkpoints: the input models.
+        jobs: every tensor of the result.
+        make_writer: opens the result's files.
+        allow_nonfinite: write NaN and infinity, and keep the tensors' names, instead of stopping there.
+    """
+
+    def __init__(
+        self,
+        checkpoints: Sequence[Checkpoint],
+        jobs: Sequence[Job],
+        make_writer: Callable[[], Writer],
+        allow_nonfinite: bool,
+    ) -> None:
+        self.nonfinite: set[str] = set()
+        self._checkpoints, self._allow_nonfinite = checkpoints, allow_nonfinite
+        self._jobs = {job.name: job for job in jobs}
+        self.writer = make_writer()
+
+    def read(self, item: Input, start: int, out: Tensor) -> None:
+        """See `mergecore.api.Work`."""
+        checkpoint = self._checkpoints[item.model]
+        try:
+            checkpoint.read(item.tensor, start, out)
+        except OSError as error:
+            where = f"{checkpoint.folder}: {item.tensor}"
+            raise RunError(f"{where}: cannot be read: {error.strerror or error}") from error
+
+    def write(self, name: str, start: int, data: Tensor) -> None:
+        """See `mergecore.api.Work`."""
+        if not is_finite(data):
+            if not self._allow_nonfinite:
+                raise RunError(
+                    f"{explain(self._jobs[name], self._checkpoints)}; --allow-nonfinite writes them as they are"
+                )
+            self.nonfinite.add(name)
+        self.writer.write(name, start, data)
+
+    def sync(self) -> None:
+        """See `mergecore.api.Writer.sync`."""
+        self.writer.sync()

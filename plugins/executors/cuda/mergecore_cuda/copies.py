@@ -1,0 +1,67 @@
+"""Copies between pinned memory and a GPU, each way in a stream of its own; for the CPU there is nothing to copy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Copies:
+    """The copies to and from one device, for the one thread that computes there."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._cuda = device.type == "cuda"
+        self._up, self._down = [torch.cuda.Stream(device) if self._cuda else None for _ in range(2)]
+
+    def room(self) -> int | None:
+        """Bytes of the device's memory that are free; None: it has none of its own."""
+        return torch.cuda.mem_get_info(self.device)[0] if self._cuda else None
+
+    def buffer(self, elements: int, dtype: torch.dtype) -> Tensor:
+        """Memory of the machine that copies can run from and to while others work."""
+        return torch.empty(elements, dtype=dtype, pin_memory=self._cuda)
+
+    def upload(self, tensors: Sequence[Tensor]) -> tuple[list[Tensor], Callable[[], None]]:
+        """The tensors on the device, for what is computed from now on, and what waits until the copies are done."""
+        if self._up is None:
+            return list(tensors), _nothing
+        with torch.cuda.stream(self._up):
+            copies = [tensor.to(self.device, non_blocking=True) for tensor in tensors]
+            copied = self._up.record_event()
+        computing = torch.cuda.current_stream(self.device)
+        computing.wait_event(copied)
+        for copy in copies:
+            copy.record_stream(computing)  # or its memory would be another upload's when it is no longer named
+        return copies, copied.synchronize
+
+    def download(self, tensor: Tensor, out: Tensor) -> Callable[[], None]:
+        """Copy what has been computed; what it returns waits until it is there."""
+        if self._down is None:
+            out.copy_(tensor)
+            return _nothing
+        self._down.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(self._down):
+            out.copy_(tensor, non_blocking=True)
+            copied = self._down.record_event()
+        tensor.record_stream(self._down)
+        wait: Callable[[], None] = copied.synchronize
+        return wait
+
+    def brought(self, value: Any) -> Any:
+        """What was measured, with its tensors on the device: alone, or in tuples, lists and dicts."""
+        if isinstance(value, Tensor):
+            return value.to(self.device)
+        if isinstance(value, dict):
+            return {key: self.brought(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            items = [self.brought(item) for item in value]
+            return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+        return value
+
+
+def _nothing() -> None:
+    """There is nothing to wait for."""

@@ -1,0 +1,55 @@
+"""The jobs of a run for all devices, with what their methods measure, which the CPU does ahead of them."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from concurrent.futures import Executor, Future
+
+from mergecore.api import Context, Job, Work
+from mergecore.builtin.threads import TILE_ELEMENTS, Budget, TileMerger
+
+
+class Supply:
+    """Hands out jobs, the largest first.
+
+    Args:
+        work: the run's.
+        pool: whose threads measure.
+        budget: of memory, for that and for jobs that are made on the CPU.
+        errors: of all threads; once there is one, no job is handed out.
+        ahead: how many jobs may wait with their measurements.
+    """
+
+    def __init__(self, work: Work, pool: Executor, budget: Budget, errors: list[BaseException], ahead: int) -> None:
+        self._work, self._pool, self._budget, self._errors, self._ahead = work, pool, budget, errors, ahead
+        self._jobs = deque(sorted(work.jobs, key=lambda job: -job.info.nbytes))
+        self._measured: deque[tuple[Job, Future[Context]]] = deque()
+        self._turn = threading.Lock()
+
+    def take(self) -> tuple[Job, Future[Context]] | None:
+        """The next job and its context; None: there is no more."""
+        with self._turn:
+            while self._jobs and len(self._measured) < self._ahead:
+                job = self._jobs.popleft()
+                self._measured.append((job, self._pool.submit(self._context, job)))
+            return self._measured.popleft() if self._measured and not self._errors else None
+
+    def check(self) -> None:
+        """Raise the first error of all threads, if there is one."""
+        if self._errors:
+            raise self._errors[0]
+
+    def make_here(self, job: Job) -> None:
+        """Make a job on the CPU, as the threads executor does."""
+        with self._budget.hold(job.memory(TILE_ELEMENTS)):
+            self._merger().make(job)
+
+    def _context(self, job: Job) -> Context:
+        if not (job.measures and job.info.elements):
+            return job.context([])
+        with self._budget.hold(job.memory(TILE_ELEMENTS)):
+            return self._merger().context(job)
+
+    def _merger(self) -> TileMerger:
+        return TileMerger(self._work, TILE_ELEMENTS, self._errors)

@@ -1,0 +1,161 @@
+"""The pipeline makes the threads executor's bytes on devices without memory of their own, and on a GPU nearly so."""
+
+import threading
+import warnings
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from executed import made_by
+from llamas import write_model
+from mergecore_cuda import CudaExecutor, feeder
+from mergecore_cuda.copies import Copies
+from mergecore_numerics import Masks
+from merges import RECIPES
+from more_merges import MORE
+from tiny import Tiny, layers
+
+import mergecore
+from mergecore.api import RunError, Work
+from mergecore.builtin.threads import ThreadsExecutor, TileMerger, merge_piece
+
+CPU = torch.device("cpu")
+EVERY = {**RECIPES, **MORE}
+ROOM = 2 * 10**6
+"""Bytes that hold two tiles of 2^14 elements, not of 2^15."""
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+class Pair(NamedTuple):
+    """As a method may return from measuring."""
+
+    left: Any
+    right: Any
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return Tiny(tmp_path_factory.mktemp("tiny"))
+
+
+def recipes_of(tiny, method, **options):
+    """The method's recipes, of models with tensors larger than two of the smallest tiles."""
+    recipes = EVERY[method](tiny.all("llama-tied", vocab_size=1500, **options), layers("llama-tied"))
+    return [{"merge_method": method, **recipe} for recipe in recipes.values()]
+
+
+def recipe_of(tiny, method, **options):
+    """The second of them, which has gradients or filters."""
+    return recipes_of(tiny, method, **options)[1]
+
+
+@pytest.mark.parametrize("method", EVERY)
+def test_without_a_gpus_memory_its_bytes_are_those_of_threads(tiny, method, monkeypatch):
+    monkeypatch.setattr(feeder, "RUN", 2**14 - 3)
+    made = recipe_of(tiny, method)
+    expected = made_by(ThreadsExecutor(), 1, made)
+    for devices, tile, workers in ((1, 2**14, 1), (3, 2**15, 2)):
+        got = made_by(CudaExecutor([CPU] * devices, tile), workers, made)
+        assert all(torch.equal(got[name].view(torch.uint8), expected[name].view(torch.uint8)) for name in expected)
+
+
+@pytest.mark.parametrize(("room", "beside"), [(ROOM, False), (1000, True)])
+def test_what_has_no_room_on_the_device_is_cut_smaller_or_made_beside_it(tiny, room, beside, monkeypatch):
+    made = recipe_of(tiny, "slerp")
+    expected = made_by(ThreadsExecutor(), 1, made)
+    monkeypatch.setattr(Copies, "room", lambda self: room)
+    here, make = [], TileMerger.make
+    monkeypatch.setattr(TileMerger, "make", lambda self, job: (here.append(job.name), make(self, job)))
+    got = made_by(CudaExecutor([CPU]), 1, made)
+    assert bool(here) is beside
+    assert all(torch.equal(got[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("where", ["read", "write", "done"])
+def test_the_first_error_ends_the_run_with_all_its_threads(tmp_path, where):
+    models = [write_model(tmp_path / name, seed) for seed, name in enumerate("ab")]
+    entries = [{"model": str(model), "parameters": {"weight": 0.5}} for model in models]
+    plan = mergecore.plan({"merge_method": "linear", "models": entries})
+    calls, before = [], threading.active_count()
+
+    def fails(*_):
+        calls.append(where)
+        raise RunError("the disk is gone")
+
+    nothing = {"read": lambda *_: None, "write": lambda *_: None, "done": lambda *_: None, where: fails}
+    work = Work(plan.jobs, nothing["read"], nothing["write"], lambda _: None, nothing["done"], 2**26, 2)
+    with pytest.raises(RunError, match="the disk is gone"):
+        CudaExecutor([CPU, CPU]).run(work)
+    plan.close()
+    assert threading.active_count() == before
+    assert len(calls) < len(plan.jobs)
+
+
+def test_where_there_is_no_gpu_threads_do_it_and_a_sentence_says_so(tiny):
+    made = recipe_of(tiny, "linear")
+    expected = made_by(ThreadsExecutor(), 1, made)
+    with pytest.warns(UserWarning, match="torch sees no GPU"):
+        got = made_by(CudaExecutor([]), 2, made)
+    assert all(torch.equal(got[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("method", [name for name in EVERY if "della" not in name])
+def test_no_method_mixes_tensors_of_its_tiles_device_with_others(tiny, method, monkeypatch):
+    """On torch's device without values, which mixes with the CPU as little as a GPU does.
+
+    Nothing can come back from there, so this tells nothing of DELLA, which sorts on the CPU, and DARE keeps no masks.
+    """
+    monkeypatch.setattr(Masks, "get", lambda self, key, make: make())
+    copies = Copies(torch.device("meta"))
+    for recipe in recipes_of(tiny, method):
+        plan = mergecore.plan(recipe)
+        merger = TileMerger(Work([], reader(plan), print, print, print, 0, 0), 2**14)
+        jobs = [job for job in plan.jobs if ".1." in job.name]
+        assert jobs
+        for job in jobs:
+            ctx = merger.context(job)
+            ctx = replace(ctx, measured=copies.brought(ctx.measured))
+            for piece in job.pieces(2**14):
+                inputs = [torch.empty(piece.shape, device="meta") for _ in job.inputs]
+                assert merge_piece(job, piece, inputs, ctx).device.type == "meta"
+        plan.close()
+
+
+def reader(plan):
+    return lambda item, start, out: plan.checkpoints[item.model].read(item.tensor, start, out)
+
+
+def test_measured_tensors_are_brought_along_and_nothing_else_is_touched():
+    kept = object()
+    measured = Pair([torch.ones(2), 3.0], {"a": (torch.ones(1), kept)})
+    brought = Copies(torch.device("meta")).brought(measured)
+    assert type(brought) is Pair and brought.left[0].is_meta and brought.left[1] == 3.0
+    assert brought.right["a"][0].is_meta and brought.right["a"][1] is kept
+
+
+@GPU
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("method", EVERY)
+def test_a_gpus_values_are_within_one_unit_in_the_last_place(tiny, method, dtype):
+    made = recipe_of(tiny, method, dtype=dtype)
+    expected = made_by(ThreadsExecutor(), 1, made)
+    for tile in (2**14, 2**24):
+        for name, got in made_by(CudaExecutor(tile_elements=tile), 2, made).items():
+            wanted = expected[name]
+            up, down = (torch.nextafter(wanted, torch.full_like(wanted, end)) for end in (torch.inf, -torch.inf))
+            assert ((got == wanted) | (got == up) | (got == down)).all(), name
+
+
+@GPU
+def test_a_gpu_draws_the_same_numbers():
+    from mergecore.api.random import uniform
+
+    for start in (0, 2**32 - 5):
+        assert torch.equal(uniform("key", start, 10**6, "cuda").cpu(), uniform("key", start, 10**6))
+
+
+def test_warnings_are_only_where_they_are_expected(tiny):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        made_by(CudaExecutor([CPU]), 1, recipe_of(tiny, "linear"))

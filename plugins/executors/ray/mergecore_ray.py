@@ -1,0 +1,207 @@
+"""Makes a plan's jobs on the nodes of a Ray cluster, all of which see the same storage; no tensor leaves its node."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import socket
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import torch
+from ray.exceptions import RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from mergecore.api import Ends, InputError, Job, RunError, Work
+from mergecore.builtin.threads import TILE_ELEMENTS, Budget, TileMerger, keep_freed_pages
+
+LOSSES = 3
+"""How often the process that has a job may be lost before the job is to blame."""
+
+LOOK_SECONDS = 5.0
+"""Between two looks for nodes that have joined the cluster."""
+
+
+class RayExecutor:
+    """One process a node, which reads, merges and writes as the threads executor does; see `mergecore.api.Executor`.
+
+    The cluster is the one that this process is connected to, else that of RAY_ADDRESS, else one that `ray start` began
+    on this machine, else one for this run alone. Each node works in as many threads as Ray says it has CPUs, and has
+    the whole budget of memory to itself. A job is done when its node has synced what it wrote. The jobs of a process or
+    node that is lost are made again by others: the same bytes at the same places, so some may be there already.
+    """
+
+    def run(self, work: Work) -> None:
+        """See `mergecore.api.Executor.run`."""
+        with _connected():
+            crew = _Crew(work)
+            try:
+                crew.run()
+            finally:
+                crew.dismiss()
+
+
+class _Maker:
+    """The process of one node; its files are open as long as it lives.
+
+    What it needs comes pickled, so that what fails when it is unpickled comes back as the job's own error.
+    """
+
+    def __init__(self, elsewhere: bytes, memory: int) -> None:
+        keep_freed_pages()
+        self._elsewhere, self._memory = elsewhere, memory
+        self._budget = Budget(memory)
+        self._ends: Ends | None = None
+        self._opening, self._syncing = threading.Lock(), threading.Lock()
+        self._of_thread = threading.local()
+
+    def make(self, pickled: bytes) -> bool:
+        """Make a job and make it safe; whether it holds NaN or infinity."""
+        try:
+            job: Job = pickle.loads(pickled)
+            ends = self._opened()
+        except ImportError as error:
+            raise RunError(f"{socket.gethostname()}: {error}; install the same packages on every node") from None
+        with self._budget.hold(job.memory(TILE_ELEMENTS)):
+            self._merger(ends).make(job)
+        with self._syncing:  # who comes while a sync is under way must not take that one's files for safe
+            ends.sync()
+        return job.name in ends.nonfinite
+
+    def _opened(self) -> Ends:
+        with self._opening:
+            if self._ends is None:
+                self._ends = pickle.loads(self._elsewhere)()
+            return self._ends
+
+    def _merger(self, ends: Ends) -> TileMerger:
+        if not hasattr(self._of_thread, "merger"):
+            torch.set_num_threads(1)
+            work = Work([], ends.read, ends.write, lambda _: None, lambda _: None, self._memory, 1)
+            self._of_thread.merger = TileMerger(work, TILE_ELEMENTS)
+        merger: TileMerger = self._of_thread.merger
+        return merger
+
+
+@dataclass
+class _Node:
+    """A node at work: Ray's name for it, its process, how many jobs that takes at a time, and how many it has."""
+
+    name: str
+    maker: Any
+    places: int
+    taken: int = 0
+
+
+class _Crew:
+    """The nodes at work, and the jobs that they have or that still wait, largest first."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._elsewhere = ray.put(pickle.dumps(work.elsewhere))
+        self._waiting = deque(sorted(work.jobs, key=lambda job: -job.info.nbytes))
+        self._nodes: dict[str, _Node] = {}
+        self._given: dict[ray.ObjectRef, tuple[Job, _Node]] = {}
+        self._losses: Counter[str] = Counter()
+        self._next_look = 0.0
+
+    def run(self) -> None:
+        while self._waiting or self._given:
+            if time.monotonic() >= self._next_look:
+                self._recruit()
+            self._hand_out()
+            ready, _ = ray.wait(list(self._given), timeout=LOOK_SECONDS)
+            for result in ready:
+                self._take(result)
+
+    def dismiss(self) -> None:
+        """End all processes; what they have not reported is made again by the next run."""
+        for node in self._nodes.values():
+            ray.kill(node.maker)
+
+    def _recruit(self) -> None:
+        """Start a process on every node that has none."""
+        for found in ray.nodes():
+            name, cpus = found["NodeID"], int(found["Resources"].get("CPU", 0))
+            if found["Alive"] and cpus and name not in self._nodes:
+                here = NodeAffinitySchedulingStrategy(name, soft=False)
+                options = {"num_cpus": cpus, "max_concurrency": cpus, "scheduling_strategy": here}
+                maker = ray.remote(_Maker).options(**options).remote(self._elsewhere, self._work.memory)
+                self._nodes[name] = _Node(name, maker, 2 * cpus)  # half of them wait there, so that no thread does
+        if not self._nodes:
+            raise RunError("the Ray cluster has no node with a CPU left; add one: ray start --address=HEAD:6379")
+        self._next_look = time.monotonic() + LOOK_SECONDS
+
+    def _hand_out(self) -> None:
+        """Give jobs to the nodes with the most room, until all are full."""
+        while self._waiting:
+            node = min(self._nodes.values(), key=lambda node: node.taken / node.places)
+            if node.taken == node.places:
+                return
+            job = self._waiting.popleft()
+            self._given[node.maker.make.remote(pickle.dumps(job))] = job, node
+            node.taken += 1
+
+    def _take(self, result: ray.ObjectRef) -> None:
+        """Report a job that is done, or put it back when the process that had it was lost."""
+        job, node = self._given.pop(result)
+        node.taken -= 1
+        try:
+            if ray.get(result):
+                self._work.nonfinite.add(job.name)
+        except RayTaskError as error:
+            raise error.cause from None
+        except RayError as error:
+            self._lose(job, node, error)
+        else:
+            self._work.advance(job.info.nbytes)
+            self._work.done(job)
+
+    def _lose(self, job: Job, node: _Node, error: RayError) -> None:
+        self._losses[job.name] += 1
+        if self._losses[job.name] == LOSSES:
+            cause = " ".join(str(error).split())
+            raise RunError(f"{job.name}: the Ray process that made it was lost {LOSSES} times ({cause})") from None
+        self._waiting.appendleft(job)
+        if self._nodes.get(node.name) is node:  # not the process that has taken its place meanwhile
+            del self._nodes[node.name]
+            ray.kill(node.maker)
+        self._recruit()
+
+
+@contextmanager
+def _connected() -> Iterator[None]:
+    """A connection to the cluster, the caller's own if there is one."""
+    if ray.is_initialized():
+        yield
+        return
+    _check_answers(os.environ.get("RAY_ADDRESS", ""))
+    before = signal.getsignal(signal.SIGTERM)
+    ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    try:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)  # Ray's own would end the run without a word
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Raise InputError where nobody listens at the address of a cluster: Ray itself takes minutes to find out."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host:
+        return  # none, or one of Ray's own words
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, ValueError):
+        raise InputError(
+            f"RAY_ADDRESS: no Ray cluster answers at {address!r}; give the address that ray start --head shows, or"
+            " unset it"
+        ) from None
