@@ -131,7 +131,9 @@ class Registry:
         except MergecoreError:
             raise
         except Exception as error:
-            owner = self._owners[implementation.plugin_name]
+            owner = self._owners.get(implementation.plugin_name)
+            if owner is None:
+                raise  # core's own look-up, which is nobody's plugin
             cause = f"{type(error).__name__}: {error}"
             raise PluginError(f"{owner} failed in {hook} ({cause}): {cure(owner, error)}") from error
 

@@ -263,6 +263,15 @@ def test_a_layer_that_lacks_a_weight_as_one_of_the_first_stays_there(tmp_path: P
         mergecore.plan(copies(lacking, architectures=[path]))
 
 
+@pytest.mark.parametrize(("name", "period"), [("gemma/gemma2", 2), ("gemma/gemma3_text", 6), ("cohere/cohere2", 4)])
+def test_windows_that_a_config_leaves_to_the_class_have_its_period(name: str, period: int, tmp_path: Path) -> None:
+    family, file = name.split("/")
+    path = ROOT / f"architectures/{family}/mergecore_arch_{family}/{file}.json"
+    module = parse("Any", json.loads(path.read_text("utf-8")), str(path)).modules["default"]
+    assert [item.of({}) for item in module.layer_periods] == [period]
+    assert [item.of({"layer_types": ["full_attention"]}) for item in module.layer_periods] == [1]
+
+
 @pytest.mark.usefixtures("uninstalled")
 def test_inferred_layers_of_different_kinds_are_not_shuffled(tmp_path: Path) -> None:
     tensors = {"h.0.a": torch.ones(2), "h.1.a": torch.ones(2), "h.1.b": torch.ones(2)}
