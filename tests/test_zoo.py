@@ -13,6 +13,8 @@ from zoo import Tiny
 
 import mergecore
 from mergecore import registry
+from mergecore.definitions import examine, find
+from mergecore.sources import open_model
 
 MODELS = [
     model
@@ -58,6 +60,21 @@ def test_copies_and_merges_with_itself_are_the_model(saved: Saved, known: bool, 
     model = {"model": str(folder), "parameters": {"weight": 0.5}}
     mergecore.run({"merge_method": "linear", "models": [model, model]}, tmp_path / "linear")
     check_same(tiny, tmp_path / "linear", expected)
+
+
+def test_each_definition_fits_its_model_as_arch_check_sees_it(saved: Saved) -> None:
+    _, folder, _ = saved
+    plugins = registry.Registry(print)
+    checkpoint = open_model(str(folder), plugins)
+    definition, notes = find(checkpoint, plugins, {})
+    findings = examine(definition, checkpoint)
+    checkpoint.close()
+    assert (findings.unknown, findings.missing, notes) == ([], [], [])
+
+
+def test_no_class_is_described_twice() -> None:
+    classes = [plugin.name for plugin in _listed("architectures")]
+    assert len(classes) == len(set(classes)) > 200
 
 
 @pytest.mark.parametrize("known", ["defined"], indirect=True)
