@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mergecore.api import Job
+from mergecore.api import Job, read_text
 from mergecore.errors import ModelError
 from mergecore.sources import Checkpoint
 
@@ -70,6 +70,8 @@ def _compare(kept: Checkpoint, other: Checkpoint, rows: int) -> list[str]:
 
 
 FILES = ("tokenizer.json", "vocab.json")
+LIMIT = 2 * 10**8
+"""Bytes that they may have; the largest published ones have some 30 million."""
 
 
 def _same_file(one: Path, other: Path) -> bool:
@@ -88,9 +90,9 @@ def token_ids(folder: Path) -> Mapping[str, int] | None:
     if path is None:
         return None
     try:
-        value = json.loads(path.read_text("utf-8"))
+        value = json.loads(read_text(path, LIMIT))
         return dict(_in_tokenizer(value) if path.name == FILES[0] else value)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise ModelError(f"{path}: does not hold a vocabulary as tokenizers write it; fetch it again") from None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -42,24 +42,35 @@ class ThreadsExecutor:
                     job = queue.popleft()
                 except IndexError:
                     return
-                try:
-                    with budget.hold(job.memory(self._tile)):
-                        merger.make(job)
-                    work.done(job)
-                except BaseException as error:
-                    errors.append(error)
+                with budget.hold(job.memory(self._tile)):
+                    merger.make(job)
+                work.done(job)
 
-        threads = [threading.Thread(target=worker, name=f"merge-{n}", daemon=True) for n in range(work.workers)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            while thread.is_alive():
-                try:
-                    thread.join()
-                except BaseException as error:  # an interrupt; the files may be closed only when all have ended
-                    errors.append(error)
+        in_threads([worker] * work.workers, errors)
         if errors:
             raise errors[0]
+
+
+def in_threads(tasks: Sequence[Callable[[], None]], errors: list[BaseException]) -> None:
+    """Run each task in a thread of its own until all have ended; what they raise, and interrupts, go into `errors`."""
+
+    def run(task: Callable[[], None]) -> None:
+        try:
+            task()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [
+        threading.Thread(target=run, args=(task,), name=f"merge-{n}", daemon=True) for n, task in enumerate(tasks)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        while thread.is_alive():
+            try:
+                thread.join()
+            except BaseException as error:  # an interrupt; the files may be closed only when all have ended
+                errors.append(error)
 
 
 @dataclass

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mergecore.api import ModelError
+from mergecore.api import ModelError, read_text
 
 VOCABULARY_FILES = (
     "added_tokens.json",
@@ -36,16 +36,13 @@ FILES = (
 """Patterns of all files of a tokenizer, relative to the model folder."""
 
 
+LIMIT = 2 * 10**8
+"""Bytes that a JSON file of a tokenizer may have; the largest published ones have some 30 million."""
+
+
 def tokenizer_files(folder: Path) -> list[Path]:
     """The tokenizer files in a folder."""
     return [path for pattern in FILES for path in sorted(folder.glob(pattern)) if path.is_file()]
-
-
-def leads_out(path: Path, folder: Path) -> bool:
-    """Whether a file is a link to one outside of its model's folder; a Hub cache keeps files in blobs beside it."""
-    home = folder.resolve()
-    stores = [parent / "blobs" for parent in home.parents[1:3]] if home.parent.name == "snapshots" else []
-    return not any(path.resolve().is_relative_to(root) for root in (home, *stores))
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -57,8 +54,8 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        value = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        value = json.loads(read_text(path, LIMIT))
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{path}: cannot be read as JSON ({error}); fetch it again") from None
     if not isinstance(value, dict):
         raise ModelError(f"{path}: must hold a JSON object; fetch it again")

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mergecore.api import InputError, OutputTokenizer, TokenizerRequest
+from mergecore.api import InputError, OutputTokenizer, TokenizerRequest, lies_within
 from mergecore_tokenizer import chat, special
-from mergecore_tokenizer.files import VOCABULARY_FILES, as_json, leads_out, read_json, tokenizer_files
+from mergecore_tokenizer.files import VOCABULARY_FILES, as_json, read_json, tokenizer_files
 from mergecore_tokenizer.growing import grown
 from mergecore_tokenizer.reading import PLAIN, Entry, Read, read
 from mergecore_tokenizer.rows import Models, vocabulary
@@ -125,7 +125,7 @@ def _files(folder: Path) -> tuple[Files, list[str]]:
     files: Files = {}
     notes = []
     for path in tokenizer_files(folder):
-        if leads_out(path, folder):
+        if not lies_within(folder, path):
             notes.append(f"{path}: is a link that leads out of the model's folder, so it is not copied")
         else:
             files[path.relative_to(folder).as_posix()] = path.read_bytes()

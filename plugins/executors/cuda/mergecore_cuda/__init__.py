@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
 from mergecore.api import Work
-from mergecore.builtin.threads import Budget, ThreadsExecutor
+from mergecore.builtin.threads import Budget, ThreadsExecutor, in_threads
 from mergecore_cuda.copies import Copies
 from mergecore_cuda.feeder import Feeder
 from mergecore_cuda.supply import Supply
@@ -50,27 +49,7 @@ class CudaExecutor:
             supply = Supply(work, measuring, Budget(work.memory // 2), errors, len(self._devices) + work.workers)
             room = work.memory // 2 // len(self._devices)
             feeders = [Feeder(work, supply, moving, Copies(item), room, self._tile) for item in self._devices]
-            _run_all(feeders, errors)
+            in_threads([feeder.run for feeder in feeders], errors)
             measuring.shutdown(cancel_futures=True)
         if errors:
             raise errors[0]
-
-
-def _run_all(feeders: Sequence[Feeder], errors: list[BaseException]) -> None:
-    """Run each in a thread of its own until all have ended."""
-
-    def run(feeder: Feeder) -> None:
-        try:
-            feeder.run()
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=run, args=(feeder,), daemon=True) for feeder in feeders]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        while thread.is_alive():
-            try:
-                thread.join()
-            except BaseException as error:  # an interrupt; the files may be closed only when all have ended
-                errors.append(error)
