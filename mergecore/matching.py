@@ -258,9 +258,13 @@ class Matcher:
             unknown = sorted(set(checkpoint.tensors) - known)
             if unknown:
                 more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+                own, donor = (item.config.get("architectures") for item in (checkpoint, self.checkpoints[self.donor]))
+                cure = "install or write the architecture that this checkpoint has"
+                if own != donor:
+                    cure = f"{' '.join(map(str, own or ['a model of no class']))} cannot be merged into it"
                 raise ArchitectureError(
                     f"{checkpoint.folder}: holds {unknown[0]!r}{more}, unknown to {self.architecture.name}; nothing is"
-                    " dropped in silence: install or write the architecture that this checkpoint has"
+                    f" dropped in silence: {cure}"
                 )
 
 

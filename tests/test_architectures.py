@@ -64,6 +64,12 @@ def test_a_tensor_that_no_definition_knows_is_refused(models: list[Path]) -> Non
         mergecore.plan(copies(*models))
 
 
+def test_a_model_of_another_class_is_called_so(models: list[Path], tmp_path: Path) -> None:
+    other = write(tmp_path / "other", {"model.layers.0.experts": torch.ones(2)})
+    with pytest.raises(ArchitectureError, match=r"unknown to LlamaForCausalLM.*OwnModel cannot be merged into it"):
+        mergecore.plan(copies(models[0], other))
+
+
 def test_a_missing_tensor_is_refused(models: list[Path]) -> None:
     change(models[1], lambda tensors: tensors.pop("model.layers.1.mlp.up_proj.weight"))
     with pytest.raises(ModelError, match=r"code: has no tensor 'model\.layers\.1\.mlp\.up_proj\.weight'"):
