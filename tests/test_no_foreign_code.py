@@ -14,6 +14,9 @@ FORBIDDEN = {
     *(f"yaml.{name}" for name in ("Loader", "FullLoader", "UnsafeLoader", "CLoader", "CFullLoader", "CUnsafeLoader")),
     "numpy.load", "np.load",
 }  # fmt: skip
+OWN = {("plugins/executors/ray/mergecore_ray.py", "pickle.loads")}
+"""Allowed by name: the processes of one run send each other their own jobs, pickled, as Ray does with all it sends."""
+
 PLAIN_LOADERS = {"yaml.SafeLoader", "yaml.BaseLoader"}
 
 
@@ -52,8 +55,13 @@ RISKY = {*FORBIDDEN, "torch.load", "yaml.load"}
 
 def test_nothing_runs_foreign_code():
     assert len(sources()) > 80
+    used = set()
     for path in sources():
-        assert not list(faults(path.read_text("utf-8"))), path.relative_to(ROOT)
+        for line, fault in faults(path.read_text("utf-8")):
+            place = str(path.relative_to(ROOT))
+            assert (place, fault) in OWN, f"{place}:{line}: {fault}"
+            used.add((place, fault))
+    assert used == OWN
 
 
 @pytest.mark.parametrize(
