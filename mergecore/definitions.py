@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mergecore.api import read_text
 from mergecore.architecture import Architecture, parse
 from mergecore.config import class_name, leaves
-from mergecore.errors import ArchitectureError
+from mergecore.errors import ArchitectureError, ModelError
 from mergecore.inference import infer
 from mergecore.layouts import rearranged, renamed
 from mergecore.plugins import known_plugins
@@ -22,6 +23,9 @@ from mergecore.sources import Checkpoint
 PATH_VARIABLE = "MERGECORE_ARCH_PATH"
 """Folders of an organisation's own architecture files, separated as in PATH."""
 
+LIMIT = 10**7
+"""Bytes that an architecture file may have; the largest here has some thousands."""
+
 
 def load_definition(path: Path) -> Mapping[str, Any]:
     """The content of an architecture file.
@@ -30,8 +34,10 @@ def load_definition(path: Path) -> Mapping[str, Any]:
         ArchitectureError: it cannot be read, or does not say which classes it is for.
     """
     try:
-        definition = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        definition = json.loads(read_text(path, LIMIT))
+    except ModelError as error:
+        raise ArchitectureError(str(error)) from None
+    except (ValueError, RecursionError) as error:
         raise ArchitectureError(f"{path}: cannot be read as JSON: {error}") from None
     classes = definition.get("classes") if isinstance(definition, dict) else None
     if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):

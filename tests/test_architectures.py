@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import mergecore
 from mergecore import registry
 from mergecore.architecture import parse
 from mergecore.cli import app
-from mergecore.errors import ArchitectureError, MergecoreError, ModelError
+from mergecore.errors import ArchitectureError, MergecoreError, ModelError, RecipeError
 from mergecore.inference import infer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -344,6 +345,12 @@ def test_experts_are_inferred_as_one_entry_each(tmp_path: Path) -> None:
     infos = {name: mergecore.api.TensorInfo("F32", tuple(t.shape)) for name, t in tensors.items()}
     layer = infer({"num_hidden_layers": 2, "n_routed_experts": 3}, infos)["layer"]
     assert layer == [{"name": "experts.{expert}.w", "each": {"expert": "n_routed_experts"}}]
+
+
+def test_a_definition_that_is_a_pipe_is_refused_and_not_waited_for(models: list[Path], tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.json")
+    with pytest.raises(RecipeError, match=r"pipe\.json: is a folder, pipe or device where a file is expected"):
+        mergecore.plan(copies(models[0], architectures=[str(tmp_path / "pipe.json")]))
 
 
 def test_a_new_package_can_begin_with_a_models_weights(models: list[Path], tmp_path: Path) -> None:
