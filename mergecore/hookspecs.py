@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         Evaluator,
         Executor,
         Method,
+        Optimizer,
         OutputTokenizer,
         PostProcessor,
         Reader,
@@ -105,6 +106,18 @@ def mergecore_provide_evaluator(name: str) -> type[Evaluator] | None:
         @hookimpl
         def mergecore_provide_evaluator(name):
             return HouseExam if name == "exam" else None
+    """
+
+
+@hookspec(firstresult=True)
+def mergecore_provide_optimizer(name: str) -> type[Optimizer] | None:
+    """Answer for the optimizer called `name`.
+
+    Example::
+
+        @hookimpl
+        def mergecore_provide_optimizer(name):
+            return HouseSearch if name == "cma" else None
     """
 
 
