@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from mergecore.errors import InputError, MergecoreError, ModelError
 from mergecore.matching import Match, Matcher
 from mergecore.recipe import Recipe
 from mergecore.registry import Registry
+from mergecore.shards import Shard, shards_of
 from mergecore.slicing import layer_config, tie_config
 from mergecore.sources import Checkpoint, open_model
 from mergecore.stamps import Stamp
@@ -66,10 +68,23 @@ class Plan:
     def bytes_out(self) -> int:
         return sum(job.info.nbytes for job in self.jobs)
 
+    @cached_property
+    def shards(self) -> list[Shard]:
+        """The weight files on the Hub that the jobs read, in no other order than the jobs'."""
+        inputs = dict.fromkeys((item.model, item.tensor) for job in self.jobs for item in job.inputs)
+        readers = ((self.checkpoints[model].readers[tensor], tensor) for model, tensor in inputs)
+        return list(dict.fromkeys(shard for reader, tensor in readers for shard in shards_of(reader, tensor)))
+
+    @property
+    def download(self) -> int:
+        """Bytes of weights that a run has to fetch from the Hub first."""
+        return sum(shard.size for shard in self.shards if not shard.here)
+
     @property
     def stamps(self) -> dict[Path, Stamp]:
         """The models' weight files as they were when they were opened."""
-        return {path: stamp for checkpoint in self.checkpoints for path, stamp in checkpoint.stamps.items()}
+        local = {path: stamp for checkpoint in self.checkpoints for path, stamp in checkpoint.stamps.items()}
+        return local | {shard.path: shard.stamp for shard in self.shards if shard.stamp}
 
     def close(self) -> None:
         """Let go of the input files."""
@@ -162,6 +177,7 @@ def _plan(
         config=with_keys(checkpoints[donor].config, changes),
         dropped=sum(len(checkpoint.tensors) for checkpoint in checkpoints) - len(used),
         notes=(
+            *(note for checkpoint in checkpoints for note in checkpoint.notes),
             *notes,
             *aligned.notes,
             *builder.notes(),
