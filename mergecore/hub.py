@@ -122,7 +122,7 @@ def find(reference: str) -> Snapshot | None:
         ModelError: there is no such model or revision, or it cannot be had.
     """
     match = REFERENCE.fullmatch(reference)
-    if match is None or not _is_name(match["repo"]):
+    if match is None or not is_name(match["repo"]):
         return None
     repo, revision = match["repo"], match["revision"] or "main"
     try:
@@ -166,7 +166,8 @@ def each(items: Iterable[Any], work: Callable[[Any, Callable[[], None]], object]
     check()
 
 
-def _is_name(repo: str) -> bool:
+def is_name(repo: str) -> bool:
+    """Whether the Hub would let a repository be called so."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
@@ -218,10 +219,11 @@ def _cached(repo: str, revision: str, error: AwayError) -> Snapshot:
         if isinstance(path, str) and COMMIT.fullmatch(Path(path).parent.name):
             folder = Path(path).parent
             files = {item.relative_to(folder).as_posix(): item for item in folder.rglob("*") if item.is_file()}
-            note = f"{repo}: is taken from the cache at commit {folder.name[:8]}, because {error}"
+            note = f"{repo}: commit {folder.name[:8]} of the cache is taken, because {error.reason}"
             return Snapshot(repo, folder.name, folder, {n: item.stat().st_size for n, item in files.items()}, note)
     raise ModelError(
-        f"{repo}: there is no such folder, it is not in {cache()}, and {error}, or give the path of a model folder"
+        f"{repo}: there is no such folder, it is not in {cache()}, and {error.reason}; {error.cure}, or give the path of"
+        " a model folder"
     )
 
 

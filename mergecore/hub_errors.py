@@ -9,7 +9,16 @@ from mergecore.errors import InputError, ModelError
 
 
 class AwayError(ModelError):
-    """The Hub cannot be reached, or must not be; what the cache has may do."""
+    """The Hub cannot be reached, or must not be; what the cache has may do.
+
+    Args:
+        reason: why not.
+        cure: what to do about it.
+    """
+
+    def __init__(self, reason: str, cure: str) -> None:
+        super().__init__(f"{reason}; {cure}")
+        self.reason, self.cure = reason, cure
 
 
 @contextmanager
@@ -56,7 +65,7 @@ def _explanation(error: BaseException, repo: str, revision: str) -> ModelError:
     said = (str(error).splitlines() or [""])[0]
     said = f"{type(error).__name__}: {said}" if said else type(error).__name__
     if isinstance(error, errors.OfflineModeIsEnabled):
-        return AwayError(f"HF_HUB_OFFLINE forbids to ask {hub} for {repo}; unset it")
+        return AwayError(f"HF_HUB_OFFLINE forbids to ask {hub} for {repo}", "unset it")
     if isinstance(error, errors.GatedRepoError):
         terms = f"accept its licence at {hub}/{repo}, and set HF_TOKEN to a token of yours (or: hf auth login)"
         return ModelError(f"{repo}: is gated; {terms}")
@@ -70,7 +79,7 @@ def _explanation(error: BaseException, repo: str, revision: str) -> ModelError:
         return ModelError(f"{error.filename or cache()}: {error.strerror}; HF_HOME says where models are kept")
     if isinstance(error, (ValueError, KeyError, TypeError, AttributeError, errors.FileMetadataError)):
         return ModelError(f"{hub}: does not answer as a Hub does ({said}); see to HF_ENDPOINT")
-    return AwayError(f"{hub} cannot be reached for {repo} ({said}); see to the connection")
+    return AwayError(f"{hub} cannot be reached for {repo} ({said})", "see to the connection")
 
 
 def _refusal(status: int, unknown: bool, repo: str) -> ModelError:
@@ -82,9 +91,9 @@ def _refusal(status: int, unknown: bool, repo: str) -> ModelError:
             " org/name of a model, and set HF_TOKEN if it is a private one"
         )
     if status in (401, 403):
-        return ModelError(f"{repo}: {hub} does not accept the token; set HF_TOKEN to one that may read it")
-    kind = AwayError if status >= 500 else ModelError
-    return kind(f"{repo}: {hub} answers with status {status}; try again later")
+        return ModelError(f"{repo}: {hub} does not accept the token for this; set HF_TOKEN to another (or: hf auth login)")
+    said = f"{hub} answers with status {status} for {repo}"
+    return AwayError(said, "try again later") if status >= 500 else ModelError(f"{said}; try again later")
 
 
 __all__ = ["AwayError", "cache", "endpoint", "explained"]

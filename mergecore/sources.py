@@ -95,7 +95,12 @@ def open_model(reference: str, registry: Registry) -> Checkpoint:
         raise ModelError(f"{reference}: has no config.json at {endpoint()}, so it is no model that can be merged")
     config = _read_json(folder, folder / "config.json", CONFIG_LIMIT)
     quantised.check_config(folder / "config.json", config)
-    paths, index = _weight_files(folder, names)
+    try:
+        paths, index = _weight_files(folder, names)
+    except ModelError as error:
+        if snapshot and snapshot.note:
+            raise ModelError(f"{error}; {snapshot.note}") from None
+        raise
     for path in paths:
         _check_link(folder, path)
     formats = {path.suffix: registry.provide("readers", path.suffix.removeprefix(".")) for path in paths}
