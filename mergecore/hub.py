@@ -222,8 +222,8 @@ def _cached(repo: str, revision: str, error: AwayError) -> Snapshot:
             note = f"{repo}: commit {folder.name[:8]} of the cache is taken, because {error.reason}"
             return Snapshot(repo, folder.name, folder, {n: item.stat().st_size for n, item in files.items()}, note)
     raise ModelError(
-        f"{repo}: there is no such folder, it is not in {cache()}, and {error.reason}; {error.cure}, or give the path of"
-        " a model folder"
+        f"{repo}: there is no such folder, it is not in {cache()}, and {error.reason}; {error.cure}, or give the path"
+        " of a model folder"
     )
 
 

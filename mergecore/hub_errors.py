@@ -91,7 +91,8 @@ def _refusal(status: int, unknown: bool, repo: str) -> ModelError:
             " org/name of a model, and set HF_TOKEN if it is a private one"
         )
     if status in (401, 403):
-        return ModelError(f"{repo}: {hub} does not accept the token for this; set HF_TOKEN to another (or: hf auth login)")
+        cure = "set HF_TOKEN to another (or: hf auth login)"
+        return ModelError(f"{repo}: {hub} does not accept the token for this; {cure}")
     said = f"{hub} answers with status {status} for {repo}"
     return AwayError(said, "try again later") if status >= 500 else ModelError(f"{said}; try again later")
 

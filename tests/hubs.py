@@ -92,6 +92,16 @@ class Hub:
         """The variables of a user of this Hub whose cache is in `home`."""
         return {"HF_ENDPOINT": self.url, "HF_HOME": str(home / "hf"), "HF_HUB_OFFLINE": "0", **more}
 
+    def used_here(self, monkeypatch: Any, home: Path) -> None:
+        """Let this process use it, where huggingface_hub has read its variables already."""
+        from huggingface_hub import constants
+
+        monkeypatch.setattr(constants, "ENDPOINT", self.url)
+        pattern = f"{self.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", pattern)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(home / "hub"))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+
     def sent(self, ending: str = "") -> int:
         """Bytes of bodies that were sent of files whose path ends so."""
         return sum(item.sent for item in self.seen if item.path.endswith(ending))
@@ -142,7 +152,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._respond()
 
-    do_HEAD = do_POST = do_PUT = do_GET  # noqa: N815
+    do_HEAD = do_POST = do_PUT = do_GET
 
     def _respond(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -159,7 +169,8 @@ class Handler(BaseHTTPRequestHandler):
     def _send(self, path: str, status: int, headers: Mapping[str, str], data: bytes) -> None:
         cut = self.hub.drops.get(path.rpartition("/")[2]) if self.command == "GET" and status in (200, 206) else None
         part = data[: cut.pop(0)] if cut else data
-        self.hub.seen.append(Seen(self.command, path, status, 0 if self.command == "HEAD" else len(part), self.headers.get("Range")))  # fmt: skip
+        sent = 0 if self.command == "HEAD" else len(part)
+        self.hub.seen.append(Seen(self.command, path, status, sent, self.headers.get("Range")))
         self.send_response(status)
         for key, value in {"Content-Length": str(len(data)), **headers}.items():
             self.send_header(key, value)
@@ -270,7 +281,8 @@ class Handler(BaseHTTPRequestHandler):
         data = found.commits[sha].get(name)
         if data is None:
             raise Refused(404, "EntryNotFound", f"Entry not found: {name}")
-        headers = {"X-Repo-Commit": sha, "ETag": f'"{digest(data)}"', "X-Linked-Size": str(len(data)), "Accept-Ranges": "bytes"}  # fmt: skip
+        headers = {"X-Repo-Commit": sha, "ETag": f'"{digest(data)}"', "Accept-Ranges": "bytes"}
+        headers["X-Linked-Size"] = str(len(data))
         wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if not wanted or not self.hub.ranges:
             return 200, headers, data

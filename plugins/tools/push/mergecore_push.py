@@ -48,7 +48,7 @@ def push(
             delete_patterns=REPLACED,
         )
     say(f"{out}: is now {repo} at commit {commit.oid}")
-    print(commit.commit_url)
+    typer.echo(commit.commit_url)
 
 
 def check_finished(out: Path) -> None:
