@@ -49,6 +49,7 @@ class Checkpoint:
         readers: what reads each tensor.
         files: the readers of its files.
         stamps: its weight files, as they were before they were opened; those that are still on the Hub are left out.
+        made_of: a digest of what decides the tensors that readers compute and no file holds.
         snapshot: its commit on the Hub; None: it is a local folder.
         notes: what the author of the recipe should know of how it was opened.
     """
@@ -60,6 +61,7 @@ class Checkpoint:
     readers: Mapping[str, Reader]
     files: Sequence[Reader]
     stamps: Mapping[Path, Stamp]
+    made_of: str = ""
     snapshot: hub.Snapshot | None = None
     notes: tuple[str, ...] = ()
 
