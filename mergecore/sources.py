@@ -119,7 +119,7 @@ def open_model(reference: str, registry: Registry) -> Checkpoint:
         raise
     tensors = {name: reader.tensors[name] for name, reader in readers.items()}
     kept = {key: value for key, value in config.items() if key != quantised.KEY}
-    return Checkpoint(reference, folder, kept, tensors, readers, files, stamps, snapshot, notes)
+    return Checkpoint(reference, folder, kept, tensors, readers, files, stamps, snapshot=snapshot, notes=notes)
 
 
 def _owners(paths: Sequence[Path], files: Sequence[Reader]) -> dict[str, Reader]:
