@@ -197,8 +197,8 @@ def _is_inside(name: Any) -> bool:
 def _matches(name: str, patterns: Iterable[str]) -> bool:
     """Whether a path is one of the patterns, where a star stands for no slash."""
     parts = name.split("/")
-    split = (pattern.split("/") for pattern in patterns)
-    return any(len(parts) == len(each) and all(map(fnmatchcase, parts, each)) for each in split)
+    split = [pattern.split("/") for pattern in patterns]
+    return any(len(parts) == len(wanted) and all(map(fnmatchcase, parts, wanted)) for wanted in split)
 
 
 def _note_revision(repo: str, revision: str, commit: str, name: str) -> Path:

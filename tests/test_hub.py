@@ -1,6 +1,7 @@
 """Models on the Hub: planned from headers, fetched shard by shard, from a cache that all tools share."""
 
 import json
+import pickle
 import shutil
 import signal
 import struct
@@ -303,5 +304,6 @@ def test_a_file_that_is_not_what_its_header_said_is_refused(here, hub, tmp_path)
     assert isinstance(shard, Shard) and not shard.here
     with pytest.raises(ModelError, match="is read before it is fetched"):
         model.read("model.norm.weight", 0, torch.empty(1))
+    assert not pickle.loads(pickle.dumps(shard)).here
     with pytest.raises(ModelError, match="is not the file whose header was read"):
         shard.fetch(lambda count: None)
