@@ -42,6 +42,7 @@ def plan_view(plan: Plan) -> dict[str, Any]:
         "bytes_in": plan.bytes_in,
         "bytes_out": plan.bytes_out,
         "download": plan.download,
+        "evaluations": [evaluation.name for evaluation in plan.evaluations],
         "notes": list(plan.notes),
     }
 
@@ -100,6 +101,8 @@ def print_plan(plan: Plan, cost: Price | None = None) -> None:
         table.add_row("disk", f"reads {_bytes(cost.read)}, writes {_bytes(cost.written)}, {_bytes(cost.free)} free")
         table.add_row("memory", f"{_bytes(cost.memory)} of tensors at one time")
         table.add_row("time", _time(plan, cost))
+    if view["evaluations"]:
+        table.add_row("evaluations", printable(", ".join(view["evaluations"])))
     for note in plan.notes:
         table.add_row("note", printable(note), style="yellow")
     console.print(table)

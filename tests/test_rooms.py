@@ -130,7 +130,8 @@ def test_listing_loads_neither_torch_nor_a_plugin(plugin_env, command, count):
         "import sys, json\nfrom mergecore import cli\n"
         f"sys.argv = ['mergecore', *{command!r}]\n"
         "try:\n    cli.main()\nexcept SystemExit as stop:\n    assert not stop.code, stop.code\n"
-        "heavy = {'torch', 'numpy', 'transformers', 'safetensors', 'jsonschema', 'stevedore', 'yaml', 'huggingface_hub'}\n"
+        "heavy = {'torch', 'numpy', 'transformers', 'safetensors', 'jsonschema', 'stevedore', 'yaml',"
+        " 'huggingface_hub'}\n"
         "print(json.dumps(sorted(heavy & set(sys.modules)) + [m for m in sys.modules if m.startswith('mod_x')]))\n"
     )
     result = plugin_env.python("-c", code)
