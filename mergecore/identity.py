@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mergecore.api import Job
-from mergecore.planning import Plan
+from mergecore.plans import Plan
 from mergecore.registry import Registry
 
 COMPUTING = ("mergecore", "numpy", "torch")
@@ -22,14 +22,18 @@ COMPUTING = ("mergecore", "numpy", "torch")
 
 def identity(plan: Plan, registry: Registry, shard_bytes: int) -> dict[str, Any]:
     """What must be the same for two runs to write the same files; executor, threads and tiles change nothing."""
-    folders = [str(checkpoint.folder.resolve()) for checkpoint in plan.checkpoints]
+    plans = {"": plan, **plan.stages}
     return {
         "packages": _packages(registry),
         "files": {str(path.resolve()): [stamp.size, stamp.mtime_ns] for path, stamp in plan.stamps.items()},
-        "code": {plan.recipe.method: _code(plan.method)},
+        "code": {item.recipe.method: _code(item.method) for item in plans.values()},
         "layout": {"--shard-size": shard_bytes},
-        "vocabulary": {"the models' tokens": _rows(plan)},
-        "recipe": _digest([repr(plan.architecture), *(_job(job, folders) for job in plan.jobs)]),
+        "vocabulary": {
+            f"the tokens of the models of stage {name!r}" if name else "the models' tokens": _rows(item)
+            for name, item in plans.items()
+        },
+        "stages": {name: _recipe(item) for name, item in plan.stages.items()},
+        "recipe": _recipe(plan),
     }
 
 
@@ -43,6 +47,7 @@ def difference(before: dict[str, Any], now: dict[str, Any]) -> str:
         "code": "the code of method {name!r} changed",
         "layout": "{name} changed",
         "vocabulary": "{name} changed",
+        "stages": "the recipe of stage {name!r} changed",
     }
     changes = [
         text.format(name=name, old=old, new=now[part][name])
@@ -83,12 +88,21 @@ def _code(method: type) -> str:
     return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
 
 
-def _job(job: Job, folders: Sequence[str]) -> list[Any]:
+def _recipe(plan: Plan) -> str:
+    """A digest of all jobs; a stage among the models goes by its reference, and has a digest of its own."""
+    origins = [
+        ("stage", item.reference) if item.reference in plan.stages else str(item.folder.resolve())
+        for item in plan.checkpoints
+    ]
+    return _digest([repr(plan.architecture), *(_job(job, origins) for job in plan.jobs)])
+
+
+def _job(job: Job, origins: Sequence[Any]) -> list[Any]:
     parameters = job.method and {
         field.name: getattr(job.method, field.name)
         for field in dataclasses.fields(job.method)  # type: ignore[arg-type]
     }
-    inputs = [[folders[item.model], item.tensor, item.info.dtype, item.info.shape] for item in job.inputs]
+    inputs = [[origins[item.model], item.tensor, item.info.dtype, item.info.shape] for item in job.inputs]
     return [job.name, job.info.dtype, job.info.shape, inputs, parameters, job.has_base, job.seed]
 
 

@@ -26,6 +26,7 @@ class ModelCard(PostProcessor):
     """Writes README.md with the Hub's front matter, and the recipe as `mergecore_recipe.yml`."""
 
     after = ("config",)
+    of_stages = True
 
     def run(self, model: MergedModel) -> None:
         (model.folder / RECIPE).write_text(model.recipe, "utf-8")

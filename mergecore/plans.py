@@ -1,0 +1,111 @@
+"""What a run will do, and what post-processors are told of its result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from mergecore.api import Job, MergedModel, Method, ModelInfo, TensorInfo, Vocabulary
+from mergecore.architecture import Architecture
+from mergecore.making import cost
+from mergecore.recipe import Recipe
+from mergecore.sources import Checkpoint
+from mergecore.stamps import Stamp
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will do.
+
+    Attributes:
+        recipe, method, architecture: what was asked for, found.
+        checkpoints: the input models, opened, in the recipe's order.
+        donor: position in `checkpoints` of the model whose config and files the output takes over.
+        jobs: every output tensor, in order.
+        config: config.json of the output.
+        dropped: input tensors that the recipe leaves out.
+        notes: what the author of the recipe should know.
+        rows: where the rows of embeddings and heads come from; None: they are the models' own.
+        tokenizer_files: every tokenizer file of the output, by name; None: the donor's, as they are.
+        stages: by reference, the plan of each recipe that stands where a model does, here or in another stage.
+        kept: the plans of the stages that are written too, by name.
+        scratch: holds a folder for each stage with all but its weights.
+    """
+
+    recipe: Recipe
+    method: type[Method]
+    architecture: Architecture
+    checkpoints: tuple[Checkpoint, ...]
+    donor: int
+    jobs: tuple[Job, ...]
+    config: Mapping[str, Any]
+    dropped: int
+    notes: tuple[str, ...]
+    rows: Vocabulary | None = None
+    tokenizer_files: Mapping[str, bytes] | None = None
+    stages: Mapping[str, Plan] = field(default_factory=dict)
+    kept: Mapping[str, Plan] = field(default_factory=dict)
+    scratch: TemporaryDirectory[str] | None = None
+
+    @property
+    def tensors(self) -> dict[str, TensorInfo]:
+        """The output's tensors, in order."""
+        return {job.name: job.info for job in self.jobs}
+
+    @property
+    def bytes_in(self) -> int:
+        """Bytes of the models' files that the output is made of, with all that its stages read to make theirs once."""
+        found = (cost(self.checkpoints[i.model].readers[i.tensor], i.tensor) for job in self.jobs for i in job.inputs)
+        return sum(item.once + item.each for item in found)
+
+    @property
+    def bytes_out(self) -> int:
+        return sum(job.info.nbytes for job in self.jobs)
+
+    @property
+    def models(self) -> list[Checkpoint]:
+        """Every model in files that the output and its stages are made of."""
+        plans = (self, *self.stages.values())
+        found = {item.folder: item for plan in plans for item in plan.checkpoints if item.reference not in self.stages}
+        return list(found.values())
+
+    @property
+    def stamps(self) -> dict[Path, Stamp]:
+        """The models' weight files as they were when they were opened."""
+        return {path: stamp for checkpoint in self.models for path, stamp in checkpoint.stamps.items()}
+
+    def close(self) -> None:
+        """Let go of the input files."""
+        models = [model for plan in (self, *self.kept.values()) for model in plan.models]
+        for file in {id(file): file for model in models for file in model.files}.values():
+            file.close()
+        if self.scratch is not None:
+            self.scratch.cleanup()
+
+
+def merged_model(plan: Plan, folder: Path, name: str, warn: Callable[[str], None]) -> MergedModel:
+    """What post-processors are told of a plan's result."""
+    return MergedModel(
+        name=name,
+        folder=folder,
+        recipe=plan.recipe.text,
+        method=plan.recipe.method,
+        method_doc=plan.method.__doc__ or "",
+        models=tuple(_info(plan, item, warn) for item in plan.checkpoints),
+        donor=plan.donor,
+        architecture=plan.architecture.name,
+        config=plan.config,
+        tensors=plan.tensors,
+        base=plan.donor if plan.recipe.base_model else None,
+        tokenizer_files=plan.tokenizer_files,
+        warn=warn,
+    )
+
+
+def _info(plan: Plan, checkpoint: Checkpoint, warn: Callable[[str], None]) -> ModelInfo:
+    stage, folder = plan.stages.get(checkpoint.reference), checkpoint.folder
+    made = None if stage is None else merged_model(stage, folder, checkpoint.reference, warn)
+    return ModelInfo(checkpoint.reference, folder, checkpoint.config, made)
