@@ -140,8 +140,9 @@ class MadeReader:
     def release(self, name: str) -> None:
         """Let go of what was held to make a tensor, and to make what it is made of."""
         with self._turn:
-            self._held.pop(name, None)
-        release(self._jobs[name], self._checkpoints)
+            held = self._held.pop(name, None)
+        if held is not None:
+            release(self._jobs[name], self._checkpoints)
 
     def cost(self, name: str) -> Cost:
         """What it takes to read a whole tensor."""

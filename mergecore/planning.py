@@ -13,7 +13,7 @@ from mergecore.api import BLOCK, FLOATS, Job, Method, Tile
 from mergecore.api.files import TORCH_NAMES, common_dtype
 from mergecore.config import with_keys
 from mergecore.definitions import fit
-from mergecore.errors import InputError, MergecoreError, ModelError, nearest
+from mergecore.errors import InputError, MergecoreError, ModelError, RecipeError, nearest
 from mergecore.finishing import describe
 from mergecore.jobs import Jobs
 from mergecore.making import MadeReader
@@ -118,7 +118,12 @@ class _Models:
         return replace(self.stages[name], recipe=alone(recipe.others[name]))
 
     def _made(self, reference: str, recipe: Recipe) -> Checkpoint:
-        plan = self.stages[reference] = _plan_of(recipe, self._registry, self)
+        try:
+            plan = self.stages[reference] = _plan_of(recipe, self._registry, self)
+        except RecipeError:
+            raise
+        except InputError as error:
+            raise recipe.place.error(str(error)) from None
         if self.scratch is None:
             self.scratch = TemporaryDirectory(prefix="mergecore-")
         folder = Path(self.scratch.name) / reference.replace("/", "_")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -68,8 +68,7 @@ class Plan:
     @property
     def models(self) -> list[Checkpoint]:
         """Every model in files that the output and its stages are made of."""
-        plans = (self, *self.stages.values())
-        found = {item.folder: item for plan in plans for item in plan.checkpoints if item.reference not in self.stages}
+        found = {item.folder: item for item in _every(self) if item.reference not in self.stages}
         return list(found.values())
 
     @property
@@ -88,13 +87,28 @@ class Plan:
 
 def merged_model(plan: Plan, folder: Path, name: str, warn: Callable[[str], None]) -> MergedModel:
     """What post-processors are told of a plan's result."""
+    made: dict[str, MergedModel] = {}
+    for reference, stage in plan.stages.items():  # each after those that it is made of
+        place = next(item.folder for item in _every(plan) if item.reference == reference)
+        made[reference] = _merged(stage, place, reference, warn, made)
+    return _merged(plan, folder, name, warn, made)
+
+
+def _every(plan: Plan) -> Iterator[Checkpoint]:
+    for item in (plan, *plan.stages.values()):
+        yield from item.checkpoints
+
+
+def _merged(
+    plan: Plan, folder: Path, name: str, warn: Callable[[str], None], stages: Mapping[str, MergedModel]
+) -> MergedModel:
     return MergedModel(
         name=name,
         folder=folder,
         recipe=plan.recipe.text,
         method=plan.recipe.method,
         method_doc=plan.method.__doc__ or "",
-        models=tuple(_info(plan, item, warn) for item in plan.checkpoints),
+        models=tuple(ModelInfo(i.reference, i.folder, i.config, stages.get(i.reference)) for i in plan.checkpoints),
         donor=plan.donor,
         architecture=plan.architecture.name,
         config=plan.config,
@@ -103,9 +117,3 @@ def merged_model(plan: Plan, folder: Path, name: str, warn: Callable[[str], None
         tokenizer_files=plan.tokenizer_files,
         warn=warn,
     )
-
-
-def _info(plan: Plan, checkpoint: Checkpoint, warn: Callable[[str], None]) -> ModelInfo:
-    stage, folder = plan.stages.get(checkpoint.reference), checkpoint.folder
-    made = None if stage is None else merged_model(stage, folder, checkpoint.reference, warn)
-    return ModelInfo(checkpoint.reference, folder, checkpoint.config, made)

@@ -209,7 +209,7 @@ def _model(place: Place | None) -> str | None:
         return _label(value)
     for key in value:
         if key not in ("model", "path"):
-            raise place.child(key).error(f"{key!r} is not supported here; give the path of a model folder")
+            raise place.child(key).error(f"{key!r} is not supported here; give the path of a model folder, or a recipe")
     if len(value) != 1:
         raise place.error("must be text, {path: ...} or {model: ...}")
     return _model(place.child(next(iter(value))))

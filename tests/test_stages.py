@@ -133,7 +133,7 @@ def chains(base: str, code: str, prose: str) -> dict[str, list[Recipe]]:
             {"merge_method": "dare_linear", "base_model": base, "models": [{"model": "x"}, {"model": code}], "seed": 3},
         ],
         "called like methods": [{"name": "linear", **linear(code, prose)}, linear("linear", base)],
-        "later ones first": [{"name": "b", **linear("a", base)}, linear("b", "a"), {"name": "a", **mix, "name": "a"}],
+        "later ones first": [{"name": "b", **linear("a", base)}, linear("b", "a"), {**mix, "name": "a"}],
         "all with names": [mix, {"name": "result", **linear("mix", base)}],
         "rows": [
             {"name": "stock", "merge_method": "model_stock", "base_model": base, "parameters": {"filter_wise": True},
