@@ -68,7 +68,7 @@ class Plan:
     @property
     def models(self) -> list[Checkpoint]:
         """Every model in files that the output and its stages are made of."""
-        found = {item.folder: item for item in _every(self) if item.reference not in self.stages}
+        found = {item.reference: item for item in _every(self) if item.reference not in self.stages}
         return list(found.values())
 
     @property

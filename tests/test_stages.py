@@ -10,6 +10,7 @@ import pytest
 from llamas import write_model
 from merges import CASES, RECIPES
 from more_merges import MORE, MORE_CASES
+from test_architectures import MIXTURE, define, mixture, write
 
 import mergecore
 from mergecore.api import Method
@@ -151,3 +152,15 @@ def test_chains_of_stages(models: list[Path], tmp_path: Path, label: str) -> Non
         assert content(fused) == content(apart([recipes[2], recipes[0], recipes[1]], tmp_path))
     else:
         check_same(recipes, tmp_path)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("method", ["linear", "della_linear"])
+def test_layouts_go_over_stages_as_over_files(tmp_path: Path, fused: bool, method: str) -> None:
+    """Fused experts are joined from, or cut into, what a stage makes; DELLA makes whole rows."""
+    own = {"architectures": [define(tmp_path, **MIXTURE)]}
+    like, *others = (str(write(tmp_path / f"{n}", mixture(n, fused is (n == 0)))) for n in range(3))
+    stage = {"merge_method": method, "models": [{"model": m, "parameters": {"weight": 0.3}} for m in others], **own}
+    if method != "linear":
+        stage |= {"base_model": others[0], "parameters": {"density": 0.5, "epsilon": 0.1}}
+    check_same([{"name": "stage", **stage}, {**ties(like, "stage"), **own}], tmp_path)

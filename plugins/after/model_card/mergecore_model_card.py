@@ -80,7 +80,7 @@ def stages(model: MergedModel) -> dict[str, MergedModel]:
 def files(model: MergedModel) -> list[ModelInfo]:
     """The models in files that the result and its stages are made of."""
     found = (info for item in (model, *stages(model).values()) for info in item.models if not info.stage)
-    return list({info.folder: info for info in found}.values())
+    return list({info.reference: info for info in found}.values())
 
 
 def hub_id(info: ModelInfo) -> str | None:
