@@ -90,19 +90,19 @@ def _code(method: type) -> str:
 
 def _recipe(plan: Plan) -> str:
     """A digest of all jobs; a stage among the models goes by its reference, and has a digest of its own."""
-    origins = [
-        ("stage", item.reference) if item.reference in plan.stages else str(item.folder.resolve())
+    models = [
+        ["stage", item.reference] if item.reference in plan.stages else [str(item.folder.resolve()), item.made_of]
         for item in plan.checkpoints
     ]
-    return _digest([repr(plan.architecture), *(_job(job, origins) for job in plan.jobs)])
+    return _digest([repr(plan.architecture), *(_job(job, models) for job in plan.jobs)])
 
 
-def _job(job: Job, origins: Sequence[Any]) -> list[Any]:
+def _job(job: Job, models: Sequence[list[str]]) -> list[Any]:
     parameters = job.method and {
         field.name: getattr(job.method, field.name)
         for field in dataclasses.fields(job.method)  # type: ignore[arg-type]
     }
-    inputs = [[origins[item.model], item.tensor, item.info.dtype, item.info.shape] for item in job.inputs]
+    inputs = [[models[item.model], item.tensor, item.info.dtype, item.info.shape] for item in job.inputs]
     return [job.name, job.info.dtype, job.info.shape, inputs, parameters, job.has_base, job.seed]
 
 
