@@ -45,6 +45,11 @@ def cost(reader: Reader, name: str, elements: int | None = None) -> Cost:
     return Cost(whole.once, whole.each * elements // info.elements, whole.memory)
 
 
+def inputs_of(job: Job, checkpoints: Sequence[Checkpoint]) -> list[tuple[Reader, str, int]]:
+    """What a job reads: readers, tensors, and how many elements of each."""
+    return [(checkpoints[i.model].readers[i.tensor], i.tensor, i.info.elements) for i in job.inputs]
+
+
 def made_of(reader: Reader, name: str) -> Iterator[tuple[MadeReader, str]]:
     """The stages' tensors that a tensor is read from, however it is shown."""
     if isinstance(reader, MadeReader):
@@ -56,10 +61,9 @@ def made_of(reader: Reader, name: str) -> Iterator[tuple[MadeReader, str]]:
 
 def release(job: Job, checkpoints: Sequence[Checkpoint]) -> None:
     """Let go of all that was held to make a job's inputs; it is made again if another job wants it."""
-    for item in job.inputs:
-        if item.making:
-            for maker, name in made_of(checkpoints[item.model].readers[item.tensor], item.tensor):
-                maker.release(name)
+    for reader, name, _ in inputs_of(job, checkpoints):
+        for maker, label in made_of(reader, name):
+            maker.release(label)
 
 
 @dataclass
@@ -154,6 +158,10 @@ class MadeReader:
             self._costs[name] = Cost(once + each, 0, memory + job.info.nbytes) if whole else Cost(once, each, memory)
         return self._costs[name]
 
+    def parts(self, name: str) -> list[tuple[Reader, str, int]]:
+        """What a tensor is made of: readers, tensors, and how many elements of each."""
+        return inputs_of(self._jobs[name], self._checkpoints)
+
     def job(self, name: str) -> tuple[Job, Sequence[Checkpoint]]:
         """What makes a tensor."""
         return self._jobs[name], self._checkpoints
@@ -164,7 +172,7 @@ class MadeReader:
 
 def job_cost(job: Job, checkpoints: Sequence[Checkpoint]) -> tuple[int, int]:
     """Bytes of files that a job reads before its method merges, and while it does."""
-    found = [cost(checkpoints[item.model].readers[item.tensor], item.tensor) for item in job.inputs]
+    found = [cost(*item) for item in inputs_of(job, checkpoints)]
     each = sum(item.each for item in found)
     return sum(item.once for item in found) + (each if job.measures else 0), each
 

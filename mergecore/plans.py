@@ -10,7 +10,7 @@ from typing import Any
 
 from mergecore.api import Job, MergedModel, Method, ModelInfo, TensorInfo, Vocabulary
 from mergecore.architecture import Architecture
-from mergecore.making import cost
+from mergecore.making import cost, inputs_of
 from mergecore.recipe import Recipe
 from mergecore.sources import Checkpoint
 from mergecore.stamps import Stamp
@@ -58,7 +58,7 @@ class Plan:
     @property
     def bytes_in(self) -> int:
         """Bytes of the models' files that the output is made of, with all that its stages read to make theirs once."""
-        found = (cost(self.checkpoints[i.model].readers[i.tensor], i.tensor) for job in self.jobs for i in job.inputs)
+        found = (cost(*item) for job in self.jobs for item in inputs_of(job, self.checkpoints))
         return sum(item.once + item.each for item in found)
 
     @property

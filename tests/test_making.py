@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pickle
 import threading
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,9 +45,11 @@ class Rows(WeightMethod):
 
 @dataclass(frozen=True)
 class Whole(WeightMethod):
+    pause: float = 0.0
     calls: list[int] = field(default_factory=list)
 
     def merge(self, weights, ctx):
+        time.sleep(self.pause)
         self.calls.append(1)
         return weights[0] * weights[1].norm()
 
@@ -113,7 +116,7 @@ def test_any_run_of_elements_is_that_of_the_written_tensor(method, shape, data) 
 
 
 def test_a_whole_tensor_is_made_once_for_all_threads_until_it_is_released() -> None:
-    method = Whole()
+    method = Whole(0.05)
     reader = stage(method, models((40, 1000)))
     outs = [torch.empty(10_000, dtype=torch.bfloat16) for _ in range(4)]
     threads = [threading.Thread(target=reader.read, args=(NAME, 10_000 * n, out)) for n, out in enumerate(outs)]
