@@ -89,7 +89,15 @@ def load_yaml(text: str, file: str | None = None) -> list[Place]:
     return found
 
 
-def load_file(path: Path) -> tuple[list[Place], str]:
+def load_file(path: Path) -> tuple[Place, str]:
+    """The one YAML document in a file, and the text."""
+    places, text = load_documents(path)
+    if len(places) > 1:
+        raise places[1].error("is a second document; this file holds one")
+    return places[0], text
+
+
+def load_documents(path: Path) -> tuple[list[Place], str]:
     """The YAML documents in a file, and its text."""
     try:
         with open(path, "rb", opener=_open_at_once) as file:

@@ -9,16 +9,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from mergecore.api import BLOCK, FLOATS, Job, Method, Tile
+from mergecore.api import BLOCK, FLOATS, Evaluation, Job, Method, Tile
 from mergecore.api.files import TORCH_NAMES, common_dtype
 from mergecore.config import with_keys
 from mergecore.definitions import fit
-from mergecore.errors import InputError, MergecoreError, ModelError, RecipeError, nearest
+from mergecore.errors import InputError, MergecoreError, ModelError, PluginError, RecipeError, nearest
+from mergecore.evaluations import parse_evaluations
 from mergecore.finishing import describe
 from mergecore.jobs import Jobs
 from mergecore.making import MadeReader
 from mergecore.matching import Matcher
 from mergecore.plans import Plan, merged_model
+from mergecore.plugins import find
 from mergecore.recipe import Recipe
 from mergecore.registry import Registry
 from mergecore.slicing import layer_config, tie_config
@@ -206,7 +208,18 @@ def _plan(
         ),
         rows=aligned.rows,
         tokenizer_files=aligned.files,
+        evaluations=_evaluations(recipe, registry),
     )
+
+
+def _evaluations(recipe: Recipe, registry: Registry) -> tuple[Evaluation, ...]:
+    if recipe.evaluate is None:
+        return ()
+    try:
+        find("postprocessors", "evaluate")
+    except PluginError as error:
+        raise recipe.evaluate.error(str(error)) from None
+    return parse_evaluations(recipe.evaluate, registry)
 
 
 def _dtype_config(jobs: Sequence[Job], config: Mapping[str, Any]) -> dict[str, Any]:

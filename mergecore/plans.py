@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from mergecore.api import Job, MergedModel, Method, ModelInfo, TensorInfo, Vocabulary
+from mergecore.api import Evaluation, Job, MergedModel, Method, ModelInfo, TensorInfo, Vocabulary
 from mergecore.architecture import Architecture
 from mergecore.making import cost, inputs_of
 from mergecore.recipe import Recipe
@@ -30,6 +30,7 @@ class Plan:
         notes: what the author of the recipe should know.
         rows: where the rows of embeddings and heads come from; None: they are the models' own.
         tokenizer_files: every tokenizer file of the output, by name; None: the donor's, as they are.
+        evaluations: what is measured of the result.
         stages: by reference, the plan of each recipe that stands where a model does, here or in another stage.
         kept: the plans of the stages that are written too, by name.
         scratch: holds a folder for each stage with all but its weights.
@@ -46,6 +47,7 @@ class Plan:
     notes: tuple[str, ...]
     rows: Vocabulary | None = None
     tokenizer_files: Mapping[str, bytes] | None = None
+    evaluations: tuple[Evaluation, ...] = ()
     stages: Mapping[str, Plan] = field(default_factory=dict)
     kept: Mapping[str, Plan] = field(default_factory=dict)
     scratch: TemporaryDirectory[str] | None = None
@@ -115,5 +117,6 @@ def _merged(
         tensors=plan.tensors,
         base=plan.donor if plan.recipe.base_model else None,
         tokenizer_files=plan.tokenizer_files,
+        evaluations=plan.evaluations,
         warn=warn,
     )

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mergecore.documents import MAX_DEPTH, Place, load_file
+from mergecore.documents import MAX_DEPTH, Place, load_documents
 from mergecore.recipe import Recipe, is_recipe, parse_recipe
 
 NAME = re.compile(r"\w[\w.-]*( [\w.-]+)*")
@@ -23,7 +23,7 @@ def load_recipe(source: Path | str | Mapping[str, Any] | Sequence[Mapping[str, A
         RecipeError: it cannot be read, or its structure is wrong.
     """
     if isinstance(source, (str, Path)):
-        return output_of(*load_file(Path(source)))
+        return output_of(*load_documents(Path(source)))
     places = [Place(source)] if isinstance(source, Mapping) else Place(list(source)).elements()
     return output_of(places, _dump(place.value for place in places))
 
