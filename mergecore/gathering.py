@@ -61,6 +61,15 @@ class Gathered:
             self._fill(first, position - first * width, out[position - start : until - start])
             position = until
 
+    def counts(self) -> list[tuple[Reader, str, int]]:
+        """The parts that rows are taken from, by their readers, and how many elements of each."""
+        width = math.prod(self.info.shape[1:])
+        rows = [
+            int((self.origin == part).sum() + (self.means[part, self.origin == MEAN] >= 0).sum())
+            for part in range(len(self.parts))
+        ]
+        return [(item.readers[name], name, count * width) for (item, name), count in zip(self.parts, rows) if count]
+
     def _runs(self, first: int, last: int) -> Iterator[tuple[int, int]]:
         """The rows from first to last, cut where the next row is not the source's next."""
         import numpy as np
@@ -114,11 +123,11 @@ class GatheredReader:
         else:
             self._checkpoint.read(name, start, out)
 
-    def parts(self, name: str) -> list[tuple[Reader, str]]:
-        """What a tensor is read from; see `mergecore.shards.shards_of`."""
-        own = [(self._checkpoint, name)]
-        parts = self._gathered[name].parts if name in self._gathered else own
-        return [(checkpoint.readers[tensor], tensor) for checkpoint, tensor in parts]
+    def parts(self, name: str) -> list[tuple[Reader, str, int]]:
+        """What a tensor is read from: readers, tensors, how many elements of each; see `shards.shards_of`."""
+        if name in self._gathered:
+            return self._gathered[name].counts()
+        return [(self._checkpoint.readers[name], name, self.tensors[name].elements)]
 
     def close(self) -> None:
         """Let go of the checkpoint's own files."""

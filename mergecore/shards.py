@@ -145,7 +145,7 @@ def shards_of(reader: Reader, name: str) -> Iterator[Shard]:
     if isinstance(reader, Shard):
         yield reader
     parts = getattr(reader, "parts", None)
-    for inner, tensor in parts(name) if parts else ():
+    for inner, tensor, _ in parts(name) if parts else ():
         yield from shards_of(inner, tensor)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mergecore import hub, quantised
 from mergecore.api import Reader, TensorInfo, lies_within, read_text
-from mergecore.errors import ModelError
+from mergecore.errors import ModelError, RunError
 from mergecore.hub_errors import endpoint
 from mergecore.places import listed_names, locate
 from mergecore.plugins import listed
@@ -77,7 +77,10 @@ class Checkpoint:
 
     def read(self, name: str, start: int, out: Tensor) -> None:
         """Fill `out` with a tensor's elements from `start` on; see `mergecore.api.Reader.read`."""
-        self.readers[name].read(name, start, out)
+        try:
+            self.readers[name].read(name, start, out)
+        except OSError as error:
+            raise RunError(f"{self.folder}: {name}: cannot be read: {error.strerror or error}") from error
 
     def close(self) -> None:
         """Let go of the files."""

@@ -63,7 +63,6 @@ DOCUMENTS: dict[str, Wrong] = {
     "a tab that indents": Wrong("merge_method: ties\nmodels:\n\t- model: code\n", 3, None, "not valid YAML"),
     "two colons": Wrong("merge_method: ties: x\n", 1, None, "not valid YAML"),
     "an alias of nothing": Wrong("merge_method: *nowhere\n", 1, None, "undefined alias 'nowhere'"),
-    "two documents": Wrong(GOOD + "---\n" + GOOD, 7, None, "not valid YAML"),
     "an unprintable character": Wrong(GOOD + "\0", None, None, "not valid YAML"),
     "nested beyond all measure": Wrong("a: " + "[" * 700, None, None, "nested too deeply"),
     "empty": Wrong("", None, None, "is empty; a recipe has at least 'merge_method' and 'models'"),

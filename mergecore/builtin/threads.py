@@ -91,28 +91,23 @@ class TileMerger:
     def make(self, job: Job) -> None:
         """Read, merge and write every tile of a job."""
         pieces = job.pieces(self.tile)
-        if job.method is None:
-            self._copy(job, pieces)
-            return
-        ctx = self.context(job) if pieces else None
-        for piece in pieces:
-            assert ctx is not None
-            self._write(job, piece, merge_piece(job, piece, self._read(job, piece), ctx))
+        if pieces:
+            ctx = self.context(job)
+            for piece in pieces:
+                self._write(job, piece, self.made(job, piece, ctx))
 
     def context(self, job: Job) -> Context:
         """The context of a job's tiles, measured where its method asks for it."""
         return job.context(Tiles(job, job.pieces(self.tile), self._read))
 
-    def _copy(self, job: Job, pieces: Sequence[Piece]) -> None:
-        import torch
-
-        for piece in pieces:
-            first, *others = [self._stored(job, slot, piece) for slot in range(len(job.inputs))]
-            if not all(torch.equal(first, other) for other in others):
-                raise RunError(
-                    f"{job.name}: holds {job.info.dtype} values, which are copied, but the models differ in it"
-                )
-            self._write(job, piece, first)
+    def made(self, job: Job, piece: Piece, ctx: Context) -> Tensor:
+        """A piece of a job's tensor, not yet rounded to the output's dtype; it may lie in a buffer of this merger."""
+        if job.method is not None:
+            return merge_piece(job, piece, self._read(job, piece), ctx)
+        first, *others = [self._stored(job, slot, piece) for slot in range(len(job.inputs))]
+        if not all(first.equal(other) for other in others):
+            raise RunError(f"{job.name}: holds {job.info.dtype} values, which are copied, but the models differ in it")
+        return first
 
     def _read(self, job: Job, piece: Piece) -> Sequence[Tensor]:
         dtype = torch_dtype(job.compute_dtype)
