@@ -90,6 +90,10 @@ def make_plan(recipe: Recipe, registry: Registry, memory: int) -> Plan:
     """
     registry.before_plan(recipe.place.value)
     try:
+        registry.prefer(recipe.prefer)
+    except MergecoreError as error:
+        raise recipe.place.child("prefer").error(str(error)) from None
+    try:
         method: type[Method] = registry.provide("methods", recipe.method)
     except MergecoreError as error:
         raise recipe.place.child("merge_method").error(str(error)) from None

@@ -19,7 +19,7 @@ from mergecore.identity import difference, identity
 from mergecore.journal import Journal, read_journal
 from mergecore.locks import locked
 from mergecore.planning import Plan
-from mergecore.plugins import listed
+from mergecore.plugins import cure
 from mergecore.registry import Registry
 from mergecore.stamps import check_unchanged
 from mergecore.target import Target
@@ -97,7 +97,7 @@ def run_plan(plan: Plan, out: Path, registry: Registry, options: Options, listen
             _merge(plan, target, registry, executor, options, listener)
             model = merged_model(plan, target.result, target.folder.name, listener.warn)
             for name, postprocessor in postprocessors.items():
-                _finish(name, postprocessor, model)
+                _finish(name, postprocessor, model, registry)
             check_unchanged(plan.stamps)
             target.publish(options.force)
     except BaseException as error:
@@ -206,13 +206,13 @@ def _work(
 
 
 def load_postprocessors(registry: Registry, warn: Callable[[str], None]) -> dict[str, PostProcessor]:
-    """Every installed post-processor, each after those that it names; a broken one is left out with a warning."""
+    """Every post-processor there is, each after those that it names; a broken one is left out with a warning."""
     found: dict[str, PostProcessor] = {}
-    for name in dict.fromkeys(plugin.name for plugin in listed("postprocessors")):
+    for name in registry.names("postprocessors"):
         try:
             found[name] = registry.provide("postprocessors", name)()
         except Exception as error:
-            warn(f"post-processor {name!r} is left out of this run: {error}")
+            registry.leave_out(f"post-processor {name!r} is left out of this run: {error}")
     if "config" not in found:
         warn("no config.json will be written: pip install mergecore-config")
     order = graphlib.TopologicalSorter({name: set(item.after) & set(found) for name, item in found.items()})
@@ -223,16 +223,14 @@ def load_postprocessors(registry: Registry, warn: Callable[[str], None]) -> dict
         raise PluginError(f"the post-processors {circle} each want to run after the other: uninstall one") from None
 
 
-def _finish(name: str, postprocessor: PostProcessor, model: MergedModel) -> None:
+def _finish(name: str, postprocessor: PostProcessor, model: MergedModel, registry: Registry) -> None:
     try:
         postprocessor.run(model)
     except (OSError, MergecoreError):
         raise
     except Exception as error:
-        owner = next(plugin for plugin in listed("postprocessors") if plugin.name == name)
-        raise RunError(
-            f"{owner} failed ({type(error).__name__}: {error}): pip uninstall {owner.distribution}"
-        ) from error
+        owner = registry.owner("postprocessors", name)
+        raise RunError(f"{owner} failed ({type(error).__name__}: {error}): {cure(owner, error)}") from error
 
 
 def merged_model(plan: Plan, folder: Path, name: str, warn: Callable[[str], None]) -> MergedModel:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from inside import inside as inside
 from llamas import write_model
 
 
