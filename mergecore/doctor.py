@@ -68,7 +68,7 @@ def _duplicates(findings: list[Finding]) -> list[Finding]:
         if counts[plugin.kind, plugin.name] == 1:
             return finding
         others = [o.plugin.distribution for o in findings if o.plugin.name == plugin.name and o.plugin != plugin]
-        cause = f"{plugin.name!r} comes from {' and '.join(others)} too; a recipe that names it is refused unless it prefers one"
+        cause = f"{plugin.name!r} comes from {' and '.join(others)} too; a recipe must prefer one to name it"
         return Finding(plugin, "FAIL", cause, f"pip uninstall {plugin.distribution}")
 
     return [judged(finding) for finding in findings]

@@ -81,9 +81,7 @@ def _align(
     request = TokenizerRequest(recipe.tokenizer, recipe.chat_template, recipe.place.folder, models, rows, donor)
     answer = registry.tokenizer(request)
     if answer is None:
-        raise PluginError(
-            "no loaded plugin makes tokenizers: pip install mergecore-tokenizer (--no-hooks keeps it out)"
-        )
+        raise PluginError("no loaded plugin makes tokenizers: pip install mergecore-tokenizer (not --no-hooks)")
     if answer.vocabulary is None:
         return Aligned(checkpoints, {}, answer.config, answer.files, answer.notes)
     _check_answer(answer.vocabulary, rows)

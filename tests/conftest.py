@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from inside import inside as inside
+from inside import inside  # noqa: F401
 from llamas import write_model
 
 

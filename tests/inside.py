@@ -1,4 +1,4 @@
-"""The command line run inside this process, with plugins faked for one test: seconds less than an interpreter of its own."""
+"""The command line run inside this process, with plugins faked for one test: seconds less than another interpreter."""
 
 from __future__ import annotations
 

@@ -159,7 +159,7 @@ BROKEN = {
     "hook": ({"hooks": {"bad": "mod_bad"}}, "raise ValueError('boom')"),
     "observer": (
         {"hooks": {"bad": "mod_bad"}},
-        "from mergecore.api import hookimpl\n@hookimpl\ndef mergecore_after_tensor(name):\n    raise ValueError('boom')",
+        "from mergecore.api import hookimpl\n@hookimpl\ndef mergecore_after_tensor():\n    raise ValueError('boom')",
     ),
     "postprocessor": ({"postprocessors": {"bad": "mod_bad:P"}}, "raise ValueError('boom')"),
 }
@@ -183,4 +183,4 @@ def test_a_plugin_that_is_listed_twice_is_told_by_the_doctor(inside):
     install(inside, "house-two", 7.0)
     found = json.loads(inside.mergecore("plugins", "doctor", "--json").stdout)
     causes = [finding["cause"] for finding in found if finding["plugin"]["name"] == "scaled"]
-    assert len(causes) == 2 and all("unless it prefers one" in cause for cause in causes)
+    assert len(causes) == 2 and all("must prefer one" in cause for cause in causes)
