@@ -1,4 +1,4 @@
-"""What the command line says of plugins: the lists, the doctor, the scaffold, and the options that choose them."""
+"""What the command line says of plugins: the lists, the doctor, the scaffold."""
 
 from __future__ import annotations
 
@@ -11,17 +11,9 @@ import typer
 from mergecore import arch_commands, plugins
 from mergecore.console import say
 from mergecore.errors import InputError
+from mergecore.options import AsJson
 
 app = typer.Typer(help="Installed plugins and their health.", no_args_is_help=True)
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
-PluginFiles = Annotated[
-    list[Path], typer.Option("--plugin", help="A Python file with a method or hooks, used before what is installed.")
-]
-NoHooks = Annotated[bool, typer.Option("--no-hooks", help="Load no installed hook plugin.")]
-StrictPlugins = Annotated[
-    bool, typer.Option("--strict-plugins", help="Stop where a broken plugin would be left out with a warning.")
-]
 
 
 @app.command("list")

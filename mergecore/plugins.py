@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.metadata import EntryPoint, distributions
+from importlib.metadata import EntryPoint, distributions, metadata
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -86,6 +86,11 @@ def _scanned(stamps: tuple[tuple[str, int], ...]) -> Mapping[str, tuple[Plugin, 
     return {kind: tuple(sorted(items, key=lambda item: (item.name, item.value))) for kind, items in found.items()}
 
 
+def summary(plugin: Plugin) -> str:
+    """What a plugin's distribution says of itself in one line."""
+    return metadata(plugin.distribution)["Summary"] or str(plugin)
+
+
 def find(kind: str, name: str, prefer: Sequence[str] = ()) -> Plugin:
     """The one installed plugin of this kind and name; where several have the name, that of the first of `prefer`.
 
@@ -100,9 +105,10 @@ def find(kind: str, name: str, prefer: Sequence[str] = ()) -> Plugin:
         if chosen is not None:
             return found[chosen]
         both = " and ".join(f"{plugin.distribution} {plugin.version}" for plugin in found)
+        choice = f", or choose one in the recipe with prefer: [{found[0].distribution}]"
         raise PluginError(
-            f"{kind.removesuffix('s')} {name!r} comes from {both}: pip uninstall {found[-1].distribution},"
-            f" or choose one in the recipe with prefer: [{found[0].distribution}]"
+            f"{kind.removesuffix('s')} {name!r} comes from {both}: pip uninstall {found[-1].distribution}"
+            f"{choice if kind not in ('commands', 'hooks') else ''}"
         )
     if not found:
         if any(plugin.name == name for plugin in installed(kind)):

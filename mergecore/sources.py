@@ -48,6 +48,7 @@ class Checkpoint:
         readers: what reads each tensor.
         files: the readers of its files.
         stamps: its weight files, as they were before they were opened.
+        made_of: a digest of what decides the tensors that readers compute and no file holds.
     """
 
     reference: str
@@ -57,6 +58,7 @@ class Checkpoint:
     readers: Mapping[str, Reader]
     files: Sequence[Reader]
     stamps: Mapping[Path, Stamp]
+    made_of: str = ""
 
     def read(self, name: str, start: int, out: Tensor) -> None:
         """Fill `out` with a tensor's elements from `start` on; see `mergecore.api.Reader.read`."""
