@@ -95,9 +95,8 @@ class Registry:
             self._register(plugin)
         self._files = [PluginFile(path) for path in files]
         for file in reversed(self._files):  # pluggy asks first who came last
-            for key, holder in ((f"{file.plugin.value}:hooks", file.module), (file.plugin.value, file)):
-                self._manager.register(holder, key)
-                self._owners[key] = file.plugin
+            for holder in (file.module, file):
+                self.add_hooks(file.plugin, holder)
 
     def _check_disabled(self) -> None:
         known = {label for kind in KINDS for plugin in installed(kind) for label in plugin.labels} if disabled() else ()
@@ -105,16 +104,26 @@ class Registry:
             self.leave_out(f"{DISABLE} names {name!r}, which is no installed plugin or distribution")
 
     def _register(self, plugin: Plugin) -> None:
-        key = f"{plugin.distribution}:{plugin.name}"
         try:
             find("hooks", plugin.name)
-            self._manager.register(load(plugin), key)
-            self._manager.check_pending()
+            self.add_hooks(plugin, load(plugin))
         except (PluginError, pluggy.PluginValidationError) as error:
-            self._manager.unregister(name=key) if self._manager.has_plugin(key) else None
             self.leave_out(f"{plugin} is left out of this run: {error}")
-        else:
-            self._owners[key] = plugin
+
+    def add_hooks(self, plugin: Plugin, holder: Any) -> None:
+        """Let the hook implementations of a module or object take part, before those that are there already.
+
+        Raises:
+            pluggy.PluginValidationError: one of them is no hook, or asks for what its hook does not give.
+        """
+        key = f"{plugin.distribution}:{plugin.name}:{len(self._owners)}"
+        self._manager.register(holder, key)
+        try:
+            self._manager.check_pending()
+        except pluggy.PluginValidationError:
+            self._manager.unregister(name=key)
+            raise
+        self._owners[key] = plugin
 
     def leave_out(self, sentence: str) -> None:
         """Say that the run goes on without something that is installed; a strict one stops."""
