@@ -18,13 +18,13 @@ Failures = Mapping[tuple[str, str], Mapping[str, str]]
 """(kind, plugin) → check → reason."""
 
 
-def items(session: pytest.Session, distributions: Iterable[str]) -> Iterator[pytest.Item]:
-    """The tests of some distributions.
+def items(session: pytest.Session, distributions: Iterable[str], failures: Iterable[str]) -> Iterator[pytest.Item]:
+    """The tests of some distributions, whose expected `failures` are the lines of the ini option.
 
     Raises:
         pytest.UsageError: one registers nothing, or an expected failure is of no check.
     """
-    expected = expected_failures(session.config.getini(INI))
+    expected = expected_failures(failures)
     for distribution in distributions:
         found = registered(distribution)
         if not found:

@@ -32,7 +32,7 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
     if config.getoption("--mergecore"):
         from mergecore_testing import collecting
 
-        items += collecting.items(session, config.getoption("--mergecore"))
+        items += collecting.items(session, config.getoption("--mergecore"), config.getini(collecting.INI))
 
 
 @pytest.fixture

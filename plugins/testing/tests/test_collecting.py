@@ -68,11 +68,10 @@ def test_each_check_of_each_plugin_is_a_test_and_expected_failures_are_strict(ho
     ],
 )
 def test_what_cannot_be_meant_is_refused(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, distribution: str, lines: list[str], words: str
+    request: pytest.FixtureRequest, distribution: str, lines: list[str], words: str
 ) -> None:
-    monkeypatch.setattr(request.config, "getini", lambda name: lines)
     with pytest.raises(pytest.UsageError, match=re.escape(words)):
-        list(collecting.items(request.session, [distribution]))
+        list(collecting.items(request.session, [distribution], lines))
 
 
 def test_fixtures_make_models_and_run_recipes(tiny_model: Made, run_recipe: Made) -> None:
