@@ -134,6 +134,16 @@ def plan_command(
         plan.close()
 
 
+@app.command()
+def schema(plugin: PluginFiles = []) -> None:  # noqa: B006
+    """Print the JSON Schema of recipes, with the parameters of every method, for editors that check while you type."""
+    from mergecore.recipe_schema import as_text, recipe_schema
+    from mergecore.registry import Registry
+
+    registry = Registry(warn, files=plugin)
+    print(as_text(recipe_schema(registry.all_methods())), end="")
+
+
 @methods_app.command("list")
 def methods_list(as_json: AsJson = False) -> None:
     """The merge methods that a recipe can name."""

@@ -9,7 +9,7 @@ from typing import Any
 import pluggy
 
 from mergecore import hookspecs
-from mergecore.api import OutputTokenizer, TokenizerRequest, hookimpl
+from mergecore.api import Method, OutputTokenizer, TokenizerRequest, hookimpl
 from mergecore.errors import MergecoreError, PluginError
 from mergecore.plugin_files import PluginFile
 from mergecore.plugins import (
@@ -142,6 +142,16 @@ class Registry:
             if normal(name) not in known:
                 raise PluginError(f"no plugin of a distribution {name!r} is installed: pip install {name}")
         self._installed.prefer = distributions
+
+    def all_methods(self) -> dict[str, type[Method]]:
+        """Every method by name; one that cannot be loaded is left out."""
+        found = {}
+        for name in self.names("methods"):
+            try:
+                found[name] = self.provide("methods", name)
+            except PluginError as error:
+                self.leave_out(f"method {name!r} is left out: {error}")
+        return found
 
     def names(self, kind: str) -> list[str]:
         """The names of all plugins of a kind that can be provided by name, those of plugin files first."""
