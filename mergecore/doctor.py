@@ -46,7 +46,8 @@ def _examine(plugin: Plugin) -> Finding:
             load(plugin)
     except MergecoreError as error:
         cause, _, cure = str(error).rpartition(": ")
-        return Finding(plugin, "FAIL", cause, cure if cure.startswith("pip ") else _replace(plugin))
+        mends = cure.startswith("pip ")
+        return Finding(plugin, "FAIL", cause if mends else str(error), cure if mends else _replace(plugin))
     except Exception as error:
         return Finding(plugin, "FAIL", f"{type(error).__name__}: {error}", _replace(plugin))
     seconds = time.perf_counter() - started

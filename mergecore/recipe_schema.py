@@ -97,16 +97,16 @@ def _parameter(item: Parameter, definitions: dict[str, Any]) -> dict[str, Any]:
 
 def _setting(value: Mapping[str, Any]) -> dict[str, Any]:
     """A value, a list of values (a gradient), or ``{filter, value}`` mappings; as `mergecore.params` reads them."""
-    conditional = {
+    filtered = {
         "type": "object",
         "properties": {
             "filter": {"type": ["string", "null"], "description": "Part of the weight's name."},
-            "value": {"anyOf": [value, {"type": "array", "items": value}]},
+            "value": {"anyOf": [value, {"type": "array", "items": value, "minItems": 1}]},
         },
         "required": ["value"],
         "additionalProperties": False,
     }
-    return {"anyOf": [value, {"type": "array", "items": {"anyOf": [value, conditional]}}, conditional]}
+    return {"anyOf": [value, {"type": "array", "items": value}, filtered, {"type": "array", "items": filtered}]}
 
 
 def _value(item: Parameter) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import yaml
 from jsonschema import Draft202012Validator
 from merges import RECIPES
 from more_merges import MORE
+from wrong_parameters import NAMES, VALUES
 
 from mergecore.recipe_schema import as_text, recipe_schema
 from mergecore.registry import Registry
@@ -53,3 +54,10 @@ def test_numbers_that_yaml_takes_for_text_are_numbers():
     recipe = {"merge_method": "ram", "models": [{"model": "a"}, {"model": "b"}], "base_model": "base"}
     assert wrong({**recipe, "parameters": {"epsilon": "1e-5"}}) == []
     assert wrong({**recipe, "parameters": {"epsilon": "small"}})
+
+
+@pytest.mark.parametrize("label", [*NAMES, *VALUES])
+def test_names_and_values_that_core_refuses_are_wrong(label):
+    case = {**NAMES, **VALUES}[label]
+    beyond = ("finite", "'-1e-5'", "cannot be read as")  # what JSON Schema has no words for
+    assert wrong(yaml.safe_load(case.recipe)) or any(words in case.words for words in beyond)
