@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from mergecore.api import Method, PostProcessor, hookimpl
+from mergecore.api import Evaluator, Method, PostProcessor, hookimpl
 from mergecore.contracts import check
 from mergecore.errors import PluginError
 from mergecore.plugins import Plugin
@@ -20,8 +20,8 @@ from mergecore.plugins import Plugin
 class PluginFile:
     """The plugins of one file, which answer before the installed ones.
 
-    Methods and post-processors are the classes defined there, each called as its class in small letters: `MyMean` is
-    ``my_mean``. Everything else is provided by hooks in the same file.
+    Methods, post-processors and evaluators are the classes defined there, each called as its class in small letters:
+    `MyMean` is ``my_mean``. Everything else is provided by hooks in the same file.
 
     Args:
         path: the file.
@@ -38,11 +38,11 @@ class PluginFile:
         own = [item for item in own if item.__module__ == self.module.__name__ and not item.__name__.startswith("_")]
         self.classes = {
             kind: {spelt(item.__name__): item for item in own if issubclass(item, frame)}
-            for kind, frame in (("methods", Method), ("postprocessors", PostProcessor))
+            for kind, frame in (("methods", Method), ("postprocessors", PostProcessor), ("evaluators", Evaluator))
         }
         has_hooks = any(hasattr(item, "mergecore_impl") for item in vars(self.module).values() if callable(item))
         if not (has_hooks or any(self.classes.values())):
-            raise PluginError(f"{path}: holds no method, no post-processor and no function marked @hookimpl")
+            raise PluginError(f"{path}: holds no method, post-processor or evaluator, and no function marked @hookimpl")
         try:
             for kind, classes in self.classes.items():
                 for item in classes.values():
@@ -58,6 +58,10 @@ class PluginFile:
     @hookimpl
     def mergecore_provide_postprocessor(self, name: str) -> Any:
         return self.classes["postprocessors"].get(name)
+
+    @hookimpl
+    def mergecore_provide_evaluator(self, name: str) -> Any:
+        return self.classes["evaluators"].get(name)
 
 
 def spelt(name: str) -> str:

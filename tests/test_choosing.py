@@ -87,7 +87,7 @@ def test_a_run_with_a_changed_file_begins_anew(inside, recipe, tmp_path):
     ("text", "words"),
     [
         (None, "No such file"),
-        ("x = 1\n", "holds no method, no post-processor and no function marked @hookimpl"),
+        ("x = 1\n", "holds no method, post-processor or evaluator, and no function marked @hookimpl"),
         ("import os\n\nos.nothing()\n", "house.py:3: cannot be used (AttributeError"),
         ("def broken(:\n", "house.py:1: cannot be used (SyntaxError"),
         ("import sys\nsys.exit(3)\n", "house.py:2: cannot be used (SystemExit"),

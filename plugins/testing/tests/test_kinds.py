@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,7 +18,7 @@ from mergecore_testing.conformance.subjects import Subject
 from mergecore_testing.sandbox import DEFINITION, Mean
 
 from mergecore import planning
-from mergecore.api import Executor, InputError, MergedModel, PostProcessor, TensorInfo, Work, hookimpl
+from mergecore.api import Evaluator, Executor, InputError, MergedModel, PostProcessor, TensorInfo, Work, hookimpl
 from mergecore.builtin.safetensors import SafetensorsReader, SafetensorsWriter
 from mergecore.builtin.threads import ThreadsExecutor
 from mergecore.definitions import Findings
@@ -189,6 +190,7 @@ FAULTS: dict[str, list[tuple[str, Any, str]]] = {
         ("weights", after(lambda model: (model.folder / "model.safetensors").write_bytes(b"")), "changes model.safe"),
         ("models", after(lambda model: (model.models[1].folder / "config.json").unlink()), "changes config.json"),
     ],
+    "says_what_it_measures": [("mute", dataclass(frozen=True)(type("Mute", (Evaluator,), {})), "needs a docstring")],
     "runs_again": [("a new file", after(lambda m: (m.folder / str(time.time_ns())).touch()), "leaves other files")],
     "every_hook_is_marked": [
         ("unmarked", hooks(mergecore_after_write=refuse, mergecore_before_plan=lambda recipe: None), "lack @hookimpl"),

@@ -12,6 +12,7 @@ from mergecore_testing.conformance import (
     bits,
     commands,
     declarations,
+    evaluators,
     executors,
     hooks,
     postprocessors,
@@ -65,6 +66,7 @@ CHECKS: Mapping[str, tuple[Check, ...]] = {
         postprocessors.check_leaves_the_weights_and_the_models_alone,
         postprocessors.check_runs_again,
     ),
+    "evaluators": (evaluators.check_says_what_it_measures,),
     "hooks": (
         hooks.check_every_hook_is_marked,
         hooks.check_leaves_other_plugins_to_others,
