@@ -11,11 +11,23 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from mergecore import arch_commands, plugins
+from mergecore import arch_commands, plugin_commands
 from mergecore.commands import Commands
 from mergecore.console import say, warn
-from mergecore.errors import InputError, MergecoreError
-from mergecore.options import ArchDirs, AsJson, Force, Memory, Out, Quiet, RecipePath, size
+from mergecore.errors import MergecoreError
+from mergecore.options import (
+    ArchDirs,
+    AsJson,
+    Force,
+    Memory,
+    NoHooks,
+    Out,
+    PluginFiles,
+    Quiet,
+    RecipePath,
+    StrictPlugins,
+    size,
+)
 
 app = typer.Typer(
     cls=Commands,
@@ -26,10 +38,10 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 methods_app = typer.Typer(help="Installed merge methods.", no_args_is_help=True)
-plugins_app = typer.Typer(help="Installed plugins and their health.", no_args_is_help=True)
 app.add_typer(methods_app, name="methods")
 app.add_typer(arch_commands.app, name="arch")
-app.add_typer(plugins_app, name="plugins")
+app.add_typer(plugin_commands.app, name="plugins")
+app.command()(plugin_commands.new)
 
 
 @app.command()
@@ -38,6 +50,9 @@ def run(
     out: Out,
     memory: Memory = "",
     arch_dir: ArchDirs = [],  # noqa: B006  typer makes a new list each time
+    plugin: PluginFiles = [],  # noqa: B006
+    no_hooks: NoHooks = False,
+    strict_plugins: StrictPlugins = False,
     workers: Annotated[int, typer.Option(help="Threads; default: one for each core.", min=0)] = 0,
     shard_size: Annotated[str, typer.Option(help="Largest weight file.")] = "5GB",
     executor: Annotated[str, typer.Option(help="Name of an installed executor.")] = "threads",
@@ -66,7 +81,7 @@ def run(
         force=force,
         allow_nonfinite=allow_nonfinite,
     )
-    registry = Registry(warn, local_definitions(arch_dir))
+    registry = Registry(warn, local_definitions(arch_dir), files=plugin, hooks=not no_hooks, strict=strict_plugins)
     plan = make_plan(load_recipe(recipe), registry, options.memory, keep)
     try:
         if not quiet:
@@ -89,6 +104,9 @@ def plan_command(
     out: Annotated[Path, typer.Argument(help="The folder that a run would make; its disk is measured.")] = Path("out"),
     memory: Memory = "",
     arch_dir: ArchDirs = [],  # noqa: B006
+    plugin: PluginFiles = [],  # noqa: B006
+    no_hooks: NoHooks = False,
+    strict_plugins: StrictPlugins = False,
     weights: Annotated[
         bool, typer.Option("--weights", help="Show every weight with its inputs and parameters.")
     ] = False,
@@ -102,7 +120,7 @@ def plan_command(
     from mergecore.stages import load_recipe
 
     budget = size(memory, "--memory") if memory else running.spare_memory()
-    registry = Registry(warn, local_definitions(arch_dir))
+    registry = Registry(warn, local_definitions(arch_dir), files=plugin, hooks=not no_hooks, strict=strict_plugins)
     plan = make_plan(load_recipe(recipe), registry, budget)
     try:
         executor = registry.provide("executors", "threads")()
@@ -118,80 +136,39 @@ def plan_command(
         plan.close()
 
 
+@app.command()
+def schema(plugin: PluginFiles = []) -> None:  # noqa: B006
+    """Print the JSON Schema of recipes, with the parameters of every method, for editors that check while you type."""
+    from mergecore.recipe_schema import as_text, recipe_schema
+    from mergecore.registry import Registry
+
+    registry = Registry(warn, files=plugin)
+    print(as_text(recipe_schema(registry.all_methods())), end="")
+
+
 @methods_app.command("list")
 def methods_list(as_json: AsJson = False) -> None:
     """The merge methods that a recipe can name."""
-    _list("methods", as_json)
+    plugin_commands.print_kind("methods", as_json)
 
 
 @methods_app.command("show")
 def methods_show(
-    name: Annotated[str, typer.Argument(help="A method of `methods list`.")], as_json: AsJson = False
+    name: Annotated[str, typer.Argument(help="A method of `methods list`.")],
+    plugin: PluginFiles = [],  # noqa: B006
+    as_json: AsJson = False,
 ) -> None:
     """What a method does, and its parameters."""
     from mergecore import views
     from mergecore.registry import Registry
 
-    views.show_method(name, Registry(warn).provide("methods", name), as_json)
+    views.show_method(name, Registry(warn, files=plugin).provide("methods", name), as_json)
 
 
 @arch_commands.app.command("list")
 def arch_list(as_json: AsJson = False) -> None:
     """The model classes that a definition is installed for."""
-    _list("architectures", as_json)
-
-
-@plugins_app.command("list")
-def plugins_list(as_json: AsJson = False) -> None:
-    """Every installed plugin with its distribution."""
-    found = [plugin for kind in plugins.KINDS for plugin in plugins.listed(kind)]
-    _print_plugins(found, as_json, with_kind=True)
-
-
-@plugins_app.command("doctor")
-def plugins_doctor(as_json: AsJson = False) -> None:
-    """Import every plugin and say which are broken, and the command that mends each."""
-    from mergecore import doctor, views
-
-    findings = doctor.examine()
-    views.print_findings(findings, as_json)
-    if any(finding.bad for finding in findings):
-        raise typer.Exit(1)
-
-
-@app.command()
-def new(
-    kind: Annotated[str, typer.Argument(help="method or arch.")],
-    name: Annotated[str, typer.Argument(help="Small letters, digits and _.")],
-    into: Annotated[Path, typer.Option(help="Where to make its folder.")] = Path("."),
-    model: Annotated[str, typer.Option("--from", help="For arch: a model folder whose weights to begin with.")] = "",
-) -> None:
-    """Write the package of a new plugin: installs, passes its test, waits to be filled."""
-    from mergecore.scaffold import write_package
-
-    if model and kind != "arch":
-        raise InputError(f"--from is for architectures; leave it out of mergecore new {kind}")
-    for path in write_package(kind, name, into, arch_commands.inferred_from(model) if model else None):
-        print(path)
-    say(f"next: pip install -e {into / name}")
-
-
-def _list(kind: str, as_json: bool) -> None:
-    found = plugins.listed(kind)
-    _print_plugins(found, as_json, with_kind=False)
-    if not found and not as_json:
-        say(f"no {kind} are installed; for example: pip install {next(iter(plugins.known_plugins()[kind].values()))}")
-
-
-def _print_plugins(found: list[plugins.Plugin], as_json: bool, with_kind: bool) -> None:
-    if as_json:
-        keys = ("kind", "name", "distribution", "version", "value")
-        print(json.dumps([{key: getattr(plugin, key) for key in keys} for plugin in found], indent=2))
-        return
-    width = max((len(plugin.name) for plugin in found), default=0)
-    for plugin in found:
-        kind = f"{plugin.kind:15}" if with_kind else ""
-        print(f"{kind}{plugin.name:{width}}  {plugin.distribution} {plugin.version}")
+    plugin_commands.print_kind("architectures", as_json)
 
 
 class Stopped(BaseException):

@@ -46,7 +46,8 @@ def _examine(plugin: Plugin) -> Finding:
             load(plugin)
     except MergecoreError as error:
         cause, _, cure = str(error).rpartition(": ")
-        return Finding(plugin, "FAIL", cause, cure if cure.startswith("pip ") else _replace(plugin))
+        mends = cure.startswith("pip ")
+        return Finding(plugin, "FAIL", cause if mends else str(error), cure if mends else _replace(plugin))
     except Exception as error:
         return Finding(plugin, "FAIL", f"{type(error).__name__}: {error}", _replace(plugin))
     seconds = time.perf_counter() - started
@@ -68,7 +69,7 @@ def _duplicates(findings: list[Finding]) -> list[Finding]:
         if counts[plugin.kind, plugin.name] == 1:
             return finding
         others = [o.plugin.distribution for o in findings if o.plugin.name == plugin.name and o.plugin != plugin]
-        cause = f"{plugin.name!r} comes from {' and '.join(others)} too; a run that names it is refused"
+        cause = f"{plugin.name!r} comes from {' and '.join(others)} too; a recipe must prefer one to name it"
         return Finding(plugin, "FAIL", cause, f"pip uninstall {plugin.distribution}")
 
     return [judged(finding) for finding in findings]

@@ -7,19 +7,23 @@ from collections.abc import Callable
 
 from mergecore.api import MergedModel, PostProcessor
 from mergecore.errors import MergecoreError, PluginError, RunError
-from mergecore.plugins import listed
+from mergecore.plugins import cure
 from mergecore.registry import Registry
 
 
-def load_postprocessors(registry: Registry, warn: Callable[[str], None]) -> dict[str, PostProcessor]:
-    """Every installed post-processor, each after those that it names; a broken one is left out with a warning."""
+def load_postprocessors(registry: Registry, warn: Callable[[str], None] | None) -> dict[str, PostProcessor]:
+    """Every post-processor there is, each after those that it names; a broken one is left out.
+
+    `warn` hears of that; None where another call says so.
+    """
     found: dict[str, PostProcessor] = {}
-    for name in dict.fromkeys(plugin.name for plugin in listed("postprocessors")):
+    for name in registry.names("postprocessors"):
         try:
             found[name] = registry.provide("postprocessors", name)()
         except Exception as error:
-            warn(f"post-processor {name!r} is left out of this run: {error}")
-    if "config" not in found:
+            if warn:
+                registry.leave_out(f"post-processor {name!r} is left out of this run: {error}")
+    if warn and "config" not in found:
         warn("no config.json will be written: pip install mergecore-config")
     order = graphlib.TopologicalSorter({name: set(item.after) & set(found) for name, item in found.items()})
     try:
@@ -33,18 +37,14 @@ def describe(model: MergedModel, registry: Registry) -> None:
     """Write all but the weights of a stage into its folder, which is made, for what is merged from it to look at."""
     try:
         model.folder.mkdir()
-        for name, postprocessor in load_postprocessors(registry, _said_by_the_run).items():
+        for name, postprocessor in load_postprocessors(registry, None).items():  # the run says what it lacks
             if postprocessor.of_stages:
-                finish(name, postprocessor, model)
+                finish(name, postprocessor, model, registry)
     except OSError as error:
         raise RunError(f"{error.filename or model.folder}: {error.strerror or error}") from error
 
 
-def _said_by_the_run(_text: str) -> None:
-    """What is left out is left out of the output too, whose run says so."""
-
-
-def finish(name: str, postprocessor: PostProcessor, model: MergedModel) -> None:
+def finish(name: str, postprocessor: PostProcessor, model: MergedModel, registry: Registry) -> None:
     """Run a post-processor.
 
     Raises:
@@ -55,7 +55,5 @@ def finish(name: str, postprocessor: PostProcessor, model: MergedModel) -> None:
     except (OSError, MergecoreError):
         raise
     except Exception as error:
-        owner = next(plugin for plugin in listed("postprocessors") if plugin.name == name)
-        raise RunError(
-            f"{owner} failed ({type(error).__name__}: {error}): pip uninstall {owner.distribution}"
-        ) from error
+        owner = registry.owner("postprocessors", name)
+        raise RunError(f"{owner} failed ({type(error).__name__}: {error}): {cure(owner, error)}") from error

@@ -21,6 +21,13 @@ Memory = Annotated[
 ArchDirs = Annotated[
     list[Path], typer.Option("--arch-dir", help="A folder of architecture files to use before the installed ones.")
 ]
+PluginFiles = Annotated[
+    list[Path], typer.Option("--plugin", help="A Python file with a method or hooks, used before what is installed.")
+]
+NoHooks = Annotated[bool, typer.Option("--no-hooks", help="Load no installed hook plugin.")]
+StrictPlugins = Annotated[
+    bool, typer.Option("--strict-plugins", help="Stop where a broken plugin would be left out with a warning.")
+]
 
 
 def size(text: str, option: str) -> int:

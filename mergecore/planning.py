@@ -67,12 +67,17 @@ def make_plan(recipe: Recipe, registry: Registry, memory: int, keep: Sequence[st
 def _plan_of(recipe: Recipe, registry: Registry, models: _Models) -> Plan:
     registry.before_plan(recipe.place.value)
     try:
+        registry.prefer(recipe.prefer)
+    except MergecoreError as error:
+        raise recipe.place.child("prefer").error(str(error)) from None
+    try:
         method: type[Method] = registry.provide("methods", recipe.method)
     except MergecoreError as error:
         raise recipe.place.child("merge_method").error(str(error)) from None
     values = Values(recipe, method)
     checkpoints: list[Checkpoint] = []
     positions = _open_models(recipe, models, checkpoints)
+    registry.prefer(recipe.prefer)  # again: stages that were planned meanwhile may prefer others
     plan = _plan(recipe, registry, method, values, checkpoints, positions)
     stages: dict[str, Plan] = {}
     for reference in recipe.stages:

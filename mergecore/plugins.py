@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.metadata import distributions, metadata
+from importlib.metadata import EntryPoint, distributions, metadata
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,6 +31,8 @@ KINDS = (
     "hooks",
 )
 """The entry-point groups, without their prefix."""
+DISABLE = "MERGECORE_DISABLE"
+"""Names the environment variable with plugins and distributions, separated by commas, that are never loaded."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +48,32 @@ class Plugin:
     def __str__(self) -> str:
         return f"{self.kind.removesuffix('s')} {self.name!r} of {self.distribution} {self.version}"
 
+    @property
+    def labels(self) -> set[str]:
+        """What `MERGECORE_DISABLE` may call it."""
+        return {normal(self.name), normal(self.distribution)}
+
 
 def listed(kind: str) -> list[Plugin]:
-    """Every installed plugin of a kind by name; nothing is imported. Duplicates are listed too."""
+    """Every plugin of a kind by name, without the disabled ones; nothing is imported. Duplicates are listed too."""
+    off = disabled()
+    return [plugin for plugin in installed(kind) if not off & plugin.labels] if off else installed(kind)
+
+
+def installed(kind: str) -> list[Plugin]:
+    """Every installed plugin of a kind by name, disabled or not."""
     stamps = tuple((folder, os.stat(folder or ".").st_mtime_ns) for folder in sys.path if os.path.exists(folder or "."))
     return list(_scanned(stamps)[kind])
+
+
+def disabled() -> set[str]:
+    """What `MERGECORE_DISABLE` names, as `normal` spells it."""
+    return {normal(name.strip()) for name in os.environ.get(DISABLE, "").split(",") if name.strip()}
+
+
+def normal(name: str) -> str:
+    """A name as pip compares it: ``My_Package`` is ``my-package``."""
+    return re.sub(r"[-_.]+", "-", name).lower()
 
 
 @lru_cache(maxsize=1)
@@ -80,8 +104,8 @@ def summary(plugin: Plugin) -> str:
     return metadata(plugin.distribution)["Summary"] or str(plugin)
 
 
-def find(kind: str, name: str) -> Plugin:
-    """The one installed plugin of this kind and name.
+def find(kind: str, name: str, prefer: Sequence[str] = ()) -> Plugin:
+    """The one installed plugin of this kind and name; where several have the name, that of the first of `prefer`.
 
     Raises:
         PluginError: none (with what to install), or several.
@@ -89,26 +113,34 @@ def find(kind: str, name: str) -> Plugin:
     plugins = listed(kind)
     found = [plugin for plugin in plugins if plugin.name == name]
     if len(found) > 1:
-        owners = " and ".join(f"{plugin.distribution} {plugin.version}" for plugin in found)
+        owners = [normal(plugin.distribution) for plugin in found]
+        chosen = next((owners.index(normal(item)) for item in prefer if normal(item) in owners), None)
+        if chosen is not None:
+            return found[chosen]
+        both = " and ".join(f"{plugin.distribution} {plugin.version}" for plugin in found)
+        choice = f", or choose one in the recipe with prefer: [{found[0].distribution}]"
         raise PluginError(
-            f"{kind.removesuffix('s')} {name!r} comes from {owners}: pip uninstall {found[-1].distribution}"
+            f"{kind.removesuffix('s')} {name!r} comes from {both}: pip uninstall {found[-1].distribution}"
+            f"{choice if kind not in ('commands', 'hooks') else ''}"
         )
     if not found:
+        if any(plugin.name == name for plugin in installed(kind)):
+            raise PluginError(f"{kind.removesuffix('s')} {name!r} is disabled by {DISABLE}; take its name out of there")
         raise PluginError(not_installed(kind, name, [plugin.name for plugin in plugins]))
     return found[0]
 
 
-def not_installed(kind: str, name: str, installed: list[str]) -> str:
+def not_installed(kind: str, name: str, present: list[str]) -> str:
     """The sentence for a plugin that is not there, ending with the command that brings it, where known."""
     known = known_plugins().get(kind, {})
     label = f"{kind.removesuffix('s')} {name!r} is not installed"
     if name in known:
         return f"{label}: pip install {known[name]}"
-    hint = nearest(name, [*installed, *known])
+    hint = nearest(name, [*present, *known])
     close = hint.removeprefix("; did you mean ").rstrip("?").strip("'")
-    if hint and close not in installed:
+    if hint and close not in present:
         return f"{label}{hint} pip install {known[close]}"
-    return f"{label}{hint}" if hint else f"{label}; installed: {', '.join(installed) or 'none'}"
+    return f"{label}{hint}" if hint else f"{label}; installed: {', '.join(present) or 'none'}"
 
 
 @lru_cache(maxsize=1)
@@ -131,11 +163,17 @@ def load(plugin: Plugin) -> Any:
 
     failures: list[BaseException] = []
 
+    class OneOfOne(NamedExtensionManager):  # type: ignore[misc,type-arg,unused-ignore]
+        """Looks at this entry point alone, where another distribution has one of the same name."""
+
+        def list_entry_points(self) -> list[EntryPoint]:
+            return [EntryPoint(plugin.name, plugin.value, PREFIX + plugin.kind)]
+
     def failed(_manager: Any, _point: Any, error: BaseException) -> None:
         failures.append(error)
 
     try:
-        manager = NamedExtensionManager(PREFIX + plugin.kind, [plugin.name], on_load_failure_callback=failed)
+        manager = OneOfOne(PREFIX + plugin.kind, [plugin.name], on_load_failure_callback=failed)
         loaded = [extension.plugin for extension in manager]
         for item in loaded:
             check(plugin.kind, item)
@@ -149,6 +187,8 @@ def load(plugin: Plugin) -> Any:
 
 def cure(plugin: Plugin, error: BaseException) -> str:
     """The command that most likely mends a plugin that failed to import."""
+    if plugin.value == plugin.distribution:  # a file that the command line named
+        return f"mend {plugin.value}"
     if isinstance(error, ModuleNotFoundError) and error.name and not plugin.value.startswith(error.name):
         return f"pip install {error.name.split('.')[0]}"
     return f"pip install --upgrade {plugin.distribution}, or pip uninstall {plugin.distribution}"

@@ -2,48 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pluggy
 
 from mergecore import hookspecs
-from mergecore.api import OutputTokenizer, TokenizerRequest, hookimpl
+from mergecore.api import Method, OutputTokenizer, TokenizerRequest, hookimpl
 from mergecore.errors import MergecoreError, PluginError
-from mergecore.plugins import Plugin, architecture_definition, cure, find, listed, load
+from mergecore.plugin_files import PluginFile
+from mergecore.plugins import (
+    DISABLE,
+    KINDS,
+    Plugin,
+    architecture_definition,
+    cure,
+    disabled,
+    find,
+    installed,
+    listed,
+    load,
+    normal,
+)
 
 
 class InstalledPlugins:
     """Core's own answer to every provider hook: the installed plugin of that name."""
 
+    def __init__(self) -> None:
+        self.prefer: Sequence[str] = ()
+
+    def find(self, kind: str, name: str) -> Plugin:
+        return find(kind, name, self.prefer)
+
     @hookimpl(trylast=True)
     def mergecore_provide_method(self, name: str) -> Any:
-        return load(find("methods", name))
+        return load(self.find("methods", name))
 
     @hookimpl(trylast=True)
     def mergecore_provide_architecture(self, name: str) -> Any:
         known = any(plugin.name == name for plugin in listed("architectures"))
-        return architecture_definition(find("architectures", name)) if known else None
+        return architecture_definition(self.find("architectures", name)) if known else None
 
     @hookimpl(trylast=True)
     def mergecore_provide_reader(self, name: str) -> Any:
-        return load(find("readers", name))
+        return load(self.find("readers", name))
 
     @hookimpl(trylast=True)
     def mergecore_provide_writer(self, name: str) -> Any:
-        return load(find("writers", name))
+        return load(self.find("writers", name))
 
     @hookimpl(trylast=True)
     def mergecore_provide_executor(self, name: str) -> Any:
-        return load(find("executors", name))
+        return load(self.find("executors", name))
 
     @hookimpl(trylast=True)
     def mergecore_provide_postprocessor(self, name: str) -> Any:
-        return load(find("postprocessors", name))
+        return load(self.find("postprocessors", name))
 
     @hookimpl(trylast=True)
     def mergecore_provide_evaluator(self, name: str) -> Any:
-        return load(find("evaluators", name))
+        return load(self.find("evaluators", name))
 
     @hookimpl(trylast=True)
     def mergecore_provide_optimizer(self, name: str) -> Any:
@@ -54,32 +74,97 @@ class Registry:
     """The plugins of one run: providers answer by name, observers are told of events.
 
     Args:
-        warn: told of each hook plugin that is left out or switched off, as a sentence.
+        warn: told of each plugin that is left out or switched off, as a sentence.
         definitions: architectures to use before the installed ones: by class name, the content of their JSON.
+        files: Python files whose plugins answer before all others; see `PluginFile`.
+        hooks: whether the installed hook plugins are loaded.
+        strict: a plugin that would be left out or switched off raises PluginError instead.
     """
 
-    def __init__(self, warn: Callable[[str], None], definitions: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        warn: Callable[[str], None],
+        definitions: Mapping[str, Any] | None = None,
+        *,
+        files: Sequence[Path] = (),
+        hooks: bool = True,
+        strict: bool = False,
+    ) -> None:
         self.definitions = definitions or {}
-        self._warn = warn
+        self._warn, self._strict = warn, strict
         self._manager = pluggy.PluginManager("mergecore")
         self._manager.add_hookspecs(hookspecs)
-        self._manager.register(InstalledPlugins(), "mergecore")
+        self._installed = InstalledPlugins()
+        self._manager.register(self._installed, "mergecore")
         self._owners: dict[str, Plugin] = {}
         self._provided: dict[tuple[str, str], Plugin | None] = {}
-        for plugin in listed("hooks"):
+        self._check_disabled()
+        for plugin in listed("hooks") if hooks else ():
             self._register(plugin)
+        self._files = [PluginFile(path) for path in files]
+        for file in reversed(self._files):  # pluggy asks first who came last
+            for holder in (file.module, file):
+                self.add_hooks(file.plugin, holder)
+
+    def _check_disabled(self) -> None:
+        known = {label for kind in KINDS for plugin in installed(kind) for label in plugin.labels} if disabled() else ()
+        for name in sorted(disabled().difference(known)):
+            self.leave_out(f"{DISABLE} names {name!r}, which is no installed plugin or distribution")
 
     def _register(self, plugin: Plugin) -> None:
-        key = f"{plugin.distribution}:{plugin.name}"
         try:
             find("hooks", plugin.name)
-            self._manager.register(load(plugin), key)
-            self._manager.check_pending()
+            self.add_hooks(plugin, load(plugin))
         except (PluginError, pluggy.PluginValidationError) as error:
-            self._manager.unregister(name=key) if self._manager.has_plugin(key) else None
-            self._warn(f"{plugin} is left out of this run: {error}")
-        else:
-            self._owners[key] = plugin
+            self.leave_out(f"{plugin} is left out of this run: {error}")
+
+    def add_hooks(self, plugin: Plugin, holder: Any) -> None:
+        """Let the hook implementations of a module or object take part, before those that are there already.
+
+        Raises:
+            pluggy.PluginValidationError: one of them is no hook, or asks for what its hook does not give.
+        """
+        key = f"{plugin.distribution}:{plugin.name}:{len(self._owners)}"
+        self._manager.register(holder, key)
+        try:
+            self._manager.check_pending()
+        except pluggy.PluginValidationError:
+            self._manager.unregister(name=key)
+            raise
+        self._owners[key] = plugin
+
+    def leave_out(self, sentence: str) -> None:
+        """Say that the run goes on without something that is installed; a strict one stops."""
+        if self._strict:
+            raise PluginError(f"{sentence} (--strict-plugins)")
+        self._warn(sentence)
+
+    def prefer(self, distributions: Sequence[str]) -> None:
+        """Choose whose plugin answers where several distributions have one of the same name: the first of these.
+
+        Raises:
+            PluginError: one of them is not installed.
+        """
+        known = {normal(plugin.distribution) for kind in KINDS for plugin in listed(kind)} if distributions else set()
+        for name in distributions:
+            if normal(name) not in known:
+                raise PluginError(f"no plugin of a distribution {name!r} is installed: pip install {name}")
+        self._installed.prefer = distributions
+
+    def all_methods(self) -> dict[str, type[Method]]:
+        """Every method by name; one that cannot be loaded is left out."""
+        found = {}
+        for name in self.names("methods"):
+            try:
+                found[name] = self.provide("methods", name)
+            except PluginError as error:
+                self.leave_out(f"method {name!r} is left out: {error}")
+        return found
+
+    def names(self, kind: str) -> list[str]:
+        """The names of all plugins of a kind that can be provided by name, those of plugin files first."""
+        own = [name for file in self._files for name in file.classes.get(kind, ())]
+        return list(dict.fromkeys([*own, *(plugin.name for plugin in listed(kind))]))
 
     def provide(self, kind: str, name: str) -> Any:
         """The plugin object of a kind called `name`, from the first provider that knows it.
@@ -104,7 +189,11 @@ class Registry:
 
     def used(self, *kinds: str) -> list[Plugin]:
         """Whose the plugins of these kinds are that were provided so far: installed ones, or the hook that answered."""
-        return [owner or find(kind, name) for (kind, name), owner in self._provided.items() if kind in kinds]
+        return [self.owner(kind, name) for kind, name in self._provided if kind in kinds]
+
+    def owner(self, kind: str, name: str) -> Plugin:
+        """Whose a plugin is that was provided: an installed one's, or the hook's that answered."""
+        return self._provided[kind, name] or self._installed.find(kind, name)
 
     def _first(self, hook: str, **arguments: Any) -> tuple[pluggy.HookImpl | None, Any]:
         """The first answer to a provider hook, and whose it is."""
@@ -125,9 +214,9 @@ class Registry:
             except Exception as error:
                 owner = self._owners[implementation.plugin_name]
                 self._manager.unregister(name=implementation.plugin_name)
-                self._warn(
-                    f"{owner} failed in {hook} and is switched off for this run ({type(error).__name__}: {error})"
-                )
+                cause = f"{type(error).__name__}: {error}"
+                tell = self._warn if event == "on_error" else self.leave_out  # the run's own error comes first
+                tell(f"{owner} failed in {hook} and is switched off for this run ({cause})")
 
     def _implementations(self, hook: str) -> list[pluggy.HookImpl]:
         """In calling order. They are called one by one, not through pluggy, so that a failure has a name."""

@@ -106,7 +106,7 @@ def run_plan(plan: Plan, out: Path, registry: Registry, options: Options, listen
                 _merge(item, target, registry, executor, options, listener)
                 model = merged_model(item, target.result, target.folder.name, listener.warn)
                 for name, postprocessor in postprocessors.items():
-                    finish(name, postprocessor, model)
+                    finish(name, postprocessor, model, registry)
             for item, target in results:
                 check_unchanged(item.stamps)
                 target.publish(options.force)

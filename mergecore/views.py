@@ -264,7 +264,7 @@ def print_findings(findings: Sequence[Finding], as_json: bool) -> None:
         plugin = finding.plugin
         colour = colours.get(finding.status, "red")
         owner = f"{plugin.distribution} {plugin.version}"
-        console.print(f"[{colour}]{finding.status:5}[/] {plugin.kind:15}{plugin.name:28}{owner}", markup=True)
+        console.print(f"[{colour}]{finding.status:5}[/] {plugin.kind:15}{plugin.name:27} {owner}", markup=True)
         if finding.cause:
             console.print(f"      {finding.cause}", markup=False)
         if finding.cure:

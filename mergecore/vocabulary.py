@@ -83,7 +83,7 @@ def _align(
     request = TokenizerRequest(recipe.tokenizer, recipe.chat_template, place, models, rows, donor, model_folder)
     answer = registry.tokenizer(request)
     if answer is None:
-        raise PluginError("no installed package makes tokenizers: pip install mergecore-tokenizer")
+        raise PluginError("no loaded plugin makes tokenizers: pip install mergecore-tokenizer (not --no-hooks)")
     if answer.vocabulary is None:
         return Aligned(checkpoints, {}, answer.config, answer.files, answer.notes)
     _check_answer(answer.vocabulary, rows)

@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
 import mergecore
-from mergecore.api import Context
-from mergecore.contracts import check
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -18,15 +17,25 @@ def blocks(file, language):
     return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / file).read_text("utf-8"), re.MULTILINE | re.DOTALL)
 
 
-def test_the_readmes_method_is_a_method_in_twenty_lines():
-    (code,) = blocks("README.md", "python")
-    assert len(code.splitlines()) <= 20
-    names = {"__name__": "readme"}
-    exec(compile(code, "README.md", "exec"), names)
-    check("methods", names["MyMean"])
-    deltas = [torch.tensor([0.1, 2.0]), torch.tensor([-1.0, 0.0])]
-    merged = names["MyMean"](weight=(1.0, 0.5)).merge(deltas, Context())
-    assert torch.allclose(merged, deltas[0].tanh() + 0.5 * deltas[1].tanh())
+def test_the_readmes_method_and_hook_are_short_and_work_as_a_file(models, inside, tmp_path):
+    method, hook = blocks("README.md", "python")
+    lines = [sum(bool(line.strip()) for line in code.splitlines()) for code in (method, hook)]
+    assert lines[0] <= 12 and lines[1] <= 15
+    for file, code in (("my_plugins.py", method), ("rules.py", hook)):
+        (tmp_path / file).write_text(code)
+    listed = "".join(f"  - {{model: {model}, parameters: {{weight: 0.5}}}}\n" for model in models[1:])
+    recipe = f"merge_method: my_mean\nbase_model: {models[0]}\nmodels:\n{listed}"
+    (tmp_path / "recipe.yml").write_text(recipe)
+    named = ("run", "recipe.yml", "out", "--plugin", "my_plugins.py", "--plugin", "rules.py")
+    result = inside.mergecore(*named, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "merges.log").read_text() == "out\n"
+    base, one, two, merged = (load_file(f / "model.safetensors") for f in (*models, tmp_path / "out"))
+    for name, tensor in merged.items():
+        exact = base[name].double() + sum(0.5 * (m[name].double() - base[name].double()).tanh() for m in (one, two))
+        assert torch.allclose(tensor.double(), exact, atol=1e-6)
+    (tmp_path / "recipe.yml").write_text(recipe + "dtype: float16\n")
+    assert "house rule" in inside.mergecore(*named, "--force", cwd=tmp_path).stderr
 
 
 def test_the_readmes_recipe_plans(models, tmp_path, monkeypatch):

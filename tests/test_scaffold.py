@@ -6,23 +6,35 @@ import tomllib
 from mergecore.errors import InputError
 from mergecore.scaffold import write_package
 
+KINDS = ("arch", "command", "hooks", "method", "postprocessor")
 
-def test_a_new_method_passes_every_check_and_is_shown(plugin_env, tmp_path):
-    write_package("method", "my_idea", tmp_path)
-    folder = tmp_path / "my_idea"
-    project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
-    module = "mergecore_my_idea.py"
-    plugin_env.add(project["name"], project["entry-points"], {module: (folder / module).read_text()})
-    result = plugin_env.python("-m", "pytest", "-q", "tests", cwd=folder)
+
+def test_new_packages_of_every_kind_pass_their_tests_and_the_kit(plugin_env, tmp_path):
+    for kind in KINDS:
+        name = f"my_{kind}"
+        write_package(kind, name, tmp_path)
+        project = tomllib.loads((tmp_path / name / "pyproject.toml").read_text())["project"]
+        files = {
+            str(path.relative_to(tmp_path / name)): path for path in (tmp_path / name).rglob("*") if path.is_file()
+        }
+        assert project["description"].endswith(", for mergecore.")
+        sources = {file: path.read_text() for file, path in files.items() if file.startswith("mergecore_")}
+        plugin_env.add(project["name"], project["entry-points"], sources)
+    named = [word for kind in KINDS for word in ("--mergecore", f"my_{kind}")]
+    folders = [f"my_{kind}/tests" for kind in KINDS]
+    result = plugin_env.python("-m", "pytest", "-q", "-rA", *named, *folders, cwd=tmp_path)
     assert result.returncode == 0, result.stdout
-    shown = plugin_env.mergecore("methods", "show", "my_idea").stdout
+    for kind, label in zip(KINDS, ("architecture", "command", "hook", "method", "postprocessor")):
+        assert f"test_my_{kind}.py::test_conformance" in result.stdout
+        assert f"my-{kind}::{label} " in result.stdout
+    shown = plugin_env.mergecore("methods", "show", "my_method").stdout
     assert "What it does, and the paper's address." in shown and "Scale of this model's task vector." in shown
 
 
 @pytest.mark.parametrize(
     ("kind", "name", "words"),
     [
-        ("methd", "x", "write one of: arch, method"),
+        ("methd", "x", "write one of: arch, command, hooks, method, postprocessor"),
         ("method", "My-Idea", "small letters"),
         ("method", "taken", "exists already"),
     ],

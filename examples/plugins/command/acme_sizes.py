@@ -1,0 +1,26 @@
+"""`mergecore sizes`: where the bytes of a model are."""
+
+import json
+from collections import Counter
+
+import typer
+
+from mergecore.options import AsJson, ModelPath
+
+
+def sizes(model: ModelPath, as_json: AsJson = False) -> None:
+    """Show how many bytes MODEL has in weights of each name, all layers together."""
+    from mergecore.console import warn  # imported here, so that --help stays quick
+    from mergecore.registry import Registry
+    from mergecore.sources import open_model
+
+    checkpoint = open_model(model, Registry(warn))
+    checkpoint.close()
+    counts: Counter[str] = Counter()
+    for name, info in checkpoint.tensors.items():
+        counts[".".join("*" if part.isdigit() else part for part in name.split("."))] += info.nbytes
+    if as_json:
+        typer.echo(json.dumps(counts, indent=2))
+        return
+    for name, count in counts.most_common():
+        typer.echo(f"{count:15,}  {name}")

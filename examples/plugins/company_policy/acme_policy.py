@@ -1,0 +1,64 @@
+"""What may be merged at ACME: models with a permissive licence in their card; every merge is written down."""
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mergecore.api import InputError, ModelError, hookimpl, read_text
+
+PERMISSIVE = {"apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0"}
+CARD_LIMIT = 10**6
+parents: dict[str, str] = {}
+"""The models of this run, each with its licence."""
+
+
+@hookimpl
+def mergecore_before_plan(recipe: Mapping[str, Any]) -> None:
+    """Refuse models without a card or with a licence that is not permissive."""
+    parents.clear()
+    for model in dict.fromkeys(references(recipe)):
+        parents[model] = licence = licence_of(model)
+        if licence not in PERMISSIVE:
+            allowed = ", ".join(sorted(PERMISSIVE))
+            raise InputError(f"ACME policy: {model} is under {licence!r}; merge models under one of {allowed}")
+
+
+@hookimpl
+def mergecore_after_write(folder: Path) -> None:
+    """Add a line to the record: `ACME_AUDIT`, else audit.jsonl beside the output."""
+    line = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "out": str(folder), "parents": parents}
+    with open(os.environ.get("ACME_AUDIT", folder.parent / "audit.jsonl"), "a", encoding="utf-8") as record:
+        record.write(json.dumps(line) + "\n")
+
+
+def references(value: Any) -> Iterator[str]:
+    """Every model that a recipe names, at any depth."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if key in ("model", "base_model", "path") and isinstance(item, str):
+                yield item
+            yield from references(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from references(item)
+
+
+def licence_of(model: str) -> str:
+    """The licence that a model's card states between its two lines of ``---``."""
+    card = Path(model).expanduser() / "README.md"
+    unknown = (
+        f"ACME policy: {model} is of unknown origin; give it a {card.name} that begins with ---, license: ..., ---"
+    )
+    try:
+        head = read_text(card, CARD_LIMIT).split("---")
+        facts = yaml.safe_load(head[1]) if len(head) > 2 and not head[0].strip() else None
+    except (ModelError, yaml.YAMLError):
+        raise InputError(unknown) from None
+    if not isinstance(facts, dict) or not isinstance(facts.get("license"), str):
+        raise InputError(unknown)
+    return facts["license"].lower()

@@ -1,0 +1,42 @@
+"""The policy keeps the promises of all hooks, refuses what it is for, and writes down what it lets through."""
+
+import json
+
+import acme_policy
+import pytest
+from mergecore_testing.conformance import conformance
+
+from mergecore.api import InputError
+
+test_conformance = conformance("acme", "hooks")
+
+
+def recipe(tmp_path, licences):
+    models = []
+    for name, licence in licences.items():
+        (tmp_path / name).mkdir()
+        if licence:
+            (tmp_path / name / "README.md").write_text(f"---\nlicense: {licence}\n---\n# {name}\n")
+        models.append({"model": str(tmp_path / name)})
+    return {"merge_method": "linear", "base_model": models[0]["model"], "models": models[1:]}
+
+
+@pytest.mark.parametrize(
+    ("licences", "words"),
+    [
+        ({"base": "mit", "code": "cc-by-nc-4.0"}, "code is under 'cc-by-nc-4.0'"),
+        ({"base": None, "code": "mit"}, "base is of unknown origin"),
+        ({"base": "[not, one]", "code": "mit"}, "base is of unknown origin"),
+    ],
+)
+def test_what_may_not_be_merged_is_refused(tmp_path, licences, words):
+    with pytest.raises(InputError, match=f"ACME policy: .*{words}"):
+        acme_policy.mergecore_before_plan(recipe(tmp_path, licences))
+
+
+def test_what_is_merged_is_written_down(tmp_path, monkeypatch):
+    monkeypatch.delenv("ACME_AUDIT", raising=False)
+    acme_policy.mergecore_before_plan(recipe(tmp_path, {"base": "MIT", "code": "apache-2.0"}))
+    acme_policy.mergecore_after_write(tmp_path / "out")
+    (line,) = (tmp_path / "audit.jsonl").read_text().splitlines()
+    assert list(json.loads(line)["parents"].values()) == ["mit", "apache-2.0"]

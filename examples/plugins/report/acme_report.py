@@ -1,0 +1,22 @@
+"""A report of what a merge made: its parents, and its tensors by dtype."""
+
+from collections import Counter
+
+from mergecore.api import MergedModel, PostProcessor
+
+
+class Report(PostProcessor):
+    """Write REPORT.md."""
+
+    after = ("config",)
+
+    def run(self, model: MergedModel) -> None:
+        """Add REPORT.md to the output folder."""
+        counts: Counter[str] = Counter()
+        for info in model.tensors.values():
+            counts[info.dtype] += info.elements
+        lines = [f"# {model.name}", "", f"A {model.architecture}, merged by `{model.method}` from", ""]
+        lines += [f"- {parent.reference}" for parent in model.models]
+        lines += ["", "| dtype | parameters |", "|---|---|"]
+        lines += [f"| {dtype} | {count:,} |" for dtype, count in counts.most_common()]
+        (model.folder / "REPORT.md").write_text("\n".join(lines) + "\n", "utf-8")

@@ -1,0 +1,97 @@
+"""`pytest --mergecore DIST`: a test for each check of everything that a distribution registers, from no test file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from mergecore import plugins
+from mergecore.plugins import Plugin, normal
+from mergecore_testing.conformance.face import check_reasons
+from mergecore_testing.conformance.kinds import CHECKS, apply, loaded
+from mergecore_testing.conformance.subjects import Check, Subject
+
+INI = "mergecore_expected_failures"
+Failures = Mapping[tuple[str, str], Mapping[str, str]]
+"""(kind, plugin) → check → reason."""
+
+
+def items(session: pytest.Session, distributions: Iterable[str], failures: Iterable[str]) -> Iterator[pytest.Item]:
+    """The tests of some distributions, whose expected `failures` are the lines of the ini option.
+
+    Raises:
+        pytest.UsageError: one registers nothing, or an expected failure is of no check.
+    """
+    expected = expected_failures(failures)
+    for distribution in distributions:
+        found = registered(distribution)
+        if not found:
+            raise pytest.UsageError(
+                f"--mergecore {distribution}: no such distribution registers a plugin; is it installed?"
+            )
+        parent = Distribution.from_parent(session, name=found[0].distribution, nodeid=found[0].distribution)
+        for plugin in found:
+            reasons = expected.get((plugin.kind, plugin.name), {})
+            checks = {check.__name__: check for check in CHECKS[plugin.kind]}
+            try:
+                check_reasons(reasons, list(checks))
+            except ValueError as error:
+                raise pytest.UsageError(f"{INI}: {plugin.kind} {plugin.name}: {error}") from None
+            for name, check in checks.items():
+                label = f"{plugin.kind.removesuffix('s')} {plugin.name}: {name.removeprefix('check_')}"
+                item = CheckItem.from_parent(parent, name=label, plugin=plugin, check=check)
+                if name in reasons:
+                    item.add_marker(pytest.mark.xfail(reason=reasons[name], strict=True))
+                yield item
+
+
+def registered(distribution: str) -> list[Plugin]:
+    """Every plugin of a distribution; ``mergecore-`` and ``mergecore-arch-`` may be left out of its name."""
+    every = [plugin for kind in plugins.KINDS for plugin in plugins.listed(kind)]
+    for prefix in ("", "mergecore-", "mergecore-arch-"):
+        name = normal(prefix + distribution)
+        if found := [plugin for plugin in every if normal(plugin.distribution) == name]:
+            return found
+    return []
+
+
+def expected_failures(lines: Iterable[str]) -> Failures:
+    """The ini option's lines: ``methods my_method check_nan_shows: why it cannot``."""
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    for line in lines:
+        words, _, reason = line.partition(":")
+        kind, name, check = (words.split() + [""] * 3)[:3]
+        if kind not in CHECKS or len(words.split()) != 3:
+            raise pytest.UsageError(f"{INI}: write 'methods NAME check_nan_shows: the reason', not {line!r}")
+        found.setdefault((kind, name), {})[check] = reason.strip()
+    return found
+
+
+class Distribution(pytest.Collector):
+    """The parent of a distribution's checks in pytest's tree."""
+
+    def collect(self) -> list[pytest.Item]:
+        return []
+
+
+class CheckItem(pytest.Item):
+    """One check of one plugin."""
+
+    def __init__(self, *, plugin: Plugin, check: Check, **rest: Any) -> None:
+        super().__init__(**rest)
+        self.plugin, self.check = plugin, check
+
+    def runtest(self) -> None:
+        found = self.plugin
+        apply(self.check, Subject(found.kind, found.name, loaded(found.kind, found.name, found.distribution)))
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        """A broken promise is a sentence; anything else is the plugin's own fault, shown with its traceback."""
+        if isinstance(excinfo.value, AssertionError):
+            return f"{self.plugin}: {excinfo.value}\n\n{(self.check.__doc__ or '').strip()}"
+        return super().repr_failure(excinfo, style)
+
+    def reportinfo(self) -> tuple[str, None, str]:
+        return self.plugin.distribution, None, self.name

@@ -1,0 +1,90 @@
+"""Checks of writers: pieces in any order from any thread give one folder, which opens and holds what was written."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mergecore.api import TensorInfo, torch_dtype
+from mergecore.sources import open_model
+from mergecore_testing.checkpoints import random_tensors
+from mergecore_testing.conformance.compare import expect, same
+from mergecore_testing.conformance.readers import SHAPES
+from mergecore_testing.conformance.subjects import Subject, folder
+from mergecore_testing.sandbox import CLASS, Sandbox
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+INFOS = {name: TensorInfo("F32", shape) for name, shape in SHAPES.items()}
+WHOLE, SMALL = 2**40, 1000
+"""Bytes of a shard: all tensors in one, and about one tensor in each."""
+
+
+def check_pieces_come_in_any_order(subject: Subject) -> None:
+    """Pieces written from the last to the first by several threads give the tensors, in one file and in many."""
+    for shard in (WHOLE, SMALL):
+        tensors = random_tensors(SHAPES, "F32", 5)
+        with folder() as there, ThreadPoolExecutor(4) as pool:
+            writer = subject.loaded(there, INFOS, shard)
+            list(pool.map(writer.write, *zip(*reversed(_pieces(tensors)))))
+            _end(writer)
+            _expect_holds(subject, there, tensors)
+
+
+def check_what_was_synced_stays(subject: Subject) -> None:
+    """A second writer with the same arguments goes on where the first was: nothing written is lost."""
+    tensors = random_tensors(SHAPES, "F32", 6)
+    pieces = _pieces(tensors)
+    with folder() as there:
+        first = subject.loaded(there, INFOS, SMALL)
+        for piece in pieces[::2]:
+            first.write(*piece)
+        first.sync()
+        first.close()
+        second = subject.loaded(there, INFOS, SMALL)
+        for piece in pieces[1::2]:
+            second.write(*piece)
+        _end(second)
+        _expect_holds(subject, there, tensors)
+
+
+def check_small_shards_give_several_files(subject: Subject) -> None:
+    """The largest file follows what was asked for, as far as single tensors allow."""
+    tensors = random_tensors(SHAPES, "F32", 7)
+    counts = []
+    for shard in (WHOLE, SMALL):
+        with folder() as there:
+            writer = subject.loaded(there, INFOS, shard)
+            for piece in _pieces(tensors):
+                writer.write(*piece)
+            _end(writer)
+            counts.append(len(list(there.iterdir())))
+    expect(counts[1] > counts[0], f"{subject}: shards of {SMALL} bytes give as many files as one of all: {counts[0]}")
+
+
+def _pieces(tensors: dict[str, Tensor]) -> list[tuple[str, int, Tensor]]:
+    flat = {name: tensor.reshape(-1) for name, tensor in tensors.items()}
+    return [(name, n, data[n : n + 97]) for name, data in flat.items() for n in range(0, data.numel(), 97)]
+
+
+def _end(writer: Any) -> None:
+    writer.finish()
+    writer.close()
+
+
+def _expect_holds(subject: Subject, there: Path, tensors: dict[str, Tensor]) -> None:
+    import torch
+
+    (there / "config.json").write_text(json.dumps({"architectures": [CLASS]}), "utf-8")
+    checkpoint = open_model(str(there), Sandbox())
+    try:
+        expect(checkpoint.tensors.keys() == tensors.keys(), f"{subject}: the folder holds {sorted(checkpoint.tensors)}")
+        for name, tensor in tensors.items():
+            got = torch.empty(tensor.numel(), dtype=torch_dtype("F32"))
+            checkpoint.read(name, 0, got)
+            expect(same(got, tensor.reshape(-1)), f"{subject}: {name!r} holds something else than was written")
+    finally:
+        checkpoint.close()

@@ -1,0 +1,234 @@
+"""Core's own plugins pass the checks of their kinds, and for every check there is a fault that it finds."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from mergecore_testing.checkpoints import write_checkpoint
+from mergecore_testing.conformance import architectures, conformance
+from mergecore_testing.conformance.kinds import CHECKS, apply
+from mergecore_testing.conformance.subjects import Subject
+from mergecore_testing.sandbox import DEFINITION, Mean
+
+from mergecore import planning
+from mergecore.api import Evaluator, Executor, InputError, MergedModel, PostProcessor, TensorInfo, Work, hookimpl
+from mergecore.builtin.safetensors import SafetensorsReader, SafetensorsWriter
+from mergecore.builtin.threads import ThreadsExecutor
+from mergecore.definitions import Findings
+
+test_reader = conformance("safetensors", "readers")
+test_writer = conformance("safetensors", "writers")
+test_executor = conformance("threads", "executors")
+test_architecture = conformance("LlamaForCausalLM", "architectures")
+test_postprocessor = conformance("config", "postprocessors")
+
+
+class Shifted(SafetensorsReader):
+    """Reads from one element later on."""
+
+    def read(self, name: str, start: int, out: Any) -> None:
+        super().read(name, start + (start == 11), out)
+
+
+class Shared(SafetensorsReader):
+    """Remembers the place between two calls, which other threads change."""
+
+    def read(self, name: str, start: int, out: Any) -> None:
+        self.place = start
+        time.sleep(0.001)
+        super().read(name, min(self.place, self.tensors[name].elements - out.numel()), out)
+
+
+class Unpicklable(SafetensorsReader):
+    """Holds what no other process can have."""
+
+    def __reduce__(self) -> Any:
+        raise TypeError("cannot pickle")
+
+
+class Blunt(SafetensorsReader):
+    """Lets errors of the system through."""
+
+    def __init__(self, path: Path) -> None:
+        path.read_bytes() if not path.is_fifo() else None
+        super().__init__(path)
+
+
+class Lenient(SafetensorsReader):
+    """Takes what is missing at a file's end for zeros."""
+
+    def __init__(self, path: Path) -> None:
+        content = path.read_bytes()
+        end = 8 + int.from_bytes(content[:8], "little")
+        if end < len(content):
+            header = json.loads(content[8:end])
+            ends = [entry["data_offsets"][1] for entry in header.values() if "data_offsets" in entry]
+            path.write_bytes(content.ljust(end + max(ends), b"\0"))
+        super().__init__(path)
+
+
+class InOrder(SafetensorsWriter):
+    """Expects the pieces of a tensor one after the other."""
+
+    def write(self, name: str, start: int, data: Any) -> None:
+        self.places = {**getattr(self, "places", {})}
+        start, self.places[name] = self.places.get(name, 0), self.places.get(name, 0) + data.numel()
+        super().write(name, start, data)
+
+
+class Truncating(SafetensorsWriter):
+    """Begins anew in a folder that holds something."""
+
+    def __init__(self, folder: Path, tensors: Mapping[str, TensorInfo], shard_bytes: int) -> None:
+        for path in folder.iterdir():
+            path.unlink()
+        super().__init__(folder, tensors, shard_bytes)
+
+
+class OneFile(SafetensorsWriter):
+    """Writes one file, however large."""
+
+    def __init__(self, folder: Path, tensors: Mapping[str, TensorInfo], shard_bytes: int) -> None:
+        super().__init__(folder, tensors, 2**50)
+
+
+def executor(change: Callable[[Work], Work]) -> type[Executor]:
+    """The built-in executor, given other work."""
+
+    class Changed(ThreadsExecutor):
+        def run(self, work: Work) -> None:
+            super().run(change(work))
+
+    return Changed
+
+
+def louder(work: Work) -> Work:
+    return Work(**{**vars(work), "write": lambda name, start, data: work.write(name, start, data * 1.5)})
+
+
+def silent(work: Work) -> Work:
+    return Work(**{**vars(work), "advance": lambda count: None})
+
+
+class Swallowing(ThreadsExecutor):
+    """Goes on after errors, as if all were done."""
+
+    def run(self, work: Work) -> None:
+        try:
+            super().run(work)
+        except Exception:
+            for job in work.jobs:
+                work.done(job)
+
+
+def after(run: Callable[[MergedModel], object], names: Any = ()) -> type[PostProcessor]:
+    """A post-processor of one function."""
+    return type("After", (PostProcessor,), {"after": names, "run": lambda self, model: run(model)})
+
+
+def hooks(**functions: Any) -> ModuleType:
+    """A module of hooks."""
+    module = ModuleType("hooks_under_test")
+    vars(module).update(functions)
+    return module
+
+
+@hookimpl
+def refuse(recipe: Any) -> None:
+    raise InputError("house rule: no")
+
+
+@hookimpl
+def answer(name: str) -> Any:
+    return object
+
+
+@hookimpl
+def change(recipe: Any) -> None:
+    recipe["seed"] = 1
+
+
+@hookimpl
+def fail(name: str) -> None:
+    raise KeyError(name)
+
+
+PATCHES: dict[str, tuple[Any, str, Any]] = {
+    "knows_its_model": (architectures, "examine", lambda *given: Findings(["x"], [], [])),
+    "merges_every_tensor": (Mean, "merge", lambda self, weights, ctx: weights[0]),
+    "keeps_the_first_layers": (planning, "layer_config", lambda *given: {}),
+}
+"""Faults of core, which no definition has."""
+FAULTS: dict[str, list[tuple[str, Any, str]]] = {
+    "follows_the_format": [("two layouts", {**DEFINITION, "layers": {}}, "'count' is missing")],
+    "knows_its_model": [("unknown", DEFINITION, "does not know")],
+    "merges_every_tensor": [("one model", DEFINITION, "are not the mean")],
+    "keeps_the_first_layers": [("count not written", DEFINITION, "says that it has [3]")],
+    "reads_every_dtype_at_any_place": [("one off", Shifted, "is wrong")],
+    "reads_from_threads": [("shares its place", Shared, "several threads")],
+    "opens_again_in_another_process": [("unpicklable", Unpicklable, "cannot pickle")],
+    "refuses_what_it_cannot_read": [("lets errors through", Blunt, "not a ModelError")],
+    "refuses_what_is_cut_short": [("lenient", Lenient, "without complaint")],
+    "pieces_come_in_any_order": [("in order", InOrder, "something else than was written")],
+    "what_was_synced_stays": [("begins anew", Truncating, "something else than was written")],
+    "small_shards_give_several_files": [("one file", OneFile, "as many files as one of all")],
+    "same_bytes_as_threads": [("louder", executor(louder), "write other bytes")],
+    "tells_of_every_byte": [("silent", executor(silent), "tells of 0 bytes")],
+    "an_error_ends_the_run": [("swallows", Swallowing, "without complaint")],
+    "its_order_can_be_read": [
+        ("text", after(print, "config"), "tuple of names"),
+        ("itself", after(print, ("it",)), "after itself"),
+    ],
+    "leaves_the_weights_and_the_models_alone": [
+        ("weights", after(lambda model: (model.folder / "model.safetensors").write_bytes(b"")), "changes model.safe"),
+        ("models", after(lambda model: (model.models[1].folder / "config.json").unlink()), "changes config.json"),
+    ],
+    "says_what_it_measures": [("mute", dataclass(frozen=True)(type("Mute", (Evaluator,), {})), "needs a docstring")],
+    "runs_again": [("a new file", after(lambda m: (m.folder / str(time.time_ns())).touch()), "leaves other files")],
+    "every_hook_is_marked": [
+        ("unmarked", hooks(mergecore_after_write=refuse, mergecore_before_plan=lambda recipe: None), "lack @hookimpl"),
+        ("none", hooks(), "no function"),
+    ],
+    "leaves_other_plugins_to_others": [("answers all", hooks(mergecore_provide_reader=answer), "answers")],
+    "the_recipe_stays_as_it_is": [("changes", hooks(mergecore_before_plan=change), "changes the recipe")],
+    "watches_a_run": [("fails", hooks(mergecore_after_tensor=fail), "switched off")],
+}
+KIND_OF = {check.__name__: kind for kind, checks in CHECKS.items() for check in checks}
+CASES = [(name, fault, plugin, words) for name, faults in FAULTS.items() for fault, plugin, words in faults]
+
+
+@pytest.mark.parametrize(("name", "fault", "plugin", "words"), CASES, ids=[f"{c[0]}-{c[1]}" for c in CASES])
+def test_a_check_finds_the_fault_that_it_is_for(
+    name: str, fault: str, plugin: Any, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = KIND_OF[f"check_{name}"]
+    check = next(check for check in CHECKS[kind] if check.__name__ == f"check_{name}")
+    if name in PATCHES:
+        monkeypatch.setattr(*PATCHES[name])
+    names = {"readers": "safetensors", "writers": "safetensors", "architectures": "TinyForCausalLM"}
+    with pytest.raises(Exception, match=words.replace("[", r"\[")):
+        apply(check, Subject(kind, names.get(kind, "it"), plugin))
+
+
+def test_every_check_has_its_fault() -> None:
+    of_commands_and_methods = {check.__name__ for kind in ("commands", "methods") for check in CHECKS[kind]}
+    assert set(KIND_OF) - of_commands_and_methods == {f"check_{name}" for name in FAULTS}
+
+
+def test_hooks_that_refuse_everything_are_sound() -> None:
+    for check in CHECKS["hooks"]:
+        apply(check, Subject("hooks", "house", hooks(mergecore_before_plan=refuse)))
+
+
+def test_a_definition_of_another_model_is_told_by_a_real_one(tmp_path: Path) -> None:
+    other = {**DEFINITION, "layer": [*DEFINITION["layer"], "gate.weight"]}
+    model = write_checkpoint(tmp_path / "model", "TinyForCausalLM", other)
+    with pytest.raises(AssertionError, match=r"gate\.weight"):
+        architectures.check_knows_a_real_model(Subject("architectures", "Tiny", DEFINITION, model=model))

@@ -1,0 +1,55 @@
+"""Print what authors of plugins rely on, a line each: docs/api-v1.txt holds it, and ./dev sync refreshes that."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from mergecore_testing.conformance import conformance
+
+from mergecore import api, hookspecs, plugins
+
+
+def surface() -> str:
+    """Names and signatures of the API, the hooks, the entry-point groups and the kit."""
+    lines = [line for name in sorted(api.__all__) for line in described(name, getattr(api, name))]
+    hooks = sorted(name for name in vars(hookspecs) if name.startswith("mergecore_"))
+    lines += [f"hook {name}{inspect.signature(getattr(hookspecs, name))}" for name in hooks]
+    lines += [f"group {plugins.PREFIX}{kind}" for kind in plugins.KINDS]
+    lines += [f"mergecore_testing.conformance.conformance{inspect.signature(conformance)}"]
+    return "".join(re.sub(r" object at 0x[0-9a-f]+", "", line) + "\n" for line in lines)
+
+
+def described(name: str, item: Any) -> Iterator[str]:
+    """The lines of one name."""
+    if inspect.isclass(item):
+        yield f"class {name}({', '.join(base.__name__ for base in item.__bases__)})"
+        yield from (f"  {name}.{line}" for line in members(item))
+    elif inspect.isfunction(item):
+        yield f"def {name}{inspect.signature(item)}"
+    else:
+        yield f"{name}: {type(item).__name__}"
+
+
+def members(item: type) -> Iterator[str]:
+    """What a class itself has that its users may use."""
+    fields = {field.name: field for field in dataclasses.fields(item)} if dataclasses.is_dataclass(item) else {}
+    own = vars(item)
+    for name, annotation in own.get("__annotations__", {}).items():
+        if not name.startswith("_"):
+            required = name not in fields or fields[name].default is fields[name].default_factory
+            yield f"{name}: {annotation}{'' if required else ' (may be left out)'}"
+    for name, value in own.items():
+        if name == "__init__" and dataclasses.is_dataclass(item):
+            continue
+        if inspect.isfunction(value) and value.__module__ != "typing" and name.lstrip("_") in (name, "init__"):
+            yield f"{name}{inspect.signature(value)}"
+        elif not name.startswith("_") and name not in own.get("__annotations__", {}):
+            yield name
+
+
+if __name__ == "__main__":
+    print(surface(), end="")  # noqa: T201
