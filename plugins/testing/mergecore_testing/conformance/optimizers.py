@@ -34,7 +34,8 @@ def check_goes_on_after_failures(subject: Subject) -> None:
 
 
 def _asked(subject: Subject, dimensions: int, seed: int) -> list[Sequence[Sequence[float]]]:
-    search, asked = subject.loaded(dimensions, seed, 0), []
+    search = subject.loaded(dimensions, seed, 0)
+    asked: list[Sequence[Sequence[float]]] = []
     for _ in range(ROUNDS):
         asked.append([tuple(point) for point in search.ask()])
         search.tell(asked[-1], [[sum(point), max(point)] for point in asked[-1]])
