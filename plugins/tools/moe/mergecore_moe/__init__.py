@@ -57,7 +57,8 @@ def moe(
             listener = running.Listener(warn, progress.advance, progress.resume)
             running.run_plan(plan, out, registry, options, listener)
         if as_json:
-            print(json.dumps({**plan_view(plan), "out": str(out), "seconds": round(progress.seconds, 3)}, indent=2))
+            view = {**plan_view(plan), "out": str(out), "seconds": round(progress.seconds, 3)}
+            typer.echo(json.dumps(view, indent=2))
         elif not quiet:
             say(f"{out}: {progress.summary()}")
     finally:
@@ -108,7 +109,7 @@ def _gates(mixture: Mixture, memory: int, device: str, quiet: bool) -> Tensor:
     near = gates.alike(found)
     if near:
         warn(
-            f"the routers of {len(near)} of {mixture.layers} layers hardly tell their experts apart, since the prompts look"
-            " alike to the base; give prompts that differ more"
+            f"the routers of {len(near)} of {mixture.layers} layers hardly tell their experts apart, since the prompts"
+            " look alike to the base; give prompts that differ more"
         )
     return found

@@ -1,4 +1,4 @@
-"""What families are asked about: a dense model's kind, sizes, biases and attention windows, its defaults written out."""
+"""What families are asked about: a dense model's kind, sizes, biases and attention windows."""
 
 from __future__ import annotations
 

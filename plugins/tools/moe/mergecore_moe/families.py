@@ -108,7 +108,9 @@ class DeepSeek(Family):
             return NO_BIAS.format(reference=dense.reference, biases=dense.listed_biases)
         size = dense.config["hidden_size"] // dense.config["num_attention_heads"]
         if dense.head_size != size:
-            return f"has heads of hidden_size / num_attention_heads = {size}, and {dense.reference} of {dense.head_size}"
+            return (
+                f"has heads of hidden_size / num_attention_heads = {size}, and {dense.reference} of {dense.head_size}"
+            )
         return ""
 
     def settings(self, dense: Dense, config: Config) -> dict[str, Any]:

@@ -70,7 +70,8 @@ def seen(model: LayerByLayer, prompts: Sequence[Prompts], average: bool) -> Tens
     Returns:
         (layers, experts, hidden size), float32.
     """
-    texts = list(dict.fromkeys(tuple(text) for item in prompts for text in (*item.positive, *item.negative)))
+    every = {tuple(text) for item in prompts for text in (*item.positive, *item.negative)}
+    texts = sorted(every, key=lambda text: (len(text), text))  # those of a length go together without padding
     places = {text: place for place, text in enumerate(texts)}
     states = model.states(texts, average)
 

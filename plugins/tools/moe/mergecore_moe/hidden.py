@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mergecore.api import InputError, ModelError, torch_dtype
@@ -50,17 +52,15 @@ class LayerByLayer:
         """
         import torch
 
-        rows: list[Tensor] = []
+        found: list[Tensor] = []
         with torch.inference_mode():
             for batch in self._batches(prompts):
-                self._inputs: list[Tensor] = []
-                try:
+                self._taken: list[Tensor] = []
+                self._take = partial(_mean if average else _last, batch)
+                with suppress(_Seen):
                     self._run(batch)
-                except _Seen:
-                    pass
-                pick = _mean if average else _last
-                rows.append(torch.stack([pick(states, batch) for states in self._inputs]))
-        return torch.cat(rows, dim=1)
+                found.append(torch.stack(self._taken))
+        return torch.cat(found, dim=1)
 
     def _run(self, batch: Sequence[Sequence[int]]) -> None:
         """One pass over the layers. Prompts are padded behind: no token looks at those that come after it."""
@@ -76,12 +76,11 @@ class LayerByLayer:
 
     def _before(self, number: int) -> Any:
         def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self._inputs.append((args[0] if args else kwargs["hidden_states"]).float())
+            self._taken.append(self._take(args[0] if args else kwargs["hidden_states"]))
             if number == len(self._layers) - 1:
                 raise _Seen
             prefix = LAYER.format(layer=number)
-            names = list(module.state_dict())
-            tensors = {name: self._read(prefix + name).to(self._device) for name in names}
+            tensors = {name: self._read(prefix + name).to(self._device) for name in module.state_dict()}
             module.load_state_dict(tensors, assign=True)
 
         return hook
@@ -108,35 +107,32 @@ class LayerByLayer:
         """As many prompts at a time as there is room for beside a layer; the layers are read once for each batch."""
         batch: list[Sequence[int]] = []
         for prompt in prompts:
-            longest = max(map(len, [*batch, prompt]))
-            needed = (len(batch) + 1) * longest * self._token_bytes(longest)
-            if needed > self._room and not batch:
-                total = (self._memory - self._room + needed) // 10**6 + 1
+            if self._needed([prompt]) > self._room:
+                total = (self._memory - self._room + self._needed([prompt])) // 10**6 + 1
                 raise InputError(
-                    f"{self._checkpoint.reference}: one layer and a prompt of {len(prompt)} tokens need {total} MB, more"
-                    f" than the {self._memory / 1e6:.0f} MB allowed; give --memory {total}MB"
+                    f"{self._checkpoint.reference}: one layer and a prompt of {len(prompt)} tokens need {total} MB,"
+                    f" more than the {self._memory / 1e6:.1f} MB allowed; give --memory {total}MB"
                 )
-            if needed > self._room:
+            if self._needed([*batch, prompt]) > self._room:
                 yield batch
                 batch = []
             batch.append(prompt)
         yield batch
 
-    def _token_bytes(self, longest: int) -> int:
-        """Activations that a token has at one time: its states, an MLP's, and what it attends to."""
-        config = self._model.config
-        inputs = config.num_hidden_layers * config.hidden_size
-        width = inputs + 12 * config.hidden_size + 4 * config.intermediate_size
-        return 4 * int(width + 2 * config.num_attention_heads * longest)
+    def _needed(self, batch: Sequence[Sequence[int]]) -> int:
+        """Bytes of activations while a batch goes through a layer: states, an MLP's, what tokens attend to."""
+        config, longest = self._model.config, max(map(len, batch))
+        width = 12 * config.hidden_size + 4 * config.intermediate_size + 2 * config.num_attention_heads * longest
+        return 4 * len(batch) * longest * int(width)
 
 
-def _last(states: Tensor, batch: Sequence[Sequence[int]]) -> Tensor:
+def _last(batch: Sequence[Sequence[int]], states: Tensor) -> Tensor:
     import torch
 
     return torch.stack([state[len(prompt) - 1] for state, prompt in zip(states, batch)]).cpu()
 
 
-def _mean(states: Tensor, batch: Sequence[Sequence[int]]) -> Tensor:
+def _mean(batch: Sequence[Sequence[int]], states: Tensor) -> Tensor:
     import torch
 
     return torch.stack([state[: len(prompt)].mean(0) for state, prompt in zip(states, batch)]).cpu()

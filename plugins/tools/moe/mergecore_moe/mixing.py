@@ -200,14 +200,12 @@ class Mixture:
         total = sum(expert.scale for expert in shared) + max(scales)
         if shared and not self.gated and len(scales) == 1 and abs(total - 1) > 1e-6:
             yield (
-                f"the experts' residual_scale of {max(scales):g} and the shared one's of {total - max(scales):g} add up to"
-                f" {total:g}, so every MLP counts {total:g} times as much as in {self.models.base.reference}"
+                f"the experts' residual_scale of {max(scales):g} and the shared one's of {total - max(scales):g} add up"
+                f" to {total:g}, so every MLP counts {total:g} times as much as in {self.models.base.reference}"
             )
 
 
-def _architecture(
-    family: Family, registry: Registry, config: Mapping[str, Any], names: set[str]
-) -> Architecture:
+def _architecture(family: Family, registry: Registry, config: Mapping[str, Any], names: set[str]) -> Architecture:
     """The definition of the result's class, which must know every weight; one of no weights where nobody has it."""
     definition = registry.provide("architectures", family.model_class)
     if definition is None:
@@ -218,5 +216,7 @@ def _architecture(
     missing = [weight.name for weight in weights if weight.name not in names and not weight.may_lack]
     if unknown or missing:
         wrong = f"{min(unknown)!r} is unknown" if unknown else f"{missing[0]!r} is missing"
-        raise PluginError(f"the family {family.name!r} does not fit {family.model_class}: {wrong}; report it to its author")
+        raise PluginError(
+            f"the family {family.name!r} does not fit {family.model_class}: {wrong}; report it to its author"
+        )
     return bound

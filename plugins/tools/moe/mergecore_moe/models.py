@@ -112,5 +112,3 @@ def _check(expert: Expert, checkpoint: Checkpoint, base: Checkpoint, model: Dens
             ours, theirs = base.tensors[name].shape, checkpoint.tensors[name].shape
             if ours != theirs:
                 raise place.error(f"{name} is {list(theirs)} in {expert.model}, and {list(ours)} in {base.reference}")
-
-
