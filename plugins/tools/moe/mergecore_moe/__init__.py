@@ -23,7 +23,6 @@ def moe(
     config: Annotated[Path, typer.Argument(help="The config, a YAML file as for mergekit-moe.", show_default=False)],
     out: Out,
     memory: Memory = "",
-    device: Annotated[str, typer.Option(help="Where gate_mode: hidden runs the base, such as cuda.")] = "cpu",
     workers: Annotated[int, typer.Option(help="Threads; default: one for each core.", min=0)] = 0,
     shard_size: Annotated[str, typer.Option(help="Largest weight file.")] = "5GB",
     force: Force = False,
@@ -51,7 +50,7 @@ def moe(
         Target(out).check(draft, force)  # before the base is run, which may take long
         if not quiet:
             print_plan(draft)
-        plan = mixture.plan(_gates(mixture, options.memory, device, quiet), registry)
+        plan = mixture.plan(_gates(mixture, options.memory, quiet), registry)
         registry.notify("after_plan", tensors=plan.tensors, notes=list(plan.notes))
         with Progress(plan.bytes_out, quiet) as progress:
             listener = running.Listener(warn, progress.advance, progress.resume)
@@ -87,7 +86,7 @@ def _zeros(mixture: Mixture) -> Tensor:
     return torch.zeros(mixture.layers, len(mixture.prompted), mixture.hidden)
 
 
-def _gates(mixture: Mixture, memory: int, device: str, quiet: bool) -> Tensor:
+def _gates(mixture: Mixture, memory: int, quiet: bool) -> Tensor:
     """The routers' weights, as the config's gate_mode says."""
     from mergecore_moe import gates
     from mergecore_moe.hidden import EMBEDDING, LayerByLayer
@@ -105,7 +104,7 @@ def _gates(mixture: Mixture, memory: int, device: str, quiet: bool) -> Tensor:
         if not quiet:
             count = sum(len(item.positive) + len(item.negative) for item in prompts)
             say(f"routers: {base.reference} reads {count} prompts, one layer at a time")
-        found = gates.seen(LayerByLayer(base, memory, device), prompts, average=config.mode == "hidden_avg")
+        found = gates.seen(LayerByLayer(base, memory), prompts, average=config.mode == "hidden_avg")
     near = gates.alike(found)
     if near:
         warn(

@@ -11,7 +11,6 @@ from mergecore.api import InputError, ModelError, torch_dtype
 from mergecore.sources import Checkpoint
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 LAYER = "model.layers.{layer}."
@@ -28,21 +27,20 @@ class LayerByLayer:
     Args:
         checkpoint: with the names of its definition.
         memory: bytes that weights and activations may take.
-        device: where it runs, by torch's name.
 
     Raises:
         InputError: transformers is not installed or does not know the model, or the memory is too small.
     """
 
-    def __init__(self, checkpoint: Checkpoint, memory: int, device: str) -> None:
-        self._checkpoint, self._device = checkpoint, _device(device)
+    def __init__(self, checkpoint: Checkpoint, memory: int) -> None:
+        self._checkpoint = checkpoint
         self._model = _skeleton(checkpoint)
         self._layers = list(self._model.layers)
         self._room = memory - self._layer_bytes()
         self._memory = memory
         for number, layer in enumerate(self._layers):
             layer.register_forward_pre_hook(self._before(number), with_kwargs=True)
-            layer.register_forward_hook(lambda module, *_: module.to_empty(device="meta") and None)
+            layer.register_forward_hook(_free)
 
     def states(self, prompts: Sequence[Sequence[int]], average: bool) -> Tensor:
         """What comes into each layer at the last token of each prompt, or on average over its tokens.
@@ -71,8 +69,8 @@ class LayerByLayer:
         rows = torch.stack([self._read(EMBEDDING, token) for token in used])
         longest = max(map(len, batch))
         padded = [[places[token] for token in prompt] + [0] * (longest - len(prompt)) for prompt in batch]
-        self._model.embed_tokens.weight = torch.nn.Parameter(rows.to(self._device), requires_grad=False)
-        self._model(input_ids=torch.tensor(padded, device=self._device), use_cache=False)
+        self._model.embed_tokens.weight = torch.nn.Parameter(rows, requires_grad=False)
+        self._model(input_ids=torch.tensor(padded), use_cache=False)
 
     def _before(self, number: int) -> Any:
         def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -80,7 +78,7 @@ class LayerByLayer:
             if number == len(self._layers) - 1:
                 raise _Seen
             prefix = LAYER.format(layer=number)
-            tensors = {name: self._read(prefix + name).to(self._device) for name in module.state_dict()}
+            tensors = {name: self._read(prefix + name) for name in module.state_dict()}
             module.load_state_dict(tensors, assign=True)
 
         return hook
@@ -126,27 +124,20 @@ class LayerByLayer:
         return 4 * len(batch) * longest * int(width)
 
 
+def _free(layer: Any, *_: object) -> None:
+    layer.to_empty(device="meta")
+
+
 def _last(batch: Sequence[Sequence[int]], states: Tensor) -> Tensor:
     import torch
 
-    return torch.stack([state[len(prompt) - 1] for state, prompt in zip(states, batch)]).cpu()
+    return torch.stack([state[len(prompt) - 1] for state, prompt in zip(states, batch)])
 
 
 def _mean(batch: Sequence[Sequence[int]], states: Tensor) -> Tensor:
     import torch
 
-    return torch.stack([state[: len(prompt)].mean(0) for state, prompt in zip(states, batch)]).cpu()
-
-
-def _device(name: str) -> torch.device:
-    import torch
-
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(f"--device: {name!r} cannot be used here: {str(error).splitlines()[0]}") from None
-    return device
+    return torch.stack([state[: len(prompt)].mean(0) for state, prompt in zip(states, batch)])
 
 
 def _skeleton(checkpoint: Checkpoint) -> Any:

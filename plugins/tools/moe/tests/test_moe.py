@@ -139,7 +139,7 @@ def test_the_base_is_run_one_layer_at_a_time_in_as_many_passes_as_memory_asks_fo
     model = dense(tmp_path / "dense", "llama", 1)
     checkpoint = open_model(str(model), Registry(print))
     prompts = [[1, 2, 3], [4], [5, 6, 7, 8], [9, 10]]
-    roomy, tight = LayerByLayer(checkpoint, 10**9, "cpu"), LayerByLayer(checkpoint, 10**9, "cpu")
+    roomy, tight = LayerByLayer(checkpoint, 10**9), LayerByLayer(checkpoint, 10**9)
     tight._room = tight._needed([prompts[2]])  # for the longest prompt alone
     filled = []
     for layer in tight._layers:
