@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import sys
-from pathlib import Path
 
 import torch
 from measure import measure, torch_baseline, why_failed
@@ -64,7 +63,8 @@ def compare(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> N
         alike += torch.equal(tensor, other)
     routers = len(cosines) // 2
     print(f"\n{alike} of {len(ours) - routers} weights beside the routers are equal, bit by bit.")
-    print(f"Rows of the {routers} routers: cosine {min(cosines):.5f} at least, {sum(cosines) / len(cosines):.5f} on average.")
+    mean = sum(cosines) / len(cosines)
+    print(f"Rows of the {routers} routers: cosine {min(cosines):.5f} at least, {mean:.5f} on average.")
 
 
 if __name__ == "__main__":

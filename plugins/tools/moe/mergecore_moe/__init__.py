@@ -68,13 +68,15 @@ def _open(config: Config, registry: Registry) -> Mixture:
     """The config's models, opened and checked, and the family that fits."""
     from mergecore_moe.choosing import choose
     from mergecore_moe.mixing import Mixture, recipe_of
-    from mergecore_moe.models import open_models
+    from mergecore_moe.models import check_experts, open_models
 
     registry.before_plan(config.place.value)
     recipe = recipe_of(config)
     models = open_models(config, recipe, registry)
     try:
-        return Mixture(config, recipe, models, choose(models.dense, config))
+        family = choose(models.dense, config)
+        check_experts(config, models)
+        return Mixture(config, recipe, models, family)
     except BaseException:
         models.close()
         raise
@@ -95,8 +97,7 @@ def _gates(mixture: Mixture, memory: int, quiet: bool) -> Tensor:
     config, base = mixture.config, mixture.models.base
     if not config.prompted:
         return gates.drawn(config.mode, (mixture.layers, len(config.experts), mixture.hidden), config.seed)
-    longest = mixture.models.dense.config["max_position_embeddings"]
-    tokens = Tokens(base.folder, base.tensors[EMBEDDING].shape[0], longest)
+    tokens = Tokens(base.folder, base.tensors[EMBEDDING].shape[0], base.config.get("max_position_embeddings"))
     prompts = [tokens.of(expert) for expert in mixture.prompted]
     if config.mode == "cheap_embed":
         found = gates.embedded(base, prompts, mixture.layers)

@@ -69,17 +69,23 @@ def dense(checkpoint: Checkpoint) -> Dense:
     """The dense model in a checkpoint whose tensors have their definition's names.
 
     Raises:
-        ModelError: its config.json does not give its kind or its sizes.
+        ModelError: it is of a kind that is known here, and its config.json does not state its sizes.
     """
     kind = str(checkpoint.config.get("model_type"))
     config = _completed(kind, checkpoint.config)
-    for key in SIZES if kind in DEFAULTS else ():
-        if type(config.get(key)) is not int or config[key] < 1:
-            raise ModelError(f"{checkpoint.folder / 'config.json'}: must give {key!r} as a whole number")
+    if kind in DEFAULTS:
+        check_sizes(checkpoint, config)
     found = (re.fullmatch(r"model\.layers\.\d+\.(.+\.bias)", name) for name in checkpoint.tensors)
     biases = frozenset(match[1] for match in found if match)
     windows = _windows(kind, config) if kind in DEFAULTS else ()
     return Dense(checkpoint.reference, kind, config, biases, windows)
+
+
+def check_sizes(checkpoint: Checkpoint, config: Mapping[str, Any]) -> None:
+    """Raise ModelError for a config that does not state a size that every mixture needs."""
+    for key in SIZES:
+        if type(config.get(key)) is not int or config[key] < 1:
+            raise ModelError(f"{checkpoint.folder / 'config.json'}: must give {key!r} as a whole number")
 
 
 def _completed(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from mergecore.recipe import Recipe
 from mergecore.registry import Registry
 from mergecore.sources import Checkpoint, open_model
 from mergecore_moe.config import Config, Expert
-from mergecore_moe.dense import Dense, dense
+from mergecore_moe.dense import Dense, check_sizes, dense
 from mergecore_moe.families import PROJECTIONS
 
 LAYER = "model.layers.{layer}."
@@ -51,17 +51,14 @@ def open_models(config: Config, recipe: Recipe, registry: Registry) -> Models:
     """Open the base and the experts.
 
     Raises:
-        InputError: one cannot be opened, holds tensors that nobody knows, or does not fit the base.
+        InputError: one cannot be opened, or holds tensors that nobody knows.
     """
     opened: list[Checkpoint] = []
     try:
         positions = _open(config, registry, opened)
         architecture, fitted, notes = fit(recipe, registry, opened, 0)
         check_accounted(architecture, fitted, 0)
-        base = dense(fitted[0])
-        for expert in (*config.experts, *config.shared):
-            _check(expert, fitted[positions[expert.model]], fitted[0], base)
-        return Models(tuple(fitted), positions, architecture, base, tuple(notes))
+        return Models(tuple(fitted), positions, architecture, dense(fitted[0]), tuple(notes))
     except BaseException:
         for checkpoint in opened:
             checkpoint.close()
@@ -90,6 +87,13 @@ def _open(config: Config, registry: Registry, opened: list[Checkpoint]) -> dict[
     return positions
 
 
+def check_experts(config: Config, models: Models) -> None:
+    """Raise InputError where an expert does not fit the base."""
+    check_sizes(models.base, models.dense.config)
+    for expert in (*config.experts, *config.shared):
+        _check(expert, models.checkpoints[models.positions[expert.model]], models.base, models.dense)
+
+
 def _check(expert: Expert, checkpoint: Checkpoint, base: Checkpoint, model: Dense) -> None:
     """An expert must be of the base's kind, and its MLPs of the base's shapes."""
     place = expert.place.child("source_model")
@@ -99,10 +103,10 @@ def _check(expert: Expert, checkpoint: Checkpoint, base: Checkpoint, model: Dens
     activation = checkpoint.config.get("hidden_act", model.config.get("hidden_act"))
     if activation != model.config.get("hidden_act"):
         raise place.error(f"{expert.model} has the activation {activation!r}, the base {model.config['hidden_act']!r}")
-    layers, own = model.config.get("num_hidden_layers"), checkpoint.config.get("num_hidden_layers")
+    layers, own = model.config["num_hidden_layers"], checkpoint.config.get("num_hidden_layers")
     if own != layers:
         raise place.error(f"{expert.model} has {own} layers, and the base {base.reference} has {layers}")
-    for layer in range(len(model.windows)):
+    for layer in range(layers):
         for projection in PROJECTIONS:
             name = MLP.format(layer=layer, projection=projection)
             if name not in base.tensors:

@@ -30,13 +30,13 @@ class Tokens:
     Args:
         folder: of the model.
         rows: how many tokens its embedding has.
-        longest: how many tokens the model takes at one time.
+        longest: how many tokens the model takes at one time; None: it does not say.
 
     Raises:
         ModelError: there is no tokenizer.json, or it cannot be read.
     """
 
-    def __init__(self, folder: Path, rows: int, longest: int) -> None:
+    def __init__(self, folder: Path, rows: int, longest: int | None) -> None:
         from tokenizers import Tokenizer
 
         path = folder / "tokenizer.json"
@@ -70,7 +70,7 @@ class Tokens:
             raise place.error("is an empty prompt; write a text that the expert is for")
         if max(ids) >= self._rows:
             raise place.error(f"has a token that the base's embedding of {self._rows} rows has no row for")
-        if len(ids) > self._longest:
+        if self._longest and len(ids) > self._longest:
             raise place.error(f"has {len(ids)} tokens, and the base takes at most {self._longest}; shorten it")
         return ids
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ DENSE: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "llama": ("llama", {}),
     "llama-tied": ("llama", {"tie_word_embeddings": True, "rope_parameters": SCALED}),
     "llama-biased": ("llama", {"attention_bias": True}),
+    "llama-silent": ("llama", {}),
     "mistral": ("mistral", {"sliding_window": 5}),
     "mistral-wide": ("mistral", {"sliding_window": None, "head_dim": 10}),
     "qwen2": ("qwen2", {"tie_word_embeddings": True}),
@@ -32,7 +34,7 @@ DENSE: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "qwen3-windows": ("qwen3", {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 0}),
     "gemma": ("gemma", {"head_dim": 8}),
 }
-"""Name → model type, and what its config says beside `SIZES`."""
+"""Name → model type, and what its config says beside `SIZES`; a silent one says nothing else."""
 
 PROMPTS = (["w1 w2 w3", "w4 w5"], ["w6"], ["w7 w8 w7 w8"])
 
@@ -47,6 +49,9 @@ def dense(folder: Path, name: str, seed: int, **sizes: int) -> Path:
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
     model.save_pretrained(folder)
+    if name.endswith("-silent"):
+        kept = {**SIZES, "model_type": kind, "architectures": [type(model).__name__], "dtype": "float32"}
+        (folder / "config.json").write_text(json.dumps(kept), "utf-8")
     tokenizer = Tokenizer(models.WordLevel({f"w{number}": number for number in range(VOCABULARY + 1)}, unk_token="w0"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.save(str(folder / "tokenizer.json"))

@@ -11,13 +11,15 @@ from mergecore_moe.hidden import LayerByLayer
 from mixtures import HIDDEN, LAYERS, PROMPTS, config, dense, loaded, logits, mix
 from safetensors.torch import load_file
 
+from mergecore.errors import RunError
+
 SHARED = {"residual_scale": 0.5}
 """Of experts and the shared one, so that together they count as much as one MLP."""
 
 IDENTICAL = [
     ("llama", "Mixtral", 0), ("llama-tied", "Mixtral", 0), ("mistral", "Mixtral", 0), ("mistral-wide", "Mixtral", 0),
-    ("llama", "Qwen MoE", 1), ("mistral", "Qwen MoE", 1), ("qwen2", "Qwen MoE", 1), ("qwen2-windows", "Qwen MoE", 1),
-    ("qwen3", "Qwen3 MoE", 0), ("qwen3-windows", "Qwen3 MoE", 0),
+    ("llama-silent", "Mixtral", 0), ("llama", "Qwen MoE", 1), ("mistral", "Qwen MoE", 1), ("qwen2", "Qwen MoE", 1),
+    ("qwen2-windows", "Qwen MoE", 1), ("qwen3", "Qwen3 MoE", 0), ("qwen3-windows", "Qwen3 MoE", 0),
     ("llama", "DeepSeek MoE", 0), ("llama-tied", "DeepSeek MoE", 1),
 ]  # fmt: skip
 
@@ -152,3 +154,28 @@ def test_the_base_is_run_one_layer_at_a_time_in_as_many_passes_as_memory_asks_fo
     assert all(len(layers) == 1 for layers in filled)
     assert all(parameter.is_meta for layer in tight._layers for parameter in layer.parameters())
     checkpoint.close()
+
+
+def test_a_run_that_failed_goes_on_and_gives_the_same_bytes(tmp_path, monkeypatch, capsys):
+    from mergecore.builtin.safetensors import SafetensorsWriter
+
+    model = dense(tmp_path / "dense", "llama", 1)
+    value = config(model, [model] * 2)
+    (tmp_path / "whole").mkdir()
+    undisturbed = (mix(tmp_path / "whole", value) / "model.safetensors").read_bytes()
+    written, write = [], SafetensorsWriter.write
+
+    def fail(self, name, start, data):
+        written.append(name)
+        if len(written) > 20:
+            raise OSError(28, "No space left on device")
+        write(self, name, start, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SafetensorsWriter, "write", fail)
+        with pytest.raises(RunError, match="No space left"):
+            mix(tmp_path, value)
+    assert "keeps 20 of 42 tensors" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    monkeypatch.setattr(SafetensorsWriter, "write", lambda self, *data: written.append(data[0]) or write(self, *data))
+    assert (mix(tmp_path, value) / "model.safetensors").read_bytes() == undisturbed
+    assert len(written) == 21 + 22, "no finished tensor is made again"
