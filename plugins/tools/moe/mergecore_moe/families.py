@@ -48,7 +48,7 @@ class Family:
         raise NotImplementedError
 
     def settings(self, dense: Dense, config: Config) -> dict[str, Any]:
-        """The values of config.json that differ from the dense model's, without class, type and `Dense.settings`."""
+        """The values of config.json that differ from `Dense.config`, without its class, ``model_type`` and dtype."""
         raise NotImplementedError
 
     def zeros(self, dense: Dense) -> Mapping[str, tuple[int, ...]]:

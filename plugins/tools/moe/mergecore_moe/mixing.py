@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from mergecore.api import FLOATS, Input, Job, Method, PluginError, TensorInfo
+from mergecore.api import FLOATS, Input, Job, Method, ModelError, PluginError, TensorInfo
 from mergecore.api.files import TORCH_NAMES, common_dtype
 from mergecore.architecture import Architecture, Weight, parse
 from mergecore.matching import stored
@@ -165,6 +165,8 @@ class Mixture:
 
     def _dense(self, weight: Weight, base: Checkpoint) -> Iterator[Job]:
         name = stored(base, weight)
+        if name is None and not weight.may_lack:
+            raise ModelError(f"{base.folder}: holds no {weight.name!r}; fetch the checkpoint again")
         if name is not None and not weight.name.endswith("rotary_emb.inv_freq"):  # which loaders compute
             yield self._copy(weight.name, base, name)
 

@@ -22,7 +22,7 @@ SIZES = {
 SCALED = {"rope_type": "llama3", "rope_theta": 500.0, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 16}  # fmt: skip
 DENSE: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    "llama": ("llama", {}),
+    "llama": ("llama", {"sliding_window": 5}),  # which Llama does not know, and a mixture would
     "llama-tied": ("llama", {"tie_word_embeddings": True, "rope_parameters": SCALED}),
     "llama-biased": ("llama", {"attention_bias": True}),
     "llama-silent": ("llama", {}),

@@ -10,6 +10,7 @@ import textwrap
 import pytest
 import yaml
 from mixtures import VOCABULARY, config, dense, mix
+from safetensors.torch import load_file, save_file
 
 from mergecore.errors import InputError
 
@@ -38,12 +39,14 @@ def models(tmp_path_factory):
     made = {name: dense(root / name, name, 1) for name in ("llama", "llama-biased", "qwen2", "qwen3", "gemma")}
     made["small"] = dense(root / "small", "llama", 2, intermediate_size=20)
     made["shallow"] = dense(root / "shallow", "llama", 2, num_hidden_layers=2)
-    for name in ("mute", "broken", "sizeless"):
+    for name in ("mute", "broken", "sizeless", "torn"):
         made[name] = shutil.copytree(made["llama"], root / name)
     (made["mute"] / "tokenizer.json").unlink()
     (made["broken"] / "tokenizer.json").write_text("{}", "utf-8")
     settings = json.loads((made["sizeless"] / "config.json").read_text())
     (made["sizeless"] / "config.json").write_text(json.dumps({**settings, "hidden_size": "wide"}))
+    weights = load_file(made["torn"] / "model.safetensors")
+    save_file({k: v for k, v in weights.items() if k != "model.norm.weight"}, made["torn"] / "model.safetensors")
     return made
 
 
@@ -89,6 +92,7 @@ CASES = {
                       r"model.layers.0.mlp.gate_proj.weight is \[20, 24\] in .*small, and \[28, 24\] in .*llama"),
     "another depth": (lambda c, m: expert(c, source_model=str(m["shallow"])), r"shallow has 2 layers, and .* has 3"),
     "no sizes": (lambda c, m: {**c, "base_model": str(m["sizeless"])}, r"must give 'hidden_size' as a whole number"),
+    "a lost weight": (lambda c, m: {**c, "base_model": str(m["torn"])}, r"torn: holds no 'model.norm.weight'; fetch"),
     "no family of that name": (lambda c, m: {**c, "architecture": "mixtrals"},
                                r"architecture: no family is called so; there are Mixtral, DeepSeek MoE, Qwen MoE"),
     "a family that does not fit": (lambda c, m: {**same(c), "architecture": "mixtral"},
