@@ -8,13 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mergecore.api import BLOCK, FLOATS, Input, Job, Method, TensorInfo, Tile, Vocabulary
+from mergecore.api import BLOCK, FLOATS, Evaluation, Input, Job, Method, TensorInfo, Tile, Vocabulary
 from mergecore.api.files import TORCH_NAMES, common_dtype
 from mergecore.architecture import Architecture
 from mergecore.config import with_keys
 from mergecore.definitions import fit
-from mergecore.errors import InputError, MergecoreError, ModelError
+from mergecore.errors import InputError, MergecoreError, ModelError, PluginError
+from mergecore.evaluations import parse_evaluations
 from mergecore.matching import Match, Matcher
+from mergecore.plugins import find
 from mergecore.recipe import Recipe
 from mergecore.registry import Registry
 from mergecore.slicing import layer_config, tie_config
@@ -40,6 +42,7 @@ class Plan:
         rows: where the rows of embeddings and heads come from; None: they are the models' own.
         tokenizer_files: every tokenizer file of the output, by name; None: the donor's, as they are.
         command: what of ``mergecore`` makes the result from the recipe: ``run``, or a tool that makes plans of its own.
+        evaluations: what is measured of the result.
     """
 
     recipe: Recipe
@@ -54,6 +57,7 @@ class Plan:
     rows: Vocabulary | None = None
     tokenizer_files: Mapping[str, bytes] | None = None
     command: str = "run"
+    evaluations: tuple[Evaluation, ...] = ()
 
     @property
     def tensors(self) -> dict[str, TensorInfo]:
@@ -172,7 +176,18 @@ def _plan(
         ),
         rows=aligned.rows,
         tokenizer_files=aligned.files,
+        evaluations=_evaluations(recipe, registry),
     )
+
+
+def _evaluations(recipe: Recipe, registry: Registry) -> tuple[Evaluation, ...]:
+    if recipe.evaluate is None:
+        return ()
+    try:
+        find("postprocessors", "evaluate")
+    except PluginError as error:
+        raise recipe.evaluate.error(str(error)) from None
+    return parse_evaluations(recipe.evaluate, registry)
 
 
 @dataclass

@@ -251,5 +251,6 @@ def merged_model(plan: Plan, folder: Path, name: str, warn: Callable[[str], None
         base=plan.donor if plan.recipe.base_model else None,
         tokenizer_files=plan.tokenizer_files,
         command=plan.command,
+        evaluations=plan.evaluations,
         warn=warn,
     )

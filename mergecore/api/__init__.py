@@ -2,6 +2,7 @@
 
 from pluggy import HookimplMarker
 
+from mergecore.api.evaluation import Evaluation, Evaluator, Score, Subject
 from mergecore.api.files import FLOAT8, FLOATS, ITEM_BYTES, Reader, TensorInfo, Writer, torch_dtype
 from mergecore.api.jobs import Ends, Executor, Input, Job, MergedModel, ModelInfo, Piece, PostProcessor, Tiles, Work
 from mergecore.api.methods import BLOCK, Base, Context, DeltaMethod, Method, Tile, WeightMethod
@@ -22,6 +23,8 @@ __all__ = [
     "Context",
     "DeltaMethod",
     "Ends",
+    "Evaluation",
+    "Evaluator",
     "Executor",
     "Input",
     "InputError",
@@ -37,6 +40,8 @@ __all__ = [
     "PostProcessor",
     "Reader",
     "RunError",
+    "Score",
+    "Subject",
     "TensorInfo",
     "Tile",
     "Tiles",
