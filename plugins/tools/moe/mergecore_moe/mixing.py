@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from mergecore.api import FLOATS, Input, Job, Method, ModelError, PluginError, TensorInfo
 from mergecore.api.files import TORCH_NAMES, common_dtype
 from mergecore.architecture import Architecture, Weight, parse
+from mergecore.documents import Place
 from mergecore.matching import stored
 from mergecore.planning import Plan
-from mergecore.recipe import Recipe
+from mergecore.recipe import Recipe, parse_recipe
 from mergecore.registry import Registry
 from mergecore.sources import Checkpoint
 from mergecore_moe.config import Config, Expert
@@ -43,11 +44,14 @@ class Made:
 
 
 def recipe_of(config: Config) -> Recipe:
-    """The config as core knows it: a recipe without models of its own."""
-    return Recipe(
-        method=COMMAND, modules={}, base_model=config.base, parameters=None, dtype=config.dtype, seed=config.seed,
-        tokenizer=None, chat_template=None, architectures=(), text=config.text, place=config.place,
-    )  # fmt: skip
+    """The config as the rest of core knows it: a recipe of the base alone."""
+    value = {
+        "merge_method": COMMAND,
+        "base_model": config.base,
+        "models": [{"model": config.base}],
+        "seed": config.seed,
+    }
+    return parse_recipe(Place(value), config.text)
 
 
 @dataclass(frozen=True)
