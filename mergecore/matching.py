@@ -247,25 +247,30 @@ class Matcher:
         return ModelError(f"{checkpoint.folder}: has no tensor {needs}; fetch the whole checkpoint")
 
     def check_accounted(self) -> None:
-        """Every tensor of every input is one that the architecture knows.
+        """Every tensor of every input is one that the architecture knows; see `check_accounted`."""
+        check_accounted(self.architecture, self.checkpoints, self.donor)
 
-        Raises:
-            ArchitectureError: it names the unknown tensors.
-        """
-        for checkpoint in self.checkpoints:
-            weights = self.architecture.weights(checkpoint.config, checkpoint.reference)
-            known = {name for weight in weights for name in (weight.name, *weight.aliases)}
-            unknown = sorted(set(checkpoint.tensors) - known)
-            if unknown:
-                more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
-                own, donor = (item.config.get("architectures") for item in (checkpoint, self.checkpoints[self.donor]))
-                cure = "install or write the architecture that this checkpoint has"
-                if own != donor:
-                    cure = f"{' '.join(map(str, own or ['a model of no class']))} cannot be merged into it"
-                raise ArchitectureError(
-                    f"{checkpoint.folder}: holds {unknown[0]!r}{more}, unknown to {self.architecture.name}; nothing is"
-                    f" dropped in silence: {cure}"
-                )
+
+def check_accounted(architecture: Architecture, checkpoints: Sequence[Checkpoint], donor: int) -> None:
+    """Every tensor of every checkpoint is one that the architecture of one of them, the donor, knows.
+
+    Raises:
+        ArchitectureError: it names the unknown tensors.
+    """
+    for checkpoint in checkpoints:
+        weights = architecture.weights(checkpoint.config, checkpoint.reference)
+        known = {name for weight in weights for name in (weight.name, *weight.aliases)}
+        unknown = sorted(set(checkpoint.tensors) - known)
+        if unknown:
+            more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+            own, wanted = (item.config.get("architectures") for item in (checkpoint, checkpoints[donor]))
+            cure = "install or write the architecture that this checkpoint has"
+            if own != wanted:
+                cure = f"{' '.join(map(str, own or ['a model of no class']))} cannot be merged into it"
+            raise ArchitectureError(
+                f"{checkpoint.folder}: holds {unknown[0]!r}{more}, unknown to {architecture.name}; nothing is"
+                f" dropped in silence: {cure}"
+            )
 
 
 def stored(checkpoint: Checkpoint, weight: Weight) -> str | None:

@@ -32,6 +32,7 @@ class Plan:
         notes: what the author of the recipe should know.
         rows: where the rows of embeddings and heads come from; None: they are the models' own.
         tokenizer_files: every tokenizer file of the output, by name; None: the donor's, as they are.
+        command: what of ``mergecore`` makes the result from the recipe: ``run``, or a tool that makes plans of its own.
         evaluations: what is measured of the result.
         stages: by reference, the plan of each recipe that stands where a model does, here or in another stage.
         kept: the plans of the stages that are written too, by name.
@@ -49,6 +50,7 @@ class Plan:
     notes: tuple[str, ...]
     rows: Vocabulary | None = None
     tokenizer_files: Mapping[str, bytes] | None = None
+    command: str = "run"
     evaluations: tuple[Evaluation, ...] = ()
     stages: Mapping[str, Plan] = field(default_factory=dict)
     kept: Mapping[str, Plan] = field(default_factory=dict)
@@ -132,6 +134,7 @@ def _merged(
         tensors=plan.tensors,
         base=plan.donor if plan.recipe.base_model else None,
         tokenizer_files=plan.tokenizer_files,
+        command=plan.command,
         evaluations=plan.evaluations,
         warn=warn,
     )

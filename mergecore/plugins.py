@@ -30,7 +30,7 @@ KINDS = (
     "commands",
     "hooks",
 )
-"""The entry-point groups, without their prefix."""
+"""Core's entry-point groups, without their prefix; tools have groups of their own, such as ``moe_families``."""
 DISABLE = "MERGECORE_DISABLE"
 """Names the environment variable with plugins and distributions, separated by commas, that are never loaded."""
 
@@ -63,7 +63,7 @@ def listed(kind: str) -> list[Plugin]:
 def installed(kind: str) -> list[Plugin]:
     """Every installed plugin of a kind by name, disabled or not."""
     stamps = tuple((folder, os.stat(folder or ".").st_mtime_ns) for folder in sys.path if os.path.exists(folder or "."))
-    return list(_scanned(stamps)[kind])
+    return list(_scanned(stamps).get(kind, ()))
 
 
 def disabled() -> set[str]:
@@ -83,7 +83,7 @@ def _scanned(stamps: tuple[tuple[str, int], ...]) -> Mapping[str, tuple[Plugin, 
     Each distribution is read once, where `importlib.metadata.entry_points` would read all of them for every kind: with
     hundreds of packages that was most of a small run's time.
     """
-    found: dict[str, list[Plugin]] = {kind: [] for kind in KINDS}
+    found: dict[str, list[Plugin]] = {}
     seen: set[str] = set()
     for distribution in distributions():
         if PREFIX not in (distribution.read_text("entry_points.txt") or ""):
@@ -94,8 +94,10 @@ def _scanned(stamps: tuple[tuple[str, int], ...]) -> Mapping[str, tuple[Plugin, 
         seen.add(about["Name"])  # what comes later on the path is hidden by it
         for point in distribution.entry_points:
             kind = point.group.removeprefix(PREFIX)
-            if point.group.startswith(PREFIX) and kind in found:
-                found[kind].append(Plugin(kind, point.name, point.value, about["Name"], about["Version"]))
+            if point.group.startswith(PREFIX):
+                found.setdefault(kind, []).append(
+                    Plugin(kind, point.name, point.value, about["Name"], about["Version"])
+                )
     return {kind: tuple(sorted(items, key=lambda item: (item.name, item.value))) for kind, items in found.items()}
 
 

@@ -47,7 +47,7 @@ def card(model: MergedModel) -> str:
         "## Licence\n\n" + _licence_words(model, licences),
         "## Recipe\n\n" + fence("yaml", model.recipe),
         "## How to make it again\n\n"
-        + fence("sh", f"pip install {' '.join(_distributions(model))}\nmergecore run {RECIPE} OUT"),
+        + fence("sh", f"pip install {' '.join(_distributions(model))}\nmergecore {model.command} {RECIPE} OUT"),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -149,6 +149,7 @@ def _distributions(model: MergedModel) -> list[str]:
     """The packages that the recipe needs, core first."""
     used = [
         *(("methods", item.method) for item in (model, *stages(model).values())),
+        ("commands", model.command),
         ("architectures", model.architecture),
     ]
     used += [("postprocessors", "config"), ("postprocessors", "model_card")]

@@ -1,0 +1,117 @@
+"""`mergecore moe`: dense models into a mixture of experts, from mergekit-moe's configs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mergecore.console import say, warn
+from mergecore.options import AsJson, Force, Memory, Out, Quiet, size
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mergecore.registry import Registry
+    from mergecore_moe.config import Config
+    from mergecore_moe.mixing import Mixture
+
+
+def moe(
+    config: Annotated[Path, typer.Argument(help="The config, a YAML file as for mergekit-moe.", show_default=False)],
+    out: Out,
+    memory: Memory = "",
+    workers: Annotated[int, typer.Option(help="Threads; default: one for each core.", min=0)] = 0,
+    shard_size: Annotated[str, typer.Option(help="Largest weight file.")] = "5GB",
+    force: Force = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make a mixture of experts of the dense models in CONFIG, in the folder OUT."""
+    from mergecore import running
+    from mergecore.fetching import fetch
+    from mergecore.progress import Progress
+    from mergecore.registry import Registry
+    from mergecore.target import Target
+    from mergecore.views import plan_view, print_plan
+    from mergecore_moe.config import load_config
+
+    options = running.Options(
+        memory=size(memory, "--memory") if memory else running.spare_memory(),
+        workers=workers or running.available_cores(),
+        shard_bytes=size(shard_size, "--shard-size"),
+        force=force,
+    )
+    registry = Registry(warn)
+    mixture = _open(load_config(config), registry)
+    try:
+        draft = mixture.plan(_zeros(mixture), registry)
+        Target(out).check(draft, force)  # before the base is run, which may take long
+        if not quiet:
+            print_plan(draft)
+        fetch(draft, lambda done, total: None)  # the prompts are run on the base's weights before the merge
+        plan = mixture.plan(_gates(mixture, options.memory, quiet), registry)
+        registry.notify("after_plan", tensors=plan.tensors, notes=list(plan.notes))
+        with Progress(plan.bytes_out, quiet) as progress:
+            listener = running.Listener(warn, progress.advance, progress.resume)
+            running.run_plan(plan, out, registry, options, listener)
+        if as_json:
+            view = {**plan_view(plan), "out": str(out), "seconds": round(progress.seconds, 3)}
+            typer.echo(json.dumps(view, indent=2))
+        elif not quiet:
+            say(f"{out}: {progress.summary()}")
+    finally:
+        mixture.models.close()
+
+
+def _open(config: Config, registry: Registry) -> Mixture:
+    """The config's models, opened and checked, and the family that fits."""
+    from mergecore_moe.choosing import choose
+    from mergecore_moe.mixing import Mixture, recipe_of
+    from mergecore_moe.models import check_experts, open_models
+
+    registry.before_plan(config.place.value)
+    recipe = recipe_of(config)
+    models = open_models(config, recipe, registry)
+    try:
+        family = choose(models.dense, config)
+        check_experts(config, models)
+        return Mixture(config, recipe, models, family)
+    except BaseException:
+        models.close()
+        raise
+
+
+def _zeros(mixture: Mixture) -> Tensor:
+    import torch
+
+    return torch.zeros(mixture.layers, len(mixture.prompted), mixture.hidden)
+
+
+def _gates(mixture: Mixture, memory: int, quiet: bool) -> Tensor:
+    """The routers' weights, as the config's gate_mode says."""
+    from mergecore_moe import gates
+    from mergecore_moe.hidden import EMBEDDING, LayerByLayer
+    from mergecore_moe.prompts import Tokens
+
+    config, base = mixture.config, mixture.models.base
+    if not config.prompted:
+        return gates.drawn(config.mode, (mixture.layers, len(config.experts), mixture.hidden), config.seed)
+    tokens = Tokens(base.folder, base.tensors[EMBEDDING].shape[0], base.config.get("max_position_embeddings"))
+    prompts = [tokens.of(expert) for expert in mixture.prompted]
+    if config.mode == "cheap_embed":
+        found = gates.embedded(base, prompts, mixture.layers)
+    else:
+        if not quiet:
+            count = sum(len(item.positive) + len(item.negative) for item in prompts)
+            say(f"routers: {base.reference} reads {count} prompts, one layer at a time")
+        found = gates.seen(LayerByLayer(base, memory), prompts, average=config.mode == "hidden_avg")
+    near = gates.alike(found)
+    if near:
+        warn(
+            f"the routers of {len(near)} of {mixture.layers} layers hardly tell their experts apart, since the prompts"
+            " look alike to the base; give prompts that differ more"
+        )
+    return found

@@ -1,0 +1,112 @@
+"""What families are asked about: a dense model's kind, sizes, biases and attention windows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mergecore.config import get_key
+from mergecore.errors import ModelError
+from mergecore.sources import Checkpoint
+
+COMMON = {
+    "hidden_act": "silu",
+    "initializer_range": 0.02,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": False,
+    "rope_theta": 10000.0,
+}
+DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "llama": {**COMMON, "max_position_embeddings": 2048},
+    "mistral": {**COMMON, "max_position_embeddings": 131072, "num_key_value_heads": 8, "sliding_window": 4096},
+    "qwen2": {**COMMON, "max_position_embeddings": 32768, "num_key_value_heads": 32, "sliding_window": 4096,
+              "max_window_layers": 28},
+    "qwen3": {**COMMON, "max_position_embeddings": 32768, "num_key_value_heads": 32, "sliding_window": 4096,
+              "max_window_layers": 28, "head_dim": 128},
+}  # fmt: skip
+"""What transformers takes where config.json is silent: a mixture's class has other defaults than its dense model's."""
+
+SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+"""What every config must state."""
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A dense model.
+
+    Attributes:
+        reference: as the config of the mixture writes it.
+        kind: its ``model_type``.
+        config: its config.json with the defaults of its class written out.
+        biases: names of the biases in its layers, within a layer.
+        windows: for each layer, how many tokens attention looks back; None: all.
+    """
+
+    reference: str
+    kind: str
+    config: Mapping[str, Any]
+    biases: Collection[str]
+    windows: tuple[int | None, ...]
+
+    @property
+    def window(self) -> int | None:
+        """The window of the layers that have one."""
+        return next((window for window in self.windows if window), None)
+
+    @property
+    def head_size(self) -> int:
+        stated = self.config.get("head_dim")
+        return int(stated or self.config["hidden_size"] // self.config["num_attention_heads"])
+
+    @property
+    def listed_biases(self) -> str:
+        return ", ".join(sorted(self.biases))
+
+
+def dense(checkpoint: Checkpoint) -> Dense:
+    """The dense model in a checkpoint whose tensors have their definition's names.
+
+    Raises:
+        ModelError: it is of a kind that is known here, and its config.json does not state its sizes.
+    """
+    kind = str(checkpoint.config.get("model_type"))
+    config = _completed(kind, checkpoint.config)
+    if kind in DEFAULTS:
+        check_sizes(checkpoint, config)
+    found = (re.fullmatch(r"model\.layers\.\d+\.(.+\.bias)", name) for name in checkpoint.tensors)
+    biases = frozenset(match[1] for match in found if match)
+    windows = _windows(kind, config) if kind in DEFAULTS else ()
+    return Dense(checkpoint.reference, kind, config, biases, windows)
+
+
+def check_sizes(checkpoint: Checkpoint, config: Mapping[str, Any]) -> None:
+    """Raise ModelError for a config that does not state a size that every mixture needs."""
+    for key in SIZES:
+        if type(config.get(key)) is not int or config[key] < 1:
+            raise ModelError(f"{checkpoint.folder / 'config.json'}: must give {key!r} as a whole number")
+
+
+def _completed(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config with defaults where it has no value, and without what is for its own class alone."""
+    stated = {key: value for key, value in config.items() if key != "auto_map" and (key, value) != ("head_dim", None)}
+    defaults = dict(DEFAULTS.get(kind, {}))
+    if get_key(stated, "rope_parameters.rope_theta") is not None:
+        defaults.pop("rope_theta", None)
+    complete = {**defaults, **stated}
+    if complete.get("num_key_value_heads") is None:
+        complete["num_key_value_heads"] = complete.get("num_attention_heads")
+    return complete
+
+
+def _windows(kind: str, config: Mapping[str, Any]) -> tuple[int | None, ...]:
+    layers, window = config["num_hidden_layers"], config.get("sliding_window")
+    if kind in ("llama", "mistral"):
+        return (window,) * layers if kind == "mistral" else (None,) * layers
+    if not config.get("use_sliding_window"):
+        return (None,) * layers
+    types = config.get("layer_types") or [
+        "full_attention" if layer < config["max_window_layers"] else "sliding_attention" for layer in range(layers)
+    ]
+    return tuple(window if name == "sliding_attention" else None for name in types)

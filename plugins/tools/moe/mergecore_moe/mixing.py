@@ -1,0 +1,228 @@
+"""The plan of a mixture: where each of its weights comes from, made from headers alone."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from mergecore.api import FLOATS, Input, Job, Method, ModelError, PluginError, TensorInfo
+from mergecore.api.files import TORCH_NAMES, common_dtype
+from mergecore.architecture import Architecture, Weight, parse
+from mergecore.documents import Place
+from mergecore.matching import stored
+from mergecore.plans import Plan
+from mergecore.recipe import Recipe, parse_recipe
+from mergecore.registry import Registry
+from mergecore.sources import Checkpoint
+from mergecore_moe.config import Config, Expert
+from mergecore_moe.families import PROJECTIONS, Family
+from mergecore_moe.method import Moe
+from mergecore_moe.models import LAYER, MLP, Models
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+COMMAND = "moe"
+
+
+class Made:
+    """Tensors that the tool has made itself; a `mergecore.api.Reader`."""
+
+    def __init__(self, values: Mapping[str, Tensor]) -> None:
+        self.tensors = {name: TensorInfo("F32", tuple(value.shape)) for name, value in values.items()}
+        self._values = values
+
+    def read(self, name: str, start: int, out: Tensor) -> None:
+        """See `mergecore.api.Reader.read`."""
+        out.copy_(self._values[name].reshape(-1)[start : start + len(out)])
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def recipe_of(config: Config) -> Recipe:
+    """The config as the rest of core knows it: a recipe of the base alone."""
+    value = {
+        "merge_method": COMMAND,
+        "base_model": config.base,
+        "models": [{"model": config.base}],
+        "seed": config.seed,
+    }
+    return parse_recipe(Place(value), config.text)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A config, its models and the family it is written as."""
+
+    config: Config
+    recipe: Recipe
+    models: Models
+    family: Family
+
+    @property
+    def layers(self) -> int:
+        return int(self.models.dense.config["num_hidden_layers"])
+
+    @property
+    def hidden(self) -> int:
+        return int(self.models.dense.config["hidden_size"])
+
+    @cached_property
+    def gated(self) -> bool:
+        """Whether prompts decide how much the shared expert counts."""
+        shared = self.config.shared
+        return bool(self.config.prompted and self.family.shared_gate and shared and shared[0].positive)
+
+    @property
+    def prompted(self) -> tuple[Expert, ...]:
+        """The experts that the routers have rows for, a shared one with prompts last."""
+        return (*self.config.experts, *(self.config.shared if self.gated else ()))
+
+    @property
+    def dtype(self) -> str:
+        """Of all float tensors of the result."""
+        found = {info.dtype for info in self.models.base.tensors.values() if info.dtype in FLOATS}
+        return self.config.dtype or common_dtype(found)
+
+    def plan(self, gates: Tensor, registry: Registry) -> Plan:
+        """The plan with routers of these weights.
+
+        Args:
+            gates: (layers, experts, hidden size), float32; where `gated`, the shared expert's row comes last.
+            registry: the plugins.
+
+        Raises:
+            PluginError: the family names weights that the definition of its class does not know.
+        """
+        made = self._made(gates)
+        base = self.models.base
+        reader = Made(made)
+        shown = replace(
+            base,
+            tensors={**base.tensors, **reader.tensors},
+            readers={**base.readers, **dict.fromkeys(reader.tensors, reader)},
+            made_of=hashlib.sha256(b"".join(value.numpy().tobytes() for value in made.values())).hexdigest(),
+        )
+        checkpoints = (shown, *self.models.checkpoints[1:])
+        jobs = tuple(self._jobs(checkpoints))
+        used = {(item.model, item.tensor) for job in jobs for item in job.inputs}
+        result = self._settings()
+        architecture = _architecture(self.family, registry, result, {job.name for job in jobs})
+        return Plan(
+            recipe=self.recipe,
+            method=Moe,
+            architecture=architecture,
+            checkpoints=checkpoints,
+            donor=0,
+            jobs=jobs,
+            config=result,
+            dropped=sum(len(checkpoint.tensors) for checkpoint in checkpoints) - len(used),
+            notes=(*self.models.notes, *self.family.notes(self.models.dense, self.config), *self._notes()),
+            command=COMMAND,
+        )
+
+    def _settings(self) -> dict[str, Any]:
+        config = self.models.dense.config
+        keys = [key for key in ("dtype", "torch_dtype") if key in config] or ["torch_dtype"]
+        return {
+            **config,
+            **self.family.settings(self.models.dense, self.config),
+            **dict.fromkeys(keys, TORCH_NAMES[self.dtype]),
+            "architectures": [self.family.model_class],
+            "model_type": self.family.model_type,
+        }
+
+    def _made(self, gates: Tensor) -> dict[str, Tensor]:
+        """Routers, the gates of shared experts, and the weights that only the family has, by output name."""
+        import torch
+
+        found: dict[str, Tensor] = {}
+        experts = len(self.config.experts)
+        for layer in range(self.layers):
+            prefix = LAYER.format(layer=layer)
+            found[prefix + self.family.router] = gates[layer, :experts].contiguous()
+            if self.family.shared_gate:  # without prompts 0, so that the sigmoid is 1/2 for every token
+                row = gates[layer, experts:] if self.gated else torch.zeros(1, self.hidden)
+                found[prefix + self.family.shared_gate] = row.contiguous()
+            for name, shape in self.family.zeros(self.models.dense).items():
+                found[prefix + name] = torch.zeros(shape)
+        return found
+
+    def _jobs(self, checkpoints: tuple[Checkpoint, ...]) -> Iterator[Job]:
+        """Every weight: the base's in its order, experts and what is made for a layer in place of its MLP."""
+        base, dense = checkpoints[0], self.models.dense
+        places = {MLP.format(layer=layer, projection=name): (layer, name) for layer in range(self.layers)
+                  for name in PROJECTIONS}  # fmt: skip
+        made = [name for name in base.tensors if name not in self.models.base.tensors]
+        for weight in self.models.architecture.weights(dense.config, dense.reference):
+            layer, projection = places.get(weight.name, (0, ""))
+            if projection == PROJECTIONS[0]:
+                prefix = LAYER.format(layer=layer)
+                yield from (self._copy(name, base, name) for name in made if name.startswith(prefix))
+                yield from self._experts(layer, checkpoints)
+            elif not projection:
+                yield from self._dense(weight, base)
+
+    def _dense(self, weight: Weight, base: Checkpoint) -> Iterator[Job]:
+        name = stored(base, weight)
+        if name is None and not weight.may_lack:
+            raise ModelError(f"{base.folder}: holds no {weight.name!r}; fetch the checkpoint again")
+        if name is not None and not weight.name.endswith("rotary_emb.inv_freq"):  # which loaders compute
+            yield self._copy(weight.name, base, name)
+
+    def _copy(self, name: str, base: Checkpoint, tensor: str) -> Job:
+        info = base.tensors[tensor]
+        dtype = self.dtype if info.dtype in FLOATS else info.dtype
+        return Job(name, TensorInfo(dtype, info.shape), (Input(0, tensor, info),), None)
+
+    def _experts(self, layer: int, checkpoints: tuple[Checkpoint, ...]) -> Iterator[Job]:
+        prefix = LAYER.format(layer=layer)
+        halved = self.family.shared_gate and not self.gated
+        listed = [(expert, [name.format(expert=number) for name in self.family.expert], expert.scale)
+                  for number, expert in enumerate(self.config.experts)]  # fmt: skip
+        listed += [(expert, list(self.family.shared), expert.scale * (2 if halved else 1))
+                   for expert in self.config.shared]  # fmt: skip
+        for expert, names, scale in listed:
+            model = self.models.positions[expert.model]
+            for projection, name in zip(PROJECTIONS, names):
+                source = MLP.format(layer=layer, projection=projection)
+                info = checkpoints[model].tensors[source]
+                factor = scale if projection == PROJECTIONS[-1] else 1.0
+                method: Method | None = Moe(noise=expert.noise, scale=factor)
+                method = method if expert.noise or factor != 1.0 else None
+                inputs = (Input(model, source, info),)
+                yield Job(prefix + name, TensorInfo(self.dtype, info.shape), inputs, method, seed=self.config.seed)
+
+    def _notes(self) -> Iterator[str]:
+        """What is unusual about the experts."""
+        experts, shared = self.config.experts, self.config.shared
+        if len({self.models.positions[expert.model] for expert in experts}) == 1 and len(experts) > 1:
+            yield f"all {len(experts)} experts are the same model, so the result does what it does until it is trained"
+        scales = {expert.scale for expert in experts}
+        total = sum(expert.scale for expert in shared) + max(scales)
+        if shared and not self.gated and len(scales) == 1 and abs(total - 1) > 1e-6:
+            yield (
+                f"the experts' residual_scale of {max(scales):g} and the shared one's of {total - max(scales):g} add up"
+                f" to {total:g}, so every MLP counts {total:g} times as much as in {self.models.base.reference}"
+            )
+
+
+def _architecture(family: Family, registry: Registry, config: Mapping[str, Any], names: set[str]) -> Architecture:
+    """The definition of the result's class, which must know every weight; one of no weights where nobody has it."""
+    definition = registry.provide("architectures", family.model_class)
+    if definition is None:
+        return Architecture(family.model_class, {})
+    bound = parse(family.model_class, definition, "installed").bind(config, "the mixture", names)
+    weights = list(bound.weights(config, "the mixture"))
+    unknown = names - {name for weight in weights for name in (weight.name, *weight.aliases)}
+    missing = [weight.name for weight in weights if weight.name not in names and not weight.may_lack]
+    if unknown or missing:
+        wrong = f"{min(unknown)!r} is unknown" if unknown else f"{missing[0]!r} is missing"
+        raise PluginError(
+            f"the family {family.name!r} does not fit {family.model_class}: {wrong}; report it to its author"
+        )
+    return bound

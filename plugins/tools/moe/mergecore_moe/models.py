@@ -1,0 +1,118 @@
+"""The config's models, opened and seen to fit together, before any weight is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mergecore.architecture import Architecture
+from mergecore.definitions import fit
+from mergecore.errors import MergecoreError, ModelError
+from mergecore.matching import check_accounted
+from mergecore.recipe import Recipe
+from mergecore.registry import Registry
+from mergecore.sources import Checkpoint, open_model
+from mergecore_moe.config import Config, Expert
+from mergecore_moe.dense import Dense, check_sizes, dense
+from mergecore_moe.families import PROJECTIONS
+
+LAYER = "model.layers.{layer}."
+MLP = LAYER + "mlp.{projection}.weight"
+
+
+@dataclass(frozen=True)
+class Models:
+    """The opened models.
+
+    Attributes:
+        checkpoints: the base, then each other model once; tensors have the names of the base's definition.
+        positions: of every reference in `checkpoints`.
+        architecture: the base's.
+        dense: what families are asked about.
+        notes: what the author of the config should know.
+    """
+
+    checkpoints: tuple[Checkpoint, ...]
+    positions: dict[str, int]
+    architecture: Architecture
+    dense: Dense
+    notes: tuple[str, ...]
+
+    @property
+    def base(self) -> Checkpoint:
+        return self.checkpoints[0]
+
+    def close(self) -> None:
+        """Let go of the files."""
+        for checkpoint in self.checkpoints:
+            checkpoint.close()
+
+
+def open_models(config: Config, recipe: Recipe, registry: Registry) -> Models:
+    """Open the base and the experts.
+
+    Raises:
+        InputError: one cannot be opened, or holds tensors that nobody knows.
+    """
+    opened: list[Checkpoint] = []
+    try:
+        positions = _open(config, registry, opened)
+        architecture, fitted, notes = fit(recipe, registry, opened, 0)
+        check_accounted(architecture, fitted, 0)
+        return Models(tuple(fitted), positions, architecture, dense(fitted[0]), tuple(notes))
+    except BaseException:
+        for checkpoint in opened:
+            checkpoint.close()
+        raise
+
+
+def _open(config: Config, registry: Registry, opened: list[Checkpoint]) -> dict[str, int]:
+    """Open each model once into `opened`, the base first; gives the place of each reference there."""
+    places = [(config.base, config.place.child("base_model"))]
+    places += [(expert.model, expert.place.child("source_model")) for expert in (*config.experts, *config.shared)]
+    positions: dict[str, int] = {}
+    for reference, place in places:
+        if reference in positions:
+            continue
+        try:
+            checkpoint = open_model(reference, registry)
+        except MergecoreError as error:
+            raise place.error(str(error)) from None
+        folders = [item.folder.resolve() for item in opened]
+        if checkpoint.folder.resolve() in folders:
+            checkpoint.close()
+            positions[reference] = folders.index(checkpoint.folder.resolve())
+        else:
+            positions[reference] = len(opened)
+            opened.append(checkpoint)
+    return positions
+
+
+def check_experts(config: Config, models: Models) -> None:
+    """Raise InputError where an expert does not fit the base."""
+    check_sizes(models.base, models.dense.config)
+    for expert in (*config.experts, *config.shared):
+        _check(expert, models.checkpoints[models.positions[expert.model]], models.base, models.dense)
+
+
+def _check(expert: Expert, checkpoint: Checkpoint, base: Checkpoint, model: Dense) -> None:
+    """An expert must be of the base's kind, and its MLPs of the base's shapes."""
+    place = expert.place.child("source_model")
+    kind = checkpoint.config.get("model_type")
+    if kind != model.kind:
+        raise place.error(f"{expert.model} is a {kind!r} model, and the base {base.reference} is {model.kind!r}")
+    activation = checkpoint.config.get("hidden_act", model.config.get("hidden_act"))
+    if activation != model.config.get("hidden_act"):
+        raise place.error(f"{expert.model} has the activation {activation!r}, the base {model.config['hidden_act']!r}")
+    layers, own = model.config["num_hidden_layers"], checkpoint.config.get("num_hidden_layers")
+    if own != layers:
+        raise place.error(f"{expert.model} has {own} layers, and the base {base.reference} has {layers}")
+    for layer in range(layers):
+        for projection in PROJECTIONS:
+            name = MLP.format(layer=layer, projection=projection)
+            if name not in base.tensors:
+                raise ModelError(f"{base.folder}: holds no {name!r}; fetch the checkpoint again")
+            if name not in checkpoint.tensors:
+                raise place.error(f"{expert.model} holds no {name!r}; fetch the checkpoint again")
+            ours, theirs = base.tensors[name].shape, checkpoint.tensors[name].shape
+            if ours != theirs:
+                raise place.error(f"{name} is {list(theirs)} in {expert.model}, and {list(ours)} in {base.reference}")
