@@ -39,6 +39,7 @@ class Plan:
         notes: what the author of the recipe should know.
         rows: where the rows of embeddings and heads come from; None: they are the models' own.
         tokenizer_files: every tokenizer file of the output, by name; None: the donor's, as they are.
+        command: what of ``mergecore`` makes the result from the recipe: ``run``, or a tool that makes plans of its own.
     """
 
     recipe: Recipe
@@ -52,6 +53,7 @@ class Plan:
     notes: tuple[str, ...]
     rows: Vocabulary | None = None
     tokenizer_files: Mapping[str, bytes] | None = None
+    command: str = "run"
 
     @property
     def tensors(self) -> dict[str, TensorInfo]:

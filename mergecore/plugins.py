@@ -18,7 +18,7 @@ from mergecore.errors import PluginError, nearest
 
 PREFIX = "mergecore.v1."
 KINDS = ("methods", "architectures", "readers", "writers", "executors", "postprocessors", "commands", "hooks")
-"""The entry-point groups, without their prefix."""
+"""Core's entry-point groups, without their prefix. A tool may have groups of its own, such as ``mergecore.v1.moe_families``."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Plugin:
 def listed(kind: str) -> list[Plugin]:
     """Every installed plugin of a kind by name; nothing is imported. Duplicates are listed too."""
     stamps = tuple((folder, os.stat(folder or ".").st_mtime_ns) for folder in sys.path if os.path.exists(folder or "."))
-    return list(_scanned(stamps)[kind])
+    return list(_scanned(stamps).get(kind, ()))
 
 
 @lru_cache(maxsize=1)
@@ -48,7 +48,7 @@ def _scanned(stamps: tuple[tuple[str, int], ...]) -> Mapping[str, tuple[Plugin, 
     Each distribution is read once, where `importlib.metadata.entry_points` would read all of them for every kind: with
     hundreds of packages that was most of a small run's time.
     """
-    found: dict[str, list[Plugin]] = {kind: [] for kind in KINDS}
+    found: dict[str, list[Plugin]] = {}
     seen: set[str] = set()
     for distribution in distributions():
         if PREFIX not in (distribution.read_text("entry_points.txt") or "") or distribution.name in seen:
@@ -57,8 +57,8 @@ def _scanned(stamps: tuple[tuple[str, int], ...]) -> Mapping[str, tuple[Plugin, 
         owner = (distribution.name, distribution.version)
         for point in distribution.entry_points:
             kind = point.group.removeprefix(PREFIX)
-            if point.group.startswith(PREFIX) and kind in found:
-                found[kind].append(Plugin(kind, point.name, point.value, *owner))
+            if point.group.startswith(PREFIX):
+                found.setdefault(kind, []).append(Plugin(kind, point.name, point.value, *owner))
     return {kind: tuple(sorted(items, key=lambda item: (item.name, item.value))) for kind, items in found.items()}
 
 
