@@ -39,7 +39,8 @@ class Plan:
         notes: what the author of the recipe should know.
         rows: where the rows of embeddings and heads come from; None: they are the models' own.
         tokenizer_files: every tokenizer file of the output, by name; None: the donor's, as they are.
-        command: what of ``mergecore`` makes the result from the recipe: ``run``, or a tool that makes plans of its own.
+        command: what of ``mergecore`` makes the result from the recipe: ``run``, or a tool that makes plans of its own;
+            several words are the whole line of a tool that takes no recipe.
     """
 
     recipe: Recipe

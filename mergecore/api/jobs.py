@@ -208,7 +208,7 @@ class MergedModel:
         tensors: the output's tensors.
         base: position in `models` of the recipe's base model, if it names one.
         tokenizer_files: every tokenizer file of the output, by name; None: the donor's, as they are.
-        command: what of ``mergecore`` made it from the recipe.
+        command: what of ``mergecore`` made it from the recipe; several words: the whole line, which takes none.
         warn: tells the user of something left out, as a sentence.
     """
 

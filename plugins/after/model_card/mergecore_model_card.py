@@ -46,7 +46,7 @@ def card(model: MergedModel) -> str:
         "## Licence\n\n" + _licence_words(model, licences),
         "## Recipe\n\n" + fence("yaml", model.recipe),
         "## How to make it again\n\n"
-        + fence("sh", f"pip install {' '.join(_distributions(model))}\nmergecore {model.command} {RECIPE} OUT"),
+        + fence("sh", f"pip install {' '.join(_distributions(model))}\nmergecore {_line(model.command)}"),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -122,9 +122,13 @@ def _listed(model: MergedModel) -> list[str]:
     return lines
 
 
+def _line(command: str) -> str:
+    return command if " " in command else f"{command} {RECIPE} OUT"
+
+
 def _distributions(model: MergedModel) -> list[str]:
     """The packages that the recipe needs, core first."""
-    used = [("methods", model.method), ("commands", model.command), ("architectures", model.architecture)]
+    used = [("methods", model.method), ("commands", model.command.split()[0]), ("architectures", model.architecture)]
     used += [("postprocessors", "config"), ("postprocessors", "model_card")]
     every = entry_points()
     points = [point for kind, name in used for point in every.select(group=f"mergecore.v1.{kind}", name=name)]
