@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -11,6 +10,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import numpy as np
+import yaml
 
 from mergecore.api import (
     Input,
@@ -30,6 +30,7 @@ from mergecore.recipe import Recipe
 from mergecore.registry import Registry
 from mergecore.vocabulary import size_config
 from mergecore_tokensurgeon import meanings
+from mergecore_tokensurgeon.approximations.rotated import rotation
 from mergecore_tokensurgeon.meanings import Tokens
 from mergecore_tokensurgeon.origins import Origins
 from mergecore_tokensurgeon.settings import Settings
@@ -89,10 +90,11 @@ def make_transplant(
 
 def _recipe(model: str, donor: str, settings: Settings, command: str) -> Recipe:
     """The settings as core knows them: a recipe without models of its own."""
-    text = json.dumps({"merge_method": "tokensurgeon", "model": model, "donor": donor, **asdict(settings)}, indent=2)
+    chosen = {name: getattr(value, "value", value) for name, value in asdict(settings).items()}
+    text = yaml.safe_dump({"model": model, "donor": donor, **chosen}, sort_keys=False)
     return Recipe(
         method="tokensurgeon", modules={}, base_model=model, parameters=None, dtype=None, seed=settings.seed,
-        tokenizer=None, chat_template=None, architectures=(), text=f"# mergecore {command}\n{text}\n",
+        tokenizer=None, chat_template=None, architectures=(), text=f"# mergecore {command}\n{text}",
         place=load_yaml(text),
     )  # fmt: skip
 
@@ -115,6 +117,9 @@ def _tables(origins: Origins) -> dict[str, Table]:
         InputError: there are no shared tokens to make rows of.
     """
     pieces = _pieces(origins) if origins.settings.method == "subword" else lambda row: ()
+    if origins.settings.method == "mp_rope":
+        for side in (origins.model, origins.donor):
+            rotation(side.checkpoint.config, side.matrix(False).info.shape[1])
     tables = {}
     for name in origins.model.tables:
         stored, head = Stored(origins.model.checkpoint, name), origins.model.is_head(name)

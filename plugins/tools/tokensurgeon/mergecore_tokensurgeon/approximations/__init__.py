@@ -19,8 +19,10 @@ def _of_donor(approximation: Approximation) -> Approximation:
         make = approximation(task)
 
         def rows_of(rows: Tensor) -> Tensor:
-            result = make(rows)
-            result[~task.donor[rows].bool().any(1)] = task.mean
+            result = task.mean.repeat(len(rows), 1)
+            known = task.donor[rows].bool().any(1)
+            if known.any():
+                result[known] = make(rows[known])
             return result
 
         return rows_of

@@ -28,7 +28,7 @@ def mp_rope(task: Task) -> Rows:
     import torch
 
     (model_heads, model_pace), (heads, pace) = (
-        _rotation(config, table.shape[1]) for config, table in zip(task.configs, (task.model, task.donor))
+        rotation(config, table.shape[1]) for config, table in zip(task.configs, (task.model, task.donor))
     )
     dictionary, ours = Dictionary(task.theirs), task.ours
 
@@ -52,8 +52,12 @@ def mp_rope(task: Task) -> Rows:
     return make
 
 
-def _rotation(config: Mapping[str, Any], width: int) -> tuple[int, Tensor]:
-    """The number of heads, and the angle a position turns each pair of a head's values by: base^(-i/pairs)."""
+def rotation(config: Mapping[str, Any], width: int) -> tuple[int, Tensor]:
+    """The number of heads, and the angle a position turns each pair of a head's values by: base^(-i/pairs).
+
+    Raises:
+        InputError: the model has no rotary position embeddings, or rows that its heads do not cut evenly.
+    """
     import torch
 
     heads, base = first_of(config, HEADS), first_of(config, BASES)
