@@ -16,7 +16,7 @@ from donor import DONOR, make  # noqa: E402
 
 MODELS = HERE / "models"
 METHODS = ("omp", "common_interpolation", "subword", "landmark_pca", "mean")
-CHARACTERS, WINDOWS = 1024, 16
+CHARACTERS, WINDOWS = 1024, 8
 
 
 def transplanted(base: Path, method: str) -> Path:

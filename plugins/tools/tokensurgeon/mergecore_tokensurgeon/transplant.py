@@ -107,6 +107,8 @@ def _tokenizer(sides: Sequence[Side], donor: str, registry: Registry) -> OutputT
     answer = registry.tokenizer(TokenizerRequest({"source": donor}, None, opened[0].folder, models, rows, 0))
     if answer is None or not answer.tokens:
         raise PluginError("no installed package reads tokenizers: pip install mergecore-tokenizer")
+    if answer.tokens[1] is answer.tokens[0] and opened[1].folder.resolve() != opened[0].folder.resolve():
+        raise InputError(f"{donor}: has no tokenizer files, such as tokenizer.json; fetch them too")
     return answer
 
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 UNUSED_NAMES = ("unused_token", "reserved_special_token")
 SHORT, ALIKE, LEAST_ALIKE = 0.01, 0.99, 0.5
-"""Rows shorter than this quantile of lengths, or nearer to the unused than this quantile and this cosine, are out."""
+"""Out are rows shorter than this quantile, or more like the unused than this quantile of used ones and this cosine."""
 
 
 def trained(tokens: Tokens, embedding: Tensor, head: Tensor | None) -> Tensor:
@@ -34,10 +34,12 @@ def trained(tokens: Tokens, embedding: Tensor, head: Tensor | None) -> Tensor:
     for table in (embedding, head):
         if table is not None and not used.all():
             likeness = torch.cosine_similarity(table.float(), table[~used].float().mean(0, keepdim=True))
-            result &= likeness <= max(LEAST_ALIKE, _quantile(likeness, ALIKE))
+            result &= likeness <= max(LEAST_ALIKE, _quantile(likeness[used], ALIKE))
     return result
 
 
 def _quantile(values: Tensor, share: float) -> float:
-    """The value that a share of all is below; `torch.quantile` takes no more than 16 million."""
-    return float(values.sort().values[round(share * (len(values) - 1))])
+    """The value that a share of all is below, between two of them where need be."""
+    import torch
+
+    return float(torch.quantile(values, share))
