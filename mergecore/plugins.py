@@ -18,7 +18,7 @@ from mergecore.errors import PluginError, nearest
 
 PREFIX = "mergecore.v1."
 KINDS = ("methods", "architectures", "readers", "writers", "executors", "postprocessors", "commands", "hooks")
-"""Core's entry-point groups, without their prefix. A tool may have groups of its own, such as ``mergecore.v1.moe_families``."""
+"""Core's entry-point groups, without their prefix; a tool may have its own, such as ``mergecore.v1.moe_families``."""
 
 
 @dataclass(frozen=True)

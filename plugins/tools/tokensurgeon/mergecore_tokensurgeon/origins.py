@@ -51,7 +51,9 @@ class Origins:
         """Which of these pairs look trained in the model, and in the donor; all, unless the user asked for a look."""
         if not self.settings.magikarp:
             return (self.same >= 0, np.ones(self.size, bool))
-        ours, theirs = (_looked_at(side, tokens) for side, tokens in zip((self.model, self.donor), (self.ours, self.theirs)))
+        ours, theirs = (
+            _looked_at(side, tokens) for side, tokens in zip((self.model, self.donor), (self.ours, self.theirs))
+        )
         padded = np.zeros(self.size, bool)
         padded[: len(theirs)] = theirs[: self.size]
         return (self.same >= 0) & ours[self.same], padded

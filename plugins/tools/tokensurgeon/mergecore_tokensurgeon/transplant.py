@@ -1,4 +1,4 @@
-"""The plan of a transplant: the donor's tokenizer, tables with its rows, and all other weights of the model as they are."""
+"""The plan of a transplant: the donor's tokenizer, tables with its rows, all other weights as they are."""
 
 from __future__ import annotations
 
@@ -131,13 +131,13 @@ def _tables(origins: Origins) -> dict[str, Table]:
         tables[name] = Table(stored, theirs, source, partial(_task, origins, pieces, head))
         if (source == MADE).any() and not (origins.shared >= 0).any():
             models = " and ".join(side.checkpoint.reference for side in (origins.model, origins.donor))
-            raise InputError(f"{models} have no token in common to make new rows of; see that the tokenizers are theirs")
+            raise InputError(
+                f"{models} have no token in common to make new rows of; see that the tokenizers are theirs"
+            )
     return tables
 
 
-def _task(
-    origins: Origins, pieces: Callable[[int], Sequence[int]], head: bool, model: Tensor, donor: Tensor
-) -> Task:
+def _task(origins: Origins, pieces: Callable[[int], Sequence[int]], head: bool, model: Tensor, donor: Tensor) -> Task:
     import torch
 
     tokens = np.isin(np.arange(len(donor)), list(origins.theirs.meanings))

@@ -19,7 +19,9 @@ def task(model: torch.Tensor, donor: torch.Tensor, head: bool = False, **setting
     torch.manual_seed(1)
     here = torch.randperm(len(model))[:60]
     config = {"num_attention_heads": 2, "rope_theta": 10000.0}
-    return Task(model, donor, here, torch.arange(60), head, Settings(**settings), lambda row: [3, 5, 8], (config, config))
+    return Task(
+        model, donor, here, torch.arange(60), head, Settings(**settings), lambda row: [3, 5, 8], (config, config)
+    )
 
 
 @pytest.fixture
@@ -87,7 +89,9 @@ def test_stb_undoes_any_linear_map(tables):
 )  # fmt: skip
 def test_subword(tables, pieces, head, weights):
     found = METHODS["subword"](task(*tables, head=head, method="subword", pieces=pieces))(NEW)
-    assert torch.allclose(found, (torch.tensor(weights, dtype=torch.float32) @ tables[0][[3, 5, 8]]).repeat(4, 1), atol=1e-6)
+    assert torch.allclose(
+        found, (torch.tensor(weights, dtype=torch.float32) @ tables[0][[3, 5, 8]]).repeat(4, 1), atol=1e-6
+    )
 
 
 def test_ways_that_look_at_no_token(tables):

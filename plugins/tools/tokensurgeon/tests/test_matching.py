@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
@@ -71,7 +70,9 @@ def test_untrained_rows_are_left_out(tmp_path):
     save_file(drawn, donor / "model.safetensors", metadata={"format": "pt"})
     for name, options in {"plain": (), "looked": ("--magikarp",)}.items():
         assert surgeon(model, donor, tmp_path / name, "-k", 3, *options) == 0
-    before, plain, looked = (tensors(tmp_path / name)["model.embed_tokens.weight"] for name in ("model", "plain", "looked"))
+    before, plain, looked = (
+        tensors(tmp_path / name)["model.embed_tokens.weight"] for name in ("model", "plain", "looked")
+    )
     kept = [torch.equal(looked[row], before[row]) for row in range(30)]
     assert all(torch.equal(plain[row], before[row]) for row in range(30))
     assert not kept[6] and looked[6].any() and np.mean(kept) > 0.8  # made anew, since the donor's is trained

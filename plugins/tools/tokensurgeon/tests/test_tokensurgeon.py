@@ -94,7 +94,9 @@ def test_special_tokens_follow_their_roles(tmp_path):
     assert surgeon(model, donor, tmp_path / "out") == 0
     before, after = tensors(model)["lm_head.weight"], tensors(tmp_path / "out")["lm_head.weight"]
     assert torch.equal(after[[0, 16]], before[[1, 2]])
-    made, generation = (json.loads((tmp_path / f"out/{name}.json").read_text()) for name in ("config", "generation_config"))
+    made, generation = (
+        json.loads((tmp_path / f"out/{name}.json").read_text()) for name in ("config", "generation_config")
+    )
     assert (made["bos_token_id"], made["eos_token_id"]) == (0, 16)
     assert (generation["bos_token_id"], generation["eos_token_id"]) == (0, 16)
 
@@ -103,7 +105,9 @@ def test_the_card_says_what_to_type_again(tmp_path):
     model = patient(TINY["LlamaForCausalLM"], tmp_path / "model")
     donor = with_rows(model, tmp_path / "donor", [*WORDS[:20], "new"], rows=21)
     assert surgeon(model, donor, tmp_path / "out", "-k", 4, "--byte-match", "embed", "--seed", 7) == 0
-    line = next(line for line in (tmp_path / "out/README.md").read_text().splitlines() if line.startswith("mergecore tok"))
+    line = next(
+        line for line in (tmp_path / "out/README.md").read_text().splitlines() if line.startswith("mergecore tok")
+    )
     words = line.split()[2:-7] + [tmp_path / "again", *line.split()[-6:]]
     assert "OUT" in line and surgeon(*words) == 0
     again, out = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("again", "out"))

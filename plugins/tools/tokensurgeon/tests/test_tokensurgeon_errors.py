@@ -61,7 +61,9 @@ def numbers(stored):
 
 
 def headless(stored):
-    return {name: tensor for name, tensor in stored.items() if name not in ("model.embed_tokens.weight", "lm_head.weight")}
+    return {
+        name: tensor for name, tensor in stored.items() if name not in ("model.embed_tokens.weight", "lm_head.weight")
+    }
 
 
 SAME = None

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def landmark_pca(task: Task) -> Rows:
-    """y = (x − μ_d) V_d R V_mᵀ + μ_m.
+    """y = (x - μ_d) V_d R V_mᵀ + μ_m.
 
     V are the principal directions of the shared rows, as many as the narrower side has; R is the rotation that takes
     the donor's coordinates nearest to the model's (Schönemann 1966): U Wᵀ, where A_dᵀ A_m = U S Wᵀ.

@@ -29,8 +29,8 @@ def random(task: Task) -> Rows:
 def john_hewitt(task: Task) -> Rows:
     """Draws from the normal distribution with the mean and the covariance of the model's rows.
 
-    J. Hewitt, Initializing New Word Embeddings for Pretrained Language Models, 2021. y = μ + V √Λ z, where V Λ Vᵀ is the
-    covariance, decomposed in float64: it need not be positive definite.
+    J. Hewitt, Initializing New Word Embeddings for Pretrained Language Models, 2021. y = μ + V √Λ z, where V Λ Vᵀ is
+    the covariance, decomposed in float64: it need not be positive definite.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Rows as sums of shared tokens' rows, with the weights that make the donor's row of the donor's (training-free OMP)."""
+"""Rows as sums of shared tokens' rows, with the weights that make the donor's row of the donor's."""
 
 from __future__ import annotations
 

@@ -20,10 +20,10 @@ HEADS = ("num_attention_heads", "text_config.num_attention_heads", "n_head")
 def mp_rope(task: Task) -> Rows:
     """Matching pursuit in which each atom is moved to the position that suits the residual best.
 
-    Each of k steps picks the shared token with the largest |⟨residual, Dⱼ⟩| and turns Dⱼ by the rotary embedding of the
-    position p = ⟨θ, f⟩ / (heads · ‖f‖²): f are the frequencies and θ the angles, one for each head and pair, from atom to
-    residual (or to its opposite, where that is nearer). The coefficients are least squares over the turned atoms; y sums
-    the model's rows, turned by the same positions with the model's own heads and frequencies.
+    Each of k steps picks the shared token with the largest |⟨residual, Dⱼ⟩| and turns Dⱼ by the rotary embedding of
+    the position p = ⟨θ, f⟩ / (heads · ‖f‖²): f are the frequencies and θ the angles, one for each head and pair, from
+    atom to residual (or to its opposite, where that is nearer). The coefficients are least squares over the turned
+    atoms; y sums the model's rows, turned by the same positions with the model's own heads and frequencies.
     """
     import torch
 

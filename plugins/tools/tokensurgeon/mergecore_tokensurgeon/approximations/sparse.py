@@ -15,7 +15,7 @@ CUTOFF = 1e-5
 
 
 def stb(task: Task) -> Rows:
-    """Sparse token basis: y = a B_m + μ_m, where a is the least-squares solution of a B_d = x − μ_d.
+    """Sparse token basis: y = a B_m + μ_m, where a is the least-squares solution of a B_d = x - μ_d.
 
     The directions are the principal ones of the narrower side's shared rows, each written as a sum of k centred shared
     rows there by orthogonal matching pursuit; the same sums of the rows of each side are B_d and B_m.
