@@ -45,6 +45,7 @@ def run(
     allow_nonfinite: Annotated[
         bool, typer.Option("--allow-nonfinite", help="Write tensors with NaN or infinity too, with a warning.")
     ] = False,
+    keep: Annotated[list[str], typer.Option(help="Name of a stage of RECIPE that is written too, into OUT-NAME.")] = [],  # noqa: B006
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -53,8 +54,8 @@ def run(
     from mergecore.definitions import local_definitions
     from mergecore.planning import make_plan
     from mergecore.progress import Progress
-    from mergecore.recipe import load_recipe
     from mergecore.registry import Registry
+    from mergecore.stages import load_recipe
     from mergecore.views import plan_view, print_plan
 
     options = running.Options(
@@ -66,17 +67,18 @@ def run(
         allow_nonfinite=allow_nonfinite,
     )
     registry = Registry(warn, local_definitions(arch_dir))
-    plan = make_plan(load_recipe(recipe), registry, options.memory)
+    plan = make_plan(load_recipe(recipe), registry, options.memory, keep)
     try:
         if not quiet:
             print_plan(plan)
-        with Progress(plan.bytes_out, quiet) as progress:
-            listener = running.Listener(warn, progress.advance, progress.resume)
+        with Progress(sum(item.bytes_out for item in (plan, *plan.kept.values())), quiet) as progress:
+            listener = running.Listener(warn, progress.advance, progress.resume, progress.fetch)
             running.run_plan(plan, out, registry, options, listener)
         if as_json:
             print(json.dumps({**plan_view(plan), "out": str(out), "seconds": round(progress.seconds, 3)}, indent=2))
         elif not quiet:
-            say(f"{out}: {progress.summary()}")
+            folders = [*(str(running.kept_folder(out, name)) for name in plan.kept), str(out)]
+            say(f"{' and '.join(folders)}: {progress.summary()}")
     finally:
         plan.close()
 
@@ -96,8 +98,8 @@ def plan_command(
     from mergecore import pricing, running, views
     from mergecore.definitions import local_definitions
     from mergecore.planning import make_plan
-    from mergecore.recipe import load_recipe
     from mergecore.registry import Registry
+    from mergecore.stages import load_recipe
 
     budget = size(memory, "--memory") if memory else running.spare_memory()
     registry = Registry(warn, local_definitions(arch_dir))

@@ -17,8 +17,19 @@ from typing import Any
 from mergecore.errors import PluginError, nearest
 
 PREFIX = "mergecore.v1."
-KINDS = ("methods", "architectures", "readers", "writers", "executors", "postprocessors", "commands", "hooks")
-"""Core's entry-point groups, without their prefix; a tool may have its own, such as ``mergecore.v1.moe_families``."""
+KINDS = (
+    "methods",
+    "architectures",
+    "readers",
+    "writers",
+    "executors",
+    "postprocessors",
+    "evaluators",
+    "optimizers",
+    "commands",
+    "hooks",
+)
+"""The entry-point groups, without their prefix."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +49,7 @@ class Plugin:
 def listed(kind: str) -> list[Plugin]:
     """Every installed plugin of a kind by name; nothing is imported. Duplicates are listed too."""
     stamps = tuple((folder, os.stat(folder or ".").st_mtime_ns) for folder in sys.path if os.path.exists(folder or "."))
-    return list(_scanned(stamps).get(kind, ()))
+    return list(_scanned(stamps)[kind])
 
 
 @lru_cache(maxsize=1)
@@ -48,17 +59,19 @@ def _scanned(stamps: tuple[tuple[str, int], ...]) -> Mapping[str, tuple[Plugin, 
     Each distribution is read once, where `importlib.metadata.entry_points` would read all of them for every kind: with
     hundreds of packages that was most of a small run's time.
     """
-    found: dict[str, list[Plugin]] = {}
+    found: dict[str, list[Plugin]] = {kind: [] for kind in KINDS}
     seen: set[str] = set()
     for distribution in distributions():
-        if PREFIX not in (distribution.read_text("entry_points.txt") or "") or distribution.name in seen:
+        if PREFIX not in (distribution.read_text("entry_points.txt") or ""):
             continue
-        seen.add(distribution.name)  # what comes later on the path is hidden by it
-        owner = (distribution.name, distribution.version)
+        about = distribution.metadata  # parsed anew at every access
+        if about["Name"] in seen:
+            continue
+        seen.add(about["Name"])  # what comes later on the path is hidden by it
         for point in distribution.entry_points:
             kind = point.group.removeprefix(PREFIX)
-            if point.group.startswith(PREFIX):
-                found.setdefault(kind, []).append(Plugin(kind, point.name, point.value, *owner))
+            if point.group.startswith(PREFIX) and kind in found:
+                found[kind].append(Plugin(kind, point.name, point.value, about["Name"], about["Version"]))
     return {kind: tuple(sorted(items, key=lambda item: (item.name, item.value))) for kind, items in found.items()}
 
 

@@ -26,6 +26,7 @@ class ModelCard(PostProcessor):
     """Writes README.md with the Hub's front matter, and the recipe as `mergecore_recipe.yml`."""
 
     after = ("config",)
+    of_stages = True
 
     def run(self, model: MergedModel) -> None:
         (model.folder / RECIPE).write_text(model.recipe, "utf-8")
@@ -35,12 +36,12 @@ class ModelCard(PostProcessor):
 
 def card(model: MergedModel) -> str:
     """The text of README.md."""
-    licences = [licence(info.folder) for info in model.models]
+    licences = [licence(info.folder) for info in files(model)]
     method = " ".join(inspect.cleandoc(model.method_doc).split("\n\n")[0].split())
     parts = [
         f"---\n{yaml.safe_dump(front_matter(model, licences), sort_keys=False, allow_unicode=True)}---",
         f"# {plain(model.name) or 'Merged model'}",
-        f"Made with mergecore {version('mergecore')} from {len(model.models)} pretrained model(s).",
+        f"Made with mergecore {version('mergecore')} from {len(files(model))} pretrained model(s).",
         f"## Method\n\n`{model.method}`: {method}",
         "## Models\n\n" + "\n".join(_listed(model)),
         "## Licence\n\n" + _licence_words(model, licences),
@@ -56,13 +57,30 @@ def front_matter(model: MergedModel, licences: Sequence[Mapping[str, Any]]) -> d
 
     `base_model` must name models on the Hub, so one in a local folder is not in it: its name may be another's there.
     """
-    parents = list(dict.fromkeys(name for info in model.models if (name := hub_id(info))))
+    parents = list(dict.fromkeys(name for info in files(model) if (name := hub_id(info))))
     return {
         **(licences[0] if _agree(licences) else {}),
         **({"base_model": parents, "base_model_relation": "merge"} if parents else {}),
         "library_name": "transformers",
         "tags": ["merge", "mergecore"],
     }
+
+
+def stages(model: MergedModel) -> dict[str, MergedModel]:
+    """The stages that the result is made of, and those that they are made of, each once by its reference."""
+    found: dict[str, MergedModel] = {}
+    waiting = [model]
+    while waiting:
+        new = {info.reference: info.stage for info in waiting.pop().models if info.stage}
+        waiting += [stage for name, stage in new.items() if name not in found]
+        found |= new
+    return found
+
+
+def files(model: MergedModel) -> list[ModelInfo]:
+    """The models in files that the result and its stages are made of."""
+    found = (info for item in (model, *stages(model).values()) for info in item.models if not info.stage)
+    return list({info.reference: info for info in found}.values())
 
 
 def hub_id(info: ModelInfo) -> str | None:
@@ -100,7 +118,7 @@ def _licence_words(model: MergedModel, licences: Sequence[Mapping[str, str]]) ->
     words = [plain(item.get("license_name") or item["license"]) if item else "none found" for item in licences]
     if _agree(licences):
         return f"All models state the same licence: {words[0]}."
-    lines = [f"- {plain(_name(info))}: {word}" for info, word in zip(model.models, words, strict=True)]
+    lines = [f"- {plain(_name(info))}: {word}" for info, word in zip(files(model), words, strict=True)]
     return (
         "The models' cards do not all state the same licence, so this card states none. Read their terms before you"
         " share the result, and add `license:` at the top.\n\n" + "\n".join(lines)
@@ -113,13 +131,18 @@ def _name(info: ModelInfo) -> str:
 
 
 def _listed(model: MergedModel) -> list[str]:
-    """The models as list items, the base marked."""
-    lines = []
-    for index, info in enumerate(model.models):
-        name = plain(_name(info))
-        link = f"[{name}](https://huggingface.co/{hub_id(info)})" if hub_id(info) else f"{name} (a local folder)"
-        lines.append(f"- {link}{', the base model' if index == model.base else ''}")
+    """The models as list items, the base marked; then what each stage is made of."""
+    lines = [f"- {_link(info)}{', the base model' if i == model.base else ''}" for i, info in enumerate(model.models)]
+    for name, stage in stages(model).items():
+        lines.append(f"- the stage {plain(name)}: `{stage.method}` of {', '.join(map(_link, stage.models))}")
     return lines
+
+
+def _link(info: ModelInfo) -> str:
+    if info.stage:
+        return f"{plain(info.reference)} (a stage of the recipe)"
+    name = plain(_name(info))
+    return f"[{name}](https://huggingface.co/{hub_id(info)})" if hub_id(info) else f"{name} (a local folder)"
 
 
 def _line(command: str) -> str:
@@ -128,7 +151,11 @@ def _line(command: str) -> str:
 
 def _distributions(model: MergedModel) -> list[str]:
     """The packages that the recipe needs, core first."""
-    used = [("methods", model.method), ("commands", model.command.split()[0]), ("architectures", model.architecture)]
+    used = [
+        *(("methods", item.method) for item in (model, *stages(model).values())),
+        ("commands", model.command.split()[0]),
+        ("architectures", model.architecture),
+    ]
     used += [("postprocessors", "config"), ("postprocessors", "model_card")]
     every = entry_points()
     points = [point for kind, name in used for point in every.select(group=f"mergecore.v1.{kind}", name=name)]

@@ -24,10 +24,11 @@ from mergecore.api import (
     WeightMethod,
 )
 from mergecore.config import with_keys
-from mergecore.documents import load_yaml
-from mergecore.planning import Plan
-from mergecore.recipe import Recipe
+from mergecore.documents import Place
+from mergecore.plans import Plan
+from mergecore.recipe import Recipe, parse_recipe
 from mergecore.registry import Registry
+from mergecore.sources import model_folder
 from mergecore.vocabulary import size_config
 from mergecore_tokensurgeon import meanings
 from mergecore_tokensurgeon.approximations.rotated import rotation
@@ -89,14 +90,16 @@ def make_transplant(
 
 
 def _recipe(model: str, donor: str, settings: Settings, command: str) -> Recipe:
-    """The settings as core knows them: a recipe without models of its own."""
+    """The settings as the rest of core knows them: a recipe of the model alone."""
     chosen = {name: getattr(value, "value", value) for name, value in asdict(settings).items()}
     text = yaml.safe_dump({"model": model, "donor": donor, **chosen}, sort_keys=False)
-    return Recipe(
-        method="tokensurgeon", modules={}, base_model=model, parameters=None, dtype=None, seed=settings.seed,
-        tokenizer=None, chat_template=None, architectures=(), text=f"# mergecore {command}\n{text}",
-        place=load_yaml(text),
-    )  # fmt: skip
+    value = {
+        "merge_method": "tokensurgeon",
+        "base_model": model,
+        "models": [{"model": model}],
+        "seed": settings.seed,
+    }
+    return parse_recipe(Place(value), f"# mergecore {command}\n{text}")
 
 
 def _tokenizer(sides: Sequence[Side], donor: str, registry: Registry) -> OutputTokenizer:
@@ -104,7 +107,8 @@ def _tokenizer(sides: Sequence[Side], donor: str, registry: Registry) -> OutputT
     opened = [side.checkpoint for side in sides]
     models = [ModelInfo(item.reference, item.folder, item.config) for item in opened]
     rows = [side.rows for side in sides]
-    answer = registry.tokenizer(TokenizerRequest({"source": donor}, None, opened[0].folder, models, rows, 0))
+    request = TokenizerRequest({"source": donor}, None, opened[0].folder, models, rows, 0, model_folder)
+    answer = registry.tokenizer(request)
     if answer is None or not answer.tokens:
         raise PluginError("no installed package reads tokenizers: pip install mergecore-tokenizer")
     if answer.tokens[1] is answer.tokens[0] and opened[1].folder.resolve() != opened[0].folder.resolve():
