@@ -25,10 +25,10 @@ from mergecore.api import (
 )
 from mergecore.config import with_keys
 from mergecore.documents import Place
+from mergecore.places import model_folder
 from mergecore.plans import Plan
 from mergecore.recipe import Recipe, parse_recipe
 from mergecore.registry import Registry
-from mergecore.sources import model_folder
 from mergecore.vocabulary import size_config
 from mergecore_tokensurgeon import meanings
 from mergecore_tokensurgeon.approximations.rotated import rotation
