@@ -37,6 +37,8 @@ class Plan:
         stages: by reference, the plan of each recipe that stands where a model does, here or in another stage.
         kept: the plans of the stages that are written too, by name.
         scratch: holds a folder for each stage with all but its weights.
+        command: what of ``mergecore`` makes the result from the recipe: ``run``, or a tool that makes plans of its own;
+            several words are the whole line of a tool that takes no recipe.
     """
 
     recipe: Recipe
@@ -55,6 +57,7 @@ class Plan:
     stages: Mapping[str, Plan] = field(default_factory=dict)
     kept: Mapping[str, Plan] = field(default_factory=dict)
     scratch: TemporaryDirectory[str] | None = None
+    command: str = "run"
 
     @property
     def tensors(self) -> dict[str, TensorInfo]:
@@ -133,6 +136,7 @@ def _merged(
         config=plan.config,
         tensors=plan.tensors,
         base=plan.donor if plan.recipe.base_model else None,
+        command=plan.command,
         tokenizer_files=plan.tokenizer_files,
         command=plan.command,
         evaluations=plan.evaluations,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -88,7 +88,8 @@ def _align(
         return Aligned(checkpoints, {}, answer.config, answer.files, answer.notes)
     _check_answer(answer.vocabulary, rows)
     shown, dtypes = _shown(checkpoints, tables, answer.vocabulary)
-    sizes = _sizes(architecture, tables, checkpoints[donor].config, answer.vocabulary.own.shape[1])
+    names = {table.weight for table in tables}
+    sizes = size_config(architecture, names, checkpoints[donor].config, answer.vocabulary.own.shape[1])
     return Aligned(shown, dtypes, {**answer.config, **sizes}, answer.files, answer.notes, answer.vocabulary)
 
 
@@ -176,9 +177,15 @@ def _check_parts(table: Table, parts: Sequence[tuple[Checkpoint, str]]) -> None:
             raise ModelError(f"{table.weight}: is stored as {info.dtype} in {model}; its rows cannot be merged")
 
 
-def _sizes(architecture: Architecture, tables: Sequence[Table], config: Mapping[str, Any], size: int) -> dict[str, int]:
-    """The config's keys for the number of tokens: beside the layer count of a module with tables, and on top."""
-    names = {table.weight for table in tables}
+def size_config(architecture: Architecture, names: Set[str], config: Mapping[str, Any], size: int) -> dict[str, int]:
+    """The number of tokens under the config's keys for it: beside the layer count of a module with tables, and on top.
+
+    Args:
+        architecture: of the model.
+        names: its tables' names in it.
+        config: its config.json.
+        size: the number.
+    """
     keys = [_size_key(module, config) for module in architecture.modules.values() if _outside(module) & names]
     top = [key for key in ("vocab_size", "padded_vocab_size") if get_key(config, key) is not None]
     return dict.fromkeys([*keys, *top], size)

@@ -235,6 +235,7 @@ class MergedModel:
         tokenizer_files: every tokenizer file of the output, by name; None: the donor's, as they are.
         command: what of ``mergecore`` made it from the recipe.
         evaluations: what the recipe wants measured of the result.
+        command: what of ``mergecore`` made it from the recipe; several words: the whole line, which takes none.
         warn: tells the user of something left out, as a sentence.
     """
 
@@ -252,6 +253,7 @@ class MergedModel:
     tokenizer_files: Mapping[str, bytes] | None = None
     command: str = "run"
     evaluations: Sequence[Evaluation] = ()
+    command: str = "run"
     warn: Callable[[str], None] = warnings.warn
 
 

@@ -62,9 +62,12 @@ class OutputTokenizer:
         files: every tokenizer file of the output, by name.
         config: values for the output's config.json, by dotted key.
         notes: what the author of the recipe should know.
+        tokens: the number of every token of each model of the request; for one without a tokenizer the donor's own
+            object. Empty where the vocabularies stay.
     """
 
     vocabulary: Vocabulary | None
     files: Mapping[str, bytes]
     config: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    tokens: Sequence[Mapping[str, int]] = ()

@@ -47,7 +47,7 @@ def card(model: MergedModel) -> str:
         "## Licence\n\n" + _licence_words(model, licences),
         "## Recipe\n\n" + fence("yaml", model.recipe),
         "## How to make it again\n\n"
-        + fence("sh", f"pip install {' '.join(_distributions(model))}\nmergecore {model.command} {RECIPE} OUT"),
+        + fence("sh", f"pip install {' '.join(_distributions(model))}\nmergecore {_line(model.command)}"),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -145,11 +145,15 @@ def _link(info: ModelInfo) -> str:
     return f"[{name}](https://huggingface.co/{hub_id(info)})" if hub_id(info) else f"{name} (a local folder)"
 
 
+def _line(command: str) -> str:
+    return command if " " in command else f"{command} {RECIPE} OUT"
+
+
 def _distributions(model: MergedModel) -> list[str]:
     """The packages that the recipe needs, core first."""
     used = [
         *(("methods", item.method) for item in (model, *stages(model).values())),
-        ("commands", model.command),
+        ("commands", model.command.split()[0]),
         ("architectures", model.architecture),
     ]
     used += [("postprocessors", "config"), ("postprocessors", "model_card")]

@@ -49,7 +49,7 @@ def make(request: TokenizerRequest) -> OutputTokenizer:
         *lost,
         *chat.apply(request, folders, files),
     ]
-    return OutputTokenizer(rows, files, changes, tuple(notes))
+    return OutputTokenizer(rows, files, changes, tuple(notes), [item.ids for item in readers])
 
 
 def _readers(request: TokenizerRequest) -> tuple[list[Read], list[str]]:

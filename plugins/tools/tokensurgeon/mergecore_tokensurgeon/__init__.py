@@ -1,0 +1,1 @@
+"""Gives a model the tokenizer of another."""

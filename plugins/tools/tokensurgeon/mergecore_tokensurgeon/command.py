@@ -1,0 +1,113 @@
+"""`mergecore tokensurgeon`: a model with another model's tokenizer."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from enum import Enum
+from typing import Annotated
+
+import typer
+
+from mergecore.console import say, warn
+from mergecore.options import ArchDirs, AsJson, Force, Memory, ModelPath, Out, Quiet, size
+from mergecore_tokensurgeon.settings import Pieces, Settings, Weights, Where
+
+
+class Way(str, Enum):
+    """The names in `approximations.METHODS`, which is not imported for a help text."""
+
+    omp = "omp"
+    common_interpolation = "common_interpolation"
+    subword = "subword"
+    mean = "mean"
+    zero = "zero"
+    random = "random"
+    john_hewitt = "john_hewitt"
+    landmark_pca = "landmark_pca"
+    stb = "stb"
+    mp_rope = "mp_rope"
+
+
+def tokensurgeon(
+    model: ModelPath,
+    donor: Annotated[str, typer.Argument(help="The model whose tokenizer it gets.", show_default=False)],
+    out: Out,
+    method: Annotated[
+        Way, typer.Option("--method", "-a", help="How rows are made for tokens that MODEL lacks.")
+    ] = Way.omp,
+    k: Annotated[int, typer.Option("-k", "--k", help="Shared tokens that a row is made of.", min=1)] = 64,
+    cosine: Annotated[
+        bool, typer.Option("--cosine", "-c", help="common_interpolation: neighbours by angle, not by distance.")
+    ] = False,
+    weights: Annotated[
+        Weights, typer.Option("--weights", "-w", help="common_interpolation: how neighbours are weighed.")
+    ] = Weights.distance_proportional,
+    pieces: Annotated[
+        Pieces, typer.Option("--pieces", "-s", help="subword: what is made of the rows of a token's pieces.")
+    ] = Pieces.mean,
+    prefix_match: Annotated[
+        Where, typer.Option("--prefix-match", help="Take the row of the longest token that a new one begins with.")
+    ] = Where.no,
+    byte_match: Annotated[
+        Where, typer.Option("--byte-match", help="Take the row of a byte token for its character, and the reverse.")
+    ] = Where.no,
+    magikarp: Annotated[bool, typer.Option("--magikarp", help="Leave out rows that look untrained.")] = False,
+    noise: Annotated[float, typer.Option(help="Standard deviation of noise on made rows.", min=0)] = 0.0,
+    scale: Annotated[float, typer.Option(help="Factor of made rows.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Of random numbers.")] = 0,
+    memory: Memory = "",
+    arch_dir: ArchDirs = [],  # noqa: B006  typer makes a new list each time
+    workers: Annotated[int, typer.Option(help="Threads; default: one for each core.", min=0)] = 0,
+    shard_size: Annotated[str, typer.Option(help="Largest weight file.")] = "5GB",
+    force: Force = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Give MODEL the tokenizer of DONOR, in the folder OUT; rows of tokens that both have stay as they are."""
+    settings = Settings(
+        method.value, k, cosine, weights, pieces, prefix_match, byte_match, magikarp, noise, scale, seed
+    )
+    from mergecore import running
+    from mergecore.definitions import local_definitions
+    from mergecore.progress import Progress
+    from mergecore.registry import Registry
+    from mergecore.views import plan_view, print_plan
+    from mergecore_tokensurgeon.memory import check
+    from mergecore_tokensurgeon.transplant import make_transplant
+
+    options = running.Options(
+        memory=size(memory, "--memory") if memory else running.spare_memory(),
+        workers=workers or running.available_cores(),
+        shard_bytes=size(shard_size, "--shard-size"),
+        force=force,
+    )
+    registry = Registry(warn, local_definitions(arch_dir))
+    line = _line(model, donor, settings)
+    plan, tables = make_transplant(model, donor, settings, registry, options.workers, line)
+    try:
+        check(tables, settings, options.workers, options.memory)
+        registry.notify("after_plan", tensors=plan.tensors, notes=list(plan.notes))
+        if not quiet:
+            print_plan(plan)
+        with Progress(plan.bytes_out, quiet) as progress:
+            listener = running.Listener(warn, progress.advance, progress.resume)
+            running.run_plan(plan, out, registry, options, listener)
+        if as_json:
+            print(json.dumps({**plan_view(plan), "out": str(out), "seconds": round(progress.seconds, 3)}, indent=2))
+        elif not quiet:
+            say(f"{out}: {progress.summary()}")
+    finally:
+        plan.close()
+
+
+def _line(model: str, donor: str, settings: Settings) -> str:
+    """What to type after ``mergecore`` for the same result, OUT left to fill in."""
+    words = ["tokensurgeon", model, donor, "OUT"]
+    for name, value in vars(settings).items():
+        option, text = f"--{name.replace('_', '-')}", getattr(value, "value", value)
+        if value is True:
+            words.append(option)
+        elif value != getattr(Settings(), name):
+            words += [option, str(text)]
+    return shlex.join(words)
