@@ -50,12 +50,11 @@ def run(
 ) -> None:
     """Merge the models of RECIPE into the folder OUT; a run that was cut short goes on where it was."""
     from mergecore import running
+    from mergecore.attended import run_attended
     from mergecore.definitions import local_definitions
     from mergecore.planning import make_plan
-    from mergecore.progress import Progress
     from mergecore.recipe import load_recipe
     from mergecore.registry import Registry
-    from mergecore.views import plan_view, print_plan
 
     options = running.Options(
         memory=size(memory, "--memory") if memory else running.spare_memory(),
@@ -67,18 +66,7 @@ def run(
     )
     registry = Registry(warn, local_definitions(arch_dir))
     plan = make_plan(load_recipe(recipe), registry, options.memory)
-    try:
-        if not quiet:
-            print_plan(plan)
-        with Progress(plan.bytes_out, quiet) as progress:
-            listener = running.Listener(warn, progress.advance, progress.resume)
-            running.run_plan(plan, out, registry, options, listener)
-        if as_json:
-            print(json.dumps({**plan_view(plan), "out": str(out), "seconds": round(progress.seconds, 3)}, indent=2))
-        elif not quiet:
-            say(f"{out}: {progress.summary()}")
-    finally:
-        plan.close()
+    run_attended(plan, out, registry, options, quiet=quiet, as_json=as_json)
 
 
 @app.command("plan")

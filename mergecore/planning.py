@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,13 +77,18 @@ class Plan:
             checkpoint.close()
 
 
-def make_plan(recipe: Recipe, registry: Registry, memory: int) -> Plan:
+Opening = Callable[[str, Registry], Checkpoint]
+"""Opens what a recipe names where a model stands."""
+
+
+def make_plan(recipe: Recipe, registry: Registry, memory: int, opening: Opening = open_model) -> Plan:
     """Plan a recipe.
 
     Args:
         recipe: as loaded.
         registry: the plugins.
         memory: bytes that may be in flight.
+        opening: for tools whose models are no model folders.
 
     Raises:
         InputError: whatever is wrong with the recipe, the models or the plugins.
@@ -96,7 +101,7 @@ def make_plan(recipe: Recipe, registry: Registry, memory: int) -> Plan:
     values = Values(recipe, method)
     checkpoints: list[Checkpoint] = []
     try:
-        positions = _open_models(recipe, registry, checkpoints)
+        positions = _open_models(recipe, registry, checkpoints, opening)
         plan = _plan(recipe, registry, method, values, checkpoints, positions)
         _check_memory(plan.jobs, memory)
     except BaseException:
@@ -107,13 +112,13 @@ def make_plan(recipe: Recipe, registry: Registry, memory: int) -> Plan:
     return plan
 
 
-def _open_models(recipe: Recipe, registry: Registry, checkpoints: list[Checkpoint]) -> dict[str, int]:
+def _open_models(recipe: Recipe, registry: Registry, checkpoints: list[Checkpoint], opening: Opening) -> dict[str, int]:
     """Open the recipe's models into `checkpoints`, a folder that is named twice once; gives the place of each there."""
     folders: dict[Any, int] = {}
     positions = {}
     for reference in recipe.models:
         try:
-            checkpoint = open_model(reference, registry)
+            checkpoint = opening(reference, registry)
         except ModelError as error:
             raise recipe.place_of(reference).error(str(error)) from None
         folder = checkpoint.folder.resolve()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import graphlib
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -47,7 +47,17 @@ def available_cores() -> int:
 
 @dataclass(frozen=True)
 class Options:
-    """How to run: budget in bytes, threads, largest file in bytes, executor, what may be replaced and written."""
+    """How to run.
+
+    Attributes:
+        memory: budget in bytes.
+        workers: threads.
+        shard_bytes: largest weight file.
+        executor, writer: names of installed ones.
+        force: replace OUT.
+        allow_nonfinite: write NaN and infinity.
+        file: the name of the only file that the writer makes, where OUT is to be that file and no folder.
+    """
 
     memory: int
     workers: int
@@ -55,6 +65,8 @@ class Options:
     executor: str = "threads"
     force: bool = False
     allow_nonfinite: bool = False
+    writer: str = "safetensors"
+    file: str | None = None
 
 
 @dataclass(frozen=True)
@@ -72,7 +84,14 @@ class Listener:
     resume: Callable[[int, int, int], None] = lambda done, total, count: None
 
 
-def run_plan(plan: Plan, out: Path, registry: Registry, options: Options, listener: Listener) -> Path:
+def run_plan(
+    plan: Plan,
+    out: Path,
+    registry: Registry,
+    options: Options,
+    listener: Listener,
+    finishing: Mapping[str, PostProcessor] | None = None,
+) -> Path:
     """Merge a plan into a folder that appears whole or not at all.
 
     Args:
@@ -81,22 +100,24 @@ def run_plan(plan: Plan, out: Path, registry: Registry, options: Options, listen
         registry: the plugins.
         options: how to run.
         listener: told of the run's course.
+        finishing: the steps after the weights, by name; default: every installed post-processor.
 
     Raises:
         InputError: OUT exists or another run is writing it, the disk is too small, or a plugin is missing.
         RunError: something failed on the way; the tensors that are finished are kept for the next run.
     """
-    target = Target(out)
+    target = Target(out, options.file)
     target.check(plan, options.force)
     executor = registry.provide("executors", options.executor)()
-    postprocessors = load_postprocessors(registry, listener.warn)
+    if finishing is None:
+        finishing = load_postprocessors(registry, listener.warn)
     try:
         with locked(target.lock), _keeping(target, len(plan.jobs), listener):
             target.restore()
             target.check(plan, options.force)  # again: another run may have ended before the lock was ours
             _merge(plan, target, registry, executor, options, listener)
             model = merged_model(plan, target.result, target.folder.name, listener.warn)
-            for name, postprocessor in postprocessors.items():
+            for name, postprocessor in finishing.items():
                 _finish(name, postprocessor, model)
             check_unchanged(plan.stamps)
             target.publish(options.force)
@@ -130,7 +151,7 @@ def _merge(
     plan: Plan, target: Target, registry: Registry, executor: Executor, options: Options, listener: Listener
 ) -> None:
     """Write every tensor that no earlier run has finished."""
-    make_writer = registry.provide("writers", "safetensors")
+    make_writer = registry.provide("writers", options.writer)
     made_of = identity(plan, registry, options.shard_bytes)
     done = _resume(target, made_of, listener)
     jobs = [job for job in plan.jobs if job.name not in done]
