@@ -22,10 +22,10 @@ CELL = (26, 15)
 HEADING = """Each row of a map is a layer, each column a kind of weight; the stronger the colour, the larger the value,
 on one scale for all maps of a sort. Point at a cell for its number."""
 
-TERMS = """Relative change: the length of a model's task vector (its weights minus the base's) relative to the base's weights.
-Cosine: of the angle between two task vectors; 0 where two models learnt unrelated things. Opposite signs: of the elements
-that both models changed, the share that they moved in opposite directions. Effective rank: of a task vector's matrix,
-(sum s&#178;)&#178; / sum s&#8308; over its singular values s; of wide matrices an estimate."""
+TERMS = """Relative change: the length of a model's task vector (its weights minus the base's) relative to the base's
+weights. Cosine: of the angle between two task vectors; 0 where two models learnt unrelated things. Opposite signs: of the
+elements that both models changed, the share that they moved in opposite directions. Effective rank: of a task vector's
+matrix, (sum s&#178;)&#178; / sum s&#8308; over its singular values s; of wide matrices an estimate."""
 
 
 def page(found: Report) -> str:
@@ -35,7 +35,7 @@ def page(found: Report) -> str:
     listed = "".join(f"<li>{_text(sentence)}</li>" for sentence in found.verdict)
     notes = "".join(f'<p class="quiet">{_text(note)}</p>' for note in survey.lineup.notes)
     parts = [
-        f"<h1>{base} and {', '.join(map(_text, found.names[1:]))}</h1>",
+        f"<h1>{', '.join(map(_text, found.names[:-1]))} and {_text(found.names[-1])}</h1>",
         f'<p class="quiet">{_text(survey.lineup.architecture.name)}, compared with {base}</p>',
         f'<ul class="verdict">{listed}</ul>',
         notes,
@@ -51,7 +51,9 @@ def page(found: Report) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{base}: differences</title><style>\n{css}</style></head>\n<body>\n" + "\n".join(parts) + "\n</body></html>\n"
+        f"<title>{base}: differences</title><style>\n{css}</style></head>\n<body>\n"
+        + "\n".join(parts)
+        + "\n</body></html>\n"
     )
 
 
@@ -64,7 +66,9 @@ def _maps(found: Report) -> str:
         return ""
     layers, kinds = list(found.survey.layers), list(found.survey.kinds)
     cards = "".join(
-        f'<div class="card"><h3>{_text(panel.title)}</h3><div class="scroll">{heatmap(panel, layers, kinds)}</div></div>'
+        f'<div class="card"><h3>{_text(panel.title)}</h3>'
+        f'<p class="quiet">full colour: {escape(panel.text(panel.limit))}</p>'
+        f'<div class="scroll">{heatmap(panel, layers, kinds)}</div></div>'
         for panel in panels(found)
     )
     return f'<h2>By layer and kind</h2><p class="quiet">{HEADING}</p><div class="maps">{cards}</div>'

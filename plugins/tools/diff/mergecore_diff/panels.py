@@ -20,7 +20,7 @@ class Panel:
     Attributes:
         title: what it shows, of whom.
         values: by layer, then kind; NaN: no such weight.
-        limit: the value that is drawn in full colour.
+        limit: the value that is drawn in full colour, as are larger ones.
         text: a value in words.
     """
 
@@ -68,4 +68,6 @@ def _rank(survey: Survey, model: int, items: Sequence[Measured]) -> float:
 
 
 def _highest(grids: Sequence[list[list[float]]]) -> float:
-    return max((value for grid in grids for row in grid for value in row if math.isfinite(value)), default=0.0)
+    """The value that two in a hundred are above: single outliers would leave all the rest pale."""
+    values = sorted(value for grid in grids for row in grid for value in row if math.isfinite(value))
+    return values[len(values) * 98 // 100] if values else 0.0

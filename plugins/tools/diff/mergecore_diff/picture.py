@@ -53,6 +53,8 @@ def _draw(axes, panel: Panel, layers: list[str], kinds: list[str]) -> None:  # t
         vmax=panel.limit or 1.0,
     )
     axes.set_title(printable(panel.title).replace("$", r"\$"), fontsize=8)
-    axes.set_xticks(range(len(kinds)), [printable(kind).replace("$", r"\$") for kind in kinds], rotation=60, ha="right", fontsize=6)
+    axes.set_xticks(
+        range(len(kinds)), [printable(kind).replace("$", r"\$") for kind in kinds], rotation=60, ha="right", fontsize=6
+    )
     axes.set_yticks(range(len(layers)), layers, fontsize=5)
     axes.figure.colorbar(image, ax=axes).ax.tick_params(labelsize=6)

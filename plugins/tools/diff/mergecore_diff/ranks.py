@@ -75,4 +75,3 @@ class Spectrum:
         tail = (rest.square().sum() - seen.square().sum()).item() / VECTORS
         whole = (factor.T @ factor).square().sum().item()
         return max(whole + tail, whole)
-

@@ -8,8 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from mergecore_diff.differences import (
-    Differing, Tokens, config_differences, dtypes, token_differences, tokenizer_differences,
-)  # fmt: skip
+    Differing,
+    Tokens,
+    config_differences,
+    dtypes,
+    token_differences,
+    tokenizer_differences,
+)
 from mergecore_diff.survey import Measured, Survey
 from mergecore_diff.verdict import labels, likeness, verdict
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from mergecore_numerics import dots
 from torch import Tensor
 
 from mergecore.api import TensorInfo, torch_dtype
@@ -16,7 +17,6 @@ from mergecore.builtin.threads import in_threads, keep_freed_pages
 from mergecore_diff.lineup import Lineup, Row
 from mergecore_diff.ranks import Rank, Spectrum
 from mergecore_diff.sums import Change, Clash, total_change, total_clash
-from mergecore_numerics import dots
 
 TILE = 2**20
 """Elements of each model that are in memory at one time in each thread, at most."""
@@ -116,9 +116,7 @@ def survey(lineup: Lineup, workers: int, advance: Callable[[int], None] = lambda
     return Survey(lineup, [found[place] for place in range(len(lineup.rows))])
 
 
-def measure(
-    lineup: Lineup, row: Row, advance: Callable[[int], None], errors: Sequence[BaseException] = ()
-) -> Measured:
+def measure(lineup: Lineup, row: Row, advance: Callable[[int], None], errors: Sequence[BaseException] = ()) -> Measured:
     """Measure one weight."""
     models, shape = sorted(row.tensors)[1:], _info(lineup, 0, row.tensors[0]).shape
     pairs = [(one, other) for one in models for other in models if one < other]
@@ -156,9 +154,7 @@ def _products(base: Tensor, deltas: Sequence[Tensor]) -> dict[tuple[int, int], f
     return dict(zip(pairs, dots([tile], pairs)))
 
 
-def _tiles(
-    lineup: Lineup, row: Row, shape: Sequence[int], advance: Callable[[int], None]
-) -> Iterator[list[Tensor]]:
+def _tiles(lineup: Lineup, row: Row, shape: Sequence[int], advance: Callable[[int], None]) -> Iterator[list[Tensor]]:
     """The base and the differences from it, about `TILE` elements at a time; whole rows of what is a matrix."""
     infos = {model: _info(lineup, model, name) for model, name in row.tensors.items()}
     dtype = torch.float64 if any(info.dtype == "F64" for info in infos.values()) else torch.float32

@@ -31,7 +31,11 @@ def print_report(found: Report, weights: bool) -> None:
     console.print(_models(found))
     if survey.measured:
         each = {item.row.name: [item] for item in survey.measured}
-        groups = {"weight": each} if weights else {"layer": survey.layers, "kind": survey.kinds, "outside the layers": survey.outside}
+        groups = (
+            {"weight": each}
+            if weights
+            else {"layer": survey.layers, "kind": survey.kinds, "outside the layers": survey.outside}
+        )
         for title, rows in groups.items():
             if rows:
                 console.print(_numbers(found, title, rows))
@@ -70,7 +74,7 @@ def _numbers(found: Report, title: str, rows: dict[str, list[Measured]]) -> Tabl
     headings = [f"{what} {model}" for what in ("change", "rank") for model in lineup.others]
     headings += [f"{what} {one},{other}" for what in ("cosine", "opposite") for one, other in pairs]
     table = _table(title, *headings)
-    for label, items in [*rows.items(), ("all of them", [item for items in rows.values() for item in items])]:
+    for label, items in [*rows.items(), ("all of them", [item for group in rows.values() for item in group])]:
         changes = [percent(survey.change(model, items).relative) for model in lineup.others]
         ranks = [_rank(found, model, items) for model in lineup.others]
         clashes = [survey.clash(pair, items) for pair in pairs]
@@ -99,8 +103,8 @@ def _print_differences(console: Console, found: Report) -> None:
     for name, tokens in zip(found.names, found.tokens):
         if tokens and not tokens.same:
             console.print(
-                f"tokens  {printable(name)} has {tokens.own}, {printable(found.names[0])} {tokens.base}; {tokens.shared}"
-                f" are in both, {tokens.same_number} under the same number"
+                f"tokens  {printable(name)} has {tokens.own}, {printable(found.names[0])} {tokens.base};"
+                f" {tokens.shared} are in both, {tokens.same_number} under the same number"
             )
     lineup = found.survey.lineup
     for what, missing in (("lacks", lineup.lacking), ("adds", lineup.added), ("has in another shape", lineup.reshaped)):

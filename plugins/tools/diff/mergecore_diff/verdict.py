@@ -31,9 +31,9 @@ LOW_RANK = 0.1
 THRESHOLDS = (
     f"Same origin: the median cosine between the weight matrices of a layer and the base's is at least {RELATED};"
     f" below {DISTANT} they have nothing in common (independent trainings give about 0). Near copy: a relative change"
-    f" below {COPY}, which is what rounding to bfloat16 does. Task vectors: a cosine of {ALIGNED} or more means that two"
-    f" models learnt much of the same; opposite signs in {OPPOSED:.0%} or more of what both changed (50% is chance)"
-    " means that averages cancel."
+    f" below {COPY}, which is what rounding to bfloat16 does. Task vectors: a cosine of {ALIGNED} or more means that"
+    f" two models learnt much of the same; opposite signs in {OPPOSED:.0%} or more of what both changed (50% is"
+    " chance) mean that averages cancel."
 )
 
 
@@ -94,7 +94,8 @@ def _sentences(survey: Survey, tokens: list[Tokens | None]) -> Iterator[str]:
             yield from _pair(survey, pair, names)
     different = [names[model] for model, found in enumerate(tokens) if found and not found.same]
     if different and related:
-        yield f"The tokens of {', '.join(different)} are not {names[0]}'s: the recipe needs tokenizer: {{source: union}} or base."
+        others = ", ".join(different)
+        yield f"The tokens of {others} are not {names[0]}'s: the recipe needs tokenizer: {{source: union}} or base."
 
 
 def _relation(survey: Survey, model: int, names: list[str]) -> str:
@@ -114,7 +115,9 @@ def _relation(survey: Survey, model: int, names: list[str]) -> str:
     if found >= RELATED:
         return f"{name} and {base} have the same ancestor: {moved}.{_adapter(survey, model)}{rest}"
     if found >= DISTANT:
-        return f"{name} and {base} are distant relatives, after long training or a change of their weights: {moved}.{rest}"
+        return (
+            f"{name} and {base} are distant relatives, after long training or a change of their weights: {moved}.{rest}"
+        )
     return f"{name} was not trained from the same base as {base}: {moved}.{rest}"
 
 
@@ -137,8 +140,8 @@ def _pair(survey: Survey, pair: tuple[int, int], names: list[str]) -> Iterator[s
         yield f"{one} and {other} learnt much of the same (cosine of their changes {clash.cosine:.2f}): average them."
     else:
         yield (
-            f"{one} and {other} changed different things (cosine of their changes {clash.cosine:.2f}): their task vectors"
-            " can be added."
+            f"{one} and {other} changed different things (cosine of their changes {clash.cosine:.2f}): their task"
+            " vectors can be added."
         )
     if clash.conflict >= OPPOSED:
         yield (
@@ -155,4 +158,12 @@ def labels(references: list[str]) -> list[str]:
 
 def percent(share: float) -> str:
     """A share as text with two or three digits."""
-    return f"{share:.0%}" if share >= 0.1 else f"{share:.1%}" if share >= 0.01 else f"{share:.2%}" if share >= 0.0001 or not share else "<0.01%"
+    return (
+        f"{share:.0%}"
+        if share >= 0.1
+        else f"{share:.1%}"
+        if share >= 0.01
+        else f"{share:.2%}"
+        if share >= 0.0001 or not share
+        else "<0.01%"
+    )
