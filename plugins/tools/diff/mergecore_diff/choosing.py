@@ -86,9 +86,9 @@ def check_mergeable(survey: Survey) -> None:
         found = likeness(survey, model)
         if not found >= RELATED:
             raise InputError(
-                f"{both} were not trained from the same base: the median cosine between their weights is {found:.2f}, of"
-                f" related models at least {RELATED}; averages and task vectors would give noise. Models that only share"
-                " their shapes can be put side by side: mergecore moe, or mergecore stack shuffle"
+                f"{both} were not trained from the same base: the median cosine between their weights is {found:.2f},"
+                f" of related models at least {RELATED}; averages and task vectors would give noise. Models that only"
+                " share their shapes can be put side by side: mergecore moe, or mergecore stack shuffle"
             )
 
 

@@ -23,9 +23,9 @@ HEADING = """Each row of a map is a layer, each column a kind of weight; the str
 on one scale for all maps of a sort. Point at a cell for its number."""
 
 TERMS = """Relative change: the length of a model's task vector (its weights minus the base's) relative to the base's
-weights. Cosine: of the angle between two task vectors; 0 where two models learnt unrelated things. Opposite signs: of the
-elements that both models changed, the share that they moved in opposite directions. Effective rank: of a task vector's
-matrix, (sum s&#178;)&#178; / sum s&#8308; over its singular values s; of wide matrices an estimate."""
+weights. Cosine: of the angle between two task vectors; 0 where two models learnt unrelated things. Opposite signs: of
+the elements that both models changed, the share that they moved in opposite directions. Effective rank: of a task
+vector's matrix, (sum s&#178;)&#178; / sum s&#8308; over its singular values s; of wide matrices an estimate."""
 
 
 def page(found: Report) -> str:

@@ -25,7 +25,7 @@ ALIGNED = 0.3
 OPPOSED = 0.4
 """Share of opposite signs from which on the changes work against each other; by chance it is 0.5."""
 
-LOW_RANK = 0.1
+LOW_RANK = 0.125
 """Effective rank, relative to the highest possible one, below which the changes look like an adapter's."""
 
 THRESHOLDS = (
@@ -125,7 +125,7 @@ def _adapter(survey: Survey, model: int) -> str:
     """A hint where the changes have a low rank."""
     found = [(item.ranks[model].value, min(item.shape[-2:])) for item in survey.measured if model in item.ranks]
     touched = [(rank, size) for rank, size in found if rank]
-    if not touched or statistics.median(rank / size for rank, size in touched) >= LOW_RANK:
+    if not touched or statistics.median(rank / size for rank, size in touched) > LOW_RANK * 1.001:
         return ""
     return f" The changes have a low rank ({statistics.median(rank for rank, _ in touched):.0f}), as an adapter's."
 

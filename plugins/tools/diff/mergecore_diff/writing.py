@@ -11,12 +11,12 @@ from mergecore_diff.verdict import labels, percent
 PER_MODEL: dict[str, tuple[tuple[str, float, str], ...]] = {
     "ties": (
         ("weight", 1.0, "how much this model counts"),
-        ("density", 0.5, "of its changes the half that is largest"),
+        ("density", 0.5, "the largest half of its changes"),
     ),
     "dare_ties": (("weight", 1.0, "how much this model counts"), ("density", 0.5, "half of its changes, at random")),
     "della": (
         ("weight", 1.0, "how much this model counts"),
-        ("density", 0.5, "half of its changes, large ones rather"),
+        ("density", 0.5, "half of its changes, by size"),
     ),
     "task_arithmetic": (("weight", 1.0, "scale of its changes; less where the result loses what the base knew"),),
     "linear": (("weight", 1.0, "how much this model counts; only the proportions matter"),),
