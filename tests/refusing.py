@@ -15,7 +15,9 @@ class Refused(NamedTuple):
     words: str
 
 
-def run(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+def run(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> tuple[int, str, str]:
     """Run the command line in this process; gives its exit status, standard output and standard error."""
     from mergecore import cli
 

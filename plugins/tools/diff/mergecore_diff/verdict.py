@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,9 @@ ALIGNED = 0.3
 
 OPPOSED = 0.4
 """Share of opposite signs from which on the changes work against each other; by chance it is 0.5."""
+
+MARGIN = 0.05
+"""By how much the mean cosine must be smaller, seen from the model that is taken for the base."""
 
 LOW_RANK = 0.125
 """Effective rank, relative to the highest possible one, below which the changes look like an adapter's."""
@@ -52,16 +56,25 @@ def is_related(survey: Survey, model: int) -> bool:
 def ancestor(survey: Survey) -> int | None:
     """The model that lies between all others, where three or more are related: fine-tunes' common base.
 
-    It is the one with the smallest sum of distances: fine-tunes move away from their base in directions that are
-    nearly at right angles, so that each is nearer to the base than to another fine-tune. None where nothing lies
-    clearly between (sums within a tenth of each other).
+    Seen from their base, fine-tunes lie in directions that are nearly at right angles; seen from one of them, the base
+    and the others lie on one side. So it is the model from which the others' directions have the smallest mean cosine,
+    whatever their lengths. None where no other model is behind by `MARGIN`.
     """
     models = [0, *(model for model in survey.lineup.others if is_related(survey, model))]
     if len(models) < 3:
         return None
-    sums = sorted((sum(_distance(survey, one, other) for other in models), one) for one in models)
-    (nearest, found), (second, _), *_ = sums
-    return found if nearest < 0.9 * second else None
+    (least, found), (second, _), *_ = sorted((_mean_cosine(survey, model, models), model) for model in models)
+    return found if second - least >= MARGIN else None
+
+
+def _mean_cosine(survey: Survey, centre: int, models: list[int]) -> float:
+    """The mean cosine between the directions in which the others lie from one model; 1 where all are its copies."""
+    others = [model for model in models if _distance(survey, centre, model)]
+    cosines = []
+    for one, other in itertools.combinations(others, 2):
+        here, there = _distance(survey, centre, one), _distance(survey, centre, other)
+        cosines.append((here**2 + there**2 - _distance(survey, one, other) ** 2) / (2 * here * there))
+    return statistics.fmean(cosines or [1.0])
 
 
 def _distance(survey: Survey, one: int, other: int) -> float:

@@ -84,4 +84,5 @@ def scalar(text: str) -> str:
     """Text as a YAML value on one line."""
     import yaml
 
-    return str(yaml.safe_dump([text], width=10**6, allow_unicode=True))[2:].rstrip("\n")
+    style = '"' if "\n" in text else None
+    return str(yaml.safe_dump([text], width=10**6, allow_unicode=True, default_style=style))[2:].rstrip("\n")

@@ -188,7 +188,9 @@ def test_a_model_of_other_shapes_is_told_apart(base: Path, tmp_path: Path) -> No
 
 def test_nan_is_said_and_no_json_breaks(base: Path, tmp_path: Path) -> None:
     broken = changed(base, tmp_path / "broken", lambda name, t: t.masked_fill(t > 2, math.nan) if "up" in name else t)
-    found = json.loads(json.dumps(values(base, broken, changed(base, tmp_path / "fine", noise(0.1, 1))), allow_nan=False))
+    found = json.loads(
+        json.dumps(values(base, broken, changed(base, tmp_path / "fine", noise(0.1, 1))), allow_nan=False)
+    )
     assert found["kinds"]["mlp.up_proj"]["models"][0]["change"] is None
     assert found["kinds"]["mlp.up_proj"]["models"][0]["rank"] is None
     assert found["kinds"]["mlp.gate_proj"]["models"][0]["change"] == 0
@@ -270,7 +272,9 @@ def test_the_command_prints_writes_and_says_so(
     monkeypatch.chdir(tmp_path)
     for seed, name in enumerate(("x", "y"), 1):
         changed(base, tmp_path / name, noise(0.1, seed))
-    status, out, err = run(["diff", "x", "y", "--base", "base", "--html", "d.html", "--png", "d.png"], monkeypatch, capfd)
+    status, out, err = run(
+        ["diff", "x", "y", "--base", "base", "--html", "d.html", "--png", "d.png"], monkeypatch, capfd
+    )
     assert status == 0 and "wrote d.html" in err and "wrote d.png" in err
     assert "self_attn.q_proj" in out and "cosine 1,2" in out and "x and y oppose each other" in out
     assert (tmp_path / "d.png").read_bytes().startswith(b"\x89PNG") and "<svg" in (tmp_path / "d.html").read_text()
