@@ -78,8 +78,8 @@ def heatmap(panel: Panel, layers: Sequence[str], kinds: Sequence[str]) -> str:
     """A panel as SVG."""
     width, height = CELL
     left = 8 + 6 * max(map(len, layers))
-    top = 8 + round(5.2 * max(map(len, kinds)) * math.sin(math.radians(60)))
-    right = round(5.2 * max(map(len, kinds)) * math.cos(math.radians(60)))
+    top = 8 + round(5.9 * max(map(len, kinds)) * math.sin(math.radians(60)))
+    right = round(5.9 * max(map(len, kinds)) * math.cos(math.radians(60)))
     cells = []
     for y, (layer, row) in enumerate(zip(layers, panel.values)):
         cells.append(f'<text x="{left - 5}" y="{top + y * height + 11}" text-anchor="end">{_text(layer)}</text>')

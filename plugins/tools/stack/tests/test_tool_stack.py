@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from collections import Counter
@@ -25,7 +26,9 @@ import mergecore
 def test_every_layer_is_drawn_once_and_as_often_as_the_weights_say(seed: int, weights: tuple[float, ...]) -> None:
     kept = shuffled(400, weights, seed)
     assert [index for item in kept for index in range(item.start, item.end)] == list(range(400))
-    assert kept == shuffled(400, weights, seed) and all(one.model != other.model for one, other in zip(kept, kept[1:]))
+    assert kept == shuffled(400, weights, seed) and all(
+        one.model != other.model for one, other in itertools.pairwise(kept)
+    )
     drawn = Counter(item.model for item in kept for _ in range(item.start, item.end))
     anywhere = scattered(400, weights, seed)
     counts = Counter(item.model for item in anywhere for _ in range(item.start, item.end))
