@@ -141,8 +141,8 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: pyt
 
 def diffusers(folder: Path, seed: int, *, shards: bool = False, variant: str = "") -> Path:
     """A folder as diffusers writes it."""
-    index = {"_class_name": "P", "unet": ["diffusers", "U"], "text_encoder": ["transformers", "C"],
-             "tokenizer": ["transformers", "T"], "scheduler": ["diffusers", "S"], "safety_checker": [None, None]}  # fmt: skip
+    parts = {"unet": "diffusers", "text_encoder": "transformers", "tokenizer": "transformers", "scheduler": "diffusers"}
+    index = {"_class_name": "P", **{part: [library, "C"] for part, library in parts.items()}, "safety": [None, None]}
     files = {"model_index.json": index, "unet/config.json": {"in": 4}, "text_encoder/config.json": {"h": 2},
              "tokenizer/vocab.json": {"a": 1}, "scheduler/scheduler_config.json": {"n": 9}}  # fmt: skip
     for name, value in files.items():
