@@ -96,7 +96,10 @@ def _asked(question: str, choice: Choice, asking: bool) -> Choice:
     """What the user makes of a choice; without a terminal it stays."""
     while asking and len(choice.options) > 1:
         say(f"{question}: {choice.value}, because {choice.reason}")
-        answer = typer.prompt(f"  {', '.join(choice.options)}", default=choice.value, err=True)
+        try:
+            answer = typer.prompt(f"  {', '.join(choice.options)}", default=choice.value, err=True)
+        except typer.Abort:
+            raise InputError("no answer was given; with --yes nothing is asked") from None
         if answer == choice.value:
             break
         if answer in choice.options:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,7 +98,7 @@ def _sentences(survey: Survey, tokens: list[Tokens | None]) -> Iterator[str]:
     between = ancestor(survey)
     if between:
         yield f"{names[between]} lies between the others, as a common base does: compare with --base {names[between]}."
-    if len(names) > 1 and not related:
+    if not related and any(likeness(survey, model) < DISTANT for model in survey.lineup.others):
         yield (
             "These were not trained from the same base: methods that add up task vectors (ties, dare, task_arithmetic)"
             " and averages will not work. What may: passthrough of whole layers, or a mixture of experts."
@@ -120,6 +121,8 @@ def _relation(survey: Survey, model: int, names: list[str]) -> str:
         return f"{name} and {base} have no weight of one name and shape: they are models of different kinds."
     partly = len(lineup.reshaped.get(model, ())) + len(lineup.lacking.get(model, ())) + len(lineup.added.get(model, ()))
     rest = f" {partly} tensor(s) have no counterpart of the same shape." if partly else ""
+    if not math.isfinite(change.dd):
+        return f"{name} or {base} holds NaN or infinity, which no merge mends: look for the weights with --weights."
     if not change.changed:
         return f"{name} has the same weights as {base}.{rest}"
     moved = f"its weights differ by {percent(change.relative)} of {base}'s, cosine {found:.3f}"
@@ -171,12 +174,6 @@ def labels(references: list[str]) -> list[str]:
 
 def percent(share: float) -> str:
     """A share as text with two or three digits."""
-    return (
-        f"{share:.0%}"
-        if share >= 0.1
-        else f"{share:.1%}"
-        if share >= 0.01
-        else f"{share:.2%}"
-        if share >= 0.0001 or not share
-        else "<0.01%"
-    )
+    if 0 < share < 0.0001:
+        return "<0.01%"
+    return f"{share:.0%}" if share >= 0.1 else f"{share:.1%}" if share >= 0.01 else f"{share:.2%}"

@@ -18,6 +18,7 @@ from mergecore_diff.lineup import Lineup, line_up
 from mergecore_diff.ranks import Spectrum
 from mergecore_diff.report import as_values, report
 from mergecore_diff.survey import Survey, survey
+from mergecore_diff.verdict import percent
 from refusing import Refused, check_refused, run
 from safetensors.torch import load_file, save_file
 from tiny import Tiny
@@ -194,6 +195,7 @@ def test_nan_is_said_and_no_json_breaks(base: Path, tmp_path: Path) -> None:
     assert found["kinds"]["mlp.up_proj"]["models"][0]["change"] is None
     assert found["kinds"]["mlp.up_proj"]["models"][0]["rank"] is None
     assert found["kinds"]["mlp.gate_proj"]["models"][0]["change"] == 0
+    assert "broken or base holds NaN or infinity" in found["verdict"][0] and percent(math.nan) == "nan%"
 
 
 SAYS = {

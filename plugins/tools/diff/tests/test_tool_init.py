@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer
 import yaml
 from llamas import write_model
 from mergecore_diff.writing import scalar
@@ -116,6 +117,15 @@ def test_at_most_four_questions_are_asked(tmp_path: Path, monkeypatch, capfd) ->
     assert (found["base_model"], found["merge_method"], found["dtype"]) == (str(base), "dare_ties", "float16")
     assert len(asked) == 4, "one of the three was asked twice"
     mergecore.run(tmp_path / "r.yml", tmp_path / "out")
+
+
+def test_no_answer_is_said(tmp_path: Path, monkeypatch, capfd) -> None:
+    models = [write_model(tmp_path / "base", 0), copy(tmp_path / "base", tmp_path / "tuned", 0.1, 1)]
+    for stream in ("stdin", "stderr"):
+        monkeypatch.setattr(f"sys.{stream}.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("typer.prompt", lambda *_, **__: (_ for _ in ()).throw(typer.Abort()))
+    status, _, err = run(["init", *map(str, models)], monkeypatch, capfd)
+    assert status == 2 and "error: no answer was given; with --yes nothing is asked" in err
 
 
 @pytest.mark.parametrize("text", ["plain", "a: b", "# x", "-1", "true", "a\nb", "'\"", "ü\U0001f600", "", "&a *b"])

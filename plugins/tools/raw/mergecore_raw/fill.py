@@ -48,6 +48,8 @@ def fill(
     sort = "file" if is_file(template) else "components" if is_diffusers(template) else "folder"
     if sort != "folder":
         check_out(out, sort == "components")
+    if Path(model).expanduser().resolve().is_relative_to(out.resolve()):
+        raise InputError(f"{out}: is the model to fill, or holds it; give another output")
     registry = Registry(warn, local_definitions(arch_dir))
     options = _options(sort, memory, shard_size, force)
     whole = _overlaid(model, template, registry, quiet)

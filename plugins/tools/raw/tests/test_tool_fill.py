@@ -102,6 +102,7 @@ REFUSED = {
     "the same by another path": Refused("fill ./whole whole out", "is the template itself"),
     "an output that is there": Refused("fill part whole there", "exists already"),
     "an output that is the template": Refused("fill part whole whole --force", "is one of the models"),
+    "an output that is the model": Refused("fill part whole part --force", "is the model to fill"),
     "a tensor without a place": Refused("fill more whole out", "'extra' has no place in whole"),
     "other shapes": Refused("fill wide whole out", "has shape [14, 8], but [12, 8] in whole"),
     "a template that is not whole": Refused("fill whole part out", "has no place in part"),
