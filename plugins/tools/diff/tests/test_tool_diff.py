@@ -164,6 +164,7 @@ def test_rows_are_compared_token_by_token(base: Path, tmp_path: Path) -> None:
     assert found["config"] == {"vocab_size": [12, 15]}
     assert "12 tokens that all models have" in found["notes"][0]
     assert "the recipe needs tokenizer" in found["verdict"][-1]
+    assert values(other, base)["all"]["models"][0]["change"] == 0
 
 
 def test_a_tied_head_is_compared_as_the_embedding(base: Path, tmp_path: Path) -> None:
