@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from mergecore.api import TensorInfo, torch_dtype
+from mergecore.api import Reader, TensorInfo, torch_dtype
 from mergecore.api.files import common_dtype
 from mergecore.sources import Checkpoint
 
@@ -113,6 +113,12 @@ class GatheredReader:
             self._gathered[name].read(start, out)
         else:
             self._checkpoint.read(name, start, out)
+
+    def parts(self, name: str) -> list[tuple[Reader, str]]:
+        """What a tensor is read from; see `mergecore.shards.shards_of`."""
+        own = [(self._checkpoint, name)]
+        parts = self._gathered[name].parts if name in self._gathered else own
+        return [(checkpoint.readers[tensor], tensor) for checkpoint, tensor in parts]
 
     def close(self) -> None:
         """Let go of the checkpoint's own files."""

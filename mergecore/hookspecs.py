@@ -10,8 +10,10 @@ from pluggy import HookspecMarker
 
 if TYPE_CHECKING:
     from mergecore.api import (
+        Evaluator,
         Executor,
         Method,
+        Optimizer,
         OutputTokenizer,
         PostProcessor,
         Reader,
@@ -92,6 +94,30 @@ def mergecore_provide_postprocessor(name: str) -> type[PostProcessor] | None:
         @hookimpl
         def mergecore_provide_postprocessor(name):
             return HouseCard if name == "model_card" else None
+    """
+
+
+@hookspec(firstresult=True)
+def mergecore_provide_evaluator(name: str) -> type[Evaluator] | None:
+    """Answer for the evaluator called `name`.
+
+    Example::
+
+        @hookimpl
+        def mergecore_provide_evaluator(name):
+            return HouseExam if name == "exam" else None
+    """
+
+
+@hookspec(firstresult=True)
+def mergecore_provide_optimizer(name: str) -> type[Optimizer] | None:
+    """Answer for the optimizer called `name`.
+
+    Example::
+
+        @hookimpl
+        def mergecore_provide_optimizer(name):
+            return HouseSearch if name == "cma" else None
     """
 
 

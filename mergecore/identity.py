@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,10 @@ COMPUTING = ("mergecore", "numpy", "torch")
 
 def identity(plan: Plan, registry: Registry, shard_bytes: int) -> dict[str, Any]:
     """What must be the same for two runs to write the same files; executor, threads and tiles change nothing."""
-    models = [[str(checkpoint.folder.resolve()), checkpoint.made_of] for checkpoint in plan.checkpoints]
+    models = [[checkpoint.origin, checkpoint.made_of] for checkpoint in plan.checkpoints]
     return {
         "packages": _packages(registry),
-        "files": {str(path.resolve()): [stamp.size, stamp.mtime_ns] for path, stamp in plan.stamps.items()},
+        "files": dict(_files(plan)),
         "code": {plan.recipe.method: _code(plan.method)},
         "layout": {"--shard-size": shard_bytes},
         "vocabulary": {"the models' tokens": _rows(plan)},
@@ -51,6 +51,19 @@ def difference(before: dict[str, Any], now: dict[str, Any]) -> str:
         if name in now[part] and now[part][name] != old
     ]
     return " and ".join(changes) or "the recipe changed"
+
+
+def _files(plan: Plan) -> Iterator[tuple[str, list[Any]]]:
+    """What tells that weight files are the same: on the Hub the commit, wherever and since when they are cached."""
+    for checkpoint in plan.checkpoints:
+        hub = checkpoint.snapshot
+        for path, stamp in checkpoint.stamps.items():
+            if hub:
+                yield f"{hub.repo}/{path.name}", [stamp.size, hub.commit]
+            else:
+                yield str(path.resolve()), [stamp.size, stamp.mtime_ns]
+    for shard in plan.shards:
+        yield f"{shard.snapshot.repo}/{shard.name}", [shard.size, shard.snapshot.commit]
 
 
 def _packages(registry: Registry) -> dict[str, str]:

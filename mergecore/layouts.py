@@ -45,6 +45,10 @@ class Views:
                 out = out[count:]
             start = max(start - span.elements, 0)
 
+    def parts(self, name: str) -> list[tuple[Reader, str]]:
+        """What a tensor is read from; see `mergecore.shards.shards_of`."""
+        return [(self._readers[span.tensor], span.tensor) for span in self._spans[name]]
+
     def close(self) -> None:
         """Let go of the files."""
         for reader in set(self._readers.values()):

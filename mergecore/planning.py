@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mergecore.api import BLOCK, FLOATS, Input, Job, Method, TensorInfo, Tile, Vocabulary
+from mergecore.api import BLOCK, FLOATS, Evaluation, Input, Job, Method, TensorInfo, Tile, Vocabulary
 from mergecore.api.files import TORCH_NAMES, common_dtype
 from mergecore.architecture import Architecture
 from mergecore.config import with_keys
 from mergecore.definitions import fit
-from mergecore.errors import InputError, MergecoreError, ModelError
+from mergecore.differences import config_notes
+from mergecore.errors import InputError, MergecoreError, ModelError, PluginError
+from mergecore.evaluations import parse_evaluations
 from mergecore.matching import Match, Matcher
+from mergecore.plugins import find
 from mergecore.recipe import Recipe
 from mergecore.registry import Registry
+from mergecore.shards import Shard, shards_of
 from mergecore.slicing import layer_config, tie_config
 from mergecore.sources import Checkpoint, open_model
 from mergecore.stamps import Stamp
@@ -39,6 +44,7 @@ class Plan:
         notes: what the author of the recipe should know.
         rows: where the rows of embeddings and heads come from; None: they are the models' own.
         tokenizer_files: every tokenizer file of the output, by name; None: the donor's, as they are.
+        evaluations: what is measured of the result.
     """
 
     recipe: Recipe
@@ -52,6 +58,7 @@ class Plan:
     notes: tuple[str, ...]
     rows: Vocabulary | None = None
     tokenizer_files: Mapping[str, bytes] | None = None
+    evaluations: tuple[Evaluation, ...] = ()
 
     @property
     def tensors(self) -> dict[str, TensorInfo]:
@@ -66,10 +73,23 @@ class Plan:
     def bytes_out(self) -> int:
         return sum(job.info.nbytes for job in self.jobs)
 
+    @cached_property
+    def shards(self) -> list[Shard]:
+        """The weight files on the Hub that the jobs read, in no other order than the jobs'."""
+        inputs = dict.fromkeys((item.model, item.tensor) for job in self.jobs for item in job.inputs)
+        readers = ((self.checkpoints[model].readers[tensor], tensor) for model, tensor in inputs)
+        return list(dict.fromkeys(shard for reader, tensor in readers for shard in shards_of(reader, tensor)))
+
+    @property
+    def download(self) -> int:
+        """Bytes of weights that a run has to fetch from the Hub first."""
+        return sum(shard.size for shard in self.shards if not shard.here)
+
     @property
     def stamps(self) -> dict[Path, Stamp]:
         """The models' weight files as they were when they were opened."""
-        return {path: stamp for checkpoint in self.checkpoints for path, stamp in checkpoint.stamps.items()}
+        local = {path: stamp for checkpoint in self.checkpoints for path, stamp in checkpoint.stamps.items()}
+        return local | {shard.path: shard.stamp for shard in self.shards if shard.stamp}
 
     def close(self) -> None:
         """Let go of the input files."""
@@ -167,15 +187,27 @@ def _plan(
         config=with_keys(checkpoints[donor].config, changes),
         dropped=sum(len(checkpoint.tensors) for checkpoint in checkpoints) - len(used),
         notes=(
+            *(note for checkpoint in checkpoints for note in checkpoint.notes),
             *notes,
             *aligned.notes,
             *builder.notes(),
             *values.notes(builder.jobs),
-            *_config_notes(checkpoints, donor, set(changes)),
+            *config_notes(checkpoints, donor, set(changes)),
         ),
         rows=aligned.rows,
         tokenizer_files=aligned.files,
+        evaluations=_evaluations(recipe, registry),
     )
+
+
+def _evaluations(recipe: Recipe, registry: Registry) -> tuple[Evaluation, ...]:
+    if recipe.evaluate is None:
+        return ()
+    try:
+        find("postprocessors", "evaluate")
+    except PluginError as error:
+        raise recipe.evaluate.error(str(error)) from None
+    return parse_evaluations(recipe.evaluate, registry)
 
 
 @dataclass
@@ -255,23 +287,6 @@ def _dtype_config(jobs: Sequence[Job], config: Mapping[str, Any]) -> dict[str, A
     dtypes = {job.info.dtype for job in jobs if job.info.dtype in FLOATS}
     keys = [key for key in ("dtype", "torch_dtype") if key in config] or ["torch_dtype"]
     return {key: TORCH_NAMES[common_dtype(dtypes)] for key in keys} if dtypes else {}
-
-
-VOLATILE = {"dtype", "torch_dtype", "transformers_version", "use_cache", "architectures", "model_type"}
-"""Config keys in which models may differ without a word."""
-
-
-def _config_notes(checkpoints: Sequence[Checkpoint], donor: int, changed: set[str]) -> list[str]:
-    """Where the models' configs differ from the one that the output takes over."""
-    kept, lines = checkpoints[donor], []
-    for checkpoint in checkpoints:
-        keys = {*kept.config, *checkpoint.config} - VOLATILE - changed
-        differing = sorted(k for k in keys if not k.startswith("_") and kept.config.get(k) != checkpoint.config.get(k))
-        if differing:
-            lines.append(
-                f"{checkpoint.reference}: its config differs in {', '.join(differing)}; {kept.reference}'s is kept"
-            )
-    return lines
 
 
 def _check_memory(jobs: Sequence[Job], memory: int) -> None:

@@ -36,7 +36,7 @@ class Price:
         written: bytes of weights.
         memory: most bytes of tensors in flight, with the tiles of the threads executor.
         free: bytes that the output's disk has left.
-        seconds: of merging, measured on a sample; None where there is too little to tell.
+        seconds: of merging, measured on a sample; None where there is too little to tell, or weights are not here yet.
     """
 
     read: int
@@ -63,7 +63,7 @@ def price(plan: Plan, executor: Executor, folder: Path, memory: int, workers: in
         written=plan.bytes_out,
         memory=min(memory, workers * largest),
         free=shutil.disk_usage(there).free,
-        seconds=_seconds(plan, executor, there, memory, workers),
+        seconds=None if plan.download else _seconds(plan, executor, there, memory, workers),
     )
 
 

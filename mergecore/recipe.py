@@ -58,6 +58,7 @@ class Recipe:
         tokenizer: where the output's vocabulary comes from; None: the models share one.
         chat_template: as written; None: the tokenizer keeps its own.
         architectures: definition files, each with where the recipe names it.
+        evaluate: what to measure of the result, if anything.
         text: the YAML.
         place: the whole document.
     """
@@ -71,6 +72,7 @@ class Recipe:
     tokenizer: Mapping[str, Any] | None
     chat_template: str | None
     architectures: tuple[tuple[Path, Place], ...]
+    evaluate: Place | None
     text: str
     place: Place
 
@@ -127,6 +129,7 @@ def parse_recipe(place: Place, text: str) -> Recipe:
         tokenizer=_tokenizer(place),
         chat_template=place.value.get("chat_template") or None,
         architectures=_architectures(place),
+        evaluate=place.get("evaluate"),
         text=text,
         place=place,
     )
@@ -198,7 +201,7 @@ def _parameters(place: Place) -> Place | None:
 
 
 def _model(place: Place | None) -> str | None:
-    """A model reference: text, or a mapping {model: {path: ...}} for paths that text cannot hold."""
+    """A model reference: text, or a mapping {model: {path: ..., revision: ...}}, which is text with an @."""
     if place is None:
         return None
     check(place, {"$ref": "#/$defs/model", "$defs": json_schema()["$defs"]})
@@ -206,11 +209,14 @@ def _model(place: Place | None) -> str | None:
     if isinstance(value, str):
         return value
     for key in value:
-        if key not in ("model", "path"):
+        if key not in ("model", "path", "revision"):
             raise place.child(key).error(f"{key!r} is not supported here; give the path of a model folder")
-    if len(value) != 1:
-        raise place.error("must be text, {path: ...} or {model: ...}")
-    return _model(place.child(next(iter(value))))
+    revision = value.get("revision")
+    named = [key for key in value if key != "revision"]
+    if len(named) != 1 or (revision is not None and (named != ["path"] or not isinstance(revision, str))):
+        raise place.error("must be text, {path: ...}, {path: ..., revision: text} or {model: ...}")
+    reference = _model(place.child(named[0]))
+    return f"{reference}@{revision}" if revision else reference
 
 
 __all__ = ["ModuleRecipe", "Recipe", "RecipeError", "Slice", "Source", "json_schema", "load_recipe", "parse_recipe"]

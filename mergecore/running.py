@@ -15,6 +15,7 @@ from typing import Any
 from mergecore.api import Ends, Executor, Job, MergedModel, ModelInfo, PostProcessor, Work
 from mergecore.ends import FileEnds
 from mergecore.errors import MergecoreError, PluginError, RunError
+from mergecore.fetching import fetch
 from mergecore.identity import difference, identity
 from mergecore.journal import Journal, read_journal
 from mergecore.locks import locked
@@ -77,11 +78,13 @@ class Listener:
         warn: of anything left out, not as expected or kept, as a sentence.
         advance: of output bytes as they are written, one thread at a time.
         resume: how many tensors an earlier run finished, of how many, and their bytes.
+        fetch: of bytes of weights that have come from the Hub, and of all that will, one thread at a time.
     """
 
     warn: Callable[[str], None]
     advance: Callable[[int], None] = lambda count: None
     resume: Callable[[int, int, int], None] = lambda done, total, count: None
+    fetch: Callable[[int, int], None] = lambda done, total: None
 
 
 def run_plan(
@@ -115,6 +118,7 @@ def run_plan(
         with locked(target.lock), _keeping(target, len(plan.jobs), listener):
             target.restore()
             target.check(plan, options.force)  # again: another run may have ended before the lock was ours
+            fetch(plan, listener.fetch)
             _merge(plan, target, registry, executor, options, listener)
             model = merged_model(plan, target.result, target.folder.name, listener.warn)
             for name, postprocessor in finishing.items():
@@ -271,5 +275,6 @@ def merged_model(plan: Plan, folder: Path, name: str, warn: Callable[[str], None
         tensors=plan.tensors,
         base=plan.donor if plan.recipe.base_model else None,
         tokenizer_files=plan.tokenizer_files,
+        evaluations=plan.evaluations,
         warn=warn,
     )

@@ -31,13 +31,18 @@ def plan_view(plan: Plan) -> dict[str, Any]:
     return {
         "merge_method": plan.recipe.method,
         "architecture": plan.architecture.name,
-        "models": [{"model": c.reference, "tensors": len(c.tensors), "bytes": _stored(c)} for c in plan.checkpoints],
+        "models": [
+            {"model": c.reference, "revision": c.revision, "tensors": len(c.tensors), "bytes": _stored(c)}
+            for c in plan.checkpoints
+        ],
         "tensors": len(plan.jobs),
         "copied": sum(job.method is None for job in plan.jobs),
         "dropped": plan.dropped,
         "dtypes": dict(Counter(job.info.dtype for job in plan.jobs)),
         "bytes_in": plan.bytes_in,
         "bytes_out": plan.bytes_out,
+        "download": plan.download,
+        "evaluations": [evaluation.name for evaluation in plan.evaluations],
         "notes": list(plan.notes),
     }
 
@@ -83,18 +88,30 @@ def print_plan(plan: Plan, cost: Price | None = None) -> None:
     for index, model in enumerate(view["models"]):
         base = "  (config and other files are taken from here)" if index == plan.donor else ""
         stored = f"{model['tensors']} tensors, {model['bytes'] / 1e6:,.0f} MB"
-        table.add_row("model", f"{printable(model['model'])}  {stored}{base}")
+        commit = f"  commit {model['revision'][:8]}" if model["revision"] else ""
+        table.add_row("model", f"{printable(model['model'])}{commit}  {stored}{base}")
     dtypes = ", ".join(f"{count} {dtype}" for dtype, count in view["dtypes"].items())
     table.add_row("output", f"{view['tensors']} tensors ({dtypes}), {view['bytes_out'] / 1e6:,.0f} MB")
     merged = view["tensors"] - view["copied"]
     table.add_row("tensors", f"{merged} merged, {view['copied']} copied, {view['dropped']} left out by the recipe")
+    if plan.download:
+        files = sum(not shard.here for shard in plan.shards)
+        table.add_row("download", f"{_bytes(plan.download)} in {files} file(s), before the run")
     if cost is not None:
         table.add_row("disk", f"reads {_bytes(cost.read)}, writes {_bytes(cost.written)}, {_bytes(cost.free)} free")
         table.add_row("memory", f"{_bytes(cost.memory)} of tensors at one time")
-        table.add_row("time", "too little to tell" if cost.seconds is None else f"about {_span(cost.seconds)}")
+        table.add_row("time", _time(plan, cost))
+    if view["evaluations"]:
+        table.add_row("evaluations", printable(", ".join(view["evaluations"])))
     for note in plan.notes:
         table.add_row("note", printable(note), style="yellow")
     console.print(table)
+
+
+def _time(plan: Plan, cost: Price) -> str:
+    if cost.seconds is not None:
+        return f"about {_span(cost.seconds)}"
+    return "to be told once the weights are here" if plan.download else "too little to tell"
 
 
 def _bytes(count: int) -> str:

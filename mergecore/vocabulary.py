@@ -12,6 +12,7 @@ from mergecore.config import get_key, written_key
 from mergecore.errors import InputError, ModelError, PluginError, RecipeError
 from mergecore.gathering import MEAN, ZERO, Gathered, with_gathered
 from mergecore.matching import stored
+from mergecore.places import model_folder
 from mergecore.recipe import Recipe
 from mergecore.registry import Registry
 from mergecore.sources import Checkpoint
@@ -78,7 +79,8 @@ def _align(
     tables = list(_tables(architecture, checkpoints)) if recipe.tokenizer is not None else []
     rows = [_rows(tables, index, checkpoint) for index, checkpoint in enumerate(checkpoints)]
     models = [ModelInfo(item.reference, item.folder, item.config) for item in checkpoints]
-    request = TokenizerRequest(recipe.tokenizer, recipe.chat_template, recipe.place.folder, models, rows, donor)
+    place = recipe.place.folder
+    request = TokenizerRequest(recipe.tokenizer, recipe.chat_template, place, models, rows, donor, model_folder)
     answer = registry.tokenizer(request)
     if answer is None:
         raise PluginError("no installed package makes tokenizers: pip install mergecore-tokenizer")

@@ -111,6 +111,9 @@ DOCUMENTS: dict[str, Wrong] = {
     "no such model": entry("{model: coed}", ".model", "coed: there is no such folder; give the path"),
     "a file for a folder": entry("{model: code/config.json}", ".model", "there is no such folder"),
     "a folder without a model": entry("{model: .}", ".model", "config.json: there is no such file"),
+    "a revision that is no text": entry("{model: {path: a/b, revision: 3}}", ".model", "revision: text}"),
+    "a revision of nothing": entry("{model: {revision: main}}", ".model", "must be text, {path: ...}"),
+    "a revision of a folder": entry("{model: code@main}", ".model", "code is a local folder, which has no revisions"),
     "a name too long for a folder": entry(f"{{model: {300 * 'x'}}}", ".model", "there is no such folder"),
     "a name with a line break": entry('{model: "a\\nb"}', ".model", r"a\nb: there is no such folder"),
     "a model's parameters a number": entry("{model: code, parameters: 3}", ".parameters", "a mapping or empty, not 3"),
@@ -127,7 +130,7 @@ DOCUMENTS: dict[str, Wrong] = {
 STACKS: dict[str, Wrong] = {
     "a base that is empty": base("", "", "must be text or a mapping, not empty"),
     "a base that is a list": base("[base]", "", "must be text or a mapping, not ['base']"),
-    "a base of two keys": base("{model: base, path: base}", "", "must be text, {path: ...} or {model: ...}"),
+    "a base of two keys": base("{model: base, path: base}", "", "must be text, {path: ...}, {path: ..., revision"),
     "a base that is not there": base("bse", "", "bse: there is no such folder"),
     "no base": Wrong(f"merge_method: ties\n{MODELS}", 1, None, "'ties' needs a base model; add base_model: MODEL"),
     "three models for slerp": count("slerp", "base code prose", "exactly 2 models, counting the base model, not 3"),

@@ -2,11 +2,13 @@
 
 from pluggy import HookimplMarker
 
+from mergecore.api.evaluation import Evaluation, Evaluator, Score, Subject
 from mergecore.api.files import FLOAT8, FLOATS, ITEM_BYTES, Reader, TensorInfo, Writer, torch_dtype
 from mergecore.api.jobs import Ends, Executor, Input, Job, MergedModel, ModelInfo, Piece, PostProcessor, Tiles, Work
 from mergecore.api.methods import BLOCK, Base, Context, DeltaMethod, Method, Tile, WeightMethod
 from mergecore.api.parameters import PerModel, param
 from mergecore.api.reading import lies_within, open_file, read_text
+from mergecore.api.search import Optimizer
 from mergecore.api.vocabulary import OutputTokenizer, TokenizerRequest, Vocabulary
 from mergecore.errors import InputError, ModelError, PluginError, RunError
 
@@ -22,6 +24,8 @@ __all__ = [
     "Context",
     "DeltaMethod",
     "Ends",
+    "Evaluation",
+    "Evaluator",
     "Executor",
     "Input",
     "InputError",
@@ -30,6 +34,7 @@ __all__ = [
     "Method",
     "ModelError",
     "ModelInfo",
+    "Optimizer",
     "OutputTokenizer",
     "PerModel",
     "Piece",
@@ -37,6 +42,8 @@ __all__ = [
     "PostProcessor",
     "Reader",
     "RunError",
+    "Score",
+    "Subject",
     "TensorInfo",
     "Tile",
     "Tiles",

@@ -20,10 +20,15 @@ TILE_ELEMENTS = 2**18
 
 
 class ThreadsExecutor:
-    """Largest tensors first, so that the threads end together; any order and any tile give the same bytes."""
+    """Largest tensors first, so that the threads end together; any order and any tile give the same bytes.
 
-    def __init__(self, tile_elements: int = TILE_ELEMENTS) -> None:
-        self._tile = tile_elements
+    Args:
+        tile_elements: elements of a flat tile.
+        merger: what makes the jobs of one thread, where it is not `TileMerger` itself.
+    """
+
+    def __init__(self, tile_elements: int = TILE_ELEMENTS, merger: Callable[..., TileMerger] | None = None) -> None:
+        self._tile, self._merger = tile_elements, merger or TileMerger
 
     def run(self, work: Work) -> None:
         """See `mergecore.api.Executor.run`."""
@@ -36,7 +41,7 @@ class ThreadsExecutor:
             import torch
 
             torch.set_num_threads(1)
-            merger = TileMerger(work, self._tile, errors)
+            merger = self._merger(work, self._tile, errors)
             while not errors:
                 try:
                     job = queue.popleft()
