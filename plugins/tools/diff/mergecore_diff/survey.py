@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mergecore.api import TensorInfo, torch_dtype
 from mergecore.builtin.threads import in_threads, keep_freed_pages
+from mergecore.shards import shards_of
 from mergecore_diff.lineup import Lineup, Row
 from mergecore_diff.ranks import Rank, Spectrum
 from mergecore_diff.sums import Change, Clash, total_change, total_clash
@@ -91,6 +92,7 @@ def survey(lineup: Lineup, workers: int, advance: Callable[[int], None] = lambda
         workers: threads; each holds one tile of every model.
         advance: told of the bytes that are done, one thread at a time.
     """
+    _fetch(lineup)
     keep_freed_pages()
     order = sorted(range(len(lineup.rows)), key=lambda place: -_size(lineup, lineup.rows[place]))
     queue, turn = deque(order), threading.Lock()
@@ -114,6 +116,15 @@ def survey(lineup: Lineup, workers: int, advance: Callable[[int], None] = lambda
     if errors:
         raise errors[0]
     return Survey(lineup, [found[place] for place in range(len(lineup.rows))])
+
+
+def _fetch(lineup: Lineup) -> None:
+    """Bring from the Hub the weight files that are read and are not there yet."""
+    tensors = [(lineup.checkpoints[model], name) for row in lineup.rows for model, name in row.tensors.items()]
+    shards = (shard for checkpoint, name in tensors for shard in shards_of(checkpoint.readers[name], name))
+    for shard in dict.fromkeys(shards):
+        if not shard.here:
+            shard.fetch(lambda count: None)
 
 
 def measure(lineup: Lineup, row: Row, advance: Callable[[int], None], errors: Sequence[BaseException] = ()) -> Measured:
