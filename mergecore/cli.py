@@ -66,12 +66,11 @@ def run(
 ) -> None:
     """Merge the models of RECIPE into the folder OUT; a run that was cut short goes on where it was."""
     from mergecore import running
+    from mergecore.attended import run_attended
     from mergecore.definitions import local_definitions
     from mergecore.planning import make_plan
-    from mergecore.progress import Progress
     from mergecore.registry import Registry
     from mergecore.stages import load_recipe
-    from mergecore.views import plan_view, print_plan
 
     options = running.Options(
         memory=size(memory, "--memory") if memory else running.spare_memory(),
@@ -83,19 +82,7 @@ def run(
     )
     registry = Registry(warn, local_definitions(arch_dir), files=plugin, hooks=not no_hooks, strict=strict_plugins)
     plan = make_plan(load_recipe(recipe), registry, options.memory, keep)
-    try:
-        if not quiet:
-            print_plan(plan)
-        with Progress(sum(item.bytes_out for item in (plan, *plan.kept.values())), quiet) as progress:
-            listener = running.Listener(warn, progress.advance, progress.resume, progress.fetch)
-            running.run_plan(plan, out, registry, options, listener)
-        if as_json:
-            print(json.dumps({**plan_view(plan), "out": str(out), "seconds": round(progress.seconds, 3)}, indent=2))
-        elif not quiet:
-            folders = [*(str(running.kept_folder(out, name)) for name in plan.kept), str(out)]
-            say(f"{' and '.join(folders)}: {progress.summary()}")
-    finally:
-        plan.close()
+    run_attended(plan, out, registry, options, quiet=quiet, as_json=as_json)
 
 
 @app.command("plan")

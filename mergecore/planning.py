@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -34,7 +34,13 @@ from mergecore.vocabulary import align
 __all__ = ["Plan", "make_plan"]
 
 
-def make_plan(recipe: Recipe, registry: Registry, memory: int, keep: Sequence[str] = ()) -> Plan:
+Opening = Callable[[str, Registry], Checkpoint]
+"""Opens what a recipe names where a model stands."""
+
+
+def make_plan(
+    recipe: Recipe, registry: Registry, memory: int, keep: Sequence[str] = (), opening: Opening = open_model
+) -> Plan:
     """Plan a recipe.
 
     Args:
@@ -42,11 +48,12 @@ def make_plan(recipe: Recipe, registry: Registry, memory: int, keep: Sequence[st
         registry: the plugins.
         memory: bytes that may be in flight.
         keep: names of the recipe's stages that are to be written too.
+        opening: for tools whose models are no model folders.
 
     Raises:
         InputError: whatever is wrong with the recipe, the models or the plugins.
     """
-    models = _Models(registry)
+    models = _Models(registry, opening)
     try:
         plan = _plan_of(recipe, registry, models)
         kept = {name: models.kept(recipe, name) for name in keep}
@@ -93,10 +100,10 @@ class _Models:
         scratch: holds a folder for each, with all but its weights.
     """
 
-    def __init__(self, registry: Registry) -> None:
+    def __init__(self, registry: Registry, opening: Opening) -> None:
         self.stages: dict[str, Plan] = {}
         self.scratch: TemporaryDirectory[str] | None = None
-        self._registry = registry
+        self._registry, self._opening = registry, opening
         self._opened: dict[Path, Checkpoint] = {}
         self._shown: dict[str, Checkpoint] = {}
 
@@ -106,7 +113,7 @@ class _Models:
             self._shown[reference] = self._made(reference, recipe.stages[reference])
         if reference not in self._shown:
             try:
-                opened = open_model(reference, self._registry)
+                opened = self._opening(reference, self._registry)
             except ModelError as error:
                 hint = nearest(reference, recipe.others)
                 raise recipe.place_of(reference).error(f"{error}{hint}") from None

@@ -32,13 +32,12 @@ class Plan:
         notes: what the author of the recipe should know.
         rows: where the rows of embeddings and heads come from; None: they are the models' own.
         tokenizer_files: every tokenizer file of the output, by name; None: the donor's, as they are.
-        command: what of ``mergecore`` makes the result from the recipe: ``run``, or a tool that makes plans of its own.
+        command: what of ``mergecore`` makes the result from the recipe: ``run``, or a tool that makes plans of its own;
+            several words are the whole line of a tool that takes no recipe.
         evaluations: what is measured of the result.
         stages: by reference, the plan of each recipe that stands where a model does, here or in another stage.
         kept: the plans of the stages that are written too, by name.
         scratch: holds a folder for each stage with all but its weights.
-        command: what of ``mergecore`` makes the result from the recipe: ``run``, or a tool that makes plans of its own;
-            several words are the whole line of a tool that takes no recipe.
     """
 
     recipe: Recipe
@@ -57,7 +56,6 @@ class Plan:
     stages: Mapping[str, Plan] = field(default_factory=dict)
     kept: Mapping[str, Plan] = field(default_factory=dict)
     scratch: TemporaryDirectory[str] | None = None
-    command: str = "run"
 
     @property
     def tensors(self) -> dict[str, TensorInfo]:
@@ -138,7 +136,6 @@ def _merged(
         base=plan.donor if plan.recipe.base_model else None,
         command=plan.command,
         tokenizer_files=plan.tokenizer_files,
-        command=plan.command,
         evaluations=plan.evaluations,
         warn=warn,
     )

@@ -16,10 +16,10 @@ PLAIN_LINES = 10
 
 
 class Progress:
-    """Shows how many of `total` bytes are written; a context manager around the run."""
+    """Shows how many of `total` bytes are done; a context manager around the run. `doing` says what is done."""
 
-    def __init__(self, total: int, quiet: bool) -> None:
-        self._total, self._quiet, self._written = total, quiet, 0
+    def __init__(self, total: int, quiet: bool, doing: str = "merging") -> None:
+        self._total, self._quiet, self._doing, self._written = total, quiet, doing, 0
         self._bar: Bar | None = None
         self._fetching: TaskID | None = None
         self._started = self._ended = time.perf_counter()
@@ -34,7 +34,7 @@ class Progress:
 
             columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
             self._bar = Bar("{task.description}", *columns, console=Console(stderr=True))
-            self._task = self._bar.add_task("merging", total=self._total)
+            self._task = self._bar.add_task(self._doing, total=self._total)
             self._bar.start()
         return self
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mergecore.api import Ends, Executor, Job, Work
+from mergecore.api import Ends, Executor, Job, PostProcessor, Work
 from mergecore.ends import FileEnds
 from mergecore.errors import RunError
 from mergecore.fetching import fetch
@@ -47,7 +47,17 @@ def available_cores() -> int:
 
 @dataclass(frozen=True)
 class Options:
-    """How to run: budget in bytes, threads, largest file in bytes, executor, what may be replaced and written."""
+    """How to run.
+
+    Attributes:
+        memory: budget in bytes.
+        workers: threads.
+        shard_bytes: largest weight file.
+        executor, writer: names of installed ones.
+        force: replace OUT.
+        allow_nonfinite: write NaN and infinity.
+        file: the name of the only file that the writer makes, where OUT is to be that file and no folder.
+    """
 
     memory: int
     workers: int
@@ -55,6 +65,8 @@ class Options:
     executor: str = "threads"
     force: bool = False
     allow_nonfinite: bool = False
+    writer: str = "safetensors"
+    file: str | None = None
 
 
 @dataclass(frozen=True)
@@ -74,7 +86,14 @@ class Listener:
     fetch: Callable[[int, int], None] = lambda done, total: None
 
 
-def run_plan(plan: Plan, out: Path, registry: Registry, options: Options, listener: Listener) -> Path:
+def run_plan(
+    plan: Plan,
+    out: Path,
+    registry: Registry,
+    options: Options,
+    listener: Listener,
+    finishing: Mapping[str, PostProcessor] | None = None,
+) -> Path:
     """Merge a plan into a folder that appears whole or not at all, and its kept stages each into one beside it.
 
     Args:
@@ -83,16 +102,21 @@ def run_plan(plan: Plan, out: Path, registry: Registry, options: Options, listen
         registry: the plugins.
         options: how to run.
         listener: told of the run's course.
+        finishing: the steps after the weights, by name; default: every installed post-processor.
 
     Raises:
         InputError: OUT exists or another run is writing it, the disk is too small, or a plugin is missing.
         RunError: something failed on the way; the tensors that are finished are kept for the next run.
     """
-    results = [*((item, Target(kept_folder(out, name))) for name, item in plan.kept.items()), (plan, Target(out))]
+    results = [
+        *((item, Target(kept_folder(out, name))) for name, item in plan.kept.items()),
+        (plan, Target(out, options.file)),
+    ]
     for item, target in results:
         target.check(item, options.force)
     executor = registry.provide("executors", options.executor)()
-    postprocessors = load_postprocessors(registry, listener.warn)
+    if finishing is None:
+        finishing = load_postprocessors(registry, listener.warn)
     try:
         with ExitStack() as stack:
             for item, target in results:
@@ -105,7 +129,7 @@ def run_plan(plan: Plan, out: Path, registry: Registry, options: Options, listen
             for item, target in results:
                 _merge(item, target, registry, executor, options, listener)
                 model = merged_model(item, target.result, target.folder.name, listener.warn)
-                for name, postprocessor in postprocessors.items():
+                for name, postprocessor in finishing.items():
                     finish(name, postprocessor, model, registry)
             for item, target in results:
                 check_unchanged(item.stamps)
@@ -146,7 +170,7 @@ def _merge(
     plan: Plan, target: Target, registry: Registry, executor: Executor, options: Options, listener: Listener
 ) -> None:
     """Write every tensor that no earlier run has finished."""
-    make_writer = registry.provide("writers", "safetensors")
+    make_writer = registry.provide("writers", options.writer)
     made_of = identity(plan, registry, options.shard_bytes)
     done = _resume(target, made_of, listener)
     jobs = [job for job in plan.jobs if job.name not in done]

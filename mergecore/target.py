@@ -15,15 +15,19 @@ from mergecore.plans import Plan
 class Target:
     """An output folder OUT, its lock ``OUT.lock``, and ``OUT.partial`` with all that an unfinished run keeps.
 
+    Args:
+        out: as it was given.
+        file: the name of the result's only file, where OUT is to be that file and no folder.
+
     Attributes:
         out: as it was given.
         folder: where it is, free of links, so that a rename to it is one on its own disk.
-        result: the files so far; this folder becomes OUT.
+        result: the files so far; this folder, or its only file, becomes OUT.
         journal: says which of the tensors in it are finished.
     """
 
-    def __init__(self, out: Path) -> None:
-        self.out = out
+    def __init__(self, out: Path, file: str | None = None) -> None:
+        self.out, self._file = out, file
         self.folder = Path(os.path.realpath(out))
         self.lock, self.partial = (self.folder.parent / f"{self.folder.name}.{what}" for what in ("lock", "partial"))
         self.result, self.journal = self.partial / "result", self.partial / "journal"
@@ -34,12 +38,13 @@ class Target:
         for folder in (checkpoint.folder.resolve() for checkpoint in plan.models):
             if folder.is_relative_to(self.folder) or folder.is_relative_to(self.partial):
                 raise InputError(f"{self.out}: is one of the models to merge, or holds one; give another output folder")
-        if self.folder.exists() and not self.folder.is_dir():
-            raise InputError(f"{self.out}: is a file; give the name of a folder")
+        if self.folder.exists() and self.folder.is_dir() is not (self._file is None):
+            is_, give = ("file", "folder") if self._file is None else ("folder", "file")
+            raise InputError(f"{self.out}: is a {is_}; give the name of a {give}")
         if os.path.ismount(self.folder):
             raise InputError(f"{self.out}: is where a disk is mounted and cannot be replaced; give a folder in it")
-        if self.folder.exists() and any(self.folder.iterdir()) and not force:
-            raise InputError(f"{self.out}: exists already; give another folder, or --force to replace it")
+        if self.folder.exists() and (self._file or any(self.folder.iterdir())) and not force:
+            raise InputError(f"{self.out}: exists already; give another name, or --force to replace it")
         parent = next(path for path in self.folder.parents if path.exists())
         free = shutil.disk_usage(parent).free
         needed = plan.bytes_out - sum(path.lstat().st_blocks * 512 for path in self.partial.glob("*/*"))
@@ -77,12 +82,18 @@ class Target:
         try:
             if force and self.folder.exists():
                 os.replace(self.folder, self._replaced)
-            os.replace(self.result, self.folder)  # fails when somebody has filled the folder meanwhile
+            self._place()
         except BaseException:
             self.restore()
             raise
         _sync_one(self.folder.parent)
         shutil.rmtree(self.partial, ignore_errors=True)
+
+    def _place(self) -> None:
+        """Give the result its name; fails when somebody else has taken that meanwhile."""
+        if self._file is not None and self.folder.exists():
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(self.folder))
+        os.replace(self.result / (self._file or ""), self.folder)
 
 
 def _sync(folder: Path) -> None:

@@ -233,7 +233,6 @@ class MergedModel:
         tensors: the output's tensors.
         base: position in `models` of the recipe's base model, if it names one.
         tokenizer_files: every tokenizer file of the output, by name; None: the donor's, as they are.
-        command: what of ``mergecore`` made it from the recipe.
         evaluations: what the recipe wants measured of the result.
         command: what of ``mergecore`` made it from the recipe; several words: the whole line, which takes none.
         warn: tells the user of something left out, as a sentence.
@@ -251,7 +250,6 @@ class MergedModel:
     tensors: Mapping[str, TensorInfo]
     base: int | None = None
     tokenizer_files: Mapping[str, bytes] | None = None
-    command: str = "run"
     evaluations: Sequence[Evaluation] = ()
     command: str = "run"
     warn: Callable[[str], None] = warnings.warn

@@ -147,15 +147,15 @@ def _is_whole(entry: Any) -> bool:
 
 
 class SafetensorsWriter:
-    """Writes `model.safetensors`, or shards with their index; see `mergecore.api.Writer`."""
+    """Writes `model.safetensors`, or shards with their index; see `mergecore.api.Writer`. `stem`: in place of model."""
 
-    def __init__(self, folder: Path, tensors: Mapping[str, TensorInfo], shard_bytes: int) -> None:
-        self._folder, self._tensors = folder, tensors
+    def __init__(self, folder: Path, tensors: Mapping[str, TensorInfo], shard_bytes: int, stem: str = "model") -> None:
+        self._folder, self._tensors, self._stem = folder, tensors, stem
         self._files: list[int] = []
         self._unsafe: set[int] = set()
         self._places: dict[str, tuple[int, int]] = {}
         self._shards = _split(tensors, shard_bytes)
-        self._names = shard_names(len(self._shards))
+        self._names = shard_names(len(self._shards), stem)
         try:
             for name, shard in zip(self._names, self._shards):
                 self._files.append(os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o666))
@@ -197,7 +197,9 @@ class SafetensorsWriter:
             total = sum(info.nbytes for info in self._tensors.values())
             places = {name: file for file, shard in zip(self._names, self._shards) for name in shard}
             index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(places.items()))}
-            (self._folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", "utf-8")
+            (self._folder / f"{self._stem}.safetensors.index.json").write_text(
+                json.dumps(index, indent=2) + "\n", "utf-8"
+            )
 
     def close(self) -> None:
         """See `mergecore.api.Writer.close`."""
@@ -205,11 +207,11 @@ class SafetensorsWriter:
             os.close(self._files.pop())
 
 
-def shard_names(count: int) -> list[str]:
+def shard_names(count: int, stem: str = "model") -> list[str]:
     """File names of `count` shards, as transformers expects them."""
     if count == 1:
-        return ["model.safetensors"]
-    return [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
+        return [f"{stem}.safetensors"]
+    return [f"{stem}-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
 
 
 def _split(tensors: Mapping[str, TensorInfo], shard_bytes: int) -> list[dict[str, TensorInfo]]:

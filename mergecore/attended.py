@@ -1,0 +1,41 @@
+"""A plan carried out before a person's eyes: shown, run with progress, summed up."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from mergecore import running
+from mergecore.api import PostProcessor
+from mergecore.console import say, warn
+from mergecore.plans import Plan
+from mergecore.progress import Progress
+from mergecore.registry import Registry
+from mergecore.views import plan_view, print_plan
+
+
+def run_attended(
+    plan: Plan,
+    out: Path,
+    registry: Registry,
+    options: running.Options,
+    *,
+    quiet: bool,
+    as_json: bool,
+    finishing: Mapping[str, PostProcessor] | None = None,
+) -> None:
+    """Run a plan as `running.run_plan` does, tell of it as the flags ask, and close it."""
+    try:
+        if not quiet:
+            print_plan(plan)
+        with Progress(sum(item.bytes_out for item in (plan, *plan.kept.values())), quiet) as progress:
+            listener = running.Listener(warn, progress.advance, progress.resume, progress.fetch)
+            running.run_plan(plan, out, registry, options, listener, finishing)
+        if as_json:
+            print(json.dumps({**plan_view(plan), "out": str(out), "seconds": round(progress.seconds, 3)}, indent=2))
+        elif not quiet:
+            folders = [*(str(running.kept_folder(out, name)) for name in plan.kept), str(out)]
+            say(f"{' and '.join(folders)}: {progress.summary()}")
+    finally:
+        plan.close()

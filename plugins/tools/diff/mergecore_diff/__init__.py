@@ -1,0 +1,1 @@
+"""What models differ in before they are merged, and a recipe that fits them."""

@@ -1,0 +1,134 @@
+"""The command: mergecore diff BASE MODEL [MODEL ...]."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mergecore.console import say, warn
+from mergecore.errors import InputError, RunError
+from mergecore.options import ArchDirs, AsJson, Quiet
+
+if TYPE_CHECKING:
+    from mergecore_diff.survey import Survey
+
+Models = Annotated[list[str], typer.Argument(help="Model folders, the base or ancestor first.", show_default=False)]
+Page = Annotated[str, typer.Option("--html", help="Write one page with heatmaps by layer and kind to this file.")]
+Picture = Annotated[str, typer.Option("--png", help="Write the heatmaps to this picture; needs matplotlib.")]
+Weights = Annotated[bool, typer.Option("--weights", help="Show every weight instead of every layer.")]
+Base = Annotated[str, typer.Option("--base", help="The model to compare with, instead of the first one.")]
+Replace = Annotated[bool, typer.Option("--force", help="Replace FILE if it exists.")]
+
+
+def diff(
+    models: Models,
+    base: Base = "",
+    html: Page = "",
+    png: Picture = "",
+    weights: Weights = False,
+    arch_dir: ArchDirs = [],  # noqa: B006  typer makes a new list each time
+    force: Replace = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what models differ in: weights by layer and kind, config, tokens; and what that means for a merge."""
+    references = with_base(models, base)
+    targets = {Path(name): suffix for name, suffix in ((html, ".html"), (png, ".png")) if name}
+    for path, suffix in targets.items():
+        check_target(path, suffix, force)
+    if png:
+        from mergecore_diff.picture import check_matplotlib
+
+        check_matplotlib()
+    found = compare(references, arch_dir, quiet)
+    try:
+        _show(found, Path(html) if html else None, Path(png) if png else None, weights, quiet, as_json)
+    finally:
+        found.lineup.close()
+
+
+def with_base(models: list[str], base: str) -> list[str]:
+    """The models to compare, the base first.
+
+    Raises:
+        InputError: there are fewer than two, or one is given twice.
+    """
+    references = [base, *(model for model in models if model != base)] if base else models
+    if len(references) < 2:
+        raise InputError("give two models or more, the base first: mergecore diff BASE MODEL [MODEL ...]")
+    seen: dict[Path, str] = {}
+    for reference in references:
+        other = seen.setdefault(Path(reference).expanduser().absolute(), reference)
+        if other is not reference:
+            raise InputError(f"{reference}: is given twice; name each model once")
+    return references
+
+
+def check_target(path: Path, suffix: str, force: bool) -> None:
+    """Refuse a file that cannot be written, before hours of work.
+
+    Raises:
+        InputError: it has another suffix, is there already, or its folder is not.
+    """
+    if path.suffix.lower() != suffix:
+        raise InputError(f"{path}: must end in {suffix}")
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder; give the name of a file")
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"{path}: there is no folder {path.absolute().parent}; make it first")
+    if path.exists() and not force:
+        raise InputError(f"{path}: exists already; give another name, or --force to replace it")
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that appears whole or not at all."""
+    draft = path.with_name(f".{path.name}.partial")
+    try:
+        draft.write_bytes(content)
+        draft.replace(path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        raise RunError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+def compare(references: list[str], arch_dir: list[Path], quiet: bool) -> Survey:
+    """Line up models and measure them, with progress."""
+    from mergecore.definitions import local_definitions
+    from mergecore.progress import Progress
+    from mergecore.registry import Registry
+    from mergecore.running import available_cores
+    from mergecore_diff.lineup import line_up
+    from mergecore_diff.survey import bytes_to_read, survey
+
+    lineup = line_up(references, Registry(warn, local_definitions(arch_dir)))
+    try:
+        with Progress(bytes_to_read(lineup), quiet, "comparing") as progress:
+            return survey(lineup, available_cores(), progress.advance)
+    except BaseException:
+        lineup.close()
+        raise
+
+
+def _show(found: Survey, html: Path | None, png: Path | None, weights: bool, quiet: bool, as_json: bool) -> None:
+    from mergecore_diff.report import as_values, report
+    from mergecore_diff.table import print_report
+
+    told = report(found)
+    if html:
+        from mergecore_diff.page import page
+
+        write_whole(html, page(told).encode("utf-8", "replace"))
+    if png:
+        from mergecore_diff.picture import picture
+
+        write_whole(png, picture(told))
+    if as_json:
+        typer.echo(json.dumps(as_values(told), indent=2))
+    else:
+        print_report(told, weights)
+    for path in (html, png):
+        if path and not quiet:
+            say(f"wrote {path}")

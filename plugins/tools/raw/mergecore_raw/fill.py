@@ -1,0 +1,167 @@
+"""The command: mergecore fill MODEL TEMPLATE OUT."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mergecore.console import say, warn
+from mergecore.errors import InputError, ModelError
+from mergecore.options import ArchDirs, AsJson, Force, Memory, ModelPath, Quiet, size
+from mergecore_raw.opening import CLASS, is_diffusers, is_file, open_state
+from mergecore_raw.raw import check_out, definition, finishing, run_options
+
+if TYPE_CHECKING:
+    from mergecore.api import PostProcessor
+    from mergecore.registry import Registry
+    from mergecore.running import Options
+    from mergecore.sources import Checkpoint
+
+Template = Annotated[str, typer.Argument(help="What has all weights: of the same sort as MODEL.", show_default=False)]
+FillOut = Annotated[Path, typer.Argument(help="The folder or .safetensors file to make.", show_default=False)]
+
+
+def fill(
+    model: ModelPath,
+    template: Template,
+    out: FillOut,
+    memory: Memory = "",
+    arch_dir: ArchDirs = [],  # noqa: B006  typer makes a new list each time
+    shard_size: Annotated[str, typer.Option(help="Largest weight file.")] = "5GB",
+    force: Force = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write TEMPLATE with every tensor that MODEL has in the place of its own: what MODEL lacks is filled in."""
+    from mergecore.attended import run_attended
+    from mergecore.definitions import local_definitions
+    from mergecore.documents import Place
+    from mergecore.planning import make_plan
+    from mergecore.recipe import parse_recipe
+    from mergecore.registry import Registry
+
+    sort = "file" if is_file(template) else "components" if is_diffusers(template) else "folder"
+    if sort != "folder":
+        check_out(out, sort == "components")
+    if Path(model).expanduser().resolve().is_relative_to(out.resolve()):
+        raise InputError(f"{out}: is the model to fill, or holds it; give another output")
+    registry = Registry(warn, local_definitions(arch_dir))
+    options = _options(sort, memory, shard_size, force)
+    whole = _overlaid(model, template, registry, quiet)
+    recipe = parse_recipe(Place({"merge_method": "passthrough", "models": [{"model": template}]}), "")
+    plan = make_plan(recipe, registry, options.memory, lambda _reference, _registry: whole)
+    steps = _steps(registry) if sort == "folder" else finishing(sort == "components")
+    run_attended(plan, out, registry, options, quiet=quiet, as_json=as_json, finishing=steps)
+
+
+def _options(sort: str, memory: str, shard_size: str, force: bool) -> Options:
+    options = run_options(memory, 0, shard_size, force, True, components=sort == "components")
+    return replace(options, file=None, shard_bytes=size(shard_size, "--shard-size")) if sort == "folder" else options
+
+
+def _steps(registry: Registry) -> Mapping[str, PostProcessor]:
+    """What comes after the weights of a model folder: the template's config, tokenizer and the like."""
+    return {"config": registry.provide("postprocessors", "config")()}
+
+
+def _overlaid(model: str, template: str, registry: Registry, quiet: bool) -> Checkpoint:
+    """The template with the model's tensors in the place of its own.
+
+    Raises:
+        ModelError: a tensor of the model has no place in the template, or another shape there.
+    """
+    whole = _open(template, registry)
+    part: Checkpoint | None = None
+    try:
+        part = _open(model, registry)
+        if part.folder.resolve() == whole.folder.resolve():
+            raise InputError(f"{model}: is the template itself")
+        if whole.config.get("architectures") == [CLASS]:
+            own = definition({template: list(whole.tensors)}, set(whole.tensors), False)
+            registry.definitions = {**registry.definitions, CLASS: own}
+        places = _places(part, whole, registry)
+        _check_places(part, whole, places)
+    except BaseException:
+        for checkpoint in (whole, part):
+            if checkpoint is not None:
+                checkpoint.close()
+        raise
+    if not quiet:
+        say(f"{len(places)} tensors are {model}'s, {len(whole.tensors) - len(places)} are filled in from {template}")
+    return _with(whole, part, places)
+
+
+def _open(reference: str, registry: Registry) -> Checkpoint:
+    from mergecore.sources import open_model
+
+    plain = is_file(reference) or is_diffusers(reference)
+    return open_state(reference, registry) if plain else open_model(reference, registry)
+
+
+def _places(part: Checkpoint, whole: Checkpoint, registry: Registry) -> dict[str, str]:
+    """The name in the template of every tensor of the model that has one there: the template's name → the model's.
+
+    Names that begin otherwise are found through the template's architecture, and else by the one beginning that
+    makes most of them names of the template.
+    """
+    names = dict(_renamed(part, whole, registry))
+    prefix = best_prefix(names, whole.tensors)
+    return {label: name for own, name in names.items()
+            if (label := own if own in whole.tensors else prefix + own) in whole.tensors}  # fmt: skip
+
+
+def _renamed(part: Checkpoint, whole: Checkpoint, registry: Registry) -> Iterable[tuple[str, str]]:
+    """Every tensor of the model by the name that the template's architecture has for it, with its own."""
+    from mergecore.definitions import find
+    from mergecore.layouts import renamed
+
+    architecture, _ = find(whole, registry, {})
+    shown, _ = renamed(part, architecture)
+    return zip(shown.tensors, part.tensors)  # the same tensors in the same order
+
+
+def best_prefix(names: Iterable[str], wanted: Iterable[str]) -> str:
+    """What, put before names, makes most of them wanted ones; empty where nothing does."""
+    ends: dict[str, list[str]] = {}
+    for name in wanted:
+        parts = name.split(".")
+        for cut in range(len(parts)):
+            ends.setdefault(".".join(parts[cut:]), []).append(".".join([*parts[:cut], ""]) if cut else "")
+    found = Counter(prefix for name in names for prefix in ends.get(name, ()))
+    return min(found, key=lambda prefix: (-found[prefix], prefix), default="")
+
+
+def _check_places(part: Checkpoint, whole: Checkpoint, places: Mapping[str, str]) -> None:
+    lost = sorted(set(part.tensors) - set(places.values()))
+    if lost:
+        more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+        raise ModelError(
+            f"{part.reference}: {lost[0]!r}{more} has no place in {whole.reference}; nothing is dropped in silence:"
+            " take a template that has it"
+        )
+    for label, name in places.items():
+        one, other = part.tensors[name].shape, whole.tensors[label].shape
+        if one != other:
+            raise ModelError(
+                f"{part.reference}: {name!r} has shape {list(one)}, but {list(other)} in {whole.reference}"
+            )
+
+
+def _with(whole: Checkpoint, part: Checkpoint, places: Mapping[str, str]) -> Checkpoint:
+    from mergecore.layouts import Span, with_views
+
+    infos = {label: part.tensors[name] for label, name in places.items()}
+    spans = {label: [Span(name, 0, part.tensors[name].elements)] for label, name in places.items()}
+    shown = with_views(part, infos, spans)
+    return replace(
+        whole,
+        tensors={**whole.tensors, **infos},
+        readers={**whole.readers, **shown.readers},
+        files=[*whole.files, *part.files],
+        stamps={**whole.stamps, **part.stamps},
+    )

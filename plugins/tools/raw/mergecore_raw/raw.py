@@ -1,0 +1,168 @@
+"""The command: mergecore raw RECIPE OUT."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mergecore.console import say, warn
+from mergecore.errors import InputError
+from mergecore.options import AsJson, Force, Memory, Quiet, RecipePath, size
+
+if TYPE_CHECKING:
+    from mergecore.api import PostProcessor
+    from mergecore.planning import Plan
+    from mergecore.recipe import Recipe
+    from mergecore.registry import Registry
+    from mergecore.running import Options
+    from mergecore.sources import Checkpoint
+
+RawOut = Annotated[Path, typer.Argument(help="A .safetensors file, or for diffusers a folder.", show_default=False)]
+Intersection = Annotated[
+    bool, typer.Option("--tensor-intersection", "-i", help="Leave out tensors that not all models have.")
+]
+Union = Annotated[bool, typer.Option("--tensor-union", "-u", help="Merge each tensor from the models that have it.")]
+Workers = Annotated[int, typer.Option(help="Threads; default: one for each core.", min=0)]
+Shards = Annotated[str, typer.Option(help="Largest weight file of a component.")]
+
+
+def raw(
+    recipe: RecipePath,
+    out: RawOut,
+    intersection: Intersection = False,
+    union: Union = False,
+    memory: Memory = "",
+    workers: Workers = 0,
+    shard_size: Shards = "5GB",
+    force: Force = False,
+    allow_nonfinite: Annotated[
+        bool, typer.Option("--allow-nonfinite", help="Write tensors with NaN or infinity too, with a warning.")
+    ] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Merge weight files (.safetensors, .pt, .bin, .ckpt) or diffusers folders by the names of their tensors."""
+    from mergecore.attended import run_attended
+    from mergecore.stages import load_recipe
+    from mergecore_raw.opening import is_diffusers
+
+    if intersection and union:
+        raise InputError("--tensor-intersection and --tensor-union exclude each other; give one")
+    loaded = load_recipe(recipe)
+    folders = [is_diffusers(model) for model in loaded.models]
+    options = run_options(memory, workers, shard_size, force, allow_nonfinite, components=any(folders))
+    if any(folders) is not all(folders):
+        raise InputError(f"{loaded.models[folders.index(False)]}: is no diffusers folder, as others in the recipe are")
+    check_out(out, any(folders))
+    plan, registry = _plan(loaded, intersection, union, options.memory, quiet)
+    run_attended(plan, out, registry, options, quiet=quiet, as_json=as_json, finishing=finishing(any(folders)))
+
+
+def run_options(
+    memory: str, workers: int, shard_size: str, force: bool, allow_nonfinite: bool, components: bool
+) -> Options:
+    """How to run: into one file, or into the components of a folder."""
+    from mergecore import running
+
+    whole = 2**62
+    return running.Options(
+        memory=size(memory, "--memory") if memory else running.spare_memory(),
+        workers=workers or running.available_cores(),
+        shard_bytes=size(shard_size, "--shard-size") if components else whole,
+        force=force,
+        allow_nonfinite=allow_nonfinite,
+        writer="components" if components else "safetensors",
+        file=None if components else "model.safetensors",
+    )
+
+
+def finishing(components: bool) -> Mapping[str, PostProcessor]:
+    """The steps after the weights: what lies beside a diffusers folder's; none beside a file."""
+    from mergecore_raw.components import Carry
+
+    return {"carry": Carry()} if components else {}
+
+
+def check_out(out: Path, components: bool) -> None:
+    """Raise InputError for an output that would be no safetensors file, or for components no folder."""
+    if components and out.suffix.lower() == ".safetensors":
+        raise InputError(f"{out}: the models are folders of components, so give the name of a folder")
+    if not components and out.suffix.lower() != ".safetensors":
+        raise InputError(f"{out}: give a name that ends in .safetensors; other formats can run code when they are read")
+    if not components and not out.absolute().parent.is_dir():
+        raise InputError(f"{out}: there is no folder {out.absolute().parent}; make it first")
+
+
+def _plan(recipe: Recipe, intersection: bool, union: bool, memory: int, quiet: bool) -> tuple[Plan, Registry]:
+    """The plan of a recipe whose architecture is the names that its models have."""
+    from mergecore.planning import make_plan
+    from mergecore.registry import Registry
+    from mergecore_raw.opening import CLASS
+
+    for key in ("tokenizer", "tokenizer_source", "chat_template"):
+        if place := recipe.place.get(key):
+            raise place.error("weights without a config have no tokenizer; take this out")
+    registry = Registry(warn)
+    waiting = _opened(recipe, registry)
+    try:
+        names = {model: list(checkpoint.tensors) for model, checkpoint in waiting.items()}
+        common = set.intersection(*map(set, names.values()))
+        if intersection:
+            waiting = {model: only(checkpoint, common) for model, checkpoint in waiting.items()}
+            left_out = len({name for found in names.values() for name in found} - common)
+            if left_out and not quiet:
+                say(f"{left_out} tensor(s) that not all models have are left out")
+        elif not union:
+            _check_same(names, common)
+        registry.definitions = {CLASS: definition(names, common, union)}
+        return make_plan(recipe, registry, memory, lambda model, _: waiting.pop(model)), registry
+    except BaseException:
+        for checkpoint in waiting.values():  # what the plan has taken, it closes
+            checkpoint.close()
+        raise
+
+
+def _opened(recipe: Recipe, registry: Registry) -> dict[str, Checkpoint]:
+    from mergecore.errors import ModelError
+    from mergecore_raw.opening import open_state
+
+    opened: dict[str, Checkpoint] = {}
+    try:
+        for model in recipe.models:
+            opened[model] = open_state(model, registry)
+    except BaseException as error:
+        for checkpoint in opened.values():
+            checkpoint.close()
+        if isinstance(error, ModelError):
+            raise recipe.place_of(model).error(str(error)) from None
+        raise
+    return opened
+
+
+def only(checkpoint: Checkpoint, names: set[str]) -> Checkpoint:
+    """A checkpoint with some of its tensors."""
+    kept = {name: info for name, info in checkpoint.tensors.items() if name in names}
+    return replace(checkpoint, tensors=kept, readers={name: checkpoint.readers[name] for name in kept})
+
+
+def definition(names: Mapping[str, Sequence[str]], common: set[str], union: bool) -> dict[str, Any]:
+    """The architecture of these names, in the first model's order; with `union`, those that some lack are optional."""
+    every = dict.fromkeys(name for found in names.values() for name in found)
+    return {"before": [
+        {"name": name, "optional": True} if name not in common else name for name in every if union or name in common
+    ]}  # fmt: skip
+
+
+def _check_same(names: Mapping[str, Sequence[str]], common: set[str]) -> None:
+    for model, found in names.items():
+        if alone := [name for name in found if name not in common]:
+            lacking = next(other for other, there in names.items() if alone[0] not in there)
+            more = f" and {len(alone) - 1} more" if len(alone) > 1 else ""
+            raise InputError(
+                f"{model}: has {alone[0]!r}{more}, which {lacking} lacks; --tensor-union merges such tensors from the"
+                " models that have them, --tensor-intersection leaves them out"
+            )

@@ -1,0 +1,1 @@
+"""Writes recipes that stack layers of models."""

@@ -1,0 +1,120 @@
+"""Recipes of stacked layers: made as YAML, and planned before they are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mergecore.architecture import Architecture
+from mergecore.definitions import find, local_definitions
+from mergecore.documents import Place
+from mergecore.errors import InputError, RunError
+from mergecore.layouts import renamed
+from mergecore.planning import make_plan
+from mergecore.recipe import parse_recipe
+from mergecore.registry import Registry
+from mergecore.running import spare_memory
+from mergecore.sources import open_model
+from mergecore_stack.drawing import Run
+
+SCALED = "down_proj"
+"""Part of the name of the weight that a slice's scale is for: the last one of a layer."""
+
+
+def layer_counts(models: Sequence[str], registry: Registry, module: str) -> tuple[Architecture, str | None, list[int]]:
+    """The first model's architecture, which of its modules is stacked (None: the only one), and each model's layers.
+
+    Raises:
+        InputError: a model cannot be opened, has no layers, or it is not clear which module is meant.
+    """
+    chosen: str | None = None
+    first: Architecture | None = None
+    counts = []
+    for model in models:
+        checkpoint = open_model(model, registry)
+        try:
+            architecture = find(checkpoint, registry, {})[0]
+            if first is None:
+                first, chosen = architecture, _module(architecture, model, module)
+            shown, _ = renamed(checkpoint, first)
+            counts.append(first.modules[chosen or ""].layer_count(shown.config, model))
+        finally:
+            checkpoint.close()
+    assert first is not None
+    return first, chosen if len(first.modules) > 1 else None, counts
+
+
+def _module(architecture: Architecture, model: str, wanted: str) -> str:
+    stacks = [name for name, module in architecture.modules.items() if module.layers_key]
+    if wanted and wanted not in stacks:
+        raise InputError(f"--module: {architecture.name} has no layers in {wanted!r}; it has: {', '.join(stacks)}")
+    if not stacks:
+        raise InputError(f"{model}: {architecture.name} has no layers that can be told apart")
+    if not wanted and len(stacks) > 1:
+        raise InputError(f"{model}: has layers in {', '.join(stacks)}; say which to stack with --module")
+    return wanted or stacks[0]
+
+
+def recipe(
+    models: Sequence[str], runs: Sequence[Run], architecture: Architecture, module: str | None, dtype: str
+) -> Any:
+    """A passthrough recipe of these runs; other modules are the first model's."""
+    slices = [{"sources": [_source(models[run.model], run)]} for run in runs]
+    head: dict[str, Any] = {"merge_method": "passthrough"}
+    if module is None:
+        head["slices"] = slices
+    else:
+        others = {
+            name: {"models": [{"model": models[runs[0].model]}]} for name in architecture.modules if name != module
+        }
+        head["modules"] = {module: {"slices": slices}, **others}
+    return {**head, "dtype": dtype} if dtype else head
+
+
+def _source(model: str, run: Run) -> dict[str, Any]:
+    source: dict[str, Any] = {"model": model, "layer_range": [run.start, run.end]}
+    if run.scale is not None:
+        source["parameters"] = {"scale": [{"filter": SCALED, "value": run.scale}, {"value": 1.0}]}
+    return source
+
+
+def check(value: Any, registry: Registry) -> tuple[str, ...]:
+    """Plan a recipe; gives the plan's notes.
+
+    Raises:
+        InputError: it cannot be planned.
+    """
+    plan = make_plan(parse_recipe(Place(value), ""), registry, spare_memory())
+    plan.close()
+    return plan.notes
+
+
+def as_yaml(value: Any, made_by: str) -> str:
+    """A recipe as YAML, with the command that made it above."""
+    import yaml
+
+    return f"# {made_by}\n{yaml.safe_dump(value, sort_keys=False, default_flow_style=None, width=120)}"
+
+
+def write(path: Path, text: str) -> None:
+    """Write a new file.
+
+    Raises:
+        InputError: it is there already, or its folder is not.
+        RunError: it cannot be written.
+    """
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise InputError(f"{path}: exists already; give another name") from None
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no folder {path.absolute().parent}; make it first") from None
+    except OSError as error:
+        raise RunError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+def make_registry(arch_dir: Sequence[Path], warn: Any) -> Registry:
+    """The plugins."""
+    return Registry(warn, local_definitions(arch_dir))

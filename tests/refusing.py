@@ -1,0 +1,42 @@
+"""Command lines that must be refused: the exit status 2, one sentence, and no file more or less than before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+
+class Refused(NamedTuple):
+    """What is typed after `mergecore`, and words of the error."""
+
+    arguments: str
+    words: str
+
+
+def run(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> tuple[int, str, str]:
+    """Run the command line in this process; gives its exit status, standard output and standard error."""
+    from mergecore import cli
+
+    monkeypatch.setattr("sys.argv", ["mergecore", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    out, err = capfd.readouterr()
+    return int(stop.value.code or 0), out, err
+
+
+def check_refused(
+    case: Refused, folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """See that a command line is refused in a folder, and leaves it as it is."""
+    monkeypatch.chdir(folder)
+    before = sorted(folder.rglob("*"))
+    status, out, err = run(case.arguments.split(), monkeypatch, capfd)
+    last = err.splitlines()[-1]
+    assert (status, out) == (2, ""), err
+    assert last.startswith("error: ") and case.words in last and "Traceback" not in err, err
+    assert sum(line.startswith("error: ") for line in err.splitlines()) == 1, err
+    assert sorted(folder.rglob("*")) == before
