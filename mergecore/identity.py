@@ -22,7 +22,7 @@ COMPUTING = ("mergecore", "numpy", "torch")
 
 def identity(plan: Plan, registry: Registry, shard_bytes: int) -> dict[str, Any]:
     """What must be the same for two runs to write the same files; executor, threads and tiles change nothing."""
-    folders = [str(checkpoint.folder.resolve()) for checkpoint in plan.checkpoints]
+    folders = ["+".join(str(folder.resolve()) for folder in checkpoint.folders) for checkpoint in plan.checkpoints]
     return {
         "packages": _packages(registry),
         "files": {str(path.resolve()): [stamp.size, stamp.mtime_ns] for path, stamp in plan.stamps.items()},
@@ -55,7 +55,7 @@ def difference(before: dict[str, Any], now: dict[str, Any]) -> str:
 
 def _packages(registry: Registry) -> dict[str, str]:
     """Versions by distribution: core, torch, and of the plugins used with what they need of mergecore."""
-    owners = registry.used("methods", "readers", "writers", "tokenizers")
+    owners = registry.used("methods", "readers", "writers", "tokenizers", "adapters")
     names = {
         re.split(r"[^\w.-]", line, maxsplit=1)[0] for owner in owners for line in _requirements(owner.distribution)
     }

@@ -113,8 +113,7 @@ def _completed(checkpoint: Checkpoint, definition: Architecture) -> Checkpoint:
 
 def _labels(definition: Architecture, checkpoint: Checkpoint) -> Iterator[str]:
     """Every name that a definition knows for a checkpoint with this config, in each of its layouts."""
-    everything, nothing = _Everything(), frozenset[str]()
-    for stored in (everything, nothing):
+    for stored in (EVERYTHING, frozenset[str]()):
         bound = definition.bind(checkpoint.config, checkpoint.reference, stored)
         for weight in bound.weights(checkpoint.config, checkpoint.reference):
             yield from (weight.name, *weight.aliases)
@@ -125,6 +124,9 @@ class _Everything(frozenset[str]):
 
     def __contains__(self, name: object) -> bool:
         return True
+
+
+EVERYTHING = _Everything()
 
 
 def _viewed(checkpoint: Checkpoint, names: Mapping[str, str]) -> Checkpoint:
@@ -218,7 +220,7 @@ def _joined(whole: Whole, infos: Sequence[TensorInfo]) -> TensorInfo:
     shape = (rows, *infos[0].shape[1:])
     alike = {(info.dtype, info.shape[1:]) for info in infos}
     total = sum(info.elements for info in infos)
-    info = TensorInfo(infos[0].dtype, (whole.blocks, *shape) if whole.blocks else shape)
+    info = replace(infos[0], shape=(whole.blocks, *shape) if whole.blocks else shape)
     if len(alike) > 1 or info.elements != total:
         raise ModelError(f"{whole.parts[0]} and its like cannot be joined to {whole.name}: their shapes differ")
     return info
@@ -239,4 +241,4 @@ def _cut(
             f"{checkpoint.folder}: {whole.name!r} {list(info.shape)} cannot be cut into {whole.parts[0]!r} and its like"
             f" as {like.reference} has them; the models differ in shape"
         )
-    return (TensorInfo(info.dtype, shape) for shape in shapes)
+    return (replace(info, shape=shape) for shape in shapes)

@@ -8,17 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mergecore.adapters import open_model
 from mergecore.api import BLOCK, FLOATS, Input, Job, Method, TensorInfo, Tile, Vocabulary
 from mergecore.api.files import TORCH_NAMES, common_dtype
 from mergecore.architecture import Architecture
 from mergecore.config import with_keys
-from mergecore.definitions import fit
+from mergecore.definitions import fit, own_definitions
 from mergecore.errors import InputError, MergecoreError, ModelError
 from mergecore.matching import Match, Matcher
 from mergecore.recipe import Recipe
 from mergecore.registry import Registry
 from mergecore.slicing import layer_config, tie_config
-from mergecore.sources import Checkpoint, open_model
+from mergecore.sources import Checkpoint
 from mergecore.stamps import Stamp
 from mergecore.tokens import VOCABULARY_CURE, check_vocabularies
 from mergecore.values import Values
@@ -110,19 +111,19 @@ def make_plan(recipe: Recipe, registry: Registry, memory: int) -> Plan:
 def _open_models(recipe: Recipe, registry: Registry, checkpoints: list[Checkpoint]) -> dict[str, int]:
     """Open the recipe's models into `checkpoints`, a folder that is named twice once; gives the place of each there."""
     folders: dict[Any, int] = {}
-    positions = {}
+    positions, own = {}, own_definitions(recipe)
     for reference in recipe.models:
         try:
-            checkpoint = open_model(reference, registry)
-        except ModelError as error:
+            checkpoint = open_model(reference, registry, own)
+        except InputError as error:
             raise recipe.place_of(reference).error(str(error)) from None
-        folder = checkpoint.folder.resolve()
-        if folder in folders:
+        origin = tuple(folder.resolve() for folder in checkpoint.folders)
+        if origin in folders:
             checkpoint.close()
         else:
-            folders[folder] = len(checkpoints)
+            folders[origin] = len(checkpoints)
             checkpoints.append(checkpoint)
-        positions[reference] = folders[folder]
+        positions[reference] = folders[origin]
     return positions
 
 
@@ -201,7 +202,7 @@ class _Jobs:
 
     def _job(self, match: Match, inputs: tuple[Input, ...]) -> Job:
         name, shape = match.weight.name, inputs[0].info.shape
-        dtypes = {self.aligned.dtypes.get((item.model, item.tensor), item.info.dtype) for item in inputs}
+        dtypes = {self.aligned.dtypes.get((item.model, item.tensor), item.info.kept) for item in inputs}
         if not dtypes <= set(FLOATS):
             if len(dtypes) > 1:
                 raise ModelError(f"{name}: is stored as {' and '.join(sorted(dtypes))} in different models")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -198,7 +199,7 @@ def _parameters(place: Place) -> Place | None:
 
 
 def _model(place: Place | None) -> str | None:
-    """A model reference: text, or a mapping {model: {path: ...}} for paths that text cannot hold."""
+    """A model reference: text, or a mapping {model: {path: ...}, adapter: ...} for paths that text cannot hold."""
     if place is None:
         return None
     check(place, {"$ref": "#/$defs/model", "$defs": json_schema()["$defs"]})
@@ -206,11 +207,21 @@ def _model(place: Place | None) -> str | None:
     if isinstance(value, str):
         return value
     for key in value:
-        if key not in ("model", "path"):
+        if key not in ("model", "path", "adapter", "lora"):
             raise place.child(key).error(f"{key!r} is not supported here; give the path of a model folder")
-    if len(value) != 1:
-        raise place.error("must be text, {path: ...} or {model: ...}")
-    return _model(place.child(next(iter(value))))
+    models, adapters = ([key for key in keys if value.get(key) is not None]
+                        for keys in (("model", "path"), ("adapter", "lora")))  # fmt: skip
+    if len(models) != 1 or len(adapters) > 1:
+        raise place.error("must be text, {path: ...} or {model: ...}, with {adapter: ...} for an adapter or a list")
+    base = _model(place.child(models[0]))
+    assert base is not None
+    if not adapters:
+        return base
+    given = place.child(adapters[0])
+    added = [_model(item) for item in (given.elements() if isinstance(given.value, list) else [given])]
+    joined = "+".join([base, *map(str, added)])
+    # A folder of just that name would be taken for the whole.
+    return "+".join([f"{base}/.", *map(str, added)]) if os.path.isdir(joined) else joined
 
 
 __all__ = ["ModuleRecipe", "Recipe", "RecipeError", "Slice", "Source", "json_schema", "load_recipe", "parse_recipe"]

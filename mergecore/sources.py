@@ -37,6 +37,15 @@ class Index:
 
 
 @dataclass(frozen=True)
+class Added:
+    """An adapter that was added to a model: where it is, what it is in a few words, how many tensors it changes."""
+
+    folder: Path
+    summary: str
+    tensors: int
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """An opened model folder.
 
@@ -48,6 +57,7 @@ class Checkpoint:
         readers: what reads each tensor.
         files: the readers of its files.
         stamps: its weight files, as they were before they were opened.
+        adapters: what was added to the model.
     """
 
     reference: str
@@ -57,6 +67,12 @@ class Checkpoint:
     readers: Mapping[str, Reader]
     files: Sequence[Reader]
     stamps: Mapping[Path, Stamp]
+    adapters: Sequence[Added] = ()
+
+    @property
+    def folders(self) -> list[Path]:
+        """Where all of it comes from."""
+        return [self.folder, *(adapter.folder for adapter in self.adapters)]
 
     def read(self, name: str, start: int, out: Tensor) -> None:
         """Fill `out` with a tensor's elements from `start` on; see `mergecore.api.Reader.read`."""
@@ -74,7 +90,7 @@ def open_model(reference: str, registry: Registry) -> Checkpoint:
     Raises:
         ModelError: no such folder, or config.json or the weight files cannot be used.
     """
-    folder = _folder(reference)
+    folder = find_folder(reference)
     config = _read_json(folder, folder / "config.json", CONFIG_LIMIT)
     quantised.check_config(folder / "config.json", config)
     paths, index = _weight_files(folder)
@@ -84,7 +100,7 @@ def open_model(reference: str, registry: Registry) -> Checkpoint:
     stamps: dict[Path, Stamp] = {}
     try:
         for path in paths:
-            _check_link(folder, path)
+            check_link(folder, path)
             with contextlib.suppress(OSError):  # which the reader says better
                 stamps[path] = stamp(path)
             files.append(formats[path.suffix](path))
@@ -102,7 +118,8 @@ def open_model(reference: str, registry: Registry) -> Checkpoint:
     return Checkpoint(reference, folder, kept, tensors, readers, files, stamps)
 
 
-def _folder(reference: str) -> Path:
+def find_folder(reference: str) -> Path:
+    """The folder that a reference names; raises ModelError where there is none."""
     try:
         folder = Path(reference).expanduser()
         if folder.is_dir():
@@ -123,14 +140,15 @@ def _owners(paths: list[Path], files: list[Reader]) -> dict[str, Reader]:
     return owners
 
 
-def _check_link(folder: Path, path: Path) -> None:
+def check_link(folder: Path, path: Path) -> None:
+    """Raise ModelError for a file that is a link out of its model's folder."""
     if not lies_within(folder, path):
         raise ModelError(f"{path}: is a link that leads out of the model's folder; put the file itself there")
 
 
 def _read_json(folder: Path, path: Path, limit: int) -> Mapping[str, Any]:
     """The JSON object in a model's file."""
-    _check_link(folder, path)
+    check_link(folder, path)
     try:
         value = json.loads(read_text(path, limit))
     except (ValueError, RecursionError) as error:
@@ -182,7 +200,7 @@ def _suffixes() -> Iterator[str]:
 
 def _why_no_weights(folder: Path) -> str:
     if (folder / "adapter_config.json").exists():
-        return "this is an adapter, not a model; merge it into its base model first"
+        return "this is an adapter, not a model; add it to its base model: write BASE+ADAPTER"
     found = sorted({path.name for suffix in ("bin", "pt", "pth", "gguf") for path in folder.glob(f"*.{suffix}")})
     if not found:
         return "has no weight files, such as model.safetensors"

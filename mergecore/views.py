@@ -7,6 +7,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mergecore.api import Base, DeltaMethod, Job, Method
@@ -14,6 +15,7 @@ from mergecore.architecture import Architecture, Weight
 from mergecore.errors import printable
 from mergecore.params import NO_VALUE, Parameter, declared
 from mergecore.planning import Plan
+from mergecore.sources import Checkpoint
 
 if TYPE_CHECKING:
     from mergecore.doctor import Finding
@@ -31,7 +33,7 @@ def plan_view(plan: Plan) -> dict[str, Any]:
     return {
         "merge_method": plan.recipe.method,
         "architecture": plan.architecture.name,
-        "models": [{"model": c.reference, "tensors": len(c.tensors), "bytes": _stored(c)} for c in plan.checkpoints],
+        "models": [_model_view(checkpoint) for checkpoint in plan.checkpoints],
         "tensors": len(plan.jobs),
         "copied": sum(job.method is None for job in plan.jobs),
         "dropped": plan.dropped,
@@ -42,8 +44,15 @@ def plan_view(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _stored(checkpoint: Any) -> int:
-    return sum(info.nbytes for info in checkpoint.tensors.values())
+def _model_view(checkpoint: Checkpoint) -> dict[str, Any]:
+    stored = (replace(info, dtype=info.kept) for info in checkpoint.tensors.values())
+    view = {
+        "model": checkpoint.reference,
+        "tensors": len(checkpoint.tensors),
+        "bytes": sum(info.nbytes for info in stored),
+    }
+    added = [{"adapter": str(a.folder), "kind": a.summary, "tensors": a.tensors} for a in checkpoint.adapters]
+    return {**view, "adapters": added} if added else view
 
 
 def weights_view(plan: Plan) -> list[dict[str, Any]]:
@@ -84,6 +93,9 @@ def print_plan(plan: Plan, cost: Price | None = None) -> None:
         base = "  (config and other files are taken from here)" if index == plan.donor else ""
         stored = f"{model['tensors']} tensors, {model['bytes'] / 1e6:,.0f} MB"
         table.add_row("model", f"{printable(model['model'])}  {stored}{base}")
+        for added in model.get("adapters", ()):
+            kind = printable(f"{added['adapter']}  {added['kind']}")
+            table.add_row("  with", f"{kind}, changes {added['tensors']} tensors")
     dtypes = ", ".join(f"{count} {dtype}" for dtype, count in view["dtypes"].items())
     table.add_row("output", f"{view['tensors']} tensors ({dtypes}), {view['bytes_out'] / 1e6:,.0f} MB")
     merged = view["tensors"] - view["copied"]
