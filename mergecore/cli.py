@@ -226,8 +226,10 @@ def main() -> NoReturn:
         if debug:
             raise
         if hasattr(error, "exit_code") and hasattr(error, "format_message"):  # typer's, whose classes are private
-            nothing_said = type(error).__name__ == "NoArgsIsHelpError"
-            error.show() if nothing_said else say(f"error: {error.format_message()}")
+            if type(error).__name__ == "NoArgsIsHelpError":
+                print(error.format_message(), file=sys.stderr)
+            else:
+                say(f"error: {error.format_message()}")
             sys.exit(error.exit_code)
         cause = f"{type(error).__name__}: {error}"
         say(f"error: {cause}; this is a fault of mergecore: run again with --debug and report it")

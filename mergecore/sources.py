@@ -58,6 +58,7 @@ class Checkpoint:
         files: the readers of its files.
         stamps: its weight files, as they were before they were opened.
         adapters: what was added to the model.
+        made_of: a digest of what decides the tensors that readers compute and no file holds.
     """
 
     reference: str
@@ -68,6 +69,7 @@ class Checkpoint:
     files: Sequence[Reader]
     stamps: Mapping[Path, Stamp]
     adapters: Sequence[Added] = ()
+    made_of: str = ""
 
     @property
     def folders(self) -> list[Path]:
