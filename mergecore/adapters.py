@@ -14,7 +14,7 @@ from mergecore.api import FLOATS, Adapter, AdapterRequest, Change, ModelInfo, Re
 from mergecore.architecture import Architecture
 from mergecore.definitions import find
 from mergecore.errors import ModelError, PluginError
-from mergecore.layouts import EVERYTHING, rearranged, renamed
+from mergecore.layouts import as_whole, rearranged, renamed
 from mergecore.matching import stored
 from mergecore.registry import Registry
 from mergecore.sources import Added, Checkpoint
@@ -66,9 +66,8 @@ def _with_adapter(
     """The checkpoint, under its definition's names, with what the adapter in a folder changes."""
     definition, _ = find(checkpoint, registry, own)
     checkpoint, _ = renamed(checkpoint, definition)
-    as_whole = definition.bind(checkpoint.config, checkpoint.reference, EVERYTHING)
-    whole = rearranged(checkpoint, definition, as_whole, checkpoint)
-    tied = _tied_heads(as_whole, checkpoint)
+    whole, bound = as_whole(checkpoint, definition)
+    tied = tied_heads(bound, checkpoint)
 
     def open_file(path: Path) -> Reader:
         sources.check_link(folder, path)
@@ -89,14 +88,14 @@ def _with_adapter(
     changed = _changed(checkpoint, direct, tied)
     if rest := {name: change for name, change in adapter.changes.items() if name not in direct}:
         in_parts = definition.bind(checkpoint.config, checkpoint.reference, frozenset(checkpoint.tensors))
-        changed = _changed(rearranged(changed, definition, as_whole, checkpoint), rest, {})
+        changed = _changed(rearranged(changed, definition, bound, checkpoint), rest, {})
         changed = rearranged(changed, definition, in_parts, checkpoint)
     added = Added(folder, adapter.summary, len(adapter.changes))
     stamps = {**checkpoint.stamps, **{path: stamp(path) for path in adapter.files}}
     return replace(changed, stamps=stamps, adapters=(*checkpoint.adapters, added))
 
 
-def _tied_heads(architecture: Architecture, checkpoint: Checkpoint) -> dict[str, str]:
+def tied_heads(architecture: Architecture, checkpoint: Checkpoint) -> dict[str, str]:
     """The weights that are not stored because another one stands for them, with that one."""
     weights = architecture.weights(checkpoint.config, checkpoint.reference)
     return {

@@ -188,6 +188,12 @@ def rearranged(checkpoint: Checkpoint, definition: Architecture, bound: Architec
     return checkpoint if tensors.keys() == checkpoint.tensors.keys() else with_views(checkpoint, tensors, spans)
 
 
+def as_whole(checkpoint: Checkpoint, definition: Architecture) -> tuple[Checkpoint, Architecture]:
+    """The checkpoint, with the definition's names, with every weight whole that it may store in parts."""
+    bound = definition.bind(checkpoint.config, checkpoint.reference, EVERYTHING)
+    return rearranged(checkpoint, definition, bound, checkpoint), bound
+
+
 def _wholes(module: Module, checkpoint: Checkpoint) -> Iterator[Whole]:
     """Every weight of a checkpoint that has parts, by the numbers of its own config."""
     layers = range(module.layer_count(checkpoint.config, checkpoint.reference))

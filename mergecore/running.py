@@ -87,13 +87,15 @@ def run_plan(plan: Plan, out: Path, registry: Registry, options: Options, listen
         RunError: something failed on the way; the tensors that are finished are kept for the next run.
     """
     target = Target(out)
-    target.check(plan, options.force)
+    inputs = [folder for checkpoint in plan.checkpoints for folder in checkpoint.folders]
+    target.check(inputs, plan.bytes_out, options.force)
     executor = registry.provide("executors", options.executor)()
     postprocessors = load_postprocessors(registry, listener.warn)
     try:
         with locked(target.lock), _keeping(target, len(plan.jobs), listener):
             target.restore()
-            target.check(plan, options.force)  # again: another run may have ended before the lock was ours
+            # Again: another run may have ended before the lock was ours.
+            target.check(inputs, plan.bytes_out, options.force)
             _merge(plan, target, registry, executor, options, listener)
             model = merged_model(plan, target.result, target.folder.name, listener.warn)
             for name, postprocessor in postprocessors.items():

@@ -66,9 +66,13 @@ class Keys:
             else:
                 self._add_instead(key, WRAPPED.sub("", name))
         targets = {module: self._target(module, parts) for module, parts in self.modules.items()}
-        shown = any(self._shape_says_transposed(*target) for target in targets.values())
+        # A square weight lies as those beside it do; experts are no linear layers, so they speak for themselves.
+        shown = {self._axes(name) for name, a, b in targets.values() if self._shape_says_transposed(name, a, b)}
         for module, parts in self.modules.items():
-            self._add_low_rank(module, parts, *targets[module], shown or self.settings.transposed)
+            axes = self._axes(targets[module][0])
+            self._add_low_rank(
+                module, parts, *targets[module], axes in shown or (axes == 2 and self.settings.transposed)
+            )
         return self._changes
 
     def _target(self, module: str, parts: Mapping[str, str]) -> tuple[str, Stored, Stored]:
@@ -110,6 +114,9 @@ class Keys:
         if len(fitting) == 1:
             return fitting[0]
         return found[-1 - depth] if depth < len(found) else None
+
+    def _axes(self, name: str) -> int:
+        return len(self.request.tensors[name].shape)
 
     def _shape_says_transposed(self, name: str, a: Stored, b: Stored) -> bool:
         """Whether a weight that is not square lies (in, out); an embedding's factors are of a kind of their own."""
