@@ -78,7 +78,8 @@ def _with_adapter(
     heads = {head: checkpoint.tensors[embedding] for head, embedding in tied.items()}
     tensors = {**whole.tensors, **checkpoint.tensors, **heads}
     info = ModelInfo(checkpoint.reference, checkpoint.folder, checkpoint.config)
-    adapter = registry.adapter(AdapterRequest(folder, info, tensors, definition.prefixes, open_file))
+    others = {**_aliases(bound, checkpoint, tensors), **definition.prefixes}
+    adapter = registry.adapter(AdapterRequest(folder, info, tensors, others, open_file))
     if adapter is None:
         raise PluginError(
             f"{folder}: no installed package knows this adapter; for LoRA adapters of PEFT: pip install mergecore-lora"
@@ -93,6 +94,14 @@ def _with_adapter(
     added = Added(folder, adapter.summary, len(adapter.changes))
     stamps = {**checkpoint.stamps, **{path: stamp(path) for path in adapter.files}}
     return replace(changed, stamps=stamps, adapters=(*checkpoint.adapters, added))
+
+
+def _aliases(architecture: Architecture, checkpoint: Checkpoint, tensors: Mapping[str, TensorInfo]) -> dict[str, str]:
+    """Other names of tensors."""
+    weights = architecture.weights(checkpoint.config, checkpoint.reference)
+    spellings = ((weight.name, *weight.aliases) for weight in weights if weight.aliases)
+    return {name: there for names in spellings if (there := next((n for n in names if n in tensors), None))
+            for name in names if name != there}  # fmt: skip
 
 
 def tied_heads(architecture: Architecture, checkpoint: Checkpoint) -> dict[str, str]:

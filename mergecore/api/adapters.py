@@ -23,7 +23,7 @@ class AdapterRequest:
         model: the base, with its own config.json.
         tensors: every tensor that may be changed, by its name in the model's class in transformers; weights that are
             stored in parts, such as experts, stand there as parts and as a whole, and a tied head beside its embedding.
-        others: other beginnings of these names: there → here.
+        others: other names, and other beginnings of names: there → here.
         open: opens a weight file with the installed reader of its suffix; core closes it.
     """
 

@@ -152,13 +152,16 @@ class Keys:
         turned = embedding or (given != (rows, columns)) or (transposed and rows == columns)
         if rest or given != ((columns, rows) if turned else (rows, columns)) or math.prod(b.shape[1:]) != a.shape[0]:
             raise self._misfit(a.name, name)
-        expected = self.settings.rank_of(module)
+        # PEFT's patterns are for the parameter's name where that is the target.
+        ends = self.settings.parameters
+        label = name if any(f".{name}".endswith(f".{end}") for end in ends) else WRAPPED.sub("", f"{module}.")[:-1]
+        expected = self.settings.rank_of(label)
         if rank != expected:
             raise ModelError(
                 f"{self.path}: {a.name!r} has rank {rank}, but {self.settings.path.name} says {expected};"
                 " save the adapter again"
             )
-        return Factors(a, b, matrices, rows, columns, turned, self.settings.scale(module, rank))
+        return Factors(a, b, matrices, rows, columns, turned, self.settings.scale(label, rank))
 
     def _add_bias(self, key: str, name: str, scale: float) -> None:
         found = self._find(name)

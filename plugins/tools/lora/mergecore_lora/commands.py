@@ -76,6 +76,50 @@ def extract(
     _show(out, report, quiet, as_json)
 
 
+@app.command()
+def merge(
+    adapters: Annotated[list[str], typer.Argument(help="Two or more adapters.", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="The merged adapter's folder.", show_default=False)],
+    method: Annotated[str, typer.Option(help="exact (the sum), or an installed merge method.")] = "exact",
+    weight: Annotated[list[float], typer.Option(help="Of an adapter; once for each, in their order.")] = [],  # noqa: B006
+    parameter: Annotated[list[str], typer.Option("--set", help="A parameter of the method, such as density=0.5.")] = [],  # noqa: B006
+    rank: Annotated[int, typer.Option(help="The highest rank of the result; default: what is needed.")] = 0,
+    dtype: Dtype = "float32",
+    force: Force = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make one adapter OUT of several for the same base; no large matrix is ever made."""
+    from mergecore_lora.merging import EXACT, Way, check_way
+    from mergecore_lora.merging import merge as run
+
+    _one_of("--dtype", dtype, DTYPES)
+    if rank < 0:
+        raise InputError(f"--rank: must be a whole number above 0, not {rank}")
+    if method == EXACT and parameter:
+        raise InputError("--set: the exact sum has no parameters; use --weight")
+    weights = check_way(len(adapters), weight)
+    import torch
+
+    from mergecore.registry import Registry
+
+    way = Way(method, weights, dict(map(_parameter, parameter)), rank or None, getattr(torch, dtype))
+    report = run(adapters, out, way, Registry(warn), force=force)
+    _show(out, report, quiet, as_json)
+
+
+def _parameter(text: str) -> tuple[str, Any]:
+    import yaml
+
+    name, sign, value = text.partition("=")
+    if not sign or not name:
+        raise InputError(f"--set: {text!r} must be NAME=VALUE, such as density=0.5")
+    try:
+        return name, yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise InputError(f"--set: {value!r} is no value; write a number, true or false") from None
+
+
 def _wanted(rank: int, energy: float, error: float) -> Any:
     from mergecore_lora.decomposing import Wanted
 
@@ -97,6 +141,8 @@ def _one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:
 
 def _show(out: Path, report: Mapping[str, Any], quiet: bool, as_json: bool) -> None:
     """The report: the table of errors, and the whole."""
+    for note in report["notes"]:
+        warn(note)
     if as_json:
         typer.echo(json.dumps({**report, "out": str(out)}, indent=2))
         return

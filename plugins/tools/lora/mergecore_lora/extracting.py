@@ -20,12 +20,12 @@ from mergecore_lora.decomposing import Wanted, decompose, squared_norm
 from mergecore_lora.pairs import Entry, Kind, Pair, open_pair
 from mergecore_lora.writing import TensorFile, peft_config, write_adapter
 
-TASKS = {
-    "ForCausalLM": "CAUSAL_LM", "LMHeadModel": "CAUSAL_LM", "ForSequenceClassification": "SEQ_CLS",
-    "ForTokenClassification": "TOKEN_CLS", "ForQuestionAnswering": "QUESTION_ANS",
-    "ForConditionalGeneration": "SEQ_2_SEQ_LM",
-}  # fmt: skip
-"""PEFT's name for what classes do, by how the class's name ends."""
+TASKS = {"ForCausalLM": "CAUSAL_LM", "LMHeadModel": "CAUSAL_LM", "ForConditionalGeneration": "SEQ_2_SEQ_LM"}
+"""PEFT's name for what classes do, by how the class's name ends. For other tasks PEFT would want the head whole,
+changed or not, so they stay without a name."""
+
+TAKEN_FOR_EXPERTS = ("gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
+"""Modules of these names PEFT takes for experts in models that have some; it leaves parameters alone that are named."""
 
 ROOM = 3
 """A decomposition needs about so many times the memory of the matrix, in float32."""
@@ -186,24 +186,19 @@ class Extractor:
     def _save(self, outcomes: dict[str, Outcome], file: TensorFile) -> list[str]:
         """Put whole tensors into the file; returns the modules that they are saved with."""
         factored = {name.rpartition(".")[0] for name, outcome in outcomes.items() if outcome.how == "lora"}
-        linear = {entry.module for entry in self.pair.entries if entry.kind is Kind.LINEAR}
-        modules = set()
-        for entry in self.pair.entries:
-            outcome = outcomes.get(entry.name)
-            if outcome is None or outcome.how != "save":
-                continue
-            if entry.kind is Kind.BIAS and entry.module in linear:
+        saved = [e for e in self.pair.entries if e.name in outcomes and outcomes[e.name].how == "save"]
+        modules = sorted({entry.module for entry in saved if entry.kind is not Kind.BIAS})
+        for module in modules:
+            self._save_module(module, factored, file)
+        for entry in saved:
+            if entry.kind is Kind.BIAS and not any(entry.name.startswith(f"{module}.") for module in modules):
                 name = f"{entry.module}.base_layer.bias" if entry.module in factored else entry.name
                 file.add(name, self.pair.value(entry))
-            else:
-                modules.add(entry.module)
-        for module in sorted(modules):
-            self._save_module(module, factored, file)
-        return sorted(modules)
+        return modules
 
     def _save_module(self, module: str, factored: Iterable[str], file: TensorFile) -> None:
         """PEFT saves modules, not parameters: all that is in the module goes into the file."""
-        inside = next((name for name in factored if f"{name}.".startswith(f"{module}.")), None)
+        inside = next((name for name in sorted(factored) if f"{name}.".startswith(f"{module}.")), None)
         if inside is not None or not module:
             what = f"beside {inside!r}" if module else "outside of all modules"
             raise ModelError(
@@ -215,9 +210,16 @@ class Extractor:
                 file.add(entry.name, self.pair.value(entry))
 
     def _config(self, outcomes: dict[str, Outcome], saved: list[str]) -> Any:
-        ranks = {name.rpartition(".")[0]: found.rank for name, found in outcomes.items() if found.how == "lora"}
         entries = {entry.name: entry for entry in self.pair.entries}
         every = [entry.module for entry in entries.values() if entry.name.endswith(".weight")]
+        experts = any(entry.kind is Kind.EXPERTS for entry in entries.values())
+        ranks, parameters = dict[str, int](), dict[str, int]()
+        for name, found in outcomes.items():
+            module = name.rpartition(".")[0]
+            if found.how == "lora" and experts and module.rpartition(".")[2] in TAKEN_FOR_EXPERTS:
+                parameters[name] = found.rank
+            elif found.how == "lora":
+                ranks[module] = found.rank
         turned = any(entries[name].transposed for name, found in outcomes.items() if found.how == "lora")
         biases = any(entries[name].kind is Kind.BIAS for name, found in outcomes.items() if found.how == "save")
         embedding = any(entries[name].kind is Kind.EMBEDDING for name in outcomes)
@@ -227,6 +229,7 @@ class Extractor:
             self.pair.base.reference,
             next((task for end, task in TASKS.items() if class_.endswith(end)), None),
             ranks,
+            parameters,
             every,
             modules_to_save=saved or None,
             fan_in_fan_out=turned,
@@ -240,6 +243,19 @@ class Extractor:
         return {
             "how": f"extracted from {self.pair.finetune.reference}",
             "base": self.pair.base.reference,
+            "notes": self._notes(outcomes),
             "error": math.sqrt(lost / total),
             "tensors": [asdict(found) for found in outcomes.values()],
         }
+
+    def _notes(self, outcomes: dict[str, Outcome]) -> list[str]:
+        heads = any(entry.kind is Kind.HEAD for entry in self.pair.entries)
+        embeddings = [e for e in self.pair.entries if e.kind is Kind.EMBEDDING and e.name in outcomes]
+        if heads or not any(
+            outcomes[e.name].how == "lora" and not e.module.endswith("embed_tokens") for e in embeddings
+        ):
+            return []
+        return [
+            f"{embeddings[0].name}: is the head too, which PEFT 0.21 changes with it only when the adapter is merged:"
+            " call merge_and_unload()"
+        ]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mergecore.adapters import open_model, tied_heads
 from mergecore.api import FLOATS, ModelError, TensorInfo, torch_dtype
-from mergecore.architecture import Architecture, Weight
+from mergecore.architecture import Architecture
 from mergecore.definitions import find
 from mergecore.layouts import as_whole, renamed
 from mergecore.registry import Registry
@@ -37,7 +37,7 @@ class Kind(str, Enum):
     BIAS = "bias"
     EXPERTS = "experts"
     OTHER = "other"
-    """The weight of a module that has no low-rank form: a norm, a convolution, a router."""
+    """The weight of a module that has no low-rank form here: a norm, a convolution, a router, positions."""
     LOOSE = "loose"
     """A parameter that is not the weight or bias of a module of its own."""
 
@@ -134,41 +134,41 @@ def _paired(finetune: Checkpoint, base: Checkpoint, registry: Registry, drop_add
         has, lacks = (ours, theirs) if name in names[0] else (theirs, ours)
         raise ModelError(f"{has.folder}: has {name!r}, which {lacks.folder} lacks; give a fine-tune and its own base")
     both_tied = heads[0].keys() & heads[1].keys()
-    placed = _places(bound, theirs)
+    placed = _places(bound)
     entries = []
     for name in names[1].keys() - both_tied:
         pair = ours.tensors[names[0][name]], theirs.tensors[names[1][name]]
-        entry = Entry(name, placed.get(name) or _kind(name, pair[1], theirs), names[0][name], names[1][name], pair[1])
+        kind, shown = placed.get(name) or (_kind(name, pair[1], theirs), name)
+        entry = Entry(shown, kind, names[0][name], names[1][name], pair[1])
         entries.append(_sized(entry, *pair, ours, theirs, drop_added))
     entries.sort(key=lambda entry: entry.name)
     return Pair(ours, theirs, tuple(_turned(entries)))
 
 
-def _places(bound: Architecture, base: Checkpoint) -> dict[str, Kind]:
-    """The embeddings and heads: weights with one row a token, before the layers and after them."""
+HEAD = "lm_head.weight"
+"""What transformers calls the head of every language model, whatever checkpoints call it."""
+
+
+def _places(bound: Architecture) -> dict[str, tuple[Kind, str]]:
+    """The embeddings and heads: weights with one row a token, before the layers and after them, as they are called."""
     found = {}
     for module in bound.modules.values():
-        sides: Iterator[tuple[Kind, Weight]] = (
-            *((Kind.EMBEDDING, weight) for weight in module.before),
-            *((Kind.HEAD, weight) for weight in module.after),
-        )  # type: ignore[assignment]
-        for kind, weight in sides:
-            if weight.vocabulary_axis == 0 and weight.name.endswith(".weight"):
-                for name in (weight.name, *weight.aliases):
-                    found[name] = kind
+        for kind, weights in ((Kind.EMBEDDING, module.before), (Kind.HEAD, module.after)):
+            for weight in weights:
+                names = (weight.name, *weight.aliases)
+                if weight.vocabulary_axis == 0 and weight.name.endswith(".weight"):
+                    found.update({name: (kind, HEAD if HEAD in names else name) for name in names})
     return found
 
 
 def _kind(name: str, info: TensorInfo, base: Checkpoint) -> Kind:
     axes = len(info.shape)
-    module = name.rpartition(".")[0]
     if name.endswith(".weight"):
-        if EMBEDDING.search(name) and axes == 2:
-            return Kind.EMBEDDING
         experts = any(".experts" in other or "_experts" in other for other in base.tensors)
         router = experts and ROUTER.search(name) and not name.startswith("classifier")
-        return Kind.LINEAR if axes == 2 and not router else Kind.OTHER
-    if name.endswith(".bias") and f"{module}.weight" in base.tensors:
+        other = router or EMBEDDING.search(name) or "norm" in name.split(".")[-2]
+        return Kind.LINEAR if axes == 2 and not other else Kind.OTHER
+    if name.endswith(".bias"):
         return Kind.BIAS
     return Kind.EXPERTS if ".experts" in f".{name}" or "experts." in name else Kind.LOOSE
 
@@ -198,5 +198,5 @@ def _turned(entries: list[Entry]) -> Iterator[Entry]:
     straight = {name for name, shape in shapes.items() if shape[0] != shape[1] and shape[0] == outputs[name]}
     for entry in entries:
         square = entry.name in shapes and entry.info.shape[0] == entry.info.shape[1]
-        turned = entry.name in seen or (square and bool(seen) and not straight)
+        turned = entry.name in seen or (square and len(seen) > len(straight))
         yield Entry(**{**entry.__dict__, "transposed": True}) if turned else entry

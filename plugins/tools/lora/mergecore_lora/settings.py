@@ -110,13 +110,14 @@ def first_match(patterns: Mapping[str, Any], module: str, path: Path, default: A
     return default
 
 
-def read_settings(folder: Path) -> Settings:
-    """The settings of the adapter in a folder.
+def base_name(folder: Path) -> str | None:
+    """What the adapter in a folder calls its base model."""
+    name = _read(folder / CONFIG).get("base_model_name_or_path")
+    return name if isinstance(name, str) else None
 
-    Raises:
-        ModelError: the file cannot be read, or it is of a sort that cannot become part of a model's weights.
-    """
-    path = folder / CONFIG
+
+def _read(path: Path) -> dict[str, Any]:
+    folder = path.parent
     if not lies_within(folder, path):
         raise ModelError(f"{path}: is a link that leads out of the adapter's folder; put the file itself there")
     try:
@@ -125,6 +126,17 @@ def read_settings(folder: Path) -> Settings:
         raise ModelError(f"{path}: cannot be read as JSON: {error}") from None
     if not isinstance(config, dict):
         raise ModelError(f"{path}: must hold a JSON object")
+    return config
+
+
+def read_settings(folder: Path) -> Settings:
+    """The settings of the adapter in a folder.
+
+    Raises:
+        ModelError: the file cannot be read, or it is of a sort that cannot become part of a model's weights.
+    """
+    path = folder / CONFIG
+    config = _read(path)
     _check_kind(path, config)
     return Settings(
         path=path,

@@ -118,19 +118,28 @@ def write_adapter(
     return report
 
 
-def peft_config(base: str, task: str | None, ranks: Mapping[str, int], every: Iterable[str], **rest: Any) -> Any:
+def peft_config(
+    base: str,
+    task: str | None,
+    ranks: Mapping[str, int],
+    parameters: Mapping[str, int],
+    every: Iterable[str],
+    **rest: Any,
+) -> Any:
     """PEFT's config of an adapter whose scale is 1 everywhere.
 
     Args:
         base: the base model's reference.
         task: PEFT's name for what the class does.
         ranks: by module.
+        parameters: ranks of the parameters that are targets by themselves.
         every: all modules of the model that could be targets, to find short names for those that are.
         rest: further keys.
     """
-    counts = [*ranks.values()]
+    all_ranks = {**ranks, **parameters}
+    counts = [*all_ranks.values()]
     usual = max(set(counts), key=lambda rank: (counts.count(rank), rank), default=8)
-    others = {module: rank for module, rank in ranks.items() if rank != usual}
+    others = {name: rank for name, rank in all_ranks.items() if rank != usual}
     return {
         "peft_type": "LORA",
         "task_type": task,
@@ -140,6 +149,7 @@ def peft_config(base: str, task: str | None, ranks: Mapping[str, int], every: It
         "rank_pattern": others,
         "alpha_pattern": others,
         "target_modules": _targets(list(ranks), list(every)),
+        "target_parameters": list(parameters) or None,
         "lora_dropout": 0.0,
         "bias": "none",
         "fan_in_fan_out": False,
