@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mergecore import sources
 from mergecore.api import FLOATS, Adapter, AdapterRequest, Change, ModelInfo, Reader, TensorInfo, torch_dtype
 from mergecore.architecture import Architecture
+from mergecore.config import tie_keys, with_keys
 from mergecore.definitions import find
 from mergecore.errors import ModelError, PluginError
 from mergecore.layouts import as_whole, rearranged, renamed
@@ -87,6 +88,8 @@ def _with_adapter(
     _check(adapter, tensors, folder)
     direct = {name: change for name, change in adapter.changes.items() if name in {**checkpoint.tensors, **tied}}
     changed = _changed(checkpoint, direct, tied)
+    if direct.keys() & tied.keys():  # the head is no longer the embedding
+        changed = replace(changed, config=with_keys(changed.config, tie_keys(changed.config, False)))
     if rest := {name: change for name, change in adapter.changes.items() if name not in direct}:
         in_parts = definition.bind(checkpoint.config, checkpoint.reference, frozenset(checkpoint.tensors))
         changed = _changed(rearranged(changed, definition, bound, checkpoint), rest, {})
