@@ -214,11 +214,11 @@ class Merger:
         return left, right, merged.norm().item(), self._lost(merged)
 
     def _call(self, changes: Sequence[Tensor], name: str) -> Tensor:
-        """The method on changes: their base is zero."""
+        """The method on changes: their base is zero; a method that moves away from one model begins at the first."""
         assert self.method is not None
-        subtracts = issubclass(self.method, DeltaMethod) or self.method.base is Base.REQUIRED
+        subtracts = issubclass(self.method, DeltaMethod) and self.method.base is not Base.INPUT
         tensors = [torch.zeros_like(changes[0]), *changes] if subtracts else list(changes)
-        base = 0 if subtracts else None
+        base = 0 if subtracts or self.method.base is Base.REQUIRED else None
         return merge_tensors(tensors, self.method, self.way.parameters, base=base, name=name)
 
     def _turns(self) -> bool:
