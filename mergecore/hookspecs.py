@@ -10,8 +10,12 @@ from pluggy import HookspecMarker
 
 if TYPE_CHECKING:
     from mergecore.api import (
+<<<<<<< HEAD
         Adapter,
         AdapterRequest,
+=======
+        Evaluator,
+>>>>>>> main
         Executor,
         Method,
         OutputTokenizer,
@@ -94,6 +98,18 @@ def mergecore_provide_postprocessor(name: str) -> type[PostProcessor] | None:
         @hookimpl
         def mergecore_provide_postprocessor(name):
             return HouseCard if name == "model_card" else None
+    """
+
+
+@hookspec(firstresult=True)
+def mergecore_provide_evaluator(name: str) -> type[Evaluator] | None:
+    """Answer for the evaluator called `name`.
+
+    Example::
+
+        @hookimpl
+        def mergecore_provide_evaluator(name):
+            return HouseExam if name == "exam" else None
     """
 
 

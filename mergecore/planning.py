@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+<<<<<<< HEAD
 from mergecore.adapters import open_model
 from mergecore.api import BLOCK, FLOATS, Input, Job, Method, TensorInfo, Tile, Vocabulary
 from mergecore.api.files import TORCH_NAMES, common_dtype
@@ -15,7 +16,17 @@ from mergecore.architecture import Architecture
 from mergecore.config import with_keys
 from mergecore.definitions import fit, own_definitions
 from mergecore.errors import InputError, MergecoreError, ModelError
+=======
+from mergecore.api import BLOCK, FLOATS, Evaluation, Input, Job, Method, TensorInfo, Tile, Vocabulary
+from mergecore.api.files import TORCH_NAMES, common_dtype
+from mergecore.architecture import Architecture
+from mergecore.config import with_keys
+from mergecore.definitions import fit
+from mergecore.errors import InputError, MergecoreError, ModelError, PluginError
+from mergecore.evaluations import parse_evaluations
+>>>>>>> main
 from mergecore.matching import Match, Matcher
+from mergecore.plugins import find
 from mergecore.recipe import Recipe
 from mergecore.registry import Registry
 from mergecore.slicing import layer_config, tie_config
@@ -40,6 +51,7 @@ class Plan:
         notes: what the author of the recipe should know.
         rows: where the rows of embeddings and heads come from; None: they are the models' own.
         tokenizer_files: every tokenizer file of the output, by name; None: the donor's, as they are.
+        evaluations: what is measured of the result.
     """
 
     recipe: Recipe
@@ -53,6 +65,7 @@ class Plan:
     notes: tuple[str, ...]
     rows: Vocabulary | None = None
     tokenizer_files: Mapping[str, bytes] | None = None
+    evaluations: tuple[Evaluation, ...] = ()
 
     @property
     def tensors(self) -> dict[str, TensorInfo]:
@@ -171,7 +184,18 @@ def _plan(
         ),
         rows=aligned.rows,
         tokenizer_files=aligned.files,
+        evaluations=_evaluations(recipe, registry),
     )
+
+
+def _evaluations(recipe: Recipe, registry: Registry) -> tuple[Evaluation, ...]:
+    if recipe.evaluate is None:
+        return ()
+    try:
+        find("postprocessors", "evaluate")
+    except PluginError as error:
+        raise recipe.evaluate.error(str(error)) from None
+    return parse_evaluations(recipe.evaluate, registry)
 
 
 @dataclass

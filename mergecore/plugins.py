@@ -17,7 +17,17 @@ from typing import Any
 from mergecore.errors import PluginError, nearest
 
 PREFIX = "mergecore.v1."
-KINDS = ("methods", "architectures", "readers", "writers", "executors", "postprocessors", "commands", "hooks")
+KINDS = (
+    "methods",
+    "architectures",
+    "readers",
+    "writers",
+    "executors",
+    "postprocessors",
+    "evaluators",
+    "commands",
+    "hooks",
+)
 """The entry-point groups, without their prefix."""
 
 

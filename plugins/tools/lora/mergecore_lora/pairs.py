@@ -179,7 +179,8 @@ def _sized(
     if ours.shape == theirs.shape and (ours.dtype in FLOATS) is (theirs.dtype in FLOATS):
         return entry
     shapes = f"{list(ours.shape)} in {finetune.reference}, {list(theirs.shape)} in {base.reference}"
-    if ours.shape[1:] == theirs.shape[1:] and ours.shape[0] > theirs.shape[0] and ours.dtype in FLOATS:
+    tokens = entry.kind in (Kind.EMBEDDING, Kind.HEAD) and ours.dtype in FLOATS
+    if tokens and ours.shape[1:] == theirs.shape[1:] and ours.shape[0] > theirs.shape[0]:
         if not drop_added:
             raise ModelError(
                 f"{entry.name}: {shapes}: the fine-tune has added tokens, which an adapter for this base cannot hold;"
