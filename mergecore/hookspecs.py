@@ -10,12 +10,9 @@ from pluggy import HookspecMarker
 
 if TYPE_CHECKING:
     from mergecore.api import (
-<<<<<<< HEAD
         Adapter,
         AdapterRequest,
-=======
         Evaluator,
->>>>>>> main
         Executor,
         Method,
         OutputTokenizer,

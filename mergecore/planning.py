@@ -8,23 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-<<<<<<< HEAD
 from mergecore.adapters import open_model
-from mergecore.api import BLOCK, FLOATS, Input, Job, Method, TensorInfo, Tile, Vocabulary
-from mergecore.api.files import TORCH_NAMES, common_dtype
-from mergecore.architecture import Architecture
-from mergecore.config import with_keys
-from mergecore.definitions import fit, own_definitions
-from mergecore.errors import InputError, MergecoreError, ModelError
-=======
 from mergecore.api import BLOCK, FLOATS, Evaluation, Input, Job, Method, TensorInfo, Tile, Vocabulary
 from mergecore.api.files import TORCH_NAMES, common_dtype
 from mergecore.architecture import Architecture
 from mergecore.config import with_keys
-from mergecore.definitions import fit
+from mergecore.definitions import fit, own_definitions
 from mergecore.errors import InputError, MergecoreError, ModelError, PluginError
 from mergecore.evaluations import parse_evaluations
->>>>>>> main
 from mergecore.matching import Match, Matcher
 from mergecore.plugins import find
 from mergecore.recipe import Recipe

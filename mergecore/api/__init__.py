@@ -2,11 +2,8 @@
 
 from pluggy import HookimplMarker
 
-<<<<<<< HEAD
 from mergecore.api.adapters import Adapter, AdapterRequest, Change
-=======
 from mergecore.api.evaluation import Evaluation, Evaluator, Score, Subject
->>>>>>> main
 from mergecore.api.files import FLOAT8, FLOATS, ITEM_BYTES, Reader, TensorInfo, Writer, torch_dtype
 from mergecore.api.jobs import Ends, Executor, Input, Job, MergedModel, ModelInfo, Piece, PostProcessor, Tiles, Work
 from mergecore.api.methods import BLOCK, Base, Context, DeltaMethod, Method, Tile, WeightMethod
