@@ -108,7 +108,7 @@ def beside_mergekit(paths: dict[str, Path], rounds: int = 2) -> None:
         ours, theirs = [], []
         for _ in range(rounds):
             out = WORK / "timed"
-            options = ["--rank", str(rank), "--force", "--quiet", "--dtype", "bfloat16", "--memory", "256MB"]
+            options = ["--rank", str(rank), "--force", "--quiet", "--dtype", "bfloat16", "--memory", "512MB"]
             ours.append(mergecore("lora", "extract", paths["code"], paths["base"], out, *options))
             shutil.rmtree(out)
             theirs.append(run(script, "--model", paths["code"], "--base-model", paths["base"],

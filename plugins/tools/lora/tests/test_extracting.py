@@ -28,11 +28,12 @@ from lora_models import MODELS, fine_tuned, furthest, quiet, save_base, weights 
 NEITHER = ("GptOss", "Mamba", "Jamba", "GraniteMoeHybrid", "Afmoe", "Ernie4_5_Moe")
 """Classes with parameters that PEFT cannot store by themselves."""
 
-HEAD_FOLLOWS = ("GPT2LM", "GPTBigCodeFor", "GPTNeoForCausal", "Falcon", "Bloom", "Mpt", "MaskedLM", "PreTraining",
+HEAD_FOLLOWS = ("GPT2LM", "GPTBigCodeFor", "GPTNeoForCausal", "Falcon", "Bloom", "Mpt", "MaskedLM", "PreTraining", "T5",
                 "GPTNeoXForCausalLM-no-biases")  # fmt: skip
 """Classes whose tied embedding is not called embed_tokens: PEFT changes the head only when it merges."""
 
-TEXT = [name for name in MODELS if not name.startswith(NEITHER)]
+SEEING = ("ViT", "CLIP", "Siglip")
+TEXT = [name for name in MODELS if not name.startswith(NEITHER + SEEING)]
 SOME = ["LlamaForCausalLM", "Qwen3ForCausalLM", "GPT2LMHeadModel", "GPTNeoXForCausalLM", "PhiForCausalLM",
         "GemmaForCausalLM", "Qwen3MoeForCausalLM-mixed", "BertForSequenceClassification"]  # fmt: skip
 
