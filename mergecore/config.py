@@ -75,6 +75,16 @@ def written_key(config: Mapping[str, Any], keys: Keys) -> str:
     return key if not rest or parent in config else written_key(config, (rest,))
 
 
+TIES = ("tie_word_embeddings", "text_config.tie_word_embeddings")
+"""Where a config says whether the head is the embedding."""
+
+
+def tie_keys(config: Mapping[str, Any], tied: bool) -> dict[str, bool]:
+    """What must change in a config for it to say that the head is the embedding, or is not."""
+    present = {written_key(config, (key,)) for key in TIES if get_key(config, key) is not None}
+    return {key: tied for key in present or TIES[:1] if get_key(config, key) is not tied}
+
+
 @dataclass(frozen=True)
 class Period:
     """After how many layers their kinds repeat.

@@ -106,7 +106,7 @@ def fit(
         ArchitectureError: there is no class name, or a definition is wrong.
         ModelError: a checkpoint cannot be brought into the layout.
     """
-    definition, notes = find(checkpoints[donor], registry, _own(recipe))
+    definition, notes = find(checkpoints[donor], registry, own_definitions(recipe))
     kept, used = renamed(checkpoints[donor], definition)
     bound = definition.bind(kept.config, kept.reference, frozenset(kept.tensors))
     fitted = []
@@ -123,7 +123,7 @@ def fit(
     return bound, fitted, notes
 
 
-def _own(recipe: Recipe) -> dict[str, Any]:
+def own_definitions(recipe: Recipe) -> dict[str, Any]:
     """The architectures of the recipe's own files."""
     found: dict[str, Any] = {}
     for path, place in recipe.architectures:

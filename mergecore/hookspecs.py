@@ -10,6 +10,8 @@ from pluggy import HookspecMarker
 
 if TYPE_CHECKING:
     from mergecore.api import (
+        Adapter,
+        AdapterRequest,
         Evaluator,
         Executor,
         Method,
@@ -132,6 +134,18 @@ def mergecore_provide_tokenizer(request: TokenizerRequest) -> OutputTokenizer | 
         @hookimpl
         def mergecore_provide_tokenizer(request):
             return house_tokenizer(request) if request.chat_template == "house" else None
+    """
+
+
+@hookspec(firstresult=True)
+def mergecore_provide_adapter(request: AdapterRequest) -> Adapter | None:
+    """Answer for the adapter in a folder, which a recipe adds to a model as ``model+adapter``; None: not one you know.
+
+    Example::
+
+        @hookimpl
+        def mergecore_provide_adapter(request):
+            return house_lora(request) if (request.folder / "house.json").exists() else None
     """
 
 

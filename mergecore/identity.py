@@ -73,7 +73,7 @@ def _files(plan: Plan) -> Iterator[tuple[str, list[Any]]]:
 
 def _packages(registry: Registry) -> dict[str, str]:
     """Versions by distribution: core, torch, and of the plugins used with what they need of mergecore."""
-    owners = registry.used("methods", "readers", "writers", "tokenizers")
+    owners = registry.used("methods", "readers", "writers", "tokenizers", "adapters")
     names = {
         re.split(r"[^\w.-]", line, maxsplit=1)[0] for owner in owners for line in _requirements(owner.distribution)
     }

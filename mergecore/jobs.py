@@ -47,7 +47,7 @@ class Jobs:
 
     def _job(self, match: Match, inputs: tuple[Input, ...]) -> Job:
         name, shape = match.weight.name, inputs[0].info.shape
-        dtypes = {self.aligned.dtypes.get((item.model, item.tensor), item.info.dtype) for item in inputs}
+        dtypes = {self.aligned.dtypes.get((item.model, item.tensor), item.info.kept) for item in inputs}
         if not dtypes <= set(FLOATS):
             if len(dtypes) > 1:
                 raise ModelError(f"{name}: is stored as {' and '.join(sorted(dtypes))} in different models")

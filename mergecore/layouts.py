@@ -117,8 +117,7 @@ def _completed(checkpoint: Checkpoint, definition: Architecture) -> Checkpoint:
 
 def _labels(definition: Architecture, checkpoint: Checkpoint) -> Iterator[str]:
     """Every name that a definition knows for a checkpoint with this config, in each of its layouts."""
-    everything, nothing = _Everything(), frozenset[str]()
-    for stored in (everything, nothing):
+    for stored in (EVERYTHING, frozenset[str]()):
         bound = definition.bind(checkpoint.config, checkpoint.reference, stored)
         for weight in bound.weights(checkpoint.config, checkpoint.reference):
             yield from (weight.name, *weight.aliases)
@@ -129,6 +128,9 @@ class _Everything(frozenset[str]):
 
     def __contains__(self, name: object) -> bool:
         return True
+
+
+EVERYTHING = _Everything()
 
 
 def _viewed(checkpoint: Checkpoint, names: Mapping[str, str]) -> Checkpoint:
@@ -190,6 +192,12 @@ def rearranged(checkpoint: Checkpoint, definition: Architecture, bound: Architec
     return checkpoint if tensors.keys() == checkpoint.tensors.keys() else with_views(checkpoint, tensors, spans)
 
 
+def as_whole(checkpoint: Checkpoint, definition: Architecture) -> tuple[Checkpoint, Architecture]:
+    """The checkpoint, with the definition's names, with every weight whole that it may store in parts."""
+    bound = definition.bind(checkpoint.config, checkpoint.reference, EVERYTHING)
+    return rearranged(checkpoint, definition, bound, checkpoint), bound
+
+
 def _wholes(module: Module, checkpoint: Checkpoint) -> Iterator[Whole]:
     """Every weight of a checkpoint that has parts, by the numbers of its own config."""
     layers = range(module.layer_count(checkpoint.config, checkpoint.reference))
@@ -222,7 +230,7 @@ def _joined(whole: Whole, infos: Sequence[TensorInfo]) -> TensorInfo:
     shape = (rows, *infos[0].shape[1:])
     alike = {(info.dtype, info.shape[1:]) for info in infos}
     total = sum(info.elements for info in infos)
-    info = TensorInfo(infos[0].dtype, (whole.blocks, *shape) if whole.blocks else shape)
+    info = replace(infos[0], shape=(whole.blocks, *shape) if whole.blocks else shape)
     if len(alike) > 1 or info.elements != total:
         raise ModelError(f"{whole.parts[0]} and its like cannot be joined to {whole.name}: their shapes differ")
     return info
@@ -243,4 +251,4 @@ def _cut(
             f"{checkpoint.folder}: {whole.name!r} {list(info.shape)} cannot be cut into {whole.parts[0]!r} and its like"
             f" as {like.reference} has them; the models differ in shape"
         )
-    return (TensorInfo(info.dtype, shape) for shape in shapes)
+    return (replace(info, shape=shape) for shape in shapes)

@@ -9,12 +9,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from mergecore.adapters import open_model
 from mergecore.api import BLOCK, FLOATS, Evaluation, Job, Method, Tile
 from mergecore.api.files import TORCH_NAMES, common_dtype
 from mergecore.config import with_keys
-from mergecore.definitions import fit
+from mergecore.definitions import fit, own_definitions
 from mergecore.differences import config_notes
-from mergecore.errors import InputError, MergecoreError, ModelError, PluginError, RecipeError, nearest
+from mergecore.errors import InputError, MergecoreError, PluginError, RecipeError, nearest
 from mergecore.evaluations import parse_evaluations
 from mergecore.finishing import describe
 from mergecore.jobs import Jobs
@@ -25,7 +26,7 @@ from mergecore.plugins import find
 from mergecore.recipe import Recipe
 from mergecore.registry import Registry
 from mergecore.slicing import layer_config, tie_config
-from mergecore.sources import Checkpoint, open_model
+from mergecore.sources import Checkpoint
 from mergecore.stages import alone
 from mergecore.tokens import check_vocabularies
 from mergecore.values import Values
@@ -39,7 +40,7 @@ Opening = Callable[[str, Registry], Checkpoint]
 
 
 def make_plan(
-    recipe: Recipe, registry: Registry, memory: int, keep: Sequence[str] = (), opening: Opening = open_model
+    recipe: Recipe, registry: Registry, memory: int, keep: Sequence[str] = (), opening: Opening | None = None
 ) -> Plan:
     """Plan a recipe.
 
@@ -100,11 +101,11 @@ class _Models:
         scratch: holds a folder for each, with all but its weights.
     """
 
-    def __init__(self, registry: Registry, opening: Opening) -> None:
+    def __init__(self, registry: Registry, opening: Opening | None) -> None:
         self.stages: dict[str, Plan] = {}
         self.scratch: TemporaryDirectory[str] | None = None
         self._registry, self._opening = registry, opening
-        self._opened: dict[Path, Checkpoint] = {}
+        self._opened: dict[str, Checkpoint] = {}
         self._shown: dict[str, Checkpoint] = {}
 
     def open(self, recipe: Recipe, reference: str) -> Checkpoint:
@@ -113,15 +114,20 @@ class _Models:
             self._shown[reference] = self._made(reference, recipe.stages[reference])
         if reference not in self._shown:
             try:
-                opened = self._opening(reference, self._registry)
-            except ModelError as error:
+                opened = self._open(recipe, reference)
+            except InputError as error:
                 hint = nearest(reference, recipe.others)
                 raise recipe.place_of(reference).error(f"{error}{hint}") from None
-            known = self._opened.setdefault(opened.folder.resolve(), opened)
+            known = self._opened.setdefault(opened.origin, opened)
             if known is not opened:
                 opened.close()
             self._shown[reference] = replace(known, reference=reference)
         return self._shown[reference]
+
+    def _open(self, recipe: Recipe, reference: str) -> Checkpoint:
+        if self._opening is not None:
+            return self._opening(reference, self._registry)
+        return open_model(reference, self._registry, own_definitions(recipe))
 
     def kept(self, recipe: Recipe, name: str) -> Plan:
         """The plan of a named recipe that is to be written for itself."""
@@ -165,15 +171,14 @@ class _Models:
 
 def _open_models(recipe: Recipe, models: _Models, checkpoints: list[Checkpoint]) -> dict[str, int]:
     """Open the recipe's models into `checkpoints`, a folder that is named twice once; gives the place of each there."""
-    folders: dict[Any, int] = {}
+    folders: dict[str, int] = {}
     positions = {}
     for reference in recipe.models:
         checkpoint = models.open(recipe, reference)
-        folder = checkpoint.folder.resolve()
-        if folder not in folders:
-            folders[folder] = len(checkpoints)
+        if checkpoint.origin not in folders:
+            folders[checkpoint.origin] = len(checkpoints)
             checkpoints.append(checkpoint)
-        positions[reference] = folders[folder]
+        positions[reference] = folders[checkpoint.origin]
     return positions
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -204,7 +205,7 @@ def _parameters(place: Place) -> Place | None:
 
 
 def _model(place: Place | None) -> str | None:
-    """A model reference: text, {model: {path: ..., revision: ...}}, which is text with an @, or a recipe's label."""
+    """A model reference: text, a mapping with path, revision and adapter, which is text with @ and +, or a label."""
     if place is None:
         return None
     check(place, {"$ref": "#/$defs/model", "$defs": json_schema()["$defs"]})
@@ -214,14 +215,28 @@ def _model(place: Place | None) -> str | None:
     if is_recipe(place):
         return _label(value)
     for key in value:
-        if key not in ("model", "path", "revision"):
+        if key not in ("model", "path", "revision", "adapter", "lora"):
             raise place.child(key).error(f"{key!r} is not supported here; give the path of a model folder, or a recipe")
+    models, adapters = ([key for key in keys if value.get(key) is not None]
+                        for keys in (("model", "path"), ("adapter", "lora")))  # fmt: skip
     revision = value.get("revision")
-    named = [key for key in value if key != "revision"]
-    if len(named) != 1 or (revision is not None and (named != ["path"] or not isinstance(revision, str))):
-        raise place.error("must be text, {path: ...}, {path: ..., revision: text} or {model: ...}")
-    reference = _model(place.child(named[0]))
-    return f"{reference}@{revision}" if revision else reference
+    if (
+        len(models) != 1
+        or len(adapters) > 1
+        or not (revision is None or (isinstance(revision, str) and "path" in value))
+    ):
+        raise place.error(
+            "must be text, {path: ...}, {path: ..., revision: text} or {model: ...}, with {adapter: ...} for an adapter or"
+            " a list"
+        )
+    base = f"{_model(place.child(models[0]))}{f'@{revision}' if revision else ''}"
+    if not adapters:
+        return base
+    given = place.child(adapters[0])
+    added = [_model(item) for item in (given.elements() if isinstance(given.value, list) else [given])]
+    joined = "+".join([base, *map(str, added)])
+    # A folder of just that name would be taken for the whole.
+    return "+".join([f"{base}/.", *map(str, added)]) if os.path.isdir(joined) else joined
 
 
 def is_recipe(place: Place) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import pluggy
 
 from mergecore import hookspecs
-from mergecore.api import Method, OutputTokenizer, TokenizerRequest, hookimpl
+from mergecore.api import Adapter, AdapterRequest, Method, OutputTokenizer, TokenizerRequest, hookimpl
 from mergecore.errors import MergecoreError, PluginError
 from mergecore.plugin_files import PluginFile
 from mergecore.plugins import (
@@ -185,6 +185,14 @@ class Registry:
         if implementation is not None:
             self._provided["tokenizers", ""] = self._owners[implementation.plugin_name]
         assert answer is None or isinstance(answer, OutputTokenizer)
+        return answer
+
+    def adapter(self, request: AdapterRequest) -> Adapter | None:
+        """What the adapter in a folder does, from the first plugin that knows it; None where none does."""
+        implementation, answer = self._first("mergecore_provide_adapter", request=request)
+        if implementation is not None:
+            self._provided["adapters", implementation.plugin_name] = self._owners[implementation.plugin_name]
+        assert answer is None or isinstance(answer, Adapter)
         return answer
 
     def used(self, *kinds: str) -> list[Plugin]:

@@ -113,7 +113,7 @@ def run_plan(
         (plan, Target(out, options.file)),
     ]
     for item, target in results:
-        target.check(item, options.force)
+        target.check(_inputs(item), item.bytes_out, options.force)
     executor = registry.provide("executors", options.executor)()
     if finishing is None:
         finishing = load_postprocessors(registry, listener.warn)
@@ -123,7 +123,9 @@ def run_plan(
                 stack.enter_context(locked(target.lock))
                 stack.enter_context(_keeping(target, len(item.jobs), listener))
                 target.restore()
-                target.check(item, options.force)  # again: another run may have ended before the lock was ours
+                target.check(
+                    _inputs(item), item.bytes_out, options.force
+                )  # again: another run may have ended before the lock was ours
             for item, _ in results:
                 fetch(item, listener.fetch)
             for item, target in results:
@@ -140,6 +142,10 @@ def run_plan(
     for _, target in results:
         registry.notify("after_write", folder=target.out)
     return out
+
+
+def _inputs(plan: Plan) -> list[Path]:
+    return [folder for checkpoint in plan.models for folder in checkpoint.folders]
 
 
 def kept_folder(out: Path, name: str) -> Path:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mergecore.architecture import Architecture, Module, Weight
-from mergecore.config import Period, first_of, get_key, written_key
+from mergecore.config import Period, first_of, get_key, tie_keys, written_key
 from mergecore.errors import ModelError
 from mergecore.matching import Stack
 from mergecore.sources import Checkpoint
@@ -155,8 +155,4 @@ def tie_config(architecture: Architecture, names: set[str], donor: Checkpoint) -
     config, tied = donor.config, names.isdisjoint(heads)
     if tied is donor.tensors.keys().isdisjoint(heads):
         return {}
-    present = {written_key(config, (key,)) for key in TIES if get_key(config, key) is not None}
-    return {key: tied for key in present or TIES[:1] if get_key(config, key) is not tied}
-
-
-TIES = ("tie_word_embeddings", "text_config.tie_word_embeddings")
+    return tie_keys(config, tied)

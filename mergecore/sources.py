@@ -38,6 +38,15 @@ class Index:
 
 
 @dataclass(frozen=True)
+class Added:
+    """An adapter that was added to a model: where it is, what it is in a few words, how many tensors it changes."""
+
+    folder: Path
+    summary: str
+    tensors: int
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """An opened model.
 
@@ -49,6 +58,7 @@ class Checkpoint:
         readers: what reads each tensor.
         files: the readers of its files.
         stamps: its weight files, as they were before they were opened; those that are still on the Hub are left out.
+        adapters: what was added to the model.
         made_of: a digest of what decides the tensors that readers compute and no file holds.
         snapshot: its commit on the Hub; None: it is a local folder.
         notes: what the author of the recipe should know of how it was opened.
@@ -61,6 +71,7 @@ class Checkpoint:
     readers: Mapping[str, Reader]
     files: Sequence[Reader]
     stamps: Mapping[Path, Stamp]
+    adapters: Sequence[Added] = ()
     made_of: str = ""
     snapshot: hub.Snapshot | None = None
     notes: tuple[str, ...] = ()
@@ -72,8 +83,14 @@ class Checkpoint:
 
     @property
     def origin(self) -> str:
-        """What tells it from all other models: ``org/name@commit``, or its folder, links followed."""
-        return f"{self.snapshot.repo}@{self.snapshot.commit}" if self.snapshot else str(self.folder.resolve())
+        """What tells it from all other models: ``org/name@commit``, or its folder, links followed, and adapters."""
+        base = f"{self.snapshot.repo}@{self.snapshot.commit}" if self.snapshot else str(self.folder.resolve())
+        return "+".join([base, *(str(adapter.folder.resolve()) for adapter in self.adapters)])
+
+    @property
+    def folders(self) -> list[Path]:
+        """Where all of it comes from."""
+        return [self.folder, *(adapter.folder for adapter in self.adapters)]
 
     def read(self, name: str, start: int, out: Tensor) -> None:
         """Fill `out` with a tensor's elements from `start` on; see `mergecore.api.Reader.read`."""
@@ -107,7 +124,7 @@ def open_model(reference: str, registry: Registry) -> Checkpoint:
             raise ModelError(f"{error}; {snapshot.note}") from None
         raise
     for path in paths:
-        _check_link(folder, path)
+        check_link(folder, path)
     formats = {path.suffix: registry.provide("readers", path.suffix.removeprefix(".")) for path in paths}
     files, stamps, notes = open_files(snapshot, paths, formats)
     try:
@@ -136,14 +153,15 @@ def _owners(paths: Sequence[Path], files: Sequence[Reader]) -> dict[str, Reader]
     return owners
 
 
-def _check_link(folder: Path, path: Path) -> None:
+def check_link(folder: Path, path: Path) -> None:
+    """Raise ModelError for a file that is a link out of its model's folder."""
     if not lies_within(folder, path):
         raise ModelError(f"{path}: is a link that leads out of the model's folder; put the file itself there")
 
 
 def _read_json(folder: Path, path: Path, limit: int) -> Mapping[str, Any]:
     """The JSON object in a model's file."""
-    _check_link(folder, path)
+    check_link(folder, path)
     try:
         value = json.loads(read_text(path, limit))
     except (ValueError, RecursionError) as error:
@@ -200,7 +218,7 @@ def _suffixes() -> Iterator[str]:
 
 def _why_no_weights(names: Set[str]) -> str:
     if "adapter_config.json" in names:
-        return "this is an adapter, not a model; merge it into its base model first"
+        return "this is an adapter, not a model; add it to its base model: write BASE+ADAPTER"
     found = sorted(name for name in names if name.endswith((".bin", ".pt", ".pth", ".gguf")))
     if not found:
         return "has no weight files, such as model.safetensors"

@@ -5,11 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from mergecore.errors import InputError
-from mergecore.plans import Plan
 
 
 class Target:
@@ -33,9 +32,9 @@ class Target:
         self.result, self.journal = self.partial / "result", self.partial / "journal"
         self._replaced = self.partial / "replaced"
 
-    def check(self, plan: Plan, force: bool) -> None:
-        """Raise InputError for a folder that is in the way, holds an input, or does not fit on the disk."""
-        for folder in (checkpoint.folder.resolve() for checkpoint in plan.models):
+    def check(self, inputs: Iterable[Path], size: int, force: bool) -> None:
+        """Raise InputError for a folder that is in the way, holds an input folder, or does not fit on the disk."""
+        for folder in (folder.resolve() for folder in inputs):
             if folder.is_relative_to(self.folder) or folder.is_relative_to(self.partial):
                 raise InputError(f"{self.out}: is one of the models to merge, or holds one; give another output folder")
         if self.folder.exists() and self.folder.is_dir() is not (self._file is None):
@@ -47,7 +46,7 @@ class Target:
             raise InputError(f"{self.out}: exists already; give another name, or --force to replace it")
         parent = next(path for path in self.folder.parents if path.exists())
         free = shutil.disk_usage(parent).free
-        needed = plan.bytes_out - sum(path.lstat().st_blocks * 512 for path in self.partial.glob("*/*"))
+        needed = size - sum(path.lstat().st_blocks * 512 for path in self.partial.glob("*/*"))
         if free < needed:
             raise InputError(
                 f"{parent}: has {free / 1e9:.1f} GB free, the result needs {needed / 1e9:.1f} GB; make room"

@@ -7,6 +7,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mergecore.api import Base, DeltaMethod, Job, Method
@@ -14,6 +15,7 @@ from mergecore.architecture import Architecture, Weight
 from mergecore.errors import printable
 from mergecore.params import NO_VALUE, Parameter, declared
 from mergecore.plans import Plan
+from mergecore.sources import Checkpoint
 
 if TYPE_CHECKING:
     from mergecore.doctor import Finding
@@ -32,10 +34,7 @@ def plan_view(plan: Plan) -> dict[str, Any]:
         "merge_method": plan.recipe.method,
         "architecture": plan.architecture.name,
         "stages": [_stage_view(name, stage, name in plan.kept) for name, stage in plan.stages.items()],
-        "models": [
-            {"model": c.reference, "revision": c.revision, "tensors": len(c.tensors), "bytes": _stored(c)}
-            for c in plan.models
-        ],
+        "models": [_model_view(checkpoint) for checkpoint in plan.models],
         "tensors": len(plan.jobs),
         "copied": sum(job.method is None for job in plan.jobs),
         "dropped": plan.dropped,
@@ -48,8 +47,16 @@ def plan_view(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _stored(checkpoint: Any) -> int:
-    return sum(info.nbytes for info in checkpoint.tensors.values())
+def _model_view(checkpoint: Checkpoint) -> dict[str, Any]:
+    stored = (replace(info, dtype=info.kept) for info in checkpoint.tensors.values())
+    view = {
+        "model": checkpoint.reference,
+        "revision": checkpoint.revision,
+        "tensors": len(checkpoint.tensors),
+        "bytes": sum(info.nbytes for info in stored),
+    }
+    added = [{"adapter": str(a.folder), "kind": a.summary, "tensors": a.tensors} for a in checkpoint.adapters]
+    return {**view, "adapters": added} if added else view
 
 
 def _stage_view(name: str, stage: Plan, kept: bool) -> dict[str, Any]:
@@ -111,6 +118,9 @@ def print_plan(plan: Plan, cost: Price | None = None) -> None:
         stored = f"{model['tensors']} tensors, {model['bytes'] / 1e6:,.0f} MB"
         commit = f"  commit {model['revision'][:8]}" if model["revision"] else ""
         table.add_row("model", f"{printable(model['model'])}{commit}  {stored}{carried.get(model['model'], '')}")
+        for added in model.get("adapters", ()):
+            kind = printable(f"{added['adapter']}  {added['kind']}")
+            table.add_row("  with", f"{kind}, changes {added['tensors']} tensors")
     table.add_row("output", f"{_dtypes(view)}, {view['bytes_out'] / 1e6:,.0f} MB")
     merged = view["tensors"] - view["copied"]
     table.add_row("tensors", f"{merged} merged, {view['copied']} copied, {view['dropped']} left out by the recipe")

@@ -141,7 +141,7 @@ def _shown(
     for table in tables:
         for model, item in _gathered(table, vocabulary, checkpoints):
             gathered[model][table.shown[model]] = item
-            dtypes[model, table.shown[model]] = checkpoints[model].tensors[table.names[model] or ""].dtype
+            dtypes[model, table.shown[model]] = checkpoints[model].tensors[table.names[model] or ""].kept
     return [with_gathered(checkpoint, items) for checkpoint, items in zip(checkpoints, gathered)], dtypes
 
 

@@ -2,6 +2,7 @@
 
 from pluggy import HookimplMarker
 
+from mergecore.api.adapters import Adapter, AdapterRequest, Change
 from mergecore.api.evaluation import Evaluation, Evaluator, Score, Subject
 from mergecore.api.files import FLOAT8, FLOATS, ITEM_BYTES, Reader, TensorInfo, Writer, torch_dtype
 from mergecore.api.jobs import Ends, Executor, Input, Job, MergedModel, ModelInfo, Piece, PostProcessor, Tiles, Work
@@ -20,7 +21,10 @@ __all__ = [
     "FLOAT8",
     "FLOATS",
     "ITEM_BYTES",
+    "Adapter",
+    "AdapterRequest",
     "Base",
+    "Change",
     "Context",
     "DeltaMethod",
     "Ends",

@@ -36,10 +36,19 @@ FLOAT8 = ("F8_E4M3", "F8_E5M2")
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """A tensor as its file's header describes it: dtype by safetensors name, and shape."""
+    """A tensor as it is read: dtype by safetensors name, and shape.
+
+    Where that is not the dtype that the file stores, because the values were computed, `stored` names the latter.
+    """
 
     dtype: str
     shape: tuple[int, ...]
+    stored: str = ""
+
+    @property
+    def kept(self) -> str:
+        """The dtype that a result made of this tensor has."""
+        return self.stored or self.dtype
 
     @property
     def elements(self) -> int:

@@ -48,7 +48,8 @@ def moe(
     mixture = _open(load_config(config), registry)
     try:
         draft = mixture.plan(_zeros(mixture), registry)
-        Target(out).check(draft, force)  # before the base is run, which may take long
+        inputs = [folder for checkpoint in draft.models for folder in checkpoint.folders]
+        Target(out).check(inputs, draft.bytes_out, force)  # before the base is run, which may take long
         if not quiet:
             print_plan(draft)
         fetch(draft, lambda done, total: None)  # the prompts are run on the base's weights before the merge

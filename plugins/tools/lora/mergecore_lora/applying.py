@@ -1,0 +1,222 @@
+"""An adapter's tensors as changes of a model's: every key finds its tensor, or is an error."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mergecore.api import Adapter, AdapterRequest, Change, ModelError, Reader, TensorInfo
+from mergecore_lora.changes import Factors, Instead, LowRank, Plus, Rows, Stored, Then
+from mergecore_lora.settings import WEIGHTS, Settings, read_settings
+
+PREFIX = "base_model.model."
+"""How PEFT's keys begin."""
+
+PART = re.compile(
+    r"(.+)\.(lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)(?:\.default)?(\.weight|\.bias)?"
+)
+"""A key of a low-rank change: module, part, and whether it is the part's weight or bias."""
+
+TOKENS = ".token_adapter.trainable_tokens_delta"
+WRAPPED = re.compile(r"\.(base_layer|modules_to_save(\.default)?|original_module)(?=\.)")
+"""What PEFT puts into the names of tensors that it holds beside its own."""
+
+
+def adapter(request: AdapterRequest) -> Adapter:
+    """The changes of a PEFT adapter.
+
+    Raises:
+        ModelError: it is of another sort, a file cannot be used, or a key or shape does not fit the model.
+    """
+    settings = read_settings(request.folder)
+    path = next((p for name in WEIGHTS if os.path.lexists(p := request.folder / name)), None)
+    if path is None:
+        raise ModelError(f"{request.folder}: has no {WEIGHTS[0]}; fetch the whole adapter")
+    found = Keys(request, settings, path, request.open(path))
+    return Adapter(settings.summary, found.changes(), [settings.path, path])
+
+
+@dataclass
+class Keys:
+    """The keys of an adapter's file, sorted by what they do."""
+
+    request: AdapterRequest
+    settings: Settings
+    path: Path
+    reader: Reader
+    modules: dict[str, dict[str, str]] = field(default_factory=dict)
+    """By module: part → key."""
+    _changes: dict[str, Change] = field(default_factory=dict)
+    _origin: dict[str, str] = field(default_factory=dict)
+    """The key that each change came from."""
+
+    def changes(self) -> dict[str, Change]:
+        """Every change, by the name of the model's tensor."""
+        for key in self.reader.tensors:
+            name = key.removeprefix(PREFIX)
+            if match := PART.fullmatch(name):
+                part = match[2] + (".bias" if match[3] == ".bias" else "")
+                self.modules.setdefault(match[1], {})[part] = key
+            elif name.endswith(TOKENS):
+                self._add_rows(key, name.removesuffix(TOKENS))
+            else:
+                self._add_instead(key, WRAPPED.sub("", name))
+        targets = {module: self._target(module, parts) for module, parts in self.modules.items()}
+        # A square weight lies as those beside it do; experts are no linear layers, so they speak for themselves.
+        shown = {self._axes(name) for name, a, b in targets.values() if self._shape_says_transposed(name, a, b)}
+        for module, parts in self.modules.items():
+            axes = self._axes(targets[module][0])
+            self._add_low_rank(
+                module, parts, *targets[module], axes in shown or (axes == 2 and self.settings.transposed)
+            )
+        return self._changes
+
+    def _target(self, module: str, parts: Mapping[str, str]) -> tuple[str, Stored, Stored]:
+        """The name of the tensor that a module's factors change, and the two factors."""
+        kind = "lora_embedding_" if any(part.startswith("lora_embedding") for part in parts) else "lora_"
+        pair = {letter: parts.get(kind + letter) for letter in "AB"}
+        for letter, other in (("A", "B"), ("B", "A")):
+            if pair[letter] is None:
+                there = pair[other] or next(iter(parts.values()))
+                raise ModelError(f"{self.path}: has {there!r} without its {kind}{letter}; save the adapter again")
+        a, b = (Stored(self.reader, str(pair[letter])) for letter in "AB")
+        plain = WRAPPED.sub("", f"{module}.").removesuffix(".")
+        name = self._find(f"{plain}.weight") if plain == module else None
+        name = name or self._parameter(plain, module.count(".base_layer"), a, b)
+        if name is None:
+            raise self._no_place(a.name)
+        return name, a, b
+
+    def _find(self, name: str) -> str | None:
+        """The model's name of a tensor that an adapter may call otherwise."""
+        return next((item for item in (name, *self._spelt(name)) if item in self.request.tensors), None)
+
+    def _spelt(self, name: str) -> list[str]:
+        """Other names that a name may stand for."""
+        others = self.request.others.items()
+        return [here + name.removeprefix(there) for there, here in others if name.startswith(there)]
+
+    def _parameter(self, module: str, depth: int, a: Stored, b: Stored) -> str | None:
+        """The parameter of a module that is a target by itself; of several, PEFT wraps the module's last outermost."""
+        ends = self.settings.parameters
+        found = [
+            name
+            for name in self.request.tensors
+            if name.rpartition(".")[0] in {module, *self._spelt(module)}
+            and any(name == end or name.endswith(f".{end}") for end in ends)
+        ]
+        sizes = {b.shape[0], a.shape[-1]}
+        fitting = [name for name in found if {*self.request.tensors[name].shape[-2:]} == sizes]
+        if len(fitting) == 1:
+            return fitting[0]
+        return found[-1 - depth] if depth < len(found) else None
+
+    def _axes(self, name: str) -> int:
+        return len(self.request.tensors[name].shape)
+
+    def _shape_says_transposed(self, name: str, a: Stored, b: Stored) -> bool:
+        """Whether a weight that is not square lies (in, out); an embedding's factors are of a kind of their own."""
+        shape = self.request.tensors[name].shape[-2:]
+        sizes = (b.shape[0], math.prod(a.shape[1:]))
+        return "lora_embedding" not in a.name and shape == sizes[::-1] and shape != sizes
+
+    def _add_low_rank(
+        self, module: str, parts: Mapping[str, str], name: str, a: Stored, b: Stored, transposed: bool
+    ) -> None:
+        info = self.request.tensors[name]
+        factors = self._factors(module, name, info, a, b, transposed)
+        magnitude = parts.get("lora_magnitude_vector")
+        if (magnitude is not None) is not self.settings.magnitudes:
+            lacks = "holds" if magnitude else "lacks"
+            raise ModelError(f"{self.path}: {lacks} the magnitude of {module!r}, but {self.settings.path.name} says"
+                             f" use_dora: {str(self.settings.magnitudes).lower()}; save the adapter again")  # fmt: skip
+        if magnitude and (factors.matrices > 1 or self.reader.tensors[magnitude].elements != b.shape[0]):
+            raise self._misfit(magnitude, name)
+        self._add(a.name, name, LowRank(factors, Stored(self.reader, magnitude) if magnitude else None))
+        if bias := parts.get("lora_B.bias"):
+            self._add_bias(bias, f"{module}.bias", factors.scale)
+
+    def _factors(self, module: str, name: str, info: TensorInfo, a: Stored, b: Stored, transposed: bool) -> Factors:
+        if len(a.shape) < 2 or len(b.shape) < 2 or len(info.shape) < 2 or not a.shape[0]:
+            raise self._misfit(a.name, name)
+        experts = len(info.shape) == 3 and len(a.shape) == 2
+        matrices = info.shape[0] if experts else 1
+        rows, columns = info.shape[1:] if experts else (info.shape[0], math.prod(info.shape[1:]))
+        rank, rest = divmod(a.shape[0], matrices)
+        given = (b.shape[0], math.prod(a.shape[1:]))
+        embedding = "lora_embedding" in a.name
+        turned = embedding or (given != (rows, columns)) or (transposed and rows == columns)
+        if rest or given != ((columns, rows) if turned else (rows, columns)) or math.prod(b.shape[1:]) != a.shape[0]:
+            raise self._misfit(a.name, name)
+        # PEFT's patterns are for the parameter's name where that is the target.
+        ends = self.settings.parameters
+        label = name if any(f".{name}".endswith(f".{end}") for end in ends) else WRAPPED.sub("", f"{module}.")[:-1]
+        expected = self.settings.rank_of(label)
+        if rank != expected:
+            raise ModelError(
+                f"{self.path}: {a.name!r} has rank {rank}, but {self.settings.path.name} says {expected};"
+                " save the adapter again"
+            )
+        return Factors(a, b, matrices, rows, columns, turned, self.settings.scale(label, rank))
+
+    def _add_bias(self, key: str, name: str, scale: float) -> None:
+        found = self._find(name)
+        if found is None:
+            raise self._no_place(key)
+        if self.reader.tensors[key].shape != self.request.tensors[found].shape:
+            raise self._misfit(key, found)
+        self._add(key, found, Plus(Stored(self.reader, key), scale))
+
+    def _add_instead(self, key: str, name: str) -> None:
+        found = self._find(name)
+        if found is None:
+            raise self._no_place(key)
+        ours, theirs = self.request.tensors[found].shape, self.reader.tensors[key].shape
+        if ours != theirs:
+            if ours[1:] == theirs[1:]:
+                raise ModelError(
+                    f"{self.path}: {key!r} has {theirs[0]} rows, {found!r} of {self.request.model.reference} has"
+                    f" {ours[0]}: the vocabulary was resized; merge the adapter with PEFT, into a model of that size"
+                )
+            raise self._misfit(key, found)
+        self._add(key, found, Instead(Stored(self.reader, key)))
+
+    def _add_rows(self, key: str, module: str) -> None:
+        found = self._find(f"{module}.weight")
+        if found is None:
+            raise self._no_place(key)
+        numbers = self.settings.tokens or []
+        if isinstance(numbers, Mapping):
+            ends = (end for end in numbers if module == end or module.endswith(f".{end}"))
+            numbers = numbers.get(next(ends, ""), [])
+        info = self.request.tensors[found]
+        if self.reader.tensors[key].shape != (len(numbers), *info.shape[1:]):
+            raise self._misfit(key, found)
+        if len(info.shape) != 2 or max(numbers, default=0) >= info.shape[0]:
+            raise ModelError(f"{self.settings.path}: trainable_token_indices names rows that {found!r} does not have")
+        self._add(key, found, Rows(Stored(self.reader, key), tuple(numbers)))
+
+    def _add(self, key: str, name: str, change: Change) -> None:
+        before = self._changes.get(name)
+        if isinstance(before, Instead) and not isinstance(change, Instead):  # PEFT stores a resized embedding's base
+            change = Then(before, change)
+        elif before is not None:
+            raise ModelError(f"{self.path}: {key!r} and {self._origin[name]!r} both change {name!r}; remove one")
+        self._changes[name], self._origin[name] = change, key
+
+    def _no_place(self, key: str) -> ModelError:
+        return ModelError(
+            f"{self.path}: {key!r} fits no weight of {self.request.model.reference}; was the adapter made for another"
+            " model?"
+        )
+
+    def _misfit(self, key: str, name: str) -> ModelError:
+        theirs, ours = list(self.reader.tensors[key].shape), list(self.request.tensors[name].shape)
+        return ModelError(
+            f"{self.path}: {key!r} of shape {theirs} does not fit {name!r} of shape {ours} in"
+            f" {self.request.model.reference}; was the adapter made for another model?"
+        )

@@ -1,0 +1,200 @@
+"""What an adapter does to one tensor: a low-rank sum, with magnitudes or without, other values, other rows."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mergecore.api import Change, Reader, torch_dtype
+
+BLOCK = 2**16
+"""About how many elements of a low-rank product are computed at a time. Blocks lie where they lie, whatever piece is
+asked for, so that the bits never depend on the pieces."""
+
+ReadUnchanged = Callable[[int, Tensor], None]
+
+
+class Stored(NamedTuple):
+    """A tensor in an adapter's file."""
+
+    reader: Reader
+    name: str
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.reader.tensors[self.name].shape
+
+    def load(self) -> Tensor:
+        """The whole of it in float32."""
+        info = self.reader.tensors[self.name]
+        return self.part(0, info.elements).view(info.shape)
+
+    def part(self, start: int, count: int) -> Tensor:
+        """Some elements, flat, in float32."""
+        out = torch.empty(count, dtype=torch_dtype(self.reader.tensors[self.name].dtype))
+        self.reader.read(self.name, start, out)
+        return out.to(torch.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Factors:
+    """The two factors of a change: scale · left[e] @ right[e] for each matrix e of the tensor.
+
+    Attributes:
+        a, b: stored as PEFT does: A (rank, in), B (out, rank), or with the ranks of all experts together.
+        matrices, rows, columns: of the tensor, seen as matrices of this size one after the other.
+        transposed: whether the tensor stores (in, out).
+        scale: what multiplies the product.
+    """
+
+    a: Stored
+    b: Stored
+    matrices: int
+    rows: int
+    columns: int
+    transposed: bool
+    scale: float
+
+    def load(self) -> tuple[Tensor, Tensor]:
+        """left, (matrices, rows, rank), with the scale, and right, (matrices, rank, columns)."""
+        a, b = self.a.load().flatten(1), self.b.load().flatten(1)
+        # PEFT lays out the experts' ranks differently in the two factors: expert by expert in A, rank by rank in B.
+        a = a.view(self.matrices, -1, a.shape[1])
+        b = b.view(b.shape[0], -1, self.matrices).permute(2, 0, 1)
+        left, right = (a.mT, b.mT) if self.transposed else (b, a)
+        return (left * self.scale).contiguous(), right.contiguous()
+
+
+_held = threading.local()
+"""The factors that each thread used last: one tensor's pieces come one after the other."""
+
+HELD = 4
+"""How many changes a thread holds the factors of: as many as are likely to be added to one model."""
+
+
+@dataclass(frozen=True, eq=False)
+class LowRank:
+    """Adds scale · B @ A; with `magnitude`, brings each output's row to that length then (DoRA, arXiv 2402.09353)."""
+
+    factors: Factors
+    magnitude: Stored | None = None
+
+    def apply(self, start: int, values: Tensor, read: ReadUnchanged) -> None:
+        """See `mergecore.api.Change`."""
+        left, right, ratio = self._loaded(read)
+        columns, rows = self.factors.columns, self.factors.rows
+        step = _step(columns)
+        position, end = start, start + len(values)
+        while position < end:
+            row = position // columns
+            matrix, inside = divmod(row, rows)
+            first = inside - inside % step
+            last = min(first + step, rows)
+            begin = (matrix * rows + first) * columns
+            until = min((matrix * rows + last) * columns, end)
+            block = slice(position - begin, until - begin)
+            piece = values[position - start : until - start]
+            piece += (left[matrix, first:last].clone() @ right[matrix]).view(-1)[block]
+            if ratio is not None:
+                by_output = ratio[None] if self.factors.transposed else ratio[first:last, None]
+                piece *= by_output.expand(last - first, columns).reshape(-1)[block]
+            position = until
+
+    def _loaded(self, read: ReadUnchanged) -> tuple[Tensor, Tensor, Tensor | None]:
+        held = [item for item in getattr(_held, "items", []) if item[0] is self]
+        if not held:
+            left, right = self.factors.load()
+            ratio = self._ratio(left[0], right[0], read) if self.magnitude is not None else None
+            held = [(self, (left, right, ratio))]
+            _held.items = (held + getattr(_held, "items", []))[:HELD]
+        loaded: tuple[Tensor, Tensor, Tensor | None] = held[0][1]
+        return loaded
+
+    def _ratio(self, left: Tensor, right: Tensor, read: ReadUnchanged) -> Tensor:
+        """What each output is multiplied by: its magnitude by the length that it has after the sum."""
+        assert self.magnitude is not None
+        rows, columns = self.factors.rows, self.factors.columns
+        squares = torch.zeros(columns if self.factors.transposed else rows, dtype=torch.float64)
+        for first, last in _blocks(rows, columns):
+            block = torch.empty((last - first) * columns)
+            read(first * columns, block)
+            summed = (block.view(-1, columns) + left[first:last].clone() @ right).double().square()
+            if self.factors.transposed:
+                squares += summed.sum(0)
+            else:
+                squares[first:last] = summed.sum(1)
+        return (self.magnitude.load().view(-1).double() / squares.sqrt()).float()
+
+
+def _step(columns: int) -> int:
+    """Rows of a block."""
+    return max(1, BLOCK // columns)
+
+
+def _blocks(rows: int, columns: int) -> Iterator[tuple[int, int]]:
+    step = _step(columns)
+    return ((first, min(first + step, rows)) for first in range(0, rows, step))
+
+
+@dataclass(frozen=True, eq=False)
+class Plus:
+    """Adds a stored tensor times a scale: the bias of a low-rank change."""
+
+    tensor: Stored
+    scale: float
+
+    def apply(self, start: int, values: Tensor, read: ReadUnchanged) -> None:
+        """See `mergecore.api.Change`."""
+        values += self.scale * self.tensor.part(start, len(values))
+
+
+@dataclass(frozen=True, eq=False)
+class Instead:
+    """A stored tensor in the place of the model's."""
+
+    tensor: Stored
+
+    def apply(self, start: int, values: Tensor, read: ReadUnchanged) -> None:
+        """See `mergecore.api.Change`."""
+        values.copy_(self.tensor.part(start, len(values)))
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Stored rows in the place of some of the model's: tokens that were trained by themselves."""
+
+    tensor: Stored
+    numbers: tuple[int, ...]
+
+    def apply(self, start: int, values: Tensor, read: ReadUnchanged) -> None:
+        """See `mergecore.api.Change`."""
+        width = self.tensor.shape[1]
+        end = start + len(values)
+        for place, number in enumerate(self.numbers):
+            first, last = max(number * width, start), min((number + 1) * width, end)
+            if first < last:
+                part = self.tensor.part(place * width + first - number * width, last - first)
+                values[first - start : last - start] = part
+
+
+@dataclass(frozen=True, eq=False)
+class Then:
+    """One change after another."""
+
+    first: Change
+    second: Change
+
+    def apply(self, start: int, values: Tensor, read: ReadUnchanged) -> None:
+        """See `mergecore.api.Change`."""
+
+        def read_first(start: int, out: Tensor) -> None:
+            read(start, out)
+            self.first.apply(start, out, read)
+
+        self.first.apply(start, values, read)
+        self.second.apply(start, values, read_first)

@@ -1,0 +1,156 @@
+"""`mergecore lora`: adapters out of fine-tunes, and one adapter out of several."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mergecore.api import InputError
+from mergecore.console import say, warn
+from mergecore.errors import printable
+from mergecore.options import AsJson, Force, Memory, Quiet, size
+
+app = typer.Typer(help="Turn fine-tunes into LoRA adapters; merge adapters.", no_args_is_help=True)
+
+DTYPES = ("float32", "bfloat16", "float16")
+Dtype = Annotated[str, typer.Option(help="Of the factors: float32, bfloat16, float16.")]
+Rank = Annotated[int, typer.Option(help="The rank; with --energy or --error, the highest one.", show_default=False)]
+
+
+@app.command()
+def extract(
+    finetune: Annotated[str, typer.Argument(help="A fine-tuned model.", show_default=False)],
+    base: Annotated[str, typer.Argument(help="The model that it was made from.", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="The adapter's folder.", show_default=False)],
+    rank: Rank = 0,
+    energy: Annotated[
+        float, typer.Option(help="Share of each difference's squared norm to keep, such as 0.9.", show_default=False)
+    ] = 0.0,
+    error: Annotated[
+        float, typer.Option(help="Most that each difference may lose, by its norm, such as 0.05.", show_default=False)
+    ] = 0.0,
+    keep: Annotated[str, typer.Option(help="Norms, biases, other small weights: save or drop.")] = "save",
+    embeddings: Annotated[str, typer.Option(help="lora, save or drop.")] = "lora",
+    head: Annotated[str, typer.Option(help="lora, save or drop; a tied one goes with its embedding.")] = "lora",
+    experts: Annotated[str, typer.Option(help="Experts stored as one tensor: save or drop.")] = "save",
+    added_tokens: Annotated[str, typer.Option(help="Rows that only FINETUNE has: refuse or drop.")] = "refuse",
+    dtype: Dtype = "float32",
+    memory: Memory = "",
+    workers: Annotated[int, typer.Option(help="Threads; default: one for each core.", min=0)] = 0,
+    force: Force = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write the LoRA adapter OUT that leads from BASE to FINETUNE; without --rank, --energy or --error of rank 16."""
+    wanted = _wanted(rank, energy, error)
+    for option, value, allowed in (
+        ("--keep", keep, ("save", "drop")),
+        ("--embeddings", embeddings, ("lora", "save", "drop")),
+        ("--head", head, ("lora", "save", "drop")),
+        ("--experts", experts, ("save", "drop")),
+        ("--added-tokens", added_tokens, ("refuse", "drop")),
+        ("--dtype", dtype, DTYPES),
+    ):
+        _one_of(option, value, allowed)
+    import torch
+
+    from mergecore.registry import Registry
+    from mergecore.running import available_cores, spare_memory
+    from mergecore_lora.extracting import Choices
+    from mergecore_lora.extracting import extract as run
+
+    report = run(
+        finetune,
+        base,
+        out,
+        Choices(wanted, keep, embeddings, head, experts, added_tokens == "drop", getattr(torch, dtype)),
+        Registry(warn),
+        memory=size(memory, "--memory") if memory else spare_memory(),
+        workers=workers or available_cores(),
+        force=force,
+    )
+    _show(out, report, quiet, as_json)
+
+
+@app.command()
+def merge(
+    adapters: Annotated[list[str], typer.Argument(help="Two or more adapters.", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="The merged adapter's folder.", show_default=False)],
+    method: Annotated[str, typer.Option(help="exact (the sum), or an installed merge method.")] = "exact",
+    weight: Annotated[list[float], typer.Option(help="Of an adapter; once for each, in their order.")] = [],  # noqa: B006
+    parameter: Annotated[list[str], typer.Option("--set", help="A parameter of the method, such as density=0.5.")] = [],  # noqa: B006
+    rank: Annotated[int, typer.Option(help="The highest rank of the result; default: what is needed.")] = 0,
+    dtype: Dtype = "float32",
+    force: Force = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make one adapter OUT of several for the same base; no large matrix is ever made."""
+    from mergecore_lora.merging import EXACT, Way, check_way
+    from mergecore_lora.merging import merge as run
+
+    _one_of("--dtype", dtype, DTYPES)
+    if rank < 0:
+        raise InputError(f"--rank: must be a whole number above 0, not {rank}")
+    if method == EXACT and parameter:
+        raise InputError("--set: the exact sum has no parameters; use --weight")
+    weights = check_way(len(adapters), weight)
+    import torch
+
+    from mergecore.registry import Registry
+
+    way = Way(method, weights, dict(map(_parameter, parameter)), rank or None, getattr(torch, dtype))
+    report = run(adapters, out, way, Registry(warn), force=force)
+    _show(out, report, quiet, as_json)
+
+
+def _parameter(text: str) -> tuple[str, Any]:
+    import yaml
+
+    name, sign, value = text.partition("=")
+    if not sign or not name:
+        raise InputError(f"--set: {text!r} must be NAME=VALUE, such as density=0.5")
+    try:
+        return name, yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise InputError(f"--set: {value!r} is no value; write a number, true or false") from None
+
+
+def _wanted(rank: int, energy: float, error: float) -> Any:
+    from mergecore_lora.decomposing import Wanted
+
+    if rank < 0:
+        raise InputError(f"--rank: must be a whole number above 0, not {rank}")
+    for option, value in (("--energy", energy), ("--error", error)):
+        if not 0 <= value <= 1:
+            raise InputError(f"{option}: must be between 0 and 1, not {value:g}")
+    if energy and error:
+        raise InputError("--energy and --error say the same in two ways; give one")
+    share = energy or (1 - error**2 if error else None)
+    return Wanted(rank or (None if share else 16), share)
+
+
+def _one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise InputError(f"{option}: must be {', '.join(allowed[:-1])} or {allowed[-1]}, not {value!r}")
+
+
+def _show(out: Path, report: Mapping[str, Any], quiet: bool, as_json: bool) -> None:
+    """The report: the table of errors, and the whole."""
+    for note in report["notes"]:
+        warn(note)
+    if as_json:
+        typer.echo(json.dumps({**report, "out": str(out)}, indent=2))
+        return
+    if quiet:
+        return
+    width = max(len(printable(tensor["name"])) for tensor in report["tensors"])
+    typer.echo(f"{'tensor':{width}}  how   rank     error      norm")
+    for tensor in report["tensors"]:
+        name, how, rank = printable(tensor["name"]), tensor["how"], tensor["rank"] or "-"
+        typer.echo(f"{name:{width}}  {how:4}  {rank!s:>4}  {tensor['error']:8.2e}  {tensor['norm']:8.2e}")
+    say(f"{out}: an adapter of {len(report['tensors'])} tensors; error {report['error']:.2e} of the whole difference")

@@ -1,0 +1,261 @@
+"""An adapter out of a fine-tune and its base: each tensor's difference as two thin factors, or whole, or left out."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mergecore.api import FLOATS, InputError, ModelError
+from mergecore.builtin.threads import Budget
+from mergecore.config import class_name
+from mergecore.registry import Registry
+from mergecore_lora.decomposing import Wanted, decompose, squared_norm
+from mergecore_lora.pairs import Entry, Kind, Pair, open_pair
+from mergecore_lora.writing import TensorFile, peft_config, write_adapter
+
+TASKS = {"ForCausalLM": "CAUSAL_LM", "LMHeadModel": "CAUSAL_LM", "ForConditionalGeneration": "SEQ_2_SEQ_LM"}
+"""PEFT's name for what classes do, by how the class's name ends. For other tasks PEFT would want the head whole,
+changed or not, so they stay without a name."""
+
+TAKEN_FOR_EXPERTS = ("gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
+"""Modules of these names PEFT takes for experts in models that have some; it leaves parameters alone that are named."""
+
+ROOM = 3
+"""A decomposition needs about so many times the memory of the matrix, in float32."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What becomes of each kind of tensor.
+
+    Attributes:
+        wanted: how good low-rank factors must be.
+        keep: ``save`` or ``drop``: norms, biases and whatever else has no low-rank form.
+        embeddings, heads: ``lora``, ``save`` or ``drop``.
+        experts: ``save`` or ``drop``: experts stored as one tensor.
+        drop_added: whether rows that only the fine-tune has are left out.
+        dtype: of the factors.
+    """
+
+    wanted: Wanted
+    keep: str = "save"
+    embeddings: str = "lora"
+    heads: str = "lora"
+    experts: str = "save"
+    drop_added: bool = False
+    dtype: torch.dtype = torch.float32
+
+    def of(self, kind: Kind) -> str:
+        """``lora``, ``save`` or ``drop``."""
+        if kind is Kind.LINEAR:
+            return "lora"
+        return {Kind.EMBEDDING: self.embeddings, Kind.HEAD: self.heads, Kind.EXPERTS: self.experts}.get(kind, self.keep)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a tensor.
+
+    Attributes:
+        name: in transformers.
+        how: ``lora``, ``save``, ``drop``.
+        rank: of the factors; 0 without.
+        exact: whether the factors come from a whole singular value decomposition.
+        error: norm of what is lost by that of the difference.
+        norm: of the difference (Frobenius).
+    """
+
+    name: str
+    how: str
+    rank: int
+    exact: bool
+    error: float
+    norm: float
+
+
+def extract(
+    finetune: str,
+    base: str,
+    out: Path,
+    choices: Choices,
+    registry: Registry,
+    *,
+    memory: int,
+    workers: int,
+    force: bool,
+    advance: Callable[[int], None] = lambda count: None,
+) -> Any:
+    """Write the adapter that leads from `base` to `finetune`; returns its report (see `docs/lora.md`).
+
+    Raises:
+        InputError: the models do not fit each other, are the same, or a tensor does not fit the memory.
+    """
+    pair = open_pair(finetune, base, registry, choices.drop_added)
+    try:
+        _check(pair, memory)
+        folders = [*pair.finetune.folders, *pair.base.folders]
+        extractor = Extractor(pair, choices, Budget(memory), advance)
+        return write_adapter(out, folders, force, lambda file: extractor.fill(file, workers))
+    finally:
+        pair.close()
+
+
+def _check(pair: Pair, memory: int) -> None:
+    for entry in pair.entries:
+        if (needed := _room(entry)) > memory:
+            raise InputError(
+                f"{entry.name}: its difference takes {needed / 1e6:.0f} MB at one time, more than the"
+                f" {memory / 1e6:.0f} MB allowed; give --memory {needed // 10**6 + 1}MB"
+            )
+
+
+def _room(entry: Entry) -> int:
+    return ROOM * 4 * entry.info.elements
+
+
+@dataclass
+class Extractor:
+    """Goes through the tensors of a pair, several at a time."""
+
+    pair: Pair
+    choices: Choices
+    budget: Budget
+    advance: Callable[[int], None]
+
+    def fill(self, file: TensorFile, workers: int) -> tuple[Any, Any]:
+        """Put the adapter's tensors into a file; returns its config and the report."""
+        largest = sorted(self.pair.entries, key=lambda entry: -entry.info.elements)
+        stop = threading.Event()
+
+        def work(entry: Entry) -> Outcome | None:
+            if stop.is_set():
+                return None
+            try:
+                with self.budget.hold(_room(entry)):
+                    return self._outcome(entry, file)
+            except BaseException:
+                stop.set()
+                raise
+
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            found = [outcome for outcome in pool.map(work, largest) if outcome is not None]
+        outcomes = {outcome.name: outcome for outcome in sorted(found, key=lambda outcome: outcome.name)}
+        if not outcomes:
+            raise ModelError(f"{self.pair.finetune.reference}: is the same as its base; there is nothing to extract")
+        return self._config(outcomes, self._save(outcomes, file)), self._report(outcomes)
+
+    def _outcome(self, entry: Entry, file: TensorFile) -> Outcome | None:
+        """What becomes of a tensor; None where it is the same in both models. Factors go into the file."""
+        if entry.info.dtype not in FLOATS:
+            self._check_same(entry)
+            return None
+        change = self.pair.difference(entry)
+        total = squared_norm(change)
+        if not math.isfinite(total):
+            raise ModelError(f"{entry.name}: holds NaN or infinity in one of the models; mend the checkpoint first")
+        how = self.choices.of(entry.kind)
+        norm = math.sqrt(total)
+        self.advance(entry.info.nbytes)
+        if not total:
+            return None
+        if how != "lora":
+            return Outcome(entry.name, how, 0, True, 0.0 if how == "save" else 1.0, norm)
+        plain = change.T.contiguous() if entry.transposed else change
+        product, left = decompose(plain, self.choices.wanted, entry.name, self.choices.dtype)
+        if entry.kind is Kind.EMBEDDING:
+            file.add(f"{entry.module}.lora_embedding_A", product.left.T.contiguous())
+            file.add(f"{entry.module}.lora_embedding_B", product.right.T.contiguous())
+        else:
+            file.add(f"{entry.module}.lora_A.weight", product.right)
+            file.add(f"{entry.module}.lora_B.weight", product.left)
+        return Outcome(entry.name, "lora", product.rank, product.exact, math.sqrt(left / total), norm)
+
+    def _check_same(self, entry: Entry) -> None:
+        theirs = torch.empty_like(self.pair.value(entry))
+        self.pair.base.read(entry.base, 0, theirs.view(-1))
+        if not torch.equal(self.pair.value(entry), theirs):
+            raise ModelError(f"{entry.name}: holds {entry.info.dtype} values, which differ; no adapter can hold that")
+
+    def _save(self, outcomes: dict[str, Outcome], file: TensorFile) -> list[str]:
+        """Put whole tensors into the file; returns the modules that they are saved with."""
+        factored = {name.rpartition(".")[0] for name, outcome in outcomes.items() if outcome.how == "lora"}
+        saved = [e for e in self.pair.entries if e.name in outcomes and outcomes[e.name].how == "save"]
+        modules = sorted({entry.module for entry in saved if entry.kind is not Kind.BIAS})
+        for module in modules:
+            self._save_module(module, factored, file)
+        for entry in saved:
+            if entry.kind is Kind.BIAS and not any(entry.name.startswith(f"{module}.") for module in modules):
+                name = f"{entry.module}.base_layer.bias" if entry.module in factored else entry.name
+                file.add(name, self.pair.value(entry))
+        return modules
+
+    def _save_module(self, module: str, factored: Iterable[str], file: TensorFile) -> None:
+        """PEFT saves modules, not parameters: all that is in the module goes into the file."""
+        inside = next((name for name in sorted(factored) if f"{name}.".startswith(f"{module}.")), None)
+        if inside is not None or not module:
+            what = f"beside {inside!r}" if module else "outside of all modules"
+            raise ModelError(
+                f"{module or self.pair.base.reference}: a parameter changed that PEFT cannot store by itself ({what});"
+                " --keep drop leaves such changes out"
+            )
+        for entry in self.pair.entries:
+            if entry.name.startswith(f"{module}.") and entry.info.dtype in FLOATS:
+                file.add(entry.name, self.pair.value(entry))
+
+    def _config(self, outcomes: dict[str, Outcome], saved: list[str]) -> Any:
+        entries = {entry.name: entry for entry in self.pair.entries}
+        every = [entry.module for entry in entries.values() if entry.name.endswith(".weight")]
+        experts = any(entry.kind is Kind.EXPERTS for entry in entries.values())
+        ranks, parameters = dict[str, int](), dict[str, int]()
+        for name, found in outcomes.items():
+            module = name.rpartition(".")[0]
+            if found.how == "lora" and experts and module.rpartition(".")[2] in TAKEN_FOR_EXPERTS:
+                parameters[name] = found.rank
+            elif found.how == "lora":
+                ranks[module] = found.rank
+        turned = any(entries[name].transposed for name, found in outcomes.items() if found.how == "lora")
+        biases = any(entries[name].kind is Kind.BIAS for name, found in outcomes.items() if found.how == "save")
+        embedding = any(entries[name].kind is Kind.EMBEDDING for name in outcomes)
+        class_ = class_name(self.pair.base.config, self.pair.base.reference)
+        heads = any(entry.kind is Kind.HEAD for entry in entries.values())
+        return peft_config(
+            self.pair.base.reference,
+            next((task for end, task in TASKS.items() if class_.endswith(end)), None),
+            ranks,
+            parameters,
+            every,
+            modules_to_save=saved or None,
+            fan_in_fan_out=turned,
+            bias="all" if biases else "none",
+            ensure_weight_tying=embedding and not heads,
+        )
+
+    def _report(self, outcomes: dict[str, Outcome]) -> Any:
+        total = math.fsum(found.norm**2 for found in outcomes.values())
+        lost = math.fsum((found.error * found.norm) ** 2 for found in outcomes.values())
+        return {
+            "how": f"extracted from {self.pair.finetune.reference}",
+            "base": self.pair.base.reference,
+            "notes": self._notes(outcomes),
+            "error": math.sqrt(lost / total),
+            "tensors": [asdict(found) for found in outcomes.values()],
+        }
+
+    def _notes(self, outcomes: dict[str, Outcome]) -> list[str]:
+        heads = any(entry.kind is Kind.HEAD for entry in self.pair.entries)
+        embeddings = [e for e in self.pair.entries if e.kind is Kind.EMBEDDING and e.name in outcomes]
+        if heads or not any(
+            outcomes[e.name].how == "lora" and not e.module.endswith("embed_tokens") for e in embeddings
+        ):
+            return []
+        return [
+            f"{embeddings[0].name}: is the head too, which PEFT 0.21 changes with it only when the adapter is merged:"
+            " call merge_and_unload()"
+        ]

@@ -1,0 +1,279 @@
+"""Several adapters as one: their factors side by side, or a method in the small space that they all share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mergecore.adapters import find_adapter
+from mergecore.api import Base, DeltaMethod, InputError, Method, ModelError, Reader
+from mergecore.inmemory import merge_tensors
+from mergecore.params import declared
+from mergecore.registry import Registry
+from mergecore.sources import check_link
+from mergecore_lora.applying import PART, PREFIX
+from mergecore_lora.changes import Stored
+from mergecore_lora.settings import WEIGHTS, Settings, base_name, read_settings
+from mergecore_lora.writing import TensorFile, peft_config, write_adapter
+
+EXACT = "exact"
+"""The name of the sum of all changes, which needs no method."""
+
+NEGLIGIBLE = 1e-6
+"""Directions with a singular value below this share of the largest are rounding."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An adapter that is nothing but low-rank changes.
+
+    Attributes:
+        pairs: by module, whether it is an embedding, A (rank, in) and B (out, rank), as stored.
+    """
+
+    folder: Path
+    settings: Settings
+    pairs: Mapping[str, tuple[bool, Stored, Stored]]
+
+    def factors(self, module: str) -> tuple[Tensor, Tensor] | None:
+        """scale · B, (out, rank), and A, (rank, in), of a module in float32; None where it is not changed."""
+        if module not in self.pairs:
+            return None
+        _, a, b = self.pairs[module]
+        right, left = a.load(), b.load()
+        return self.settings.scale(module, right.shape[0]) * left, right
+
+
+@dataclass(frozen=True)
+class Way:
+    """How adapters become one.
+
+    Attributes:
+        method: its name, or `EXACT`.
+        weights: one for each adapter.
+        parameters: of the method, beside the weights.
+        rank: the highest rank of a result; None: as it comes.
+        dtype: of the factors.
+    """
+
+    method: str
+    weights: Sequence[float]
+    parameters: Mapping[str, Any]
+    rank: int | None
+    dtype: torch.dtype
+
+
+def merge(adapters: Sequence[str], out: Path, way: Way, registry: Registry, *, force: bool) -> Any:
+    """Write the one adapter that several become; returns its report.
+
+    Raises:
+        InputError: an adapter holds more than low-rank changes, they do not fit each other, or the method cannot be
+            used.
+    """
+    method = None if way.method == EXACT else registry.provide("methods", way.method)
+    if method is not None and "weight" in declared(method):
+        way = replace(way, parameters={"weight": list(way.weights), **way.parameters})
+    with _opened(adapters, registry) as opened:
+        bases = list(dict.fromkeys(base_name(item.folder) for item in opened))
+        merger = Merger(opened, way, method)
+        folders = [item.folder for item in opened]
+        return write_adapter(out, folders, force, lambda file: merger.fill(file, bases))
+
+
+@contextmanager
+def _opened(adapters: Sequence[str], registry: Registry) -> Iterator[list[Opened]]:
+    files: list[Reader] = []
+    try:
+        yield [_open(find_adapter(reference), registry, files) for reference in adapters]
+    finally:
+        for file in files:
+            file.close()
+
+
+def _open(folder: Path, registry: Registry, files: list[Reader]) -> Opened:
+    settings = read_settings(folder)
+    path = next((folder / name for name in WEIGHTS if (folder / name).exists()), None)
+    if path is None:
+        raise ModelError(f"{folder}: has no {WEIGHTS[0]}; fetch the whole adapter")
+    check_link(folder, path)
+    reader: Reader = registry.provide("readers", path.suffix.removeprefix("."))(path)
+    files.append(reader)
+    return Opened(folder, settings, _pairs(path, reader, settings))
+
+
+def _pairs(path: Path, reader: Reader, settings: Settings) -> dict[str, tuple[bool, Stored, Stored]]:
+    found: dict[str, dict[str, Stored]] = {}
+    for key in reader.tensors:
+        match = PART.fullmatch(key.removeprefix(PREFIX))
+        if match is None or match[3] == ".bias" or match[2] == "lora_magnitude_vector":
+            raise ModelError(
+                f"{path}: {key!r} is no low-rank change by itself; merge BASE+ADAPTER as models and extract an adapter"
+            )
+        found.setdefault(match[1], {})[match[2][-1] + ("e" if "embedding" in match[2] else "")] = Stored(reader, key)
+    pairs = {}
+    for module, parts in found.items():
+        embedding = "Ae" in parts or "Be" in parts
+        a, b = (parts.get(letter + ("e" if embedding else "")) for letter in "AB")
+        if a is None or b is None or len(parts) != 2:
+            raise ModelError(f"{path}: {next(iter(parts.values())).name!r} stands without its other factor")
+        rank = settings.rank_of(module)
+        if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != rank or b.shape[1] != rank:
+            raise ModelError(
+                f"{path}: {a.name!r} {list(a.shape)} and {b.name!r} {list(b.shape)} are no pair of rank {rank} for one"
+                " matrix; merge BASE+ADAPTER as models, then extract an adapter"
+            )
+        pairs[module] = (embedding, a, b)
+    return pairs
+
+
+@dataclass
+class Merger:
+    """Goes through the modules of several adapters."""
+
+    adapters: Sequence[Opened]
+    way: Way
+    method: type[Method] | None
+
+    def fill(self, file: TensorFile, bases: Sequence[str | None]) -> tuple[Any, Any]:
+        """Put the merged factors into a file; returns the adapter's config and the report."""
+        names = " and ".join(str(item.folder) for item in self.adapters)
+        notes = [] if self.method is None or self._turns() else [_NOTE.format(method=self.way.method)]
+        if len(bases) > 1:
+            notes.append(f"the adapters name different base models: {', '.join(map(str, bases))}; the first is kept")
+        modules = sorted({module for item in self.adapters for module in item.pairs})
+        outcomes = [outcome for module in modules if (outcome := self._merge(module, file))]
+        if not outcomes:
+            raise ModelError(f"{names}: nothing is left of their changes; there is nothing to write")
+        total = math.fsum(found["norm"] ** 2 for found in outcomes)
+        lost = math.fsum((found["error"] * found["norm"]) ** 2 for found in outcomes)
+        ranks = {found["name"]: found["rank"] for found in outcomes}
+        turned = any(item.settings.transposed for item in self.adapters)
+        config = peft_config(str(bases[0] or ""), "CAUSAL_LM", ranks, {}, modules, fan_in_fan_out=turned)
+        return config, {
+            "how": f"merged from {names} ({self.way.method})",
+            "base": bases[0],
+            "notes": notes,
+            "error": math.sqrt(lost / total) if total else 0.0,
+            "tensors": outcomes,
+        }
+
+    def _merge(self, module: str, file: TensorFile) -> dict[str, Any] | None:
+        """Merge one module; None where nothing is left of it."""
+        factors = [item.factors(module) for item in self.adapters]
+        self._check(module)
+        left, right, norm, error = self._sum(factors) if self.method is None else self._by_method(module, factors)
+        if not right.shape[0]:
+            return None
+        left, right = left.to(self.way.dtype), right.to(self.way.dtype)
+        if next(item.pairs[module][0] for item in self.adapters if module in item.pairs):
+            file.add(f"{module}.lora_embedding_A", right)
+            file.add(f"{module}.lora_embedding_B", left)
+        else:
+            file.add(f"{module}.lora_A.weight", right)
+            file.add(f"{module}.lora_B.weight", left)
+        return {"name": module, "how": "lora", "rank": right.shape[0], "error": error, "norm": norm}
+
+    def _check(self, module: str) -> None:
+        found = [(item, item.pairs[module]) for item in self.adapters if module in item.pairs]
+        shapes = {(pair[0], pair[2].shape[0], pair[1].shape[1]): item for item, pair in found}
+        if len(shapes) > 1:
+            sizes = ", ".join(f"({out}, {width}) in {item.folder}" for (_, out, width), item in shapes.items())
+            raise ModelError(f"{module}: the adapters are for models of different shapes: {sizes}")
+
+    def _sum(self, factors: Sequence[tuple[Tensor, Tensor] | None]) -> tuple[Tensor, Tensor, float, float]:
+        """The weighted sum: factors side by side, cut to the rank that is wanted."""
+        there = [(weight, *pair) for weight, pair in zip(self.way.weights, factors) if pair is not None and weight]
+        if not there:
+            return torch.empty(0, 0), torch.empty(0, 0), 0.0, 0.0
+        left = torch.cat([weight * b for weight, b, _ in there], dim=1)
+        right = torch.cat([a for _, _, a in there])
+        turn_left, turn_right, core = _core(left, right)
+        norm = core.norm().item()
+        if self.way.rank is None or self.way.rank >= right.shape[0]:
+            return left, right, norm, 0.0
+        return *self._cut(turn_left, core, turn_right), norm, self._lost(core)
+
+    def _by_method(
+        self, module: str, factors: Sequence[tuple[Tensor, Tensor] | None]
+    ) -> tuple[Tensor, Tensor, float, float]:
+        """What the method makes of the changes in the directions that all of them together span."""
+        there = [pair for pair in factors if pair is not None]
+        turn_left, turn_right, _ = _core(torch.cat([b for b, _ in there], 1), torch.cat([a for _, a in there]))
+        empty = torch.zeros(turn_left.shape[1], turn_right.shape[1])
+        cores = [empty if pair is None else (turn_left.T @ pair[0]) @ (pair[1] @ turn_right) for pair in factors]
+        rotate_left, rotate_right = _principal(torch.cat(cores, 1)), _principal(torch.cat(cores).T)
+        turned = [rotate_left.T @ core @ rotate_right for core in cores]
+        merged = self._call(turned, module)
+        left, right = self._cut(turn_left @ rotate_left, merged, turn_right @ rotate_right)
+        return left, right, merged.norm().item(), self._lost(merged)
+
+    def _call(self, changes: Sequence[Tensor], name: str) -> Tensor:
+        """The method on changes: their base is zero; a method that moves away from one model begins at the first."""
+        assert self.method is not None
+        subtracts = issubclass(self.method, DeltaMethod) and self.method.base is not Base.INPUT
+        tensors = [torch.zeros_like(changes[0]), *changes] if subtracts else list(changes)
+        base = 0 if subtracts or self.method.base is Base.REQUIRED else None
+        return merge_tensors(tensors, self.method, self.way.parameters, base=base, name=name)
+
+    def _turns(self) -> bool:
+        """Whether the method gives the same change in whatever directions it is written, as tried on random ones."""
+        random = torch.Generator().manual_seed(0)
+        changes = [torch.randn(7, 5, generator=random) for _ in self.adapters]
+        turns = [torch.linalg.qr(torch.randn(size, size, generator=random)).Q for size in (7, 5)]
+        before = turns[0] @ self._call(changes, "tried") @ turns[1]
+        after = self._call([turns[0] @ change @ turns[1] for change in changes], "tried")
+        return bool((before - after).norm() <= 1e-4 * before.norm())
+
+    def _cut(self, left: Tensor, core: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+        """left @ core @ right.T as two factors of the lowest rank, at most the one that is wanted."""
+        u, s, vh = torch.linalg.svd(core, full_matrices=False)
+        rank = int((s > NEGLIGIBLE * s.max()).sum()) if s.numel() and s.max() > 0 else 0
+        rank = rank if self.way.rank is None else min(rank, self.way.rank)
+        root = s[:rank].sqrt()
+        return left @ (u[:, :rank] * root), (root[:, None] * vh[:rank]) @ right.T
+
+    def _lost(self, core: Tensor) -> float:
+        """Norm of what the wanted rank cuts off, by the whole's."""
+        squares = torch.linalg.svdvals(core.double()).square()
+        return math.sqrt(squares[self.way.rank :].sum() / squares.sum()) if self.way.rank and squares.sum() else 0.0
+
+
+_NOTE = (
+    "{method} looks at single numbers, and here these are not the weights' but those of the changes' shared directions"
+    " (Core Space, arXiv 2509.17786): the result is not that of a recipe with {method}"
+)
+
+
+def _core(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Orthonormal columns Q, P and a small core with left @ right = Q @ core @ P.T, by two thin QR decompositions."""
+    first, second = torch.linalg.qr(left), torch.linalg.qr(right.T)
+    return first.Q, second.Q, first.R @ second.R.T
+
+
+def _principal(matrix: Tensor) -> Tensor:
+    """The left singular vectors of a matrix that are more than rounding: they depend on the changes alone, neither on
+    the order of the adapters nor on how each is factored."""
+    u, s, _ = torch.linalg.svd(matrix, full_matrices=False)
+    return u[:, s > NEGLIGIBLE * s.max()] if s.max() > 0 else u
+
+
+def check_way(count: int, weights: Sequence[float]) -> list[float]:
+    """One weight for each adapter.
+
+    Raises:
+        InputError: there are not as many as adapters, or one is no number.
+    """
+    if count < 2:
+        raise InputError("ADAPTERS: one adapter is merged already; give two or more, then OUT")
+    if weights and len(weights) != count:
+        raise InputError(f"--weight: is given {len(weights)} times for {count} adapters; give one for each, or none")
+    if not all(map(math.isfinite, weights)):
+        raise InputError("--weight: must be a number")
+    return list(weights) or [1.0] * count

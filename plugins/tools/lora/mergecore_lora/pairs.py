@@ -1,0 +1,203 @@
+"""A fine-tune beside its base: the same tensors under the names that they have in transformers, and of what kind."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+import torch
+from torch import Tensor
+
+from mergecore.adapters import open_model, tied_heads
+from mergecore.api import FLOATS, ModelError, TensorInfo, torch_dtype
+from mergecore.architecture import Architecture
+from mergecore.definitions import find
+from mergecore.layouts import as_whole, renamed
+from mergecore.registry import Registry
+from mergecore.sources import Checkpoint
+
+EMBEDDING = re.compile(r"(^|[._])(w[tp]e|\w*emb(ed)?(ding)?s?(_\w+)?|relative_attention_bias|\w*position\w*)\.weight$")
+"""How the weights of embeddings are called that do not hold tokens."""
+
+ROUTER = re.compile(r"(^|\.)(gate|router|layer|classifier)\.weight$")
+"""How the weights of routers are called, in layers with experts: modules of many classes, which PEFT leaves alone."""
+
+PIECE = 2**22
+"""Elements of the base that are read at a time."""
+
+
+class Kind(str, Enum):
+    """What a tensor is to an adapter."""
+
+    LINEAR = "linear"
+    EMBEDDING = "embedding"
+    HEAD = "head"
+    BIAS = "bias"
+    EXPERTS = "experts"
+    OTHER = "other"
+    """The weight of a module that has no low-rank form here: a norm, a convolution, a router, positions."""
+    LOOSE = "loose"
+    """A parameter that is not the weight or bias of a module of its own."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A tensor of both models.
+
+    Attributes:
+        name: in transformers.
+        kind: what it is to an adapter.
+        finetune, base: the tensors' names in the two models; a tied head's is its embedding's.
+        transposed: whether a linear layer stores (in, out).
+        rows: how many rows both have, where the fine-tune has more tokens; None: the shapes are equal.
+    """
+
+    name: str
+    kind: Kind
+    finetune: str
+    base: str
+    info: TensorInfo
+    transposed: bool = False
+    rows: int | None = None
+
+    @property
+    def module(self) -> str:
+        return self.name.rpartition(".")[0]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A fine-tune and its base, opened; close both."""
+
+    finetune: Checkpoint
+    base: Checkpoint
+    entries: tuple[Entry, ...]
+
+    def close(self) -> None:
+        self.finetune.close()
+        self.base.close()
+
+    def difference(self, entry: Entry) -> Tensor:
+        """fine-tune - base in float32, of the entry's shape (only the common rows)."""
+        values = self.value(entry).to(torch.float32)
+        info = self.base.tensors[entry.base]
+        buffer = torch.empty(min(PIECE, values.numel()), dtype=torch_dtype(info.dtype))
+        flat = values.view(-1)
+        for start in range(0, flat.numel(), PIECE):
+            piece = buffer[: flat.numel() - start]
+            self.base.read(entry.base, start, piece)
+            flat[start : start + PIECE] -= piece
+        return values
+
+    def value(self, entry: Entry) -> Tensor:
+        """The fine-tune's tensor as it is read (only the common rows)."""
+        info = self.finetune.tensors[entry.finetune]
+        shape = info.shape if entry.rows is None else (entry.rows, *info.shape[1:])
+        out = torch.empty(shape, dtype=torch_dtype(info.dtype))
+        self.finetune.read(entry.finetune, 0, out.view(-1))
+        return out
+
+
+def open_pair(finetune: str, base: str, registry: Registry, drop_added: bool) -> Pair:
+    """Open a fine-tune and its base.
+
+    Args:
+        finetune, base: model references; the base's class says what the tensors are.
+        registry: the plugins.
+        drop_added: leave out rows that only the fine-tune has.
+
+    Raises:
+        ModelError: the two do not have the same tensors.
+    """
+    first = open_model(finetune, registry)
+    try:
+        second = open_model(base, registry)
+        try:
+            return _paired(first, second, registry, drop_added)
+        except BaseException:
+            second.close()
+            raise
+    except BaseException:
+        first.close()
+        raise
+
+
+def _paired(finetune: Checkpoint, base: Checkpoint, registry: Registry, drop_added: bool) -> Pair:
+    definition, _ = find(base, registry, {})
+    ours, bound = as_whole(renamed(finetune, definition)[0], definition)
+    theirs, _ = as_whole(renamed(base, definition)[0], definition)
+    heads = [tied_heads(bound, checkpoint) for checkpoint in (ours, theirs)]
+    names = [{**{name: name for name in c.tensors}, **head} for c, head in zip((ours, theirs), heads)]
+    for name in sorted(names[0].keys() ^ names[1].keys()):
+        has, lacks = (ours, theirs) if name in names[0] else (theirs, ours)
+        raise ModelError(f"{has.folder}: has {name!r}, which {lacks.folder} lacks; give a fine-tune and its own base")
+    both_tied = heads[0].keys() & heads[1].keys()
+    placed = _places(bound)
+    entries = []
+    for name in names[1].keys() - both_tied:
+        pair = ours.tensors[names[0][name]], theirs.tensors[names[1][name]]
+        kind, shown = placed.get(name) or (_kind(name, pair[1], theirs), name)
+        entry = Entry(shown, kind, names[0][name], names[1][name], pair[1])
+        entries.append(_sized(entry, *pair, ours, theirs, drop_added))
+    entries.sort(key=lambda entry: entry.name)
+    return Pair(ours, theirs, tuple(_turned(entries)))
+
+
+HEAD = "lm_head.weight"
+"""What transformers calls the head of every language model, whatever checkpoints call it."""
+
+
+def _places(bound: Architecture) -> dict[str, tuple[Kind, str]]:
+    """The embeddings and heads: weights with one row a token, before the layers and after them, as they are called."""
+    found = {}
+    for module in bound.modules.values():
+        for kind, weights in ((Kind.EMBEDDING, module.before), (Kind.HEAD, module.after)):
+            for weight in weights:
+                names = (weight.name, *weight.aliases)
+                if weight.vocabulary_axis == 0 and weight.name.endswith(".weight"):
+                    found.update({name: (kind, HEAD if HEAD in names else name) for name in names})
+    return found
+
+
+def _kind(name: str, info: TensorInfo, base: Checkpoint) -> Kind:
+    axes = len(info.shape)
+    if name.endswith(".weight"):
+        experts = any(".experts" in other or "_experts" in other for other in base.tensors)
+        router = experts and ROUTER.search(name) and not name.startswith("classifier")
+        other = router or EMBEDDING.search(name) or "norm" in name.split(".")[-2]
+        return Kind.LINEAR if axes == 2 and not other else Kind.OTHER
+    if name.endswith(".bias"):
+        return Kind.BIAS
+    return Kind.EXPERTS if ".experts" in f".{name}" or "experts." in name else Kind.LOOSE
+
+
+def _sized(
+    entry: Entry, ours: TensorInfo, theirs: TensorInfo, finetune: Checkpoint, base: Checkpoint, drop_added: bool
+) -> Entry:
+    if ours.shape == theirs.shape and (ours.dtype in FLOATS) is (theirs.dtype in FLOATS):
+        return entry
+    shapes = f"{list(ours.shape)} in {finetune.reference}, {list(theirs.shape)} in {base.reference}"
+    tokens = entry.kind in (Kind.EMBEDDING, Kind.HEAD) and ours.dtype in FLOATS
+    if tokens and ours.shape[1:] == theirs.shape[1:] and ours.shape[0] > theirs.shape[0]:
+        if not drop_added:
+            raise ModelError(
+                f"{entry.name}: {shapes}: the fine-tune has added tokens, which an adapter for this base cannot hold;"
+                " --added-tokens drop leaves them out"
+            )
+        return Entry(entry.name, entry.kind, entry.finetune, entry.base, theirs, rows=theirs.shape[0])
+    raise ModelError(f"{entry.name}: {shapes}; give a fine-tune and its own base")
+
+
+def _turned(entries: list[Entry]) -> Iterator[Entry]:
+    """The entries, with linear layers that store (in, out) marked: a bias has one element for each output."""
+    biases = {entry.module: entry.info.shape for entry in entries if entry.kind is Kind.BIAS}
+    outputs = {entry.name: biases[entry.module][0] for entry in entries if entry.module in biases}
+    shapes = {e.name: e.info.shape for e in entries if e.kind is Kind.LINEAR and e.name in outputs}
+    seen = {name for name, shape in shapes.items() if shape[0] != shape[1] and shape[1] == outputs[name]}
+    straight = {name for name, shape in shapes.items() if shape[0] != shape[1] and shape[0] == outputs[name]}
+    for entry in entries:
+        square = entry.name in shapes and entry.info.shape[0] == entry.info.shape[1]
+        turned = entry.name in seen or (square and len(seen) > len(straight))
+        yield Entry(**{**entry.__dict__, "transposed": True}) if turned else entry

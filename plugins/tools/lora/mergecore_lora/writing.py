@@ -1,0 +1,168 @@
+"""An adapter's folder: tensors are put down as they are made, the folder appears whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from torch import Tensor
+
+from mergecore.api import ITEM_BYTES, TensorInfo
+from mergecore.api.files import TORCH_NAMES
+from mergecore.builtin.safetensors import as_bytes
+from mergecore.locks import locked
+from mergecore.target import Target
+from mergecore_lora.applying import PREFIX
+from mergecore_lora.settings import CONFIG, WEIGHTS
+
+REPORT = "mergecore_lora.json"
+"""What a folder says of how it was made."""
+
+CARD = """---
+library_name: peft
+base_model: {base}
+---
+# {name}
+
+A LoRA adapter made by mergecore-lora: {how}. `{report}` holds the error of each tensor.
+"""
+
+_NAMES = {name: key for key, name in TORCH_NAMES.items()}
+
+
+class TensorFile:
+    """A safetensors file whose tensors come one by one, from any thread; it is laid out when all are there."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._spool: BinaryIO = open(path.with_suffix(".spool"), "w+b")  # noqa: SIM115  closed by `finish`
+        self._places: dict[str, tuple[TensorInfo, int]] = {}
+        self._turn = threading.Lock()
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        """Put down a tensor under a name of the base model's, with PEFT's prefix."""
+        info = TensorInfo(_NAMES[str(tensor.dtype).removeprefix("torch.")], tuple(tensor.shape))
+        data = as_bytes(tensor.contiguous().view(-1))
+        with self._turn:
+            self._places[PREFIX + name] = (info, self._spool.tell())
+            self._spool.write(data)
+
+    def finish(self) -> None:
+        """Lay out the file in the order of the names, so that the same tensors make the same file."""
+        header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+        end = 0
+        for name, (info, _) in sorted(self._places.items(), key=lambda item: (-ITEM_BYTES[item[1][0].dtype], item[0])):
+            header[name] = {"dtype": info.dtype, "shape": info.shape, "data_offsets": [end, end + info.nbytes]}
+            end += info.nbytes
+        text = json.dumps(header, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        with open(self._path, "wb") as out:
+            out.write(len(text).to_bytes(8, "little") + text)
+            for name in list(header)[1:]:
+                info, start = self._places[name]
+                self._copy(start, info.nbytes, out)
+        self._spool.close()
+        os.unlink(self._spool.name)
+
+    def _copy(self, start: int, count: int, out: BinaryIO) -> None:
+        self._spool.seek(start)
+        while count:
+            data = self._spool.read(min(count, 2**24))
+            out.write(data)
+            count -= len(data)
+
+
+def write_adapter(
+    out: Path,
+    inputs: Iterable[Path],
+    force: bool,
+    fill: Callable[[TensorFile], tuple[Mapping[str, Any], Mapping[str, Any]]],
+) -> Mapping[str, Any]:
+    """Make an adapter's folder.
+
+    Args:
+        out: the folder, which appears when all is in it.
+        inputs: folders that it must not replace.
+        force: replace it if it exists.
+        fill: puts down the tensors; returns the adapter's config and the report.
+
+    Returns:
+        The report.
+
+    Raises:
+        InputError: the folder is in the way, or another run is writing it.
+    """
+    target, inputs = Target(out), list(inputs)
+    target.check(inputs, 0, force)
+    with locked(target.lock):
+        target.restore()
+        target.check(inputs, 0, force)
+        target.clear()
+        try:
+            target.result.mkdir(parents=True)
+            file = TensorFile(target.result / WEIGHTS[0])
+            config, report = fill(file)
+            file.finish()
+            (target.result / CONFIG).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
+            (target.result / REPORT).write_text(json.dumps(report, indent=2) + "\n", "utf-8")
+            card = CARD.format(base=json.dumps(report["base"]), name=out.name, how=report["how"], report=REPORT)
+            (target.result / "README.md").write_text(card, "utf-8", errors="replace")
+            target.publish(force)
+        finally:
+            shutil.rmtree(target.partial, ignore_errors=True)
+    return report
+
+
+def peft_config(
+    base: str,
+    task: str | None,
+    ranks: Mapping[str, int],
+    parameters: Mapping[str, int],
+    every: Iterable[str],
+    **rest: Any,
+) -> Any:
+    """PEFT's config of an adapter whose scale is 1 everywhere.
+
+    Args:
+        base: the base model's reference.
+        task: PEFT's name for what the class does.
+        ranks: by module.
+        parameters: ranks of the parameters that are targets by themselves.
+        every: all modules of the model that could be targets, to find short names for those that are.
+        rest: further keys.
+    """
+    all_ranks = {**ranks, **parameters}
+    counts = [*all_ranks.values()]
+    usual = max(set(counts), key=lambda rank: (counts.count(rank), rank), default=8)
+    others = {name: rank for name, rank in all_ranks.items() if rank != usual}
+    return {
+        "peft_type": "LORA",
+        "task_type": task,
+        "base_model_name_or_path": base,
+        "r": usual,
+        "lora_alpha": usual,
+        "rank_pattern": others,
+        "alpha_pattern": others,
+        "target_modules": _targets(list(ranks), list(every)),
+        "target_parameters": list(parameters) or None,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        **rest,
+    }
+
+
+def _targets(modules: list[str], every: list[str]) -> list[str]:
+    """The last parts of the modules' names where all modules of that name are targets, else the whole names."""
+    chosen, found = set(modules), []
+    for module in modules:
+        last = module.rpartition(".")[2]
+        alike = [other for other in every if other == last or other.endswith(f".{last}")]
+        found.append(last if chosen.issuperset(alike) else module)
+    return sorted(set(found))

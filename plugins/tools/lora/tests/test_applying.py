@@ -1,0 +1,253 @@
+"""`base+adapter` has the weights that PEFT's own merge has, in whatever pieces it is read, or is refused."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import pickle
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import mergecore
+from mergecore import planning
+from mergecore.adapters import open_model, split
+from mergecore.errors import InputError
+from mergecore.registry import Registry
+
+spec = importlib.util.spec_from_file_location("lora_models", Path(__file__).with_name("lora_models.py"))
+assert spec and spec.loader
+sys.modules.setdefault("lora_models", importlib.util.module_from_spec(spec))
+if not hasattr(sys.modules["lora_models"], "MODELS"):
+    spec.loader.exec_module(sys.modules["lora_models"])
+from lora_models import MODELS, furthest, merged_by_peft, save_adapter, save_base, weights  # noqa: E402
+
+ATTENTION = ["q_proj", "v_proj", "down_proj"]
+CASES = {
+    "lora": ("LlamaForCausalLM", {"target_modules": ATTENTION}),
+    "patterns": ("Qwen2ForCausalLM", {
+        "target_modules": ATTENTION, "use_rslora": True, "rank_pattern": {"v_proj": 2},
+        "alpha_pattern": {"layers.1.self_attn.q_proj": 3, r".*\.down_proj": 5}}),
+    "dora": ("Qwen3ForCausalLM", {"target_modules": "all-linear", "use_dora": True}),
+    "dora-embedding": ("LlamaForCausalLM", {"target_modules": ["embed_tokens", "q_proj"], "use_dora": True}),
+    "saved": ("LlamaForCausalLM", {"target_modules": ["q_proj", "lm_head"],
+                                   "modules_to_save": ["embed_tokens", "input_layernorm"]}),
+    "tied-embedding": ("GemmaForCausalLM", {"target_modules": ["q_proj", "embed_tokens"]}),
+    "rows": ("LlamaForCausalLM", {"target_modules": ["q_proj"], "layers_to_transform": [1],
+                                  "trainable_token_indices": [1, 5, 7]}),
+    "conv1d": ("GPT2LMHeadModel", {"target_modules": ["c_attn", "c_proj"], "fan_in_fan_out": True,
+                                   "use_dora": True, "bias": "lora_only"}),
+    "biases": ("PhiForCausalLM", {"target_modules": ["q_proj", "dense"], "lora_bias": True}),
+    "neox": ("GPTNeoXForCausalLM", {"target_modules": ["query_key_value", "lm_head"], "bias": "all", "binary": True}),
+    "experts": ("Qwen3MoeForCausalLM", {
+        "target_modules": ["q_proj"], "target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]}),
+    "transposed-experts": ("GptOssForCausalLM", {
+        "target_modules": ["q_proj"], "target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]}),
+}  # fmt: skip
+
+
+def copy_recipe(model: object) -> dict:
+    return {"merge_method": "passthrough", "models": [{"model": model}]}
+
+
+@pytest.mark.parametrize(("name", "options"), CASES.values(), ids=CASES)
+def test_the_weights_are_those_of_pefts_own_merge(name, options, tmp_path):
+    tiny = MODELS[name]
+    save_base(tiny, tmp_path / "base")
+    save_adapter(tiny, tmp_path / "base", tmp_path / "adapter", r=4, **options)
+    merged_by_peft(tiny, tmp_path / "base", tmp_path / "adapter").save_pretrained(tmp_path / "wanted")
+    mergecore.run(copy_recipe(f"{tmp_path}/base+{tmp_path}/adapter"), tmp_path / "found")
+    found, base = weights(tmp_path / "found"), weights(tmp_path / "base")
+    assert furthest(found, weights(tmp_path / "wanted")) <= 1e-6
+    assert any(not torch.equal(found[key], base[key]) for key in base)
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    """A folder with a base, two adapters for it, and one of DoRA."""
+    folder = tmp_path_factory.mktemp("llama")
+    tiny = MODELS["LlamaForCausalLM"]
+    save_base(tiny, folder / "base")
+    for seed, name in enumerate(("one", "two"), 1):
+        save_adapter(tiny, folder / "base", folder / name, seed=seed, r=4, target_modules=ATTENTION)
+    save_adapter(tiny, folder / "base", folder / "dora", r=2, target_modules=ATTENTION, use_dora=True)
+    return folder
+
+
+def test_several_adapters_are_added_one_after_the_other(llama, tmp_path):
+    tiny = MODELS["LlamaForCausalLM"]
+    folders = [llama / name for name in ("one", "dora", "two")]
+    merged_by_peft(tiny, llama / "base", *folders).save_pretrained(tmp_path / "wanted")
+    mapping = {"path": str(llama / "base"), "adapter": [str(folder) for folder in folders]}
+    mergecore.run(copy_recipe("+".join(map(str, [llama / "base", *folders]))), tmp_path / "text")
+    mergecore.run(copy_recipe(mapping), tmp_path / "mapping")
+    assert furthest(weights(tmp_path / "text"), weights(tmp_path / "wanted")) <= 1e-6
+    assert furthest(weights(tmp_path / "mapping"), weights(tmp_path / "text")) == 0
+
+
+def test_pieces_and_processes_change_no_bit(llama):
+    registry = Registry(print)
+    reader = open_model(f"{llama}/base+{llama}/one+{llama}/dora", registry)
+    for checkpoint in (reader, pickle.loads(pickle.dumps(reader))):
+        for name, info in reader.tensors.items():
+            whole = torch.empty(info.elements)
+            reader.read(name, 0, whole)
+            start = 0
+            for step in (1, 7, 50, info.elements):
+                piece = torch.empty(min(step, info.elements - start))
+                checkpoint.read(name, start, piece)
+                assert torch.equal(piece, whole[start : start + len(piece)])
+                start += len(piece)
+    reader.close()
+
+
+def test_a_merge_sees_unrounded_sums_and_keeps_the_bases_dtype(llama, tmp_path):
+    small = {name: tensor.bfloat16() for name, tensor in weights(llama / "base").items()}
+    (tmp_path / "base").mkdir()
+    save_file(small, tmp_path / "base/model.safetensors", metadata={"format": "pt"})
+    (tmp_path / "base/config.json").write_bytes((llama / "base/config.json").read_bytes())
+    base, models = str(tmp_path / "base"), [f"{tmp_path}/base+{llama}/{name}" for name in ("one", "two")]
+    recipe = {"merge_method": "task_arithmetic", "base_model": base,
+              "models": [{"model": model, "parameters": {"weight": 0.5}} for model in models]}  # fmt: skip
+    mergecore.run(recipe, tmp_path / "found")
+    found = weights(tmp_path / "found")
+    factors = [load_file(llama / name / "adapter_model.safetensors") for name in ("one", "two")]
+    name = "model.layers.1.self_attn.q_proj"
+    key = f"base_model.model.{name}.lora_{{}}.weight"
+    change = sum(f[key.format("B")].double() @ f[key.format("A")].double() * 2 for f in factors)  # alpha 8, rank 4
+    wanted = (small[f"{name}.weight"].double() + 0.5 * change).bfloat16()
+    assert found[f"{name}.weight"].dtype == torch.bfloat16
+    assert torch.equal(found[f"{name}.weight"], wanted)
+
+
+def test_a_head_of_its_own_is_untied(tmp_path):
+    tiny = MODELS["GemmaForCausalLM"]
+    save_base(tiny, tmp_path / "base")
+    save_adapter(tiny, tmp_path / "base", tmp_path / "adapter", r=4, target_modules=["lm_head"])
+    mergecore.run(copy_recipe(f"{tmp_path}/base+{tmp_path}/adapter"), tmp_path / "found")
+    found, base = weights(tmp_path / "found"), weights(tmp_path / "base")
+    assert torch.equal(found["model.embed_tokens.weight"], base["model.embed_tokens.weight"])
+    assert not torch.equal(found["lm_head.weight"], base["model.embed_tokens.weight"])
+    assert json.loads((tmp_path / "found/config.json").read_text())["tie_word_embeddings"] is False
+
+
+def test_the_plan_and_the_journals_identity_name_the_adapter(llama):
+    from mergecore.identity import identity
+    from mergecore.views import plan_view
+
+    registry = Registry(print)
+    with_one = mergecore.plan(copy_recipe(f"{llama}/base+{llama}/one"))
+    shown = plan_view(with_one)["models"][0]["adapters"]
+    assert shown == [{"adapter": f"{llama}/one", "kind": "LoRA, rank 4, alpha 8", "tensors": 6}]
+    files = identity(with_one, registry, 1)["files"]
+    assert {f"{llama}/one/adapter_config.json", f"{llama}/one/adapter_model.safetensors"} <= files.keys()
+    alone = mergecore.plan(copy_recipe(f"{llama}/base"))
+    assert identity(alone, registry, 1)["recipe"] != identity(with_one, registry, 1)["recipe"]
+    both = {"merge_method": "linear", "models": [{"model": m, "parameters": {"weight": 1}}
+                                                 for m in (f"{llama}/base", f"{llama}/base+{llama}/one")]}  # fmt: skip
+    assert len(mergecore.plan(both).checkpoints) == 2
+
+
+def test_a_folder_with_a_plus_in_its_name_is_that_folder(llama, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, target in {"a+b": "base", "a": "base", "b+c": "one"}.items():
+        (tmp_path / name).symlink_to(llama / target)
+    assert split("a+b") == ("a+b", []) and split("a+b+b+c") == ("a+b", ["b+c"]) and split("a+b+c") == ("a+b", ["c"])
+    assert not mergecore.plan(copy_recipe("a+b")).checkpoints[0].adapters
+    assert not mergecore.plan(copy_recipe({"model": {"path": "a+b"}})).checkpoints[0].adapters
+    added = mergecore.plan(copy_recipe({"model": {"path": "a+b"}, "lora": {"path": "b+c"}})).checkpoints[0].adapters
+    assert [item.tensors for item in added] == [6]
+    (tmp_path / "b").symlink_to(llama / "one")
+    assert mergecore.plan(copy_recipe({"path": "a", "adapter": "b"})).checkpoints[0].adapters
+
+
+def test_without_the_package_the_sentence_says_what_to_install(llama, monkeypatch):
+    monkeypatch.setattr(Registry, "adapter", lambda self, request: None)
+    with pytest.raises(InputError, match="pip install mergecore-lora"):
+        mergecore.plan(copy_recipe(f"{llama}/base+{llama}/one"))
+
+
+def test_nothing_is_opened_twice_or_left_open(llama, monkeypatch):
+    closed = []
+    from mergecore.builtin.safetensors import SafetensorsReader
+
+    close = SafetensorsReader.close
+    monkeypatch.setattr(SafetensorsReader, "close", lambda self: (closed.append(self), close(self))[1])
+    planning.Plan.close(mergecore.plan(copy_recipe(f"{llama}/base+{llama}/one")))
+    assert len(closed) == len(set(map(id, closed))) == 2
+
+
+CONFIG = "adapter_config.json"
+Q = "base_model.model.model.layers.0.self_attn.q_proj.lora_"
+
+
+def config(**changes):
+    def change(folder):
+        settings = json.loads((folder / CONFIG).read_text())
+        (folder / CONFIG).write_text(json.dumps({**settings, **changes}))
+
+    return change
+
+
+def tensors(change):
+    def rewrite(folder):
+        path = folder / "adapter_model.safetensors"
+        content = load_file(path)
+        change(content)
+        save_file(content, path)
+
+    return rewrite
+
+
+def rename(old, new):
+    return tensors(lambda content: content.update({new: content.pop(old)}))
+
+
+WRONG = {
+    "no such adapter": (lambda f: f.rename(f.with_name("gone")), "there is no such folder"),
+    "no config": (lambda f: (f / CONFIG).unlink(), "no installed package knows this adapter"),
+    "no JSON": (lambda f: (f / CONFIG).write_text("{"), "adapter_config.json: cannot be read as JSON"),
+    "a list": (lambda f: (f / CONFIG).write_text("[]"), "must hold a JSON object"),
+    "no weights": (lambda f: (f / "adapter_model.safetensors").unlink(), "has no adapter_model.safetensors"),
+    "cut short": (lambda f: (f / "adapter_model.safetensors").write_bytes(b"\x08"), "adapter_model.safetensors: "),
+    "IA3": (config(peft_type="IA3"), "peft_type is 'IA3'; only LoRA"),
+    "prompt tuning": (config(peft_type="PROMPT_TUNING"), "peft_type is 'PROMPT_TUNING'; only LoRA"),
+    "LoHa": (config(peft_type="LOHA"), "peft_type is 'LOHA'; only LoRA"),
+    "aLoRA": (config(alora_invocation_tokens=[1]), "acts on some tokens only"),
+    "PiSSA": (config(init_lora_weights="pissa_niter_4"), "training began at other weights than the base's"),
+    "layers repeated": (config(layer_replication=[[0, 2]]), "write them as slices of a recipe"),
+    "unknown key": (config(use_wonders=True), "use_wonders is set, which mergecore-lora does not know"),
+    "rank that does not fit": (config(r=5), "has rank 4, but adapter_config.json says 5"),
+    "rank that is no number": (config(r="4"), "r must be a whole number above 0"),
+    "alpha that is none": (config(lora_alpha=float("inf")), "lora_alpha must be a number"),
+    "pattern without end": (config(alpha_pattern={"(a+)+b": 2}), "too intricate"),
+    "DoRA without magnitudes": (config(use_dora=True), "lacks the magnitude of"),
+    "key of another model": (rename(f"{Q}A.weight", Q.replace("self_attn", "attn") + "A.weight"), "without its lora_"),
+    "weight of another model": (rename(f"{Q}A.weight", "base_model.model.nowhere.weight"), "fits no weight of"),
+    "half a pair": (tensors(lambda c: c.pop(f"{Q}B.weight")), "q_proj.lora_A.weight' without its lora_B"),
+    "other sizes": (tensors(lambda c: c.update({f"{Q}B.weight": torch.zeros(3, 4)})), "of shape [4, 16] does not fit"),
+    "resized vocabulary": (
+        tensors(lambda c: c.update({"base_model.model.model.embed_tokens.weight": torch.zeros(50, 16)})),
+        "the vocabulary was resized"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "sentence"), WRONG.values(), ids=WRONG)
+def test_what_does_not_fit_is_refused_with_a_sentence(change, sentence, llama, tmp_path, monkeypatch, capfd):
+    import shutil
+
+    from mergecore import cli
+
+    adapter = tmp_path / "adapter"
+    shutil.copytree(llama / "one", adapter)
+    change(adapter)
+    (tmp_path / "recipe.yml").write_text(json.dumps(copy_recipe(f"{llama}/base+{adapter}")))
+    monkeypatch.setattr("sys.argv", ["mergecore", "run", str(tmp_path / "recipe.yml"), str(tmp_path / "out"), "-q"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    printed = capfd.readouterr().err
+    assert stop.value.code == 2 and sentence in printed and printed.count("\n") == 1, printed
+    assert str(adapter) in printed and not (tmp_path / "out").exists()

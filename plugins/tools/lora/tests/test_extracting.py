@@ -1,0 +1,220 @@
+"""An extracted adapter gives the fine-tune back: exactly at full rank, else within the error that it states."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+import transformers
+from llamas import write_model
+from mergecore_lora.decomposing import Wanted, decompose, squared_norm
+from safetensors.torch import load_file, save_file
+
+import mergecore
+from mergecore import cli
+
+spec = importlib.util.spec_from_file_location("lora_models", Path(__file__).with_name("lora_models.py"))
+assert spec and spec.loader
+sys.modules.setdefault("lora_models", importlib.util.module_from_spec(spec))
+if not hasattr(sys.modules["lora_models"], "MODELS"):
+    spec.loader.exec_module(sys.modules["lora_models"])
+from lora_models import MODELS, fine_tuned, furthest, quiet, save_base, weights  # noqa: E402
+
+NEITHER = ("GptOss", "Mamba", "Jamba", "GraniteMoeHybrid", "Afmoe", "Ernie4_5_Moe")
+"""Classes with parameters that PEFT cannot store by themselves."""
+
+HEAD_FOLLOWS = ("GPT2LM", "GPTBigCodeFor", "GPTNeoForCausal", "Falcon", "Bloom", "Mpt", "MaskedLM", "PreTraining", "T5",
+                "GPTNeoXForCausalLM-no-biases")  # fmt: skip
+"""Classes whose tied embedding is not called embed_tokens: PEFT changes the head only when it merges."""
+
+SEEING = ("ViT", "CLIP", "Siglip")
+TEXT = [name for name in MODELS if not name.startswith(NEITHER + SEEING)]
+SOME = ["LlamaForCausalLM", "Qwen3ForCausalLM", "GPT2LMHeadModel", "GPTNeoXForCausalLM", "PhiForCausalLM",
+        "GemmaForCausalLM", "Qwen3MoeForCausalLM-mixed", "BertForSequenceClassification"]  # fmt: skip
+
+
+@pytest.fixture
+def run(monkeypatch, capfd):
+    """Run a command; gives the exit status and what it printed."""
+
+    def run_command(*arguments):
+        monkeypatch.setattr("sys.argv", ["mergecore", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        printed = capfd.readouterr()
+        return stop.value.code or 0, printed.out, printed.err
+
+    return run_command
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in SOME else pytest.mark.slow) for name in TEXT], ids=str
+)
+def test_at_full_rank_base_and_adapter_are_the_fine_tune(name, run, tmp_path):
+    tiny = MODELS[name]
+    save_base(tiny, tmp_path / "base")
+    fine_tuned(tiny, tmp_path / "base", tmp_path / "tuned")
+    status, _, printed = run("lora", "extract", tmp_path / "tuned", tmp_path / "base", tmp_path / "adapter",
+                             "--rank", "999", "--quiet", "--workers", "1")  # fmt: skip
+    assert status == 0, printed
+    mergecore.run({"merge_method": "passthrough", "models": [{"model": f"{tmp_path}/base+{tmp_path}/adapter"}]},
+                  tmp_path / "found")  # fmt: skip
+    assert furthest(weights(tmp_path / "found"), weights(tmp_path / "tuned")) <= 1e-6
+    with quiet():
+        model = getattr(transformers, tiny.name).from_pretrained(tmp_path / "base").eval()
+        model = peft.PeftModel.from_pretrained(model, tmp_path / "adapter").eval()
+        model = model.merge_and_unload() if any(part in name for part in HEAD_FOLLOWS) else model.base_model.model
+    for ours, wanted in zip(tiny.outputs(model), tiny.outputs(tiny.load(tmp_path / "tuned")), strict=True):
+        assert torch.allclose(ours, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    """A folder with a tiny Llama and a fine-tune of it."""
+    folder = tmp_path_factory.mktemp("extract")
+    save_base(MODELS["LlamaForCausalLM"], folder / "base")
+    fine_tuned(MODELS["LlamaForCausalLM"], folder / "base", folder / "tuned")
+    return folder
+
+
+@pytest.mark.parametrize("options", [["--rank", "3"], ["--energy", "0.8"], ["--error", "0.3"],
+                                     ["--error", "0.3", "--rank", "2"], ["--rank", "4", "--dtype", "bfloat16"]],
+                         ids=" ".join)  # fmt: skip
+def test_the_stated_errors_are_those_of_the_result(options, llama, run, tmp_path):
+    status, out, printed = run("lora", "extract", llama / "tuned", llama / "base", tmp_path / "adapter", "--json",
+                               *options)  # fmt: skip
+    assert status == 0, printed
+    report = json.loads(out)
+    mergecore.run({"merge_method": "passthrough", "models": [{"model": f"{llama}/base+{tmp_path}/adapter"}]},
+                  tmp_path / "found")  # fmt: skip
+    base, tuned, found = (weights(folder) for folder in (llama / "base", llama / "tuned", tmp_path / "found"))
+    lost = {name: (found[name].double() - tuned[name].double()).norm() for name in base}
+    norms = {name: (base[name].double() - tuned[name].double()).norm() for name in base}
+    for tensor in report["tensors"]:
+        name = tensor["name"]
+        assert tensor["error"] == pytest.approx((lost[name] / norms[name]).item(), rel=1e-2, abs=1e-4)
+        assert tensor["how"] == "save" or "--error" not in options or tensor["rank"] == 2 or tensor["error"] <= 0.3
+    total = (sum(x**2 for x in lost.values()) / sum(x**2 for x in norms.values())) ** 0.5
+    assert report["error"] == pytest.approx(total.item(), rel=1e-2)
+    assert json.loads((tmp_path / "adapter/mergecore_lora.json").read_text())["error"] == report["error"]
+
+
+@pytest.mark.parametrize("wanted", [Wanted(rank=8), Wanted(share=0.5), Wanted(share=0.9), Wanted(rank=5, share=0.99)])
+@pytest.mark.parametrize("decay", [0.0, 0.3, 3.0])
+def test_the_randomised_way_is_as_good_as_the_exact_one(wanted, decay):
+    generator = torch.Generator().manual_seed(0)
+    u, v = (torch.linalg.qr(torch.randn(size, 300, generator=generator)).Q for size in (400, 300))
+    s = (1 + torch.arange(300.0)) ** -decay
+    matrix = u * s @ v.T
+    product, left = decompose(matrix, wanted, "a name")
+    rank, total = product.rank, squared_norm(matrix)
+    best = s.double()[rank:].square().sum().item()
+    assert left <= best * 1.02 + 1e-9 * total
+    assert left == pytest.approx((matrix.double() - product.left.double() @ product.right.double()).norm().item() ** 2,
+                                 rel=1e-3, abs=1e-9)  # fmt: skip
+    if wanted.share and wanted.rank is None:
+        assert left <= (1 - wanted.share) * total * 1.0001
+        assert s.double()[: max(rank - 2, 0)].square().sum() < wanted.share * s.double().square().sum()
+    again, _ = decompose(matrix, wanted, "a name")
+    assert torch.equal(again.left, product.left)
+
+
+def test_choices_say_what_becomes_of_each_kind(llama, run, tmp_path):
+    def shapes(*options):
+        status, _, printed = run("lora", "extract", llama / "tuned", llama / "base", tmp_path / "adapter", "--force",
+                                 "--quiet", "--rank", "2", *options)  # fmt: skip
+        assert status == 0, printed
+        return {name.removeprefix("base_model.model."): tuple(tensor.shape)
+                for name, tensor in load_file(tmp_path / "adapter/adapter_model.safetensors").items()}  # fmt: skip
+
+    plain = shapes()
+    assert plain["model.embed_tokens.lora_embedding_A"][0] == 2 and plain["lm_head.lora_A.weight"][0] == 2
+    assert "model.norm.weight" in plain
+    other = shapes("--keep", "drop", "--embeddings", "save", "--head", "drop")
+    assert "model.embed_tokens.weight" in other and not any("norm" in name or "head" in name for name in other)
+
+
+def test_added_tokens_and_parameters_without_a_module_are_left_out_when_asked(run, tmp_path):
+    write_model(tmp_path / "base", 0)
+    write_model(tmp_path / "longer", 1, vocab_size=14)
+    command = ["lora", "extract", tmp_path / "longer", tmp_path / "base", tmp_path / "adapter", "--quiet"]
+    status, _, printed = run(*command)
+    assert status == 2 and "--added-tokens drop leaves them out" in printed
+    assert run(*command, "--added-tokens", "drop", "--rank", "99")[0] == 0
+    mergecore.run({"merge_method": "passthrough", "models": [{"model": f"{tmp_path}/base+{tmp_path}/adapter"}]},
+                  tmp_path / "found")  # fmt: skip
+    wanted = {name: tensor[:12] if tensor.shape[0] == 14 else tensor
+              for name, tensor in weights(tmp_path / "longer").items()}  # fmt: skip
+    assert furthest(weights(tmp_path / "found"), wanted) <= 1e-6
+    save_base(MODELS["MambaForCausalLM"], tmp_path / "mamba")
+    fine_tuned(MODELS["MambaForCausalLM"], tmp_path / "mamba", tmp_path / "tuned")
+    command = ["lora", "extract", tmp_path / "tuned", tmp_path / "mamba", tmp_path / "other", "--quiet"]
+    status, _, printed = run(*command)
+    assert status == 2 and "a parameter changed that PEFT cannot store by itself" in printed
+    assert run(*command, "--keep", "drop")[0] == 0
+
+
+def rewritten(folder, change):
+    content = load_file(folder / "model.safetensors")
+    change(content)
+    save_file(content, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+WRONG = {
+    "no fine-tune": (["gone", "base", "out"], "gone: there is no such folder"),
+    "no base": (["tuned", "gone", "out"], "gone: there is no such folder"),
+    "no arguments": ([], "Missing argument 'finetune'"),
+    "no out": (["tuned", "base"], "Missing argument 'out'"),
+    "the same model": (["base", "base", "out"], "is the same as its base; there is nothing to extract"),
+    "other depth": (["deep", "base", "out"], "which base lacks; give a fine-tune and its own base"),
+    "other width": (["wide", "base", "out"], "give a fine-tune and its own base"),
+    "fewer tokens": (["short", "base", "out"], "give a fine-tune and its own base"),
+    "NaN": (["broken", "base", "out"], "holds NaN or infinity in one of the models"),
+    "an adapter": (["adapter", "base", "out"], "this is an adapter, not a model; add it to its base model"),
+    "negative rank": (["tuned", "base", "out", "--rank", "-1"], "--rank: must be a whole number above 0, not -1"),
+    "rank in words": (["tuned", "base", "out", "--rank", "all"], "Invalid value for '--rank'"),
+    "energy above 1": (["tuned", "base", "out", "--energy", "90"], "--energy: must be between 0 and 1, not 90"),
+    "negative error": (["tuned", "base", "out", "--error", "-1"], "--error: must be between 0 and 1, not -1"),
+    "energy and error": (["tuned", "base", "out", "--error", "0.1", "--energy", "0.9"], "give one"),
+    "odd choice": (["tuned", "base", "out", "--keep", "all"], "--keep: must be save or drop, not 'all'"),
+    "odd embeddings": (["tuned", "base", "out", "--embeddings", "x"], "--embeddings: must be lora, save or drop"),
+    "odd dtype": (["tuned", "base", "out", "--dtype", "int8"], "--dtype: must be float32, bfloat16 or float16"),
+    "odd memory": (["tuned", "base", "out", "--memory", "much"], "--memory: 'much' is not a size"),
+    "little memory": (["tuned", "base", "out", "--memory", "500"], "more than the 0 MB allowed; give --memory"),
+    "out is there": (["tuned", "base", "tuned"], "tuned: is one of the models to merge"),
+    "out is full": (["tuned", "base", "adapter"], "adapter: exists already; give another folder, or --force"),
+    "out is a file": (["tuned", "base", "file"], "file: is a file; give the name of a folder"),
+    "unknown option": (["tuned", "base", "out", "--ranks", "4"], "No such option"),
+}
+
+
+@pytest.fixture(scope="module")
+def wrong(tmp_path_factory):
+    """A folder with models of which some do not fit the base."""
+    folder = tmp_path_factory.mktemp("wrong")
+    for seed, (name, options) in enumerate({
+        "base": {}, "tuned": {}, "deep": {"num_hidden_layers": 3}, "short": {"vocab_size": 10}, "broken": {},
+        "wide": {},
+    }.items()):  # fmt: skip
+        write_model(folder / name, seed, **options)
+    rewritten(folder / "broken", lambda content: content["model.norm.weight"].fill_(float("nan")))
+    rewritten(folder / "wide", lambda content: content.update({"model.norm.weight": torch.zeros(9)}))
+    (folder / "adapter").mkdir()
+    (folder / "adapter/adapter_config.json").write_text("{}")
+    (folder / "adapter/config.json").write_text("{}")
+    (folder / "file").write_text("")
+    return folder
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), WRONG.values(), ids=WRONG)
+def test_bad_input_to_extract_is_refused_with_a_sentence(arguments, sentence, wrong, run, monkeypatch):
+    monkeypatch.chdir(wrong)
+    before = sorted(wrong.rglob("*"))
+    status, _, printed = run("lora", "extract", *arguments)
+    assert status == 2 and sentence in printed and printed.count("\n") == 1, printed
+    assert [path for path in sorted(wrong.rglob("*")) if not path.name.endswith(".lock")] == before
