@@ -17,6 +17,7 @@ from mergecore_eval.harness import LmEval
 from mergecore_eval.loss import Loss
 from mergecore_eval.results import load
 from mergecore_eval.subjects import Folder
+from talkers import write_talker
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import mergecore
@@ -24,8 +25,6 @@ from mergecore.errors import InputError
 from mergecore.evaluations import load_evaluations
 from mergecore.registry import Registry
 
-sys.path.insert(0, str(Path(__file__).parent))
-from conftest import write_talker
 
 TEXT = "To be, or not to be, that is the question: whether 'tis nobler. Größe, naïveté, 目。" * 3
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from llamas import write_model
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 TARGET = """
 from collections.abc import Sequence
@@ -44,16 +47,3 @@ def target(plugin_env: Any) -> Any:
 @pytest.fixture
 def three(tmp_path: Path) -> list[Path]:
     return [write_model(tmp_path / name, seed) for seed, name in enumerate(("base", "one", "two"))]
-
-
-def open_recipe(folder: Path, models: list[Path], first: str, second: str, more: str = "") -> Path:
-    """task_arithmetic with two weights left open, and evaluations with the target in `eval.yml`."""
-    path = folder / "search.yml"
-    base, one, two = models
-    path.write_text(
-        f"merge_method: task_arithmetic\nbase_model: {base}\n{more}models:\n"
-        f"- model: {one}\n  parameters: {{weight: {first}}}\n- model: {two}\n  parameters: {{weight: {second}}}\n"
-    )
-    target = f"base: {base}, models: [{one}, {two}]"
-    (folder / "eval.yml").write_text(f"evaluate:\n- {{evaluator: target, parameters: {{{target}}}}}\n")
-    return path
