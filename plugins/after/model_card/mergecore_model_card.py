@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import json
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -25,7 +27,7 @@ HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
 class ModelCard(PostProcessor):
     """Writes README.md with the Hub's front matter, and the recipe as `mergecore_recipe.yml`."""
 
-    after = ("config",)
+    after = ("config", "evaluate")
     of_stages = True
 
     def run(self, model: MergedModel) -> None:
@@ -43,6 +45,7 @@ def card(model: MergedModel) -> str:
         f"# {plain(model.name) or 'Merged model'}",
         f"Made with mergecore {version('mergecore')} from {len(files(model))} pretrained model(s).",
         f"## Method\n\n`{model.method}`: {method}",
+        *_score_tables(model),
         "## Models\n\n" + "\n".join(_listed(model)),
         "## Licence\n\n" + _licence_words(model, licences),
         "## Recipe\n\n" + fence("yaml", model.recipe),
@@ -63,6 +66,7 @@ def front_matter(model: MergedModel, licences: Sequence[Mapping[str, Any]]) -> d
         **({"base_model": parents, "base_model_relation": "merge"} if parents else {}),
         "library_name": "transformers",
         "tags": ["merge", "mergecore"],
+        **_model_index(model),
     }
 
 
@@ -171,3 +175,46 @@ def fence(language: str, text: str) -> str:
     """A block of code; the fence is longer than any run of backticks in the text, which so cannot end it."""
     ticks = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
     return f"{ticks}{language}\n{text.rstrip()}\n{ticks}"
+
+
+def _scores(model: MergedModel) -> dict[str, list[dict[str, Any]]]:
+    """What the recipe's evaluations found, by their names; empty: nothing was measured."""
+    path = model.folder / "mergecore_evaluation.json"  # of the post-processor evaluate
+    found: dict[str, list[dict[str, Any]]] = json.loads(path.read_text("utf-8"))["scores"] if path.exists() else {}
+    return found
+
+
+def _spread(score: dict[str, Any]) -> str:
+    return f" ± {score['error']:.4g}" if score["error"] else ""
+
+
+def _model_index(model: MergedModel) -> dict[str, Any]:
+    """The scores in the form that the Hub reads (https://hf.co/docs/hub/model-cards#evaluation-results)."""
+    results = []
+    for name, scores in _scores(model).items():
+        metrics = [
+            {
+                "type": score["name"],
+                "value": score["value"],
+                "name": f"{score['name']}{_spread(score)}, {score['count']} samples",
+            }
+            for score in scores
+            if math.isfinite(score["value"])
+        ]
+        if metrics:
+            results.append(
+                {"task": {"type": "text-generation"}, "dataset": {"type": name, "name": name}, "metrics": metrics}
+            )
+    name = model.name.encode("utf-8", "replace").decode() or "Merged model"
+    return {"model-index": [{"name": name, "results": results}]} if results else {}
+
+
+def _score_tables(model: MergedModel) -> list[str]:
+    """The scores as a part of the card; none where nothing was measured."""
+    rows = [
+        f"| {plain(name)} | {plain(score['name'])} | {score['value']:.4g}{_spread(score)} | {score['count']} |"
+        for name, scores in _scores(model).items()
+        for score in scores
+    ]
+    heads = "| evaluation | score | value ± standard error | samples |\n|---|---|---|---|\n"
+    return ["## Evaluation\n\n" + heads + "\n".join(rows)] if rows else []

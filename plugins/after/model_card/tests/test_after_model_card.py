@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import json
 import re
 import socket
 import tempfile
@@ -202,3 +204,29 @@ def test_the_card_of_a_run_tells_how_to_make_it_again(tmp_path: Path, monkeypatc
     again = mergecore.run(first / "mergecore_recipe.yml", tmp_path / "again")
     digests = [hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest() for out in (first, again)]
     assert digests[0] == digests[1]
+
+
+def test_scores_stand_in_the_hubs_form_and_in_a_table(tmp_path: Path) -> None:
+    model = dataclasses.replace(merged(parent(tmp_path / "a")), folder=tmp_path)
+    assert "eval_results" not in data(card(model)) and "## Evaluation" not in card(model)
+    scores = {
+        "verse|`": [
+            {"name": "loss", "value": 2.5125, "error": 0.25, "count": 8, "higher_is_better": False},
+            {"name": "worst", "value": float("inf"), "error": 0.0, "count": 8, "higher_is_better": False},
+        ],
+        "facts": [{"name": "accuracy", "value": 0.5, "error": 0.0, "count": 1, "higher_is_better": True}],
+    }
+    (tmp_path / "mergecore_evaluation.json").write_text(json.dumps({"scores": scores}))
+    found = HubCard(card(model)).data
+    assert found.model_name == "out"
+    assert [(r.dataset_name, r.task_type, r.metric_type, r.metric_value) for r in found.eval_results] == [
+        ("verse|`", "text-generation", "loss", 2.5125),
+        ("facts", "text-generation", "accuracy", 0.5),
+    ]
+    html = MarkdownIt().enable("table").render(HubCard(card(model)).text)
+    rows = re.findall(r"<tr>(.*?)</tr>", html, re.DOTALL)
+    assert [re.sub(r"</?td>\s*", " ", row).split() for row in rows[1:]] == [
+        ["verse|`", "loss", "2.513", "±", "0.25", "8"],
+        ["verse|`", "worst", "inf", "8"],
+        ["facts", "accuracy", "0.5", "1"],
+    ]

@@ -25,7 +25,6 @@ from mergecore.errors import InputError
 from mergecore.evaluations import load_evaluations
 from mergecore.registry import Registry
 
-
 TEXT = "To be, or not to be, that is the question: whether 'tis nobler. Größe, naïveté, 目。" * 3
 
 
@@ -161,6 +160,7 @@ def test_a_recipe_is_measured_after_the_merge(talker: Path, tmp_path: Path, own_
     assert json.loads(again.stdout)[0]["scores"] == kept.plain()["scores"], again.stderr
     board = gather(load(own_results))
     assert [row[0] for row in board.rows] == ["out", str(tmp_path / "out"), str(talker)]
+    assert "| bard | loss |" in (tmp_path / "out" / "README.md").read_text()
     assert page(board).count("<tr>") == 4 and "bard loss" in command("board").stdout
 
 
