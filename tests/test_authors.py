@@ -1,9 +1,10 @@
-"""What authors do, in a fresh environment: a method from nothing, the seven examples, a plugin of the first API."""
+"""What authors do, in a fresh environment: a method from nothing, the nine examples, a plugin of the first API."""
 
 import json
 
 import pytest
 from environments import ROOT, Environment
+from llamas import write_model
 from mergecore_testing.checkpoints import write_checkpoint
 from safetensors.torch import load_file
 
@@ -83,8 +84,9 @@ def test_a_plugin_of_the_first_api_still_runs(environment, llamas, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_seven_examples_are_built_installed_and_used(environment, llamas, tmp_path):
-    assert len(PROJECTS) == 7
+def test_the_nine_examples_are_built_installed_and_used(environment, llamas, tmp_path):
+    assert len(PROJECTS) == 9
+    environment.install(PLUGINS / "tools/eval", PLUGINS / "tools/search")
     environment.install_wheels(tmp_path / "wheels", *PROJECTS)
     assert environment.mergecore("plugins", "doctor").returncode == 0
     tests = [path for project in PROJECTS for path in project.glob("tests")]
@@ -98,6 +100,17 @@ def test_the_seven_examples_are_built_installed_and_used(environment, llamas, tm
         assert f"merged by `{method}`" in (tmp_path / method / "REPORT.md").read_text()
     lines = [json.loads(line) for line in (tmp_path / "audit.jsonl").read_text().splitlines()]
     assert [line["out"].rpartition("/")[2] for line in lines] == ["agreement", "even_norms", "low_rank"]
+    loadable = [write_model(tmp_path / f"loadable{n}", n) for n in range(3)]
+    for folder in loadable:
+        (folder / "README.md").write_text(CARD.format("mit"))
+    write_recipe(tmp_path / "open.yml", "agreement", loadable, parameters={"weight": {"search": [0, 1]}})
+    (tmp_path / "eval.yml").write_text("evaluate: [{evaluator: certainty}]")
+    search = ("evolve", tmp_path / "open.yml", tmp_path / "found", "--with", tmp_path / "eval.yml")
+    result = environment.mergecore(*search, "--optimizer", "compass", "--evaluations", "5")
+    assert result.returncode == 0, result.stderr
+    tried = (tmp_path / "found.search" / "history.tsv").read_text().splitlines()[1:]
+    begin, below, above = (float(line.split("\t")[2]) for line in tried[:3])
+    assert (below, above) == (max(0.0, begin - 0.25), min(1.0, begin + 0.25))
     (llamas[1] / "README.md").write_text(CARD.format("cc-by-nc-4.0"))
     refused = environment.mergecore("run", tmp_path / "agreement.yml", tmp_path / "again")
     assert refused.returncode == 2 and "ACME policy: " in refused.stderr and "cc-by-nc-4.0" in refused.stderr

@@ -91,7 +91,7 @@ class Maker:
         """A model of the plan's config and its weights by name; None where transformers names them otherwise."""
         key = _kind(plan)
         if self._kind != key:
-            self._loaded, self._kind = None, key
+            self._loaded, self._kind = None, ""
             shutil.rmtree(folder, ignore_errors=True)
             self._finish(plan, folder)
             model = _empty_model(folder)
@@ -102,6 +102,7 @@ class Maker:
                 )
             else:
                 self._loaded = model, {name: tensor.view(-1) for name, tensor in state.items()}
+            self._kind = key  # only now: what cannot be made fails the same way each time
         return self._loaded
 
     def _finish(self, plan: Plan, folder: Path) -> None:
