@@ -30,7 +30,6 @@ from mergecore.errors import InputError
 from mergecore.registry import Registry
 
 
-
 def quadratic(point: Any) -> Trial:
     loss = (point[0] - 0.3) ** 2 + (point[1] - 0.8) ** 2
     return Trial(tuple(point), {}, (loss,), {})

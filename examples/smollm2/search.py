@@ -1,0 +1,175 @@
+"""Search for the best mixture of two specialists in several ways, and compare the results on texts kept apart."""
+
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import texts
+import torch
+import yaml
+from evaluate import model_loss, token_windows
+from prepare import MODELS, prepare
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent  # recipes name their models from here
+WORK = MODELS / "search"
+WINDOW, WINDOWS = 128, 3  # tokens, and windows of each text: what every candidate is measured on
+TEST_WINDOWS = 6  # of 256 tokens each, of each text
+EVALUATIONS = 60
+ROUNDS = 3
+BASE, CODE, PROSE = (f"examples/smollm2/models/{name}" for name in ("base", "code", "prose"))
+HAND: dict[str, dict[str, Any]] = {
+    "linear": {"merge_method": "linear"},
+    "task_arithmetic, weight 1": {"merge_method": "task_arithmetic", "base_model": BASE},
+    "ties, density 0.5": {"merge_method": "ties", "base_model": BASE, "parameters": {"density": 0.5}},
+}
+"""Recipes as people write them, without looking at any score."""
+
+
+def search() -> None:
+    """Prepare, merge by hand, search, and measure all of it on the test set."""
+    folders = prepare()
+    wanted = write_search_set()
+    for number, (name, recipe) in enumerate(HAND.items()):
+        folders[name] = by_hand(f"hand{number}", {**recipe, "models": mixed(1.0), "dtype": "bfloat16"})
+    searches: dict[str, list[Any]] = {
+        "uniform soup": ["soup", CODE, PROSE, "--uniform"],
+        "greedy soup": ["soup", CODE, PROSE],
+        "cocktail, temperature 0.1": ["cocktail", CODE, PROSE, "--temperature", 0.1],
+        "sweep, 6 candidates": ["sweep", HERE / "sweep.yml", "--steps", 6],
+        f"evolve, {EVALUATIONS} candidates": ["evolve", HERE / "evolve.yml", "--evaluations", EVALUATIONS],
+    }
+    for name, (command, *arguments) in searches.items():
+        folders[name] = WORK / name.partition(",")[0].replace(" ", "-")
+        if not folders[name].exists():
+            mergecore(command, *arguments, folders[name], "--with", wanted)
+    print(speed(wanted), flush=True)
+    print(table({name: test_losses(folder) for name, folder in folders.items()}, "linear"))
+
+
+def half(name: str, second: bool) -> str:
+    """The first half of a text, to search by, or the second, to test on."""
+    text = texts.text(name)
+    middle = text.index("\n", len(text) // 2) + 1
+    return text[middle:] if second else text[:middle]
+
+
+def write_search_set() -> Path:
+    """Write the first halves, and the evaluations that searches look at."""
+    WORK.mkdir(parents=True, exist_ok=True)
+    listed = []
+    for name in texts.NAMES:
+        (WORK / f"{name}.txt").write_text(half(name, second=False), "utf-8")
+        parameters = {"files": f"{name}.txt", "window": WINDOW, "limit": WINDOWS}
+        listed.append({"name": name, "evaluator": "loss", "parameters": parameters})
+    path = WORK / "search.yml"
+    path.write_text(yaml.safe_dump({"evaluate": listed}, sort_keys=False))
+    return path
+
+
+def mixed(weight: float) -> list[dict[str, Any]]:
+    """Both specialists with one weight, as a recipe lists them."""
+    return [{"model": model, "parameters": {"weight": weight}} for model in (CODE, PROSE)]
+
+
+def by_hand(name: str, recipe: dict[str, Any]) -> Path:
+    """Merge a recipe."""
+    path, out = WORK / f"{name}.yml", WORK / name
+    path.write_text(yaml.safe_dump(recipe, sort_keys=False))
+    if not out.exists():
+        mergecore("run", path, out, "--quiet")
+    return out
+
+
+def mergecore(*arguments: Any) -> None:
+    """Show and run one command, and stop with its exit code when it fails."""
+    words = [str(word.relative_to(ROOT) if isinstance(word, Path) else word) for word in arguments]
+    print("$ mergecore", *words, flush=True)
+    code = subprocess.run([sys.executable, "-m", "mergecore", *words], cwd=ROOT, check=False).returncode
+    if code:
+        raise SystemExit(code)
+
+
+def test_losses(folder: Path) -> dict[str, list[float]]:
+    """The loss of each window of the test set, in nats per token, by text; measured without mergecore."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    found = {}
+    for name in texts.NAMES:
+        windows = token_windows(tokenizer, half(name, second=True), TEST_WINDOWS)
+        found[name] = [model_loss(model, window[None]) for window in windows]
+    return found
+
+
+def table(losses: dict[str, dict[str, list[float]]], reference: str) -> str:
+    """Losses as a Markdown table, with the difference from one model, paired over windows, and its standard error."""
+    heads = ["model", *(f"{name}{end}" for name in texts.NAMES for end in ("", f" - {reference}"))]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for model, by_text in losses.items():
+        cells = [model]
+        for name in texts.NAMES:
+            gaps = [a - b for a, b in zip(by_text[name], losses[reference][name], strict=True)]
+            error = statistics.stdev(gaps) / len(gaps) ** 0.5
+            gap = "" if model == reference else f"{statistics.mean(gaps):+.3f} ± {error:.3f}"
+            spread = statistics.stdev(by_text[name]) / len(gaps) ** 0.5
+            cells += [f"{statistics.mean(by_text[name]):.3f} ± {spread:.3f}", gap]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def speed(wanted: Path) -> str:
+    """Seconds to make a candidate in memory, and to merge it into a folder and load that; and to measure one."""
+    from mergecore_eval.results import measure
+    from mergecore_search.candidates import Maker
+
+    from mergecore import running
+    from mergecore.console import warn
+    from mergecore.documents import Place
+    from mergecore.evaluations import load_evaluations
+    from mergecore.registry import Registry
+
+    registry = Registry(warn)
+    evaluations = load_evaluations(wanted, registry)
+    maker = Maker(registry, running.spare_memory(), running.available_cores(), warn)
+    heads = ["method", "made in memory", "over the disk", "times as fast", "measured", "candidates a minute"]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for name in ("task_arithmetic, weight 1", "ties, density 0.5"):
+        spent: dict[str, list[float]] = {"memory": [], "disk": [], "measure": []}
+        for number in range(ROUNDS + 1):  # the first is not counted: it makes what the others use
+            recipe = {**HAND[name], "models": mixed(0.5 + 0.1 * number), "dtype": "bfloat16"}
+            start = time.perf_counter()
+            with maker.candidate(Place(recipe), "candidate") as subject:
+                spent["memory"].append(time.perf_counter() - start)
+                spent["measure"].append(timed(partial(measure, subject, evaluations)))
+            spent["disk"].append(timed(partial(merge_and_load, recipe)))
+        memory, disk, measured = (statistics.median(spent[kind][1:]) for kind in ("memory", "disk", "measure"))
+        rates = f"{60 / (memory + measured):.1f} instead of {60 / (disk + measured):.1f}"
+        cells = [f"{memory:.2f} s", f"{disk:.2f} s", f"{disk / memory:.1f}", f"{measured:.2f} s", rates]
+        lines.append("| " + " | ".join([name, *cells]) + " |")
+    maker.close()
+    return "\n".join(lines)
+
+
+def merge_and_load(recipe: dict[str, Any]) -> None:
+    """What a candidate costs where it is merged into a folder first."""
+    import mergecore
+
+    out = mergecore.run(recipe, WORK / "candidate", force=True)
+    AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds that a call takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    search()
