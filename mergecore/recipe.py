@@ -220,15 +220,10 @@ def _model(place: Place | None) -> str | None:
     models, adapters = ([key for key in keys if value.get(key) is not None]
                         for keys in (("model", "path"), ("adapter", "lora")))  # fmt: skip
     revision = value.get("revision")
-    if (
-        len(models) != 1
-        or len(adapters) > 1
-        or not (revision is None or (isinstance(revision, str) and "path" in value))
-    ):
-        raise place.error(
-            "must be text, {path: ...}, {path: ..., revision: text} or {model: ...}, with {adapter: ...} for an adapter or"
-            " a list"
-        )
+    fixed = revision is None or (isinstance(revision, str) and "path" in value)
+    if len(models) != 1 or len(adapters) > 1 or not fixed:
+        forms = "must be text, {path: ...}, {path: ..., revision: text} or {model: ...}"
+        raise place.error(f"{forms}, with {{adapter: ...}} for an adapter or a list")
     base = f"{_model(place.child(models[0]))}{f'@{revision}' if revision else ''}"
     if not adapters:
         return base
