@@ -36,6 +36,9 @@ Memory = Annotated[
 ArchDirs = Annotated[
     list[Path], typer.Option("--arch-dir", help="A folder of architecture files to use before the installed ones.")
 ]
+RequireLicence = Annotated[
+    str, typer.Option("--require-license", help="permissive: refuse models whose cards state no permissive licence.")
+]
 
 
 def size(text: str, option: str) -> int:
@@ -60,6 +63,7 @@ def run(
     out: Annotated[Path, typer.Argument(help="The folder to make.", show_default=False)],
     memory: Memory = "",
     arch_dir: ArchDirs = [],  # noqa: B006  typer makes a new list each time
+    require_license: RequireLicence = "",
     workers: Annotated[int, typer.Option(help="Threads; default: one for each core.", min=0)] = 0,
     shard_size: Annotated[str, typer.Option(help="Largest weight file.")] = "5GB",
     executor: Annotated[str, typer.Option(help="Name of an installed executor.")] = "threads",
@@ -73,6 +77,7 @@ def run(
     """Merge the models of RECIPE into the folder OUT; a run that was cut short goes on where it was."""
     from mergecore import running
     from mergecore.definitions import local_definitions
+    from mergecore.licences import require_licence
     from mergecore.planning import make_plan
     from mergecore.progress import Progress
     from mergecore.recipe import load_recipe
@@ -90,6 +95,8 @@ def run(
     registry = Registry(warn, local_definitions(arch_dir))
     plan = make_plan(load_recipe(recipe), registry, options.memory)
     try:
+        if require_license:
+            require_licence(require_license, plan.checkpoints)
         if not quiet:
             print_plan(plan)
         with Progress(plan.bytes_out, quiet) as progress:
@@ -109,6 +116,7 @@ def plan_command(
     out: Annotated[Path, typer.Argument(help="The folder that a run would make; its disk is measured.")] = Path("out"),
     memory: Memory = "",
     arch_dir: ArchDirs = [],  # noqa: B006
+    require_license: RequireLicence = "",
     weights: Annotated[
         bool, typer.Option("--weights", help="Show every weight with its inputs and parameters.")
     ] = False,
@@ -117,6 +125,7 @@ def plan_command(
     """Check RECIPE against the models' headers, show what a run would do and what it would cost; nothing is kept."""
     from mergecore import pricing, running, views
     from mergecore.definitions import local_definitions
+    from mergecore.licences import require_licence
     from mergecore.planning import make_plan
     from mergecore.recipe import load_recipe
     from mergecore.registry import Registry
@@ -125,6 +134,8 @@ def plan_command(
     registry = Registry(warn, local_definitions(arch_dir))
     plan = make_plan(load_recipe(recipe), registry, budget)
     try:
+        if require_license:
+            require_licence(require_license, plan.checkpoints)
         executor = registry.provide("executors", "threads")()
         cost = pricing.price(plan, executor, out, budget, running.available_cores())
         if as_json:

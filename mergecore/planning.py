@@ -14,6 +14,7 @@ from mergecore.architecture import Architecture
 from mergecore.config import with_keys
 from mergecore.definitions import fit
 from mergecore.errors import InputError, MergecoreError, ModelError
+from mergecore.licences import licence_notes
 from mergecore.matching import Match, Matcher
 from mergecore.recipe import Recipe
 from mergecore.registry import Registry
@@ -99,11 +100,12 @@ def make_plan(recipe: Recipe, registry: Registry, memory: int) -> Plan:
         positions = _open_models(recipe, registry, checkpoints)
         plan = _plan(recipe, registry, method, values, checkpoints, positions)
         _check_memory(plan.jobs, memory)
+        models = tuple(checkpoint.info for checkpoint in checkpoints)
+        registry.notify("after_plan", tensors=plan.tensors, notes=list(plan.notes), models=models)
     except BaseException:
         for checkpoint in checkpoints:
             checkpoint.close()
         raise
-    registry.notify("after_plan", tensors=plan.tensors, notes=list(plan.notes))
     return plan
 
 
@@ -167,6 +169,7 @@ def _plan(
             *builder.notes(),
             *values.notes(builder.jobs),
             *_config_notes(checkpoints, donor, set(changes)),
+            *licence_notes(checkpoints),
         ),
         rows=aligned.rows,
         tokenizer_files=aligned.files,

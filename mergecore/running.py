@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mergecore.api import Ends, Executor, Job, MergedModel, ModelInfo, PostProcessor, Work
+from mergecore.api import Ends, Executor, Job, MergedModel, PostProcessor, Work
 from mergecore.ends import FileEnds
 from mergecore.errors import MergecoreError, PluginError, RunError
 from mergecore.identity import difference, identity
@@ -243,7 +243,7 @@ def merged_model(plan: Plan, folder: Path, name: str, warn: Callable[[str], None
         recipe=plan.recipe.text,
         method=plan.recipe.method,
         method_doc=plan.method.__doc__ or "",
-        models=tuple(ModelInfo(item.reference, item.folder, item.config) for item in plan.checkpoints),
+        models=tuple(item.info for item in plan.checkpoints),
         donor=plan.donor,
         architecture=plan.architecture.name,
         config=plan.config,

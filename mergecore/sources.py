@@ -6,12 +6,12 @@ import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mergecore import quantised
-from mergecore.api import Reader, TensorInfo, lies_within, read_text
+from mergecore.api import ModelInfo, Reader, TensorInfo, lies_within, read_card, read_text
 from mergecore.errors import ModelError
 from mergecore.plugins import listed
 from mergecore.registry import Registry
@@ -48,6 +48,8 @@ class Checkpoint:
         readers: what reads each tensor.
         files: the readers of its files.
         stamps: its weight files, as they were before they were opened.
+        card: what its README.md says of licence and language.
+        revision: the commit that a model from the Hub is of.
     """
 
     reference: str
@@ -57,6 +59,13 @@ class Checkpoint:
     readers: Mapping[str, Reader]
     files: Sequence[Reader]
     stamps: Mapping[Path, Stamp]
+    card: Mapping[str, Any] = field(default_factory=dict)
+    revision: str | None = None
+
+    @property
+    def info(self) -> ModelInfo:
+        """What plugins are told of it."""
+        return ModelInfo(self.reference, self.folder, self.config, self.card, self.revision)
 
     def read(self, name: str, start: int, out: Tensor) -> None:
         """Fill `out` with a tensor's elements from `start` on; see `mergecore.api.Reader.read`."""
@@ -99,7 +108,7 @@ def open_model(reference: str, registry: Registry) -> Checkpoint:
         raise
     tensors = {name: reader.tensors[name] for name, reader in readers.items()}
     kept = {key: value for key, value in config.items() if key != quantised.KEY}
-    return Checkpoint(reference, folder, kept, tensors, readers, files, stamps)
+    return Checkpoint(reference, folder, kept, tensors, readers, files, stamps, read_card(folder))
 
 
 def _folder(reference: str) -> Path:

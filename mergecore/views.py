@@ -9,11 +9,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mergecore.api import Base, DeltaMethod, Job, Method
+from mergecore.api import Base, DeltaMethod, Job, Method, licence, licence_kind
 from mergecore.architecture import Architecture, Weight
 from mergecore.errors import printable
 from mergecore.params import NO_VALUE, Parameter, declared
 from mergecore.planning import Plan
+from mergecore.sources import Checkpoint
 
 if TYPE_CHECKING:
     from mergecore.doctor import Finding
@@ -31,7 +32,7 @@ def plan_view(plan: Plan) -> dict[str, Any]:
     return {
         "merge_method": plan.recipe.method,
         "architecture": plan.architecture.name,
-        "models": [{"model": c.reference, "tensors": len(c.tensors), "bytes": _stored(c)} for c in plan.checkpoints],
+        "models": [_model_view(checkpoint) for checkpoint in plan.checkpoints],
         "tensors": len(plan.jobs),
         "copied": sum(job.method is None for job in plan.jobs),
         "dropped": plan.dropped,
@@ -42,8 +43,13 @@ def plan_view(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _stored(checkpoint: Any) -> int:
-    return sum(info.nbytes for info in checkpoint.tensors.values())
+def _model_view(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {
+        "model": checkpoint.reference,
+        "tensors": len(checkpoint.tensors),
+        "bytes": sum(info.nbytes for info in checkpoint.tensors.values()),
+        "licence": {**licence(checkpoint.card), "kind": licence_kind(checkpoint.card)},
+    }
 
 
 def weights_view(plan: Plan) -> list[dict[str, Any]]:

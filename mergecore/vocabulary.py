@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mergecore.api import FLOATS, ModelInfo, TokenizerRequest, Vocabulary
+from mergecore.api import FLOATS, TokenizerRequest, Vocabulary
 from mergecore.architecture import Architecture, Module, Weight
 from mergecore.config import get_key, written_key
 from mergecore.errors import InputError, ModelError, PluginError, RecipeError
@@ -77,7 +77,7 @@ def _align(
 ) -> Aligned:
     tables = list(_tables(architecture, checkpoints)) if recipe.tokenizer is not None else []
     rows = [_rows(tables, index, checkpoint) for index, checkpoint in enumerate(checkpoints)]
-    models = [ModelInfo(item.reference, item.folder, item.config) for item in checkpoints]
+    models = [item.info for item in checkpoints]
     request = TokenizerRequest(recipe.tokenizer, recipe.chat_template, recipe.place.folder, models, rows, donor)
     answer = registry.tokenizer(request)
     if answer is None:

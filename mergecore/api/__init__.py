@@ -2,6 +2,8 @@
 
 from pluggy import HookimplMarker
 
+from mergecore.api.beside import TOKENIZER_FILES, VOCABULARY_FILES
+from mergecore.api.cards import licence, licence_kind, licence_words, licences_agree, licences_conflict, read_card
 from mergecore.api.files import FLOAT8, FLOATS, ITEM_BYTES, Reader, TensorInfo, Writer, torch_dtype
 from mergecore.api.jobs import Ends, Executor, Input, Job, MergedModel, ModelInfo, Piece, PostProcessor, Tiles, Work
 from mergecore.api.methods import BLOCK, Base, Context, DeltaMethod, Method, Tile, WeightMethod
@@ -18,6 +20,8 @@ __all__ = [
     "FLOAT8",
     "FLOATS",
     "ITEM_BYTES",
+    "TOKENIZER_FILES",
+    "VOCABULARY_FILES",
     "Base",
     "Context",
     "DeltaMethod",
@@ -46,9 +50,15 @@ __all__ = [
     "Work",
     "Writer",
     "hookimpl",
+    "licence",
+    "licence_kind",
+    "licence_words",
+    "licences_agree",
+    "licences_conflict",
     "lies_within",
     "open_file",
     "param",
+    "read_card",
     "read_text",
     "torch_dtype",
 ]

@@ -184,11 +184,21 @@ class Executor(Protocol):
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """An input model: its reference as the recipe writes it, its folder and its config.json."""
+    """An input model.
+
+    Attributes:
+        reference: as the recipe writes it.
+        folder: where its files are.
+        config: its config.json.
+        card: what its README.md says of licence and language, see `mergecore.api.read_card`; for `licence_kind`.
+        revision: the commit that a model from the Hub is of.
+    """
 
     reference: str
     folder: Path
     config: Mapping[str, Any]
+    card: Mapping[str, Any] = field(default_factory=dict)
+    revision: str | None = None
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from markdown_it import MarkdownIt
 from mergecore_model_card import ModelCard, card, plain
 
 import mergecore
-from mergecore.api import MergedModel, ModelInfo
+from mergecore.api import MergedModel, ModelInfo, read_card
 
 MARKS = st.text(st.sampled_from("`~-#*_[]()<>!|\\&$:;.\n\t ae1é"), max_size=30)
 """Text of what means something to Markdown, HTML or YAML."""
@@ -33,7 +33,7 @@ def parent(folder: Path, readme: str | None = None, reference: str | None = None
     folder.mkdir(parents=True, exist_ok=True)
     if readme is not None:
         (folder / "README.md").write_text(readme, "utf-8")
-    return ModelInfo(reference or str(folder), folder, {})
+    return ModelInfo(reference or str(folder), folder, {}, read_card(folder))
 
 
 def merged(
@@ -114,7 +114,7 @@ def test_a_licence_of_its_own_keeps_its_name_and_only_a_link_that_leads_somewher
         text = card(merged(parent(tmp_path / "a", readme), parent(tmp_path / "b", readme)))
         found = {key: value for key, value in data(text).items() if key.startswith("license")}
         assert found == {"license": "other", "license_name": "own-1", **kept}
-        assert "same licence: own-1." in text
+        assert r"same licence: own-1 (custom)." in text
 
 
 def test_a_readme_that_is_no_text_states_nothing(tmp_path: Path) -> None:
