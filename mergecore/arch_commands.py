@@ -10,17 +10,16 @@ import typer
 
 from mergecore.console import warn
 from mergecore.errors import ArchitectureError
+from mergecore.options import AsJson, ModelPath
 from mergecore.plugins import listed, not_installed
 
 app = typer.Typer(help="Architectures: installed, inferred, checked.", no_args_is_help=True)
-
-ModelPath = Annotated[str, typer.Argument(help="A model folder.", show_default=False)]
 
 
 @app.command()
 def show(
     name: Annotated[str, typer.Argument(help="A class of `arch list`, or an architecture file.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """The weights of a model class."""
     from mergecore import views

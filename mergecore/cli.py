@@ -12,10 +12,13 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from mergecore import arch_commands, plugins
+from mergecore.commands import Commands
 from mergecore.console import say, warn
 from mergecore.errors import InputError, MergecoreError
+from mergecore.options import ArchDirs, AsJson, Force, Memory, Out, Quiet, RecipePath, RequireLicence, size
 
 app = typer.Typer(
+    cls=Commands,
     help="Merge pretrained models in weight space.",
     no_args_is_help=True,
     add_completion=False,
@@ -28,50 +31,22 @@ app.add_typer(methods_app, name="methods")
 app.add_typer(arch_commands.app, name="arch")
 app.add_typer(plugins_app, name="plugins")
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
-RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
-Memory = Annotated[
-    str, typer.Option("--memory", help="What may be in flight, such as 2GB; default: half of what is free.")
-]
-ArchDirs = Annotated[
-    list[Path], typer.Option("--arch-dir", help="A folder of architecture files to use before the installed ones.")
-]
-RequireLicence = Annotated[
-    str, typer.Option("--require-license", help="permissive: refuse models whose cards state no permissive licence.")
-]
-
-
-def size(text: str, option: str) -> int:
-    """Bytes from ``256MB``, ``1.5GiB``, ``5B`` (billions of bytes, as elsewhere in this field) or a plain number."""
-    units = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30}
-    upper = text.strip().upper()
-    digits = upper.rstrip("KMGBTI")
-    unit = upper[len(digits) :]
-    unit = unit.removesuffix("B") if len(unit) > 1 else unit
-    try:
-        number = float(digits) * units[unit]
-    except (ValueError, KeyError):
-        raise InputError(f"{option}: {text!r} is not a size; write one such as 256MB, 2GB or 1.5GiB") from None
-    if not 0 < number < float("inf"):
-        raise InputError(f"{option}: must be more than nothing, not {text!r}")
-    return int(number)
-
 
 @app.command()
 def run(
     recipe: RecipePath,
-    out: Annotated[Path, typer.Argument(help="The folder to make.", show_default=False)],
+    out: Out,
     memory: Memory = "",
     arch_dir: ArchDirs = [],  # noqa: B006  typer makes a new list each time
     require_license: RequireLicence = "",
     workers: Annotated[int, typer.Option(help="Threads; default: one for each core.", min=0)] = 0,
     shard_size: Annotated[str, typer.Option(help="Largest weight file.")] = "5GB",
     executor: Annotated[str, typer.Option(help="Name of an installed executor.")] = "threads",
-    force: Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")] = False,
+    force: Force = False,
     allow_nonfinite: Annotated[
         bool, typer.Option("--allow-nonfinite", help="Write tensors with NaN or infinity too, with a warning.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")] = False,
+    quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Merge the models of RECIPE into the folder OUT; a run that was cut short goes on where it was."""
@@ -258,8 +233,11 @@ def main() -> NoReturn:
     except Exception as error:
         if debug:
             raise
-        if hasattr(error, "exit_code") and hasattr(error, "format_message"):
-            say(f"error: {error.format_message()}")
+        if hasattr(error, "exit_code") and hasattr(error, "format_message"):  # typer's, whose classes are private
+            if type(error).__name__ == "NoArgsIsHelpError":
+                print(error.format_message(), file=sys.stderr)
+            else:
+                say(f"error: {error.format_message()}")
             sys.exit(error.exit_code)
         cause = f"{type(error).__name__}: {error}"
         say(f"error: {cause}; this is a fault of mergecore: run again with --debug and report it")

@@ -44,11 +44,19 @@ def _check_hooks(module: Any) -> None:
     manager.check_pending()
 
 
+def _check_command(command: Any) -> None:
+    if not callable(command):  # a typer.Typer is one too
+        raise TypeError("a command must be a function or a typer.Typer")
+    if not (getattr(command, "info", None) or command.__doc__):
+        raise TypeError("a command needs a docstring that says what it does")
+
+
 CHECKS: Mapping[str, Callable[[Any], None]] = {
     "methods": _check_method,
     "readers": _has("read", "close"),
     "writers": _has("write", "sync", "finish", "close"),
     "executors": _has("run"),
     "postprocessors": _has("run"),
+    "commands": _check_command,
     "hooks": _check_hooks,
 }

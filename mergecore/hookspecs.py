@@ -124,9 +124,7 @@ def mergecore_before_plan(recipe: Mapping[str, Any]) -> None:
 
 
 @hookspec
-def mergecore_after_plan(
-    tensors: Mapping[str, TensorInfo], notes: list[str], models: tuple[ModelInfo, ...]
-) -> None:
+def mergecore_after_plan(tensors: Mapping[str, TensorInfo], notes: list[str], models: tuple[ModelInfo, ...]) -> None:
     """The plan stands: what will be written, what its author should know, and the models with what their cards say.
 
     An observer that may raise `InputError` to refuse the plan.

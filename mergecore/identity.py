@@ -22,14 +22,14 @@ COMPUTING = ("mergecore", "numpy", "torch")
 
 def identity(plan: Plan, registry: Registry, shard_bytes: int) -> dict[str, Any]:
     """What must be the same for two runs to write the same files; executor, threads and tiles change nothing."""
-    folders = [str(checkpoint.folder.resolve()) for checkpoint in plan.checkpoints]
+    models = [[str(checkpoint.folder.resolve()), checkpoint.made_of] for checkpoint in plan.checkpoints]
     return {
         "packages": _packages(registry),
         "files": {str(path.resolve()): [stamp.size, stamp.mtime_ns] for path, stamp in plan.stamps.items()},
         "code": {plan.recipe.method: _code(plan.method)},
         "layout": {"--shard-size": shard_bytes},
         "vocabulary": {"the models' tokens": _rows(plan)},
-        "recipe": _digest([repr(plan.architecture), *(_job(job, folders) for job in plan.jobs)]),
+        "recipe": _digest([repr(plan.architecture), *(_job(job, models) for job in plan.jobs)]),
     }
 
 
@@ -83,12 +83,12 @@ def _code(method: type) -> str:
     return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
 
 
-def _job(job: Job, folders: Sequence[str]) -> list[Any]:
+def _job(job: Job, models: Sequence[list[str]]) -> list[Any]:
     parameters = job.method and {
         field.name: getattr(job.method, field.name)
         for field in dataclasses.fields(job.method)  # type: ignore[arg-type]
     }
-    inputs = [[folders[item.model], item.tensor, item.info.dtype, item.info.shape] for item in job.inputs]
+    inputs = [[models[item.model], item.tensor, item.info.dtype, item.info.shape] for item in job.inputs]
     return [job.name, job.info.dtype, job.info.shape, inputs, parameters, job.has_base, job.seed]
 
 

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.metadata import distributions
+from importlib.metadata import distributions, metadata
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
@@ -60,6 +60,11 @@ def _scanned(stamps: tuple[tuple[str, int], ...]) -> Mapping[str, tuple[Plugin, 
             if point.group.startswith(PREFIX) and kind in found:
                 found[kind].append(Plugin(kind, point.name, point.value, *owner))
     return {kind: tuple(sorted(items, key=lambda item: (item.name, item.value))) for kind, items in found.items()}
+
+
+def summary(plugin: Plugin) -> str:
+    """What a plugin's distribution says of itself in one line."""
+    return metadata(plugin.distribution)["Summary"] or str(plugin)
 
 
 def find(kind: str, name: str) -> Plugin:

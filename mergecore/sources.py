@@ -48,6 +48,7 @@ class Checkpoint:
         readers: what reads each tensor.
         files: the readers of its files.
         stamps: its weight files, as they were before they were opened.
+        made_of: a digest of what decides the tensors that readers compute and no file holds.
         card: what its README.md says of licence and language.
         revision: the commit that a model from the Hub is of.
     """
@@ -59,6 +60,7 @@ class Checkpoint:
     readers: Mapping[str, Reader]
     files: Sequence[Reader]
     stamps: Mapping[Path, Stamp]
+    made_of: str = ""
     card: Mapping[str, Any] = field(default_factory=dict)
     revision: str | None = None
 
@@ -108,7 +110,7 @@ def open_model(reference: str, registry: Registry) -> Checkpoint:
         raise
     tensors = {name: reader.tensors[name] for name, reader in readers.items()}
     kept = {key: value for key, value in config.items() if key != quantised.KEY}
-    return Checkpoint(reference, folder, kept, tensors, readers, files, stamps, read_card(folder))
+    return Checkpoint(reference, folder, kept, tensors, readers, files, stamps, card=read_card(folder))
 
 
 def _folder(reference: str) -> Path:
