@@ -40,16 +40,22 @@ def run(
     arch_dir: ArchDirs = [],  # noqa: B006  typer makes a new list each time
     require_license: RequireLicence = "",
     workers: Annotated[int, typer.Option(help="Threads; default: one for each core.", min=0)] = 0,
-    shard_size: Annotated[str, typer.Option(help="Largest weight file.")] = "5GB",
+    shard_size: Annotated[str, typer.Option(help="Largest weight file; default: 5GB.")] = "",
     executor: Annotated[str, typer.Option(help="Name of an installed executor.")] = "threads",
     force: Force = False,
     allow_nonfinite: Annotated[
         bool, typer.Option("--allow-nonfinite", help="Write tensors with NaN or infinity too, with a warning.")
     ] = False,
+    hash_inputs: Annotated[
+        bool, typer.Option("--hash-inputs", help="Put the models' full SHA-256 into the lock; takes a second a GB.")
+    ] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Merge the models of RECIPE into the folder OUT; a run that was cut short goes on where it was."""
+    """Merge the models of RECIPE into the folder OUT; a run that was cut short goes on where it was.
+
+    RECIPE may be the mergecore.lock.json of an earlier result, which is then made again.
+    """
     from mergecore import running
     from mergecore.definitions import local_definitions
     from mergecore.licences import require_licence
@@ -62,16 +68,16 @@ def run(
     options = running.Options(
         memory=size(memory, "--memory") if memory else running.spare_memory(),
         workers=workers or running.available_cores(),
-        shard_bytes=size(shard_size, "--shard-size"),
+        shard_bytes=size(shard_size, "--shard-size") if shard_size else 0,
         executor=executor,
         force=force,
         allow_nonfinite=allow_nonfinite,
+        hash_inputs=hash_inputs,
     )
     registry = Registry(warn, local_definitions(arch_dir))
     plan = make_plan(load_recipe(recipe), registry, options.memory)
     try:
-        if require_license:
-            require_licence(require_license, plan.checkpoints)
+        require_licence(require_license, plan.checkpoints)
         if not quiet:
             print_plan(plan)
         with Progress(plan.bytes_out, quiet) as progress:
@@ -109,8 +115,7 @@ def plan_command(
     registry = Registry(warn, local_definitions(arch_dir))
     plan = make_plan(load_recipe(recipe), registry, budget)
     try:
-        if require_license:
-            require_licence(require_license, plan.checkpoints)
+        require_licence(require_license, plan.checkpoints)
         executor = registry.provide("executors", "threads")()
         cost = pricing.price(plan, executor, out, budget, running.available_cores())
         if as_json:

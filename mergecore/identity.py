@@ -24,13 +24,23 @@ def identity(plan: Plan, registry: Registry, shard_bytes: int) -> dict[str, Any]
     """What must be the same for two runs to write the same files; executor, threads and tiles change nothing."""
     models = [[str(checkpoint.folder.resolve()), checkpoint.made_of] for checkpoint in plan.checkpoints]
     return {
-        "packages": _packages(registry),
+        "packages": packages(registry, *COMPUTERS),
         "files": {str(path.resolve()): [stamp.size, stamp.mtime_ns] for path, stamp in plan.stamps.items()},
         "code": {plan.recipe.method: _code(plan.method)},
         "layout": {"--shard-size": shard_bytes},
         "vocabulary": {"the models' tokens": _rows(plan)},
-        "recipe": _digest([repr(plan.architecture), *(_job(job, models) for job in plan.jobs)]),
+        "recipe": _jobs(plan, models),
     }
+
+
+def plan_digest(plan: Plan) -> str:
+    """A digest of what a run will compute, wherever the models are: every output tensor, its inputs and parameters."""
+    models = [[index, checkpoint.made_of] for index, checkpoint in enumerate(plan.checkpoints)]
+    return _digest([_jobs(plan, models), _rows(plan)])
+
+
+def _jobs(plan: Plan, models: Sequence[Any]) -> str:
+    return _digest([repr(plan.architecture), *(_job(job, models) for job in plan.jobs)])
 
 
 def difference(before: dict[str, Any], now: dict[str, Any]) -> str:
@@ -53,9 +63,13 @@ def difference(before: dict[str, Any], now: dict[str, Any]) -> str:
     return " and ".join(changes) or "the recipe changed"
 
 
-def _packages(registry: Registry) -> dict[str, str]:
-    """Versions by distribution: core, torch, and of the plugins used with what they need of mergecore."""
-    owners = registry.used("methods", "readers", "writers", "tokenizers")
+COMPUTERS = ("methods", "readers", "writers", "tokenizers")
+"""The kinds of plugins that have a hand in the tensors' bytes."""
+
+
+def packages(registry: Registry, *kinds: str) -> dict[str, str]:
+    """Versions by distribution: core, torch, and of the plugins of these kinds with what they need of mergecore."""
+    owners = registry.used(*kinds)
     names = {
         re.split(r"[^\w.-]", line, maxsplit=1)[0] for owner in owners for line in _requirements(owner.distribution)
     }
@@ -64,8 +78,9 @@ def _packages(registry: Registry) -> dict[str, str]:
 
 
 def _requirements(distribution: str) -> list[str]:
+    """What a distribution cannot do without; its extras list packages that it never calls."""
     try:
-        return metadata.requires(distribution) or []
+        return [line for line in metadata.requires(distribution) or [] if "extra ==" not in line]
     except metadata.PackageNotFoundError:  # a module on the path that nobody installed
         return []
 

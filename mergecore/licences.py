@@ -20,10 +20,10 @@ def licence_notes(checkpoints: Sequence[Checkpoint]) -> list[str]:
 
 
 def require_licence(wanted: str, checkpoints: Sequence[Checkpoint]) -> None:
-    """Raise InputError naming every model whose licence is not of the kind that is wanted."""
-    if wanted not in REQUIRABLE:
+    """Raise InputError naming every model whose licence is not of the kind that is wanted; "" wants none."""
+    if wanted and wanted not in REQUIRABLE:
         raise InputError(f"--require-license: {wanted!r} is unknown; write permissive")
-    others = [checkpoint for checkpoint in checkpoints if licence_kind(checkpoint.card) != wanted]
+    others = [checkpoint for checkpoint in checkpoints if wanted and licence_kind(checkpoint.card) != wanted]
     if others:
         raise InputError(f"--require-license {wanted}: {_listed(others)}; leave them out, or run without the option")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class Plan:
         config: config.json of the output.
         dropped: input tensors that the recipe leaves out.
         notes: what the author of the recipe should know.
+        positions: the place in `checkpoints` of each model reference of the recipe.
         rows: where the rows of embeddings and heads come from; None: they are the models' own.
         tokenizer_files: every tokenizer file of the output, by name; None: the donor's, as they are.
     """
@@ -51,6 +52,7 @@ class Plan:
     config: Mapping[str, Any]
     dropped: int
     notes: tuple[str, ...]
+    positions: Mapping[str, int]
     rows: Vocabulary | None = None
     tokenizer_files: Mapping[str, bytes] | None = None
 
@@ -115,7 +117,8 @@ def _open_models(recipe: Recipe, registry: Registry, checkpoints: list[Checkpoin
     positions = {}
     for reference in recipe.models:
         try:
-            checkpoint = open_model(reference, registry)
+            place = recipe.lock.where(reference) if recipe.lock else reference
+            checkpoint = replace(open_model(place, registry), reference=reference)
         except ModelError as error:
             raise recipe.place_of(reference).error(str(error)) from None
         folder = checkpoint.folder.resolve()
@@ -125,6 +128,8 @@ def _open_models(recipe: Recipe, registry: Registry, checkpoints: list[Checkpoin
             folders[folder] = len(checkpoints)
             checkpoints.append(checkpoint)
         positions[reference] = folders[folder]
+    if recipe.lock:
+        recipe.lock.check_inputs(checkpoints)
     return positions
 
 
@@ -171,6 +176,7 @@ def _plan(
             *_config_notes(checkpoints, donor, set(changes)),
             *licence_notes(checkpoints),
         ),
+        positions=positions,
         rows=aligned.rows,
         tokenizer_files=aligned.files,
     )

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from mergecore.api.files import TORCH_NAMES
-from mergecore.documents import Place, check, load_file, show
+from mergecore.documents import Place, check, load_file, load_yaml, show
 from mergecore.errors import RecipeError
+from mergecore.lockfile import Lock, read_lock
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Recipe:
         architectures: definition files, each with where the recipe names it.
         text: the YAML.
         place: the whole document.
+        lock: where the recipe was taken from a lock, which says what it was run on.
     """
 
     method: str
@@ -73,6 +75,7 @@ class Recipe:
     architectures: tuple[tuple[Path, Place], ...]
     text: str
     place: Place
+    lock: Lock | None = None
 
     @property
     def models(self) -> list[str]:
@@ -98,7 +101,7 @@ def json_schema() -> Mapping[str, Any]:
 
 
 def load_recipe(source: Path | str | Mapping[str, Any]) -> Recipe:
-    """A recipe from a YAML file, or from a mapping with the same keys.
+    """A recipe from a YAML file, from the lock of an earlier run, or from a mapping with the same keys.
 
     Raises:
         RecipeError: it cannot be read, or its structure is wrong.
@@ -107,6 +110,9 @@ def load_recipe(source: Path | str | Mapping[str, Any]) -> Recipe:
         import yaml
 
         return parse_recipe(Place(source), yaml.safe_dump(json.loads(json.dumps(source)), sort_keys=False))
+    if lock := read_lock(Path(source)):
+        text = lock.value["recipe"]
+        return replace(parse_recipe(load_yaml(text, lock.recipe_file), text), lock=lock)
     place, text = load_file(Path(source))
     return parse_recipe(place, text)
 

@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,11 @@ from mergecore.ends import FileEnds
 from mergecore.errors import MergecoreError, PluginError, RunError
 from mergecore.identity import difference, identity
 from mergecore.journal import Journal, read_journal
+from mergecore.lockfile import Lock
 from mergecore.locks import locked
 from mergecore.planning import Plan
 from mergecore.plugins import listed
+from mergecore.recording import changes, check_outputs, describe, write_lock
 from mergecore.registry import Registry
 from mergecore.stamps import check_unchanged
 from mergecore.target import Target
@@ -47,14 +49,23 @@ def available_cores() -> int:
 
 @dataclass(frozen=True)
 class Options:
-    """How to run: budget in bytes, threads, largest file in bytes, executor, what may be replaced and written."""
+    """How to run: budget in bytes, threads, largest file in bytes, executor, what may be replaced and written.
+
+    Without `shard_bytes` it is what a lock says, else `SHARD_BYTES`; with `hash_inputs` the lock has the SHA-256 of the
+    models' weight files whatever that takes.
+    """
 
     memory: int
     workers: int
-    shard_bytes: int = SHARD_BYTES
+    shard_bytes: int = 0
     executor: str = "threads"
     force: bool = False
     allow_nonfinite: bool = False
+    hash_inputs: bool = False
+
+    def settled(self, lock: Lock | None) -> Options:
+        """The same with a size for files."""
+        return replace(self, shard_bytes=self.shard_bytes or (lock.value["shard_size"] if lock else SHARD_BYTES))
 
 
 @dataclass(frozen=True)
@@ -84,8 +95,10 @@ def run_plan(plan: Plan, out: Path, registry: Registry, options: Options, listen
 
     Raises:
         InputError: OUT exists or another run is writing it, the disk is too small, or a plugin is missing.
-        RunError: something failed on the way; the tensors that are finished are kept for the next run.
+        RunError: something failed on the way, and the tensors that are finished are kept for the next run; or the
+            result is made but is not what a lock says.
     """
+    lock, options = plan.recipe.lock, options.settled(plan.recipe.lock)
     target = Target(out)
     target.check(plan, options.force)
     executor = registry.provide("executors", options.executor)()
@@ -98,13 +111,24 @@ def run_plan(plan: Plan, out: Path, registry: Registry, options: Options, listen
             model = merged_model(plan, target.result, target.folder.name, listener.warn)
             for name, postprocessor in postprocessors.items():
                 _finish(name, postprocessor, model)
+            content = _lock(plan, target, registry, options, listener)
             check_unchanged(plan.stamps)
             target.publish(options.force)
+        if lock:
+            check_outputs(lock, content["outputs"], out)
     except BaseException as error:
         registry.notify("on_error", error=error)
         raise
     registry.notify("after_write", folder=out)
     return out
+
+
+def _lock(plan: Plan, target: Target, registry: Registry, options: Options, listener: Listener) -> dict[str, Any]:
+    """Write the result's lock; where the run is from one, say what is not as it was."""
+    described = describe(plan, target.folder, registry, options.shard_bytes)
+    if plan.recipe.lock and (text := changes(plan.recipe.lock, described)):
+        listener.warn(text)
+    return write_lock(plan, target, described, options.workers, options.hash_inputs)
 
 
 @contextmanager

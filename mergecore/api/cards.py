@@ -27,8 +27,9 @@ PERMISSIVE = re.compile(
     r"apache-2\.0|mit(-0)?|0bsd|bsd(-[234]-clause(-clear)?)?|isc|zlib|unlicense|wtfpl|cc0-1\.0|cc-by-\d\.\d|pddl|odc-by"
     r"|afl-3\.0|artistic-2\.0|bsl-1\.0|ecl-2\.0|ncsa|postgresql|cdla-permissive-\d\.\d|c-uda"
 )
-SHARE_ALIKE = re.compile(r"(a|l)?gpl(-.*|-lr)?|mpl-.*|epl-.*|eupl-.*|osl-3\.0|odbl|gfdl|ofl-1\.1|lppl-.*|cdla-sharing-.*"
-                         r"|cc-by-sa-.*")  # fmt: skip
+SHARE_ALIKE = re.compile(
+    r"[al]?gpl(-.*|lr)?|mpl-.*|epl-.*|eupl-.*|osl-3\.0|odbl|gfdl|ofl-1\.1|lppl-.*|cdla-sharing-.*|cc-by-sa-.*"
+)
 NON_COMMERCIAL = re.compile(r"(.*[-_ ])?nc([-_ ].*)?|.*non-?commercial.*|.*research.*")
 """Licences by the names that the Hub and SPDX give them."""
 
@@ -97,4 +98,4 @@ def licences_conflict(cards: Sequence[Mapping[str, Any]]) -> bool:
     Models that all say nothing do not conflict.
     """
     kinds = {licence_kind(card) for card in cards}
-    return not licences_agree(cards) and kinds != {"permissive"} and kinds != {"unknown"}
+    return not licences_agree(cards) and kinds not in ({"permissive"}, {"unknown"})
