@@ -96,7 +96,6 @@ def changes(lock: Lock, described: Mapping[str, Any]) -> str:
     """In words, what of a run is not as the lock says; empty: nothing."""
     then, now = lock.value["packages"], described["packages"]
     changed = [f"{name} {then[name]} (now {now[name]})" for name in then.keys() & now.keys() if then[name] != now[name]]
-    changed += [f"{name} {then[name]} (now without)" for name in sorted(then.keys() - now.keys())]
     if changed:
         return f"{lock.file}: was made with {', '.join(sorted(changed))}; the result may differ in its last bits"
     if lock.value["plan"] != described["plan"]:

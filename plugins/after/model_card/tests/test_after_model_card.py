@@ -197,7 +197,7 @@ def test_the_card_of_a_run_tells_how_to_make_it_again(tmp_path: Path, monkeypatc
     install = (
         "pip install mergecore mergecore-task-arithmetic mergecore-arch-llama mergecore-config mergecore-model-card"
     )
-    assert f"```sh\n{install}\nmergecore run mergecore_recipe.yml OUT\n```\n" in text
+    assert f"```sh\n{install}\nmergecore run mergecore.lock.json OUT\n```\n" in text
     assert (first / "mergecore_recipe.yml").read_text("utf-8") == recipe.read_text("utf-8")
     again = mergecore.run(first / "mergecore_recipe.yml", tmp_path / "again")
     digests = [hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest() for out in (first, again)]
