@@ -153,9 +153,11 @@ def tie_config(architecture: Architecture, names: set[str], donor: Checkpoint) -
     weights = [weight for module in architecture.modules.values() for weight in module.after]
     heads = [weight.name for weight in weights if weight.tied_to and weight.vocabulary_axis is not None]
     config, tied = donor.config, names.isdisjoint(heads)
-    if tied is donor.tensors.keys().isdisjoint(heads):
-        return {}
     present = {written_key(config, (key,)) for key in TIES if get_key(config, key) is not None}
+    if tied is donor.tensors.keys().isdisjoint(heads):
+        # A config that denies what the files show: such a checkpoint would be given a random head.
+        denied = tied and heads and not any(get_key(config, key) for key in present)
+        return dict.fromkeys(present, True) if denied else {}
     return {key: tied for key in present or TIES[:1] if get_key(config, key) is not tied}
 
 

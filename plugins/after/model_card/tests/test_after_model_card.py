@@ -117,6 +117,21 @@ def test_a_licence_of_its_own_keeps_its_name_and_only_a_link_that_leads_somewher
         assert r"same licence: own-1 (custom)." in text
 
 
+def test_the_card_says_what_all_parents_say_and_names_a_conflict(tmp_path: Path) -> None:
+    front = "---\nlicense: {}\nlanguage:\n- en\n- no\n---\n"
+    alike = [parent(tmp_path / name, front.format("mit")) for name in "ab"]
+    assert data(card(merged(*alike)))["language"] == ["en", "no"]
+    free = parent(tmp_path / "c", front.format("cc-by-nc-4.0").replace("- en", "- fr"))
+    text = card(merged(*alike, free))
+    assert not data(text).keys() & {"language", "license"}
+    assert "One of them may forbid what another allows." in text and "- c: cc-by-nc-4.0 (non-commercial)\n" in text
+    assert "may forbid" not in card(merged(alike[0], parent(tmp_path / "d", front.format("apache-2.0"))))
+
+
+def test_a_revision_is_no_part_of_a_models_name(tmp_path: Path) -> None:
+    assert data(card(merged(parent(tmp_path / "x", reference="you/tuned@main"))))["base_model"] == ["you/tuned"]
+
+
 def test_a_readme_that_is_no_text_states_nothing(tmp_path: Path) -> None:
     model = parent(tmp_path / "a")
     (tmp_path / "a" / "README.md").write_bytes(b"---\nlicense: \xff\xfe\n---\n")
