@@ -154,9 +154,8 @@ def _plan(
             changes.update(layer_config(architecture, module, stacks, checkpoints, donor))
         for match in matcher.matches(module, module_recipe, stacks):
             builder.add(match)
-    tied = tie_config(architecture, {job.name for job in builder.jobs}, fitted[donor])
+    changes.update(tied := tie_config(architecture, {job.name for job in builder.jobs}, fitted[donor]))
     notes += [f"{key}: is {str(value).lower()} in the result, as its weights are" for key, value in tied.items()]
-    changes.update(tied)
     changes.update(_dtype_config(builder.jobs, checkpoints[donor].config))
     if recipe.tokenizer is None:
         notes += check_vocabularies(builder.tables, checkpoints, donor)
