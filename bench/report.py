@@ -45,6 +45,7 @@ class Row:
     rounds: int
     failed: str
     wall: Spread | None
+    safe: Spread | None
     cpu: Spread | None
     rss: float
     anon: float
@@ -64,9 +65,9 @@ def _startup(runs: Runs, tool: str) -> float:
 
 
 def _ratio(upper: Runs, lower: Runs, less: tuple[float, float] = (0.0, 0.0)) -> Spread | None:
-    """Wall times of the same rounds divided, after `less` (start-up of each) is taken off."""
-    other = {run["round"]: run["wall"] - less[1] for run in lower}
-    return spread([(run["wall"] - less[0]) / other[run["round"]] for run in upper if run["round"] in other])
+    """Times until the output is on the disk, of the same rounds, divided; `less` is each one's start-up, taken off."""
+    other = {run["round"]: run["safe"] - less[1] for run in lower}
+    return spread([(run["safe"] - less[0]) / other[run["round"]] for run in upper if run["round"] in other])
 
 
 def rows(result: dict[str, Any]) -> list[Row]:
@@ -84,6 +85,7 @@ def rows(result: dict[str, Any]) -> list[Row]:
         found.append(
             Row(
                 shape, method, tool, len(mine), next(filter(None, failed), ""), wall,
+                spread([run["safe"] for run in mine]),
                 spread([run["cpu"] for run in mine]),
                 max((run["peak_rss"] / 1e6 for run in mine), default=0.0),
                 max((run["peak_anon"] - result["torch_anon"].get(tool, 0) for run in mine), default=0) / 1e6,
@@ -96,12 +98,13 @@ def rows(result: dict[str, Any]) -> list[Row]:
 
 
 def _cells(row: Row) -> list[str]:
-    if row.wall is None or row.cpu is None:
+    if row.wall is None or row.safe is None or row.cpu is None:
         return [row.tool, "", "[red]failed[/red]"]
     return [
         row.tool,
         str(row.rounds),
         row.wall.text(2),
+        row.safe.text(2),
         row.cpu.text(),
         f"{row.rss:.0f}",
         f"{row.anon:.0f}",
@@ -125,7 +128,18 @@ def table(result: dict[str, Any]) -> Table:
     shown = Table(title=title, caption=caption)
     for head in ("merge", "tool"):
         shown.add_column(head, no_wrap=True)
-    for head in ("runs", "wall s", "CPU s", "RSS MB", "anon MB", "GB/s", "work / copy", "wall / ours", "differs"):
+    for head in (
+        "runs",
+        "wall s",
+        "on disk s",
+        "CPU s",
+        "RSS MB",
+        "anon MB",
+        "GB/s",
+        "work / copy",
+        "time / ours",
+        "differs",
+    ):
         shown.add_column(head, justify="right", no_wrap=True)
     last = ""
     for row in rows(result):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,12 +17,10 @@ from outputs import Sample, difference, problem, sample
 from recipes import Merge, make_merge
 from tools import COPY, IMPORT_TORCH, OURS, Settings, Tool
 
-OUT = WORK / "out" / "merged"
-
 
 @dataclass(frozen=True)
 class Plan:
-    """What is run: tools x shapes x methods, `rounds` times in turn.
+    """What is run: tools x shapes x methods, `rounds` times in turn, each into a new folder of `out`.
 
     A peer whose first round of a method took longer than `slow_seconds` is run `slow_rounds` times only. `cold` drops
     the inputs from the page cache before each run; otherwise they are read once, so that every run finds them there.
@@ -35,18 +34,24 @@ class Plan:
     slow_seconds: float = 1e9
     slow_rounds: int = 1
     cold: bool = False
+    out: Path = WORK / "out"
     settings: Settings = field(default_factory=Settings)
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run of one tool; `failed` says why it does not count, `differs` how far it is from the first tool's."""
+    """One run of one tool; `failed` says why it does not count, `differs` how far it is from the first tool's.
+
+    `safe` is the wall time and what it then took until the output was on the disk; a tool that has synced it by itself
+    waits there no more.
+    """
 
     shape: str
     method: str
     tool: str
     round: int
     wall: float
+    safe: float
     cpu: float
     peak_rss: int
     peak_anon: int
@@ -74,19 +79,29 @@ def _chill(merge: Merge) -> None:
         os.close(handle)
 
 
-def _clean() -> None:
+def _clean(folder: Path) -> None:
     """Removes the output and lets the disk come to rest, so that no run pays for the one before."""
-    shutil.rmtree(OUT.parent, ignore_errors=True)  # tools may keep unfinished work beside the output
-    OUT.parent.mkdir(parents=True)
+    shutil.rmtree(folder, ignore_errors=True)  # tools may keep unfinished work beside the output
+    folder.mkdir(parents=True)
     os.sync()
 
 
-def _check(merge: Merge, tool: Tool, first: Sample | None) -> tuple[str, float | None, Sample | None]:
+def _sync(folder: Path) -> float:
+    """Seconds until all of a folder's files are on the disk."""
+    started = time.perf_counter()
+    for path in folder.rglob("*"):
+        handle = os.open(path, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)
+    return time.perf_counter() - started
+
+
+def _check(merge: Merge, out: Path, tool: Tool, first: Sample | None) -> tuple[str, float | None, Sample | None]:
     """What is wrong with the output, how far it is from the first tool's, and its sample."""
     if not tool.merges:
         return "", None, None
     try:
-        written = sample(OUT)
+        written = sample(out)
     except (OSError, ValueError, KeyError) as error:
         return f"its output cannot be read: {error}", None, None
     wrong = problem(written, sample(merge.inputs[0]))
@@ -97,6 +112,7 @@ def _race(merge: Merge, shape: str, tools: tuple[Tool, ...], plan: Plan) -> Iter
     """All rounds of one merge, the tools in turn."""
     if not plan.cold:
         _warm(merge)
+    out = plan.out / "merged"
     firsts: dict[str, float] = {}
     reference: Sample | None = None
     given_up: set[str] = set()
@@ -105,19 +121,20 @@ def _race(merge: Merge, shape: str, tools: tuple[Tool, ...], plan: Plan) -> Iter
             slow = firsts.get(tool.name, 0.0) > plan.slow_seconds and tool.name not in (OURS, COPY)
             if (slow and turn >= plan.slow_rounds) or tool.name in given_up:
                 continue
-            _clean()
+            _clean(plan.out)
             if plan.cold:
                 _chill(merge)
-            usage = measure(tool.command(merge, OUT, plan.settings))
+            usage = measure(tool.command(merge, out, plan.settings))
+            safe = usage.wall + _sync(plan.out)
             failed, differs, written = why_failed(usage), None, None
             if not failed:
-                failed, differs, written = _check(merge, tool, reference)
+                failed, differs, written = _check(merge, out, tool, reference)
             if failed:
                 given_up.add(tool.name)
             elif reference is None:
                 reference = written
             firsts.setdefault(tool.name, usage.wall)
-            costs = (usage.wall, usage.cpu, usage.peak_rss, usage.peak_anon)
+            costs = (usage.wall, safe, usage.cpu, usage.peak_rss, usage.peak_anon)
             yield Run(shape, merge.method, tool.name, turn, *costs, merge.bytes_in + merge.bytes_out, failed, differs)
 
 
@@ -135,7 +152,8 @@ def run(plan: Plan, name: str) -> dict[str, Any]:
         label = f"{shape}, layers: {layers}" if layers else shape
         for method in ("linear",) if shape == "tiny" else plan.methods:
             merge = make_merge(method, checkpoints, WORK / "recipes")
-            if shutil.disk_usage(WORK).free < 1.1 * merge.bytes_out:
+            plan.out.mkdir(parents=True, exist_ok=True)
+            if shutil.disk_usage(plan.out).free < 1.1 * merge.bytes_out:
                 raise SystemExit(f"The disk is too full for the output; type: rm -r {WORK}/models")
             try:
                 for one in _race(merge, label, tools, plan):
@@ -143,8 +161,8 @@ def run(plan: Plan, name: str) -> dict[str, Any]:
                     runs.append(one)
             except KeyboardInterrupt:
                 print(f"Interrupted: leaving the rest of {method}, {label}; press again to stop now.", flush=True)
-            _clean()
-    settings = {"memory": plan.settings.memory, "rounds": plan.rounds, "cold": plan.cold}
+            _clean(plan.out)
+    settings = {"memory": plan.settings.memory, "rounds": plan.rounds, "cold": plan.cold, "out": str(plan.out)}
     shown = [asdict(one) for one in runs]
     return {"name": name, "machine": machine, "settings": settings, "torch_anon": baseline, "runs": shown}
 

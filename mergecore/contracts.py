@@ -8,7 +8,7 @@ from typing import Any
 import pluggy
 
 from mergecore import hookspecs
-from mergecore.api import Base, DeltaMethod, Tile, WeightMethod
+from mergecore.api import Base, DeltaMethod, Evaluator, Tile, WeightMethod
 from mergecore.params import declared
 
 
@@ -26,6 +26,12 @@ def _check_method(method: Any) -> None:
     declared(method)
     if not method.__doc__ or method.__doc__.startswith(f"{method.__name__}("):  # dataclass writes its signature there
         raise TypeError("a method needs a docstring that says what it does")
+
+
+def _check_evaluator(evaluator: Any) -> None:
+    if not (isinstance(evaluator, type) and issubclass(evaluator, Evaluator)):
+        raise TypeError("an evaluator must be a class derived from Evaluator")
+    declared(evaluator)
 
 
 def _has(*names: str) -> Callable[[Any], None]:
@@ -57,6 +63,7 @@ CHECKS: Mapping[str, Callable[[Any], None]] = {
     "writers": _has("write", "sync", "finish", "close"),
     "executors": _has("run"),
     "postprocessors": _has("run"),
+    "evaluators": _check_evaluator,
     "commands": _check_command,
     "hooks": _check_hooks,
 }

@@ -10,6 +10,7 @@ from pluggy import HookspecMarker
 
 if TYPE_CHECKING:
     from mergecore.api import (
+        Evaluator,
         Executor,
         Method,
         ModelInfo,
@@ -93,6 +94,18 @@ def mergecore_provide_postprocessor(name: str) -> type[PostProcessor] | None:
         @hookimpl
         def mergecore_provide_postprocessor(name):
             return HouseCard if name == "model_card" else None
+    """
+
+
+@hookspec(firstresult=True)
+def mergecore_provide_evaluator(name: str) -> type[Evaluator] | None:
+    """Answer for the evaluator called `name`.
+
+    Example::
+
+        @hookimpl
+        def mergecore_provide_evaluator(name):
+            return HouseExam if name == "exam" else None
     """
 
 

@@ -7,9 +7,10 @@ import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from mergecore.api import Method
+from mergecore.api import Evaluator, Method
 from mergecore.api.parameters import SPEC, ParamSpec
 from mergecore.documents import Place, explain, show
 from mergecore.errors import RecipeError, nearest
@@ -36,12 +37,12 @@ class Parameter:
         return self.default is NO_VALUE
 
 
-def declared(method: type[Method]) -> Mapping[str, Parameter]:
-    """The parameters of a method class by recipe name.
+def declared(method: type[Method | Evaluator]) -> Mapping[str, Parameter]:
+    """The parameters of a method's or an evaluator's class by recipe name.
 
     Raises:
-        TypeError: the class is no dataclass, or an annotation is none of bool, int, float, str, Literal, one of
-            these or None, and PerModel of these.
+        TypeError: the class is no dataclass, or an annotation is none of bool, int, float, str, Path, Literal, one
+            of these or None, and PerModel of these.
     """
     if not dataclasses.is_dataclass(method):
         raise TypeError(
@@ -68,13 +69,15 @@ def _parameter(field: dataclasses.Field[Any], hint: Any, method: type) -> Parame
 def _schema(hint: Any, where: str) -> Mapping[str, Any]:
     if hint in JSON_TYPES:
         return {"type": JSON_TYPES[hint]}
+    if hint is Path:
+        return {"type": "string", "format": "path"}
     if typing.get_origin(hint) is typing.Literal:
         return {"enum": list(typing.get_args(hint))}
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         options = [option for option in typing.get_args(hint) if option is not type(None)]
         if len(options) == 1:
             return _schema(options[0], where)
-    raise TypeError(f"{where}: a parameter is bool, int, float, str, Literal or PerModel of these, not {hint}")
+    raise TypeError(f"{where}: a parameter is bool, int, float, str, Path, Literal or PerModel of these, not {hint}")
 
 
 def convert(parameter: Parameter, place: Place) -> Any:
@@ -118,6 +121,8 @@ def _obeys(rule: str, wanted: Any, value: Any) -> bool:
         }[wanted]
     if rule == "enum":
         return value in wanted
+    if rule == "format":  # whoever knows the recipe's folder looks for the file
+        return bool(value)
     return bool(value >= wanted) if rule == "minimum" else bool(value <= wanted)
 
 

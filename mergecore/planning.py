@@ -8,14 +8,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mergecore.api import BLOCK, FLOATS, Input, Job, Method, TensorInfo, Tile, Vocabulary
+from mergecore.api import BLOCK, FLOATS, Evaluation, Input, Job, Method, TensorInfo, Tile, Vocabulary
 from mergecore.api.files import TORCH_NAMES, common_dtype
 from mergecore.architecture import Architecture
 from mergecore.config import with_keys
 from mergecore.definitions import fit
-from mergecore.errors import InputError, MergecoreError, ModelError
+from mergecore.errors import InputError, MergecoreError, ModelError, PluginError
+from mergecore.evaluations import parse_evaluations
 from mergecore.licences import licence_notes
 from mergecore.matching import Match, Matcher
+from mergecore.plugins import find
 from mergecore.recipe import Recipe
 from mergecore.registry import Registry
 from mergecore.slicing import layer_config, tie_config
@@ -41,6 +43,7 @@ class Plan:
         positions: the place in `checkpoints` of each model reference of the recipe.
         rows: where the rows of embeddings and heads come from; None: they are the models' own.
         tokenizer_files: every tokenizer file of the output, by name; None: the donor's, as they are.
+        evaluations: what is measured of the result.
     """
 
     recipe: Recipe
@@ -55,6 +58,7 @@ class Plan:
     positions: Mapping[str, int]
     rows: Vocabulary | None = None
     tokenizer_files: Mapping[str, bytes] | None = None
+    evaluations: tuple[Evaluation, ...] = ()
 
     @property
     def tensors(self) -> dict[str, TensorInfo]:
@@ -174,13 +178,23 @@ def _plan(
             *aligned.notes,
             *builder.notes(),
             *values.notes(builder.jobs),
-            *_config_notes(checkpoints, donor, set(changes)),
-            *licence_notes(checkpoints),
+            *_model_notes(checkpoints, donor, set(changes)),
         ),
         positions=positions,
         rows=aligned.rows,
         tokenizer_files=aligned.files,
+        evaluations=_evaluations(recipe, registry),
     )
+
+
+def _evaluations(recipe: Recipe, registry: Registry) -> tuple[Evaluation, ...]:
+    if recipe.evaluate is None:
+        return ()
+    try:
+        find("postprocessors", "evaluate")
+    except PluginError as error:
+        raise recipe.evaluate.error(str(error)) from None
+    return parse_evaluations(recipe.evaluate, registry)
 
 
 @dataclass
@@ -266,8 +280,8 @@ VOLATILE = {"dtype", "torch_dtype", "transformers_version", "use_cache", "archit
 """Config keys in which models may differ without a word."""
 
 
-def _config_notes(checkpoints: Sequence[Checkpoint], donor: int, changed: set[str]) -> list[str]:
-    """Where the models' configs differ from the one that the output takes over."""
+def _model_notes(checkpoints: Sequence[Checkpoint], donor: int, changed: set[str]) -> list[str]:
+    """Where the models' configs differ from the one that the output takes over, and their licences from each other."""
     kept, lines = checkpoints[donor], []
     for checkpoint in checkpoints:
         keys = {*kept.config, *checkpoint.config} - VOLATILE - changed
@@ -276,7 +290,7 @@ def _config_notes(checkpoints: Sequence[Checkpoint], donor: int, changed: set[st
             lines.append(
                 f"{checkpoint.reference}: its config differs in {', '.join(differing)}; {kept.reference}'s is kept"
             )
-    return lines
+    return [*lines, *licence_notes(checkpoints)]
 
 
 def _check_memory(jobs: Sequence[Job], memory: int) -> None:

@@ -17,7 +17,17 @@ from typing import Any
 from mergecore.errors import PluginError, nearest
 
 PREFIX = "mergecore.v1."
-KINDS = ("methods", "architectures", "readers", "writers", "executors", "postprocessors", "commands", "hooks")
+KINDS = (
+    "methods",
+    "architectures",
+    "readers",
+    "writers",
+    "executors",
+    "postprocessors",
+    "evaluators",
+    "commands",
+    "hooks",
+)
 """The entry-point groups, without their prefix."""
 
 
@@ -51,14 +61,16 @@ def _scanned(stamps: tuple[tuple[str, int], ...]) -> Mapping[str, tuple[Plugin, 
     found: dict[str, list[Plugin]] = {kind: [] for kind in KINDS}
     seen: set[str] = set()
     for distribution in distributions():
-        if PREFIX not in (distribution.read_text("entry_points.txt") or "") or distribution.name in seen:
+        if PREFIX not in (distribution.read_text("entry_points.txt") or ""):
             continue
-        seen.add(distribution.name)  # what comes later on the path is hidden by it
-        owner = (distribution.name, distribution.version)
+        about = distribution.metadata  # parsed anew at every access
+        if about["Name"] in seen:
+            continue
+        seen.add(about["Name"])  # what comes later on the path is hidden by it
         for point in distribution.entry_points:
             kind = point.group.removeprefix(PREFIX)
             if point.group.startswith(PREFIX) and kind in found:
-                found[kind].append(Plugin(kind, point.name, point.value, *owner))
+                found[kind].append(Plugin(kind, point.name, point.value, about["Name"], about["Version"]))
     return {kind: tuple(sorted(items, key=lambda item: (item.name, item.value))) for kind, items in found.items()}
 
 

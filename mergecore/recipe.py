@@ -59,6 +59,7 @@ class Recipe:
         tokenizer: where the output's vocabulary comes from; None: the models share one.
         chat_template: as written; None: the tokenizer keeps its own.
         architectures: definition files, each with where the recipe names it.
+        evaluate: what to measure of the result, if anything.
         text: the YAML.
         place: the whole document.
         lock: where the recipe was taken from a lock, which says what it was run on.
@@ -73,6 +74,7 @@ class Recipe:
     tokenizer: Mapping[str, Any] | None
     chat_template: str | None
     architectures: tuple[tuple[Path, Place], ...]
+    evaluate: Place | None
     text: str
     place: Place
     lock: Lock | None = None
@@ -133,6 +135,7 @@ def parse_recipe(place: Place, text: str) -> Recipe:
         tokenizer=_tokenizer(place),
         chat_template=place.value.get("chat_template") or None,
         architectures=_architectures(place),
+        evaluate=place.get("evaluate"),
         text=text,
         place=place,
     )

@@ -41,6 +41,10 @@ class InstalledPlugins:
     def mergecore_provide_postprocessor(self, name: str) -> Any:
         return load(find("postprocessors", name))
 
+    @hookimpl(trylast=True)
+    def mergecore_provide_evaluator(self, name: str) -> Any:
+        return load(find("evaluators", name))
+
 
 class Registry:
     """The plugins of one run: providers answer by name, observers are told of events.

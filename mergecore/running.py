@@ -274,5 +274,6 @@ def merged_model(plan: Plan, folder: Path, name: str, warn: Callable[[str], None
         tensors=plan.tensors,
         base=plan.donor if plan.recipe.base_model else None,
         tokenizer_files=plan.tokenizer_files,
+        evaluations=plan.evaluations,
         warn=warn,
     )

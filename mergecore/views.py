@@ -39,6 +39,7 @@ def plan_view(plan: Plan) -> dict[str, Any]:
         "dtypes": dict(Counter(job.info.dtype for job in plan.jobs)),
         "bytes_in": plan.bytes_in,
         "bytes_out": plan.bytes_out,
+        "evaluations": [evaluation.name for evaluation in plan.evaluations],
         "notes": list(plan.notes),
     }
 
@@ -98,6 +99,8 @@ def print_plan(plan: Plan, cost: Price | None = None) -> None:
         table.add_row("disk", f"reads {_bytes(cost.read)}, writes {_bytes(cost.written)}, {_bytes(cost.free)} free")
         table.add_row("memory", f"{_bytes(cost.memory)} of tensors at one time")
         table.add_row("time", "too little to tell" if cost.seconds is None else f"about {_span(cost.seconds)}")
+    if view["evaluations"]:
+        table.add_row("evaluations", printable(", ".join(view["evaluations"])))
     for note in plan.notes:
         table.add_row("note", printable(note), style="yellow")
     console.print(table)

@@ -4,6 +4,7 @@ from pluggy import HookimplMarker
 
 from mergecore.api.beside import TOKENIZER_FILES, VOCABULARY_FILES
 from mergecore.api.cards import licence, licence_kind, licence_words, licences_agree, licences_conflict, read_card
+from mergecore.api.evaluation import Evaluation, Evaluator, Score, Subject
 from mergecore.api.files import FLOAT8, FLOATS, ITEM_BYTES, Reader, TensorInfo, Writer, torch_dtype
 from mergecore.api.jobs import Ends, Executor, Input, Job, MergedModel, ModelInfo, Piece, PostProcessor, Tiles, Work
 from mergecore.api.methods import BLOCK, Base, Context, DeltaMethod, Method, Tile, WeightMethod
@@ -26,6 +27,8 @@ __all__ = [
     "Context",
     "DeltaMethod",
     "Ends",
+    "Evaluation",
+    "Evaluator",
     "Executor",
     "Input",
     "InputError",
@@ -41,6 +44,8 @@ __all__ = [
     "PostProcessor",
     "Reader",
     "RunError",
+    "Score",
+    "Subject",
     "TensorInfo",
     "Tile",
     "Tiles",

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+from mergecore.api.evaluation import Evaluation
 from mergecore.api.files import ITEM_BYTES, TensorInfo
 from mergecore.api.methods import BLOCK, Context, DeltaMethod, Method, Tile, WeightMethod
 
@@ -218,6 +219,7 @@ class MergedModel:
         tensors: the output's tensors.
         base: position in `models` of the recipe's base model, if it names one.
         tokenizer_files: every tokenizer file of the output, by name; None: the donor's, as they are.
+        evaluations: what the recipe wants measured of the result.
         warn: tells the user of something left out, as a sentence.
     """
 
@@ -233,6 +235,7 @@ class MergedModel:
     tensors: Mapping[str, TensorInfo]
     base: int | None = None
     tokenizer_files: Mapping[str, bytes] | None = None
+    evaluations: Sequence[Evaluation] = ()
     warn: Callable[[str], None] = warnings.warn
 
 

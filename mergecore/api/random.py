@@ -21,14 +21,13 @@ def uniform(key: str, start: int, count: int, device: torch.device | str = "cpu"
     """
     import torch
 
-    out = torch.empty(count, dtype=torch.float32, device=device)
-    done = 0
-    while done < count:
-        run, low = divmod(start + done, WRAP)
-        length = min(count - done, WRAP - low)
-        out[done : done + length] = _hash(_keys(key, run), low, length, device)
-        done += length
-    return out
+    runs = []
+    while count:
+        run, low = divmod(start, WRAP)
+        length = min(count, WRAP - low)
+        runs.append(_hash(_keys(key, run), low, length, device))
+        start, count = start + length, count - length
+    return runs[0] if len(runs) == 1 else torch.cat(runs or [torch.empty(0, device=device)])
 
 
 def _keys(key: str, run: int) -> tuple[int, int]:
@@ -46,13 +45,16 @@ def _hash(keys: tuple[int, int], low: int, length: int, device: torch.device | s
     import torch
 
     x = torch.arange(length, dtype=torch.int32, device=device)
+    scratch = torch.empty_like(x)
     x.mul_(_signed(keys[0])).add_(_signed(low * keys[0] + keys[1]))
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
-        x.bitwise_xor_(_shifted(x, shift)).mul_(_signed(factor))
-    x.bitwise_xor_(_shifted(x, 16))
-    return _shifted(x, 8).to(torch.float32).mul_(2.0**-24)
+        x.bitwise_xor_(_shifted(x, shift, scratch)).mul_(_signed(factor))
+    x.bitwise_xor_(_shifted(x, 16, scratch))
+    return _shifted(x, 8, scratch).to(torch.float32).mul_(2.0**-24)
 
 
-def _shifted(x: Tensor, bits: int) -> Tensor:
-    """Logical right shift of int32."""
-    return x.bitwise_right_shift(bits).bitwise_and_(2 ** (32 - bits) - 1)
+def _shifted(x: Tensor, bits: int, out: Tensor) -> Tensor:
+    """Logical right shift of int32 into `out`: a new tensor for each would cost a third of the time."""
+    import torch
+
+    return torch.bitwise_right_shift(x, bits, out=out).bitwise_and_(2 ** (32 - bits) - 1)

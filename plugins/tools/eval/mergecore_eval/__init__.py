@@ -1,0 +1,1 @@
+"""Evaluators for mergecore, the commands `eval` and `board`, and the step that measures a merge."""

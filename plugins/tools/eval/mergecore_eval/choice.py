@@ -1,0 +1,63 @@
+"""Multiple choice by likelihood."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mergecore.api import Evaluator, InputError, Score, Subject, param
+from mergecore_eval.records import read_records
+from mergecore_eval.shares import share
+
+KEYS = {"prompt": str, "choices": list, "answer": int}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice(Evaluator):
+    """Share of questions whose right choice the model finds likeliest, and likeliest a byte.
+
+    A line is ``{"prompt": ..., "choices": [...], "answer": 0}``; a choice follows the prompt as it is written, so begin
+    it with a space where the prompt ends without one.
+    """
+
+    file: Path = param(doc="A .jsonl file of questions.")
+    limit: int | None = param(None, "Questions at most, the first ones.", minimum=1)
+
+    def check(self) -> None:
+        self._questions()
+
+    def evaluate(self, subject: Subject) -> Sequence[Score]:
+        right, right_by_bytes = [], []
+        for question in self._questions():
+            sums = _likelihoods(subject, question["prompt"], question["choices"])
+            by_bytes = [total / len(choice.encode()) for total, choice in zip(sums, question["choices"], strict=True)]
+            right.append(sums.index(max(sums)) == question["answer"])
+            right_by_bytes.append(by_bytes.index(max(by_bytes)) == question["answer"])
+        return [share("accuracy", right), share("accuracy_per_byte", right_by_bytes)]
+
+    def _questions(self) -> list[dict[str, Any]]:
+        questions = read_records(self.file, KEYS)
+        for number, question in enumerate(questions, 1):
+            choices = question["choices"]
+            if len(choices) < 2 or not all(isinstance(choice, str) and choice for choice in choices):
+                raise InputError(f"{self.file}, question {number}: 'choices' must be two or more texts")
+            if not 0 <= question["answer"] < len(choices):
+                raise InputError(f"{self.file}, question {number}: 'answer' must be 0 to {len(choices) - 1}")
+        return questions[: self.limit]
+
+
+def _likelihoods(subject: Subject, prompt: str, choices: Sequence[str]) -> list[float]:
+    """The log-likelihood of each choice after the prompt."""
+    from mergecore_eval.likelihood import encode, log_likelihoods, start_ids
+
+    start = start_ids(subject.tokenizer)
+    begun = encode(subject.tokenizer, prompt)
+    whole = [encode(subject.tokenizer, prompt + choice) for choice in choices]
+    rows = log_likelihoods(subject.model, [[*start, *ids] for ids in whole])
+    sums = []
+    for ids, row in zip(whole, rows, strict=True):
+        shared = next((i for i, (a, b) in enumerate(zip(begun, ids)) if a != b), min(len(begun), len(ids)))
+        sums.append(float(row[max(0, shared + len(start) - 1) :].double().sum()))
+    return sums

@@ -1,0 +1,103 @@
+"""`mergecore eval` and `mergecore board`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mergecore.api import Score
+from mergecore.console import say, warn
+from mergecore.errors import InputError
+from mergecore.evaluations import load_evaluations
+from mergecore.options import AsJson, Quiet
+from mergecore.registry import Registry
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+    from mergecore_eval.board import Board
+
+Results = Annotated[Path | None, typer.Option("--results", help="The file of all results, one JSON object a line.")]
+
+
+def evaluate(
+    models: Annotated[list[Path], typer.Argument(help="Model folders.", show_default=False)],
+    wanted: Annotated[Path, typer.Option("--with", help="A YAML file with 'evaluate', such as a recipe.")],
+    results: Results = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Measure MODELS as a file says, show the scores and keep them for the board."""
+    from mergecore_eval.board import gather
+    from mergecore_eval.results import append, measure, results_file
+    from mergecore_eval.subjects import Folder
+
+    evaluations = load_evaluations(wanted, Registry(warn))
+    for model in models:
+        if not (model / "config.json").is_file():
+            raise InputError(f"{model}: is no model folder: it has no config.json")
+    found = []
+    for model in models:
+        subject = Folder(model.absolute(), str(model))
+        tell = (lambda name: None) if quiet else (lambda name, model=model: say(f"{model}: {name}"))
+        found.append(measure(subject, evaluations, tell=tell))
+        append(found[-1], results or results_file())
+    if as_json:
+        print(json.dumps([result.plain() for result in found], indent=2))
+    else:
+        _show(gather(found))
+
+
+def board(
+    results: Results = None,
+    page: Annotated[Path | None, typer.Option("--html", help="Write the board as one HTML page.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show all results that were kept: models by rows, scores by columns."""
+    from mergecore_eval import board as boards
+    from mergecore_eval.results import load, results_file
+
+    found = load(results or results_file())
+    if page is not None:
+        page.write_text(boards.page(boards.gather(found)), "utf-8")
+        say(f"{page}: written")
+    elif as_json:
+        print(json.dumps([result.plain() for result in found], indent=2))
+    else:
+        _show(boards.gather(found))
+
+
+def _show(board: Board) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from mergecore.errors import printable
+    from mergecore_eval.board import heading
+
+    lines: list[Sequence[Text]] = [[Text(""), *(Text(printable(heading(column))) for column in board.columns)]]
+    for model, found, _ in board.rows:
+        cells = [_cell(found.get(column), board.best(column)) for column in board.columns]
+        lines.append([Text(printable(model)), *cells])
+    if len(board.columns) > len(board.rows):  # whatever there is more of goes downwards
+        lines = list(zip(*lines, strict=True))
+    table = Table(box=None, pad_edge=False)
+    for number, head in enumerate(lines[0]):
+        table.add_column(head, justify="right" if number else "left", overflow="fold")
+    for line in lines[1:]:
+        table.add_row(*line)
+    Console(highlight=False).print(table)
+
+
+def _cell(score: Score | None, best: float | None) -> Text:
+    from rich.text import Text
+
+    from mergecore_eval.board import spell
+
+    if score is None:
+        return Text("")
+    return Text(spell(score), style="bold green" if score.value == best else "")

@@ -1,0 +1,72 @@
+"""Answers that a model writes, held against what is expected."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mergecore.api import Evaluator, InputError, Score, Subject, param
+from mergecore_eval.records import read_records
+from mergecore_eval.shares import share
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generate(Evaluator):
+    """Share of prompts that the model, always taking the likeliest token, answers as expected.
+
+    A line is ``{"prompt": ..., "expect": ...}``, the whole answer but for spaces around it, or ``{"prompt": ...,
+    "pattern": ...}``, a regular expression to be found in it.
+    """
+
+    file: Path = param(doc="A .jsonl file of prompts.")
+    tokens: int = param(64, "Tokens that an answer may have.", minimum=1)
+    chat: bool = param(False, "Put the prompt into the tokenizer's chat template, as a user's message.")
+    limit: int | None = param(None, "Prompts at most, the first ones.", minimum=1)
+
+    def check(self) -> None:
+        self._prompts()
+
+    def evaluate(self, subject: Subject) -> Sequence[Score]:
+        right = [_is_right(record, self._answer(subject, record["prompt"])) for record in self._prompts()]
+        return [share("accuracy", right)]
+
+    def _prompts(self) -> list[dict[str, Any]]:
+        records = read_records(self.file, {"prompt": str})
+        for number, record in enumerate(records, 1):
+            where = f"{self.file}, prompt {number}"
+            if ("expect" in record) == ("pattern" in record):
+                raise InputError(f"{where}: give either 'expect' or 'pattern'")
+            try:
+                re.compile(str(record.get("pattern", "")))
+            except re.error as error:
+                raise InputError(f"{where}: 'pattern' is no regular expression: {error}") from None
+        return records[: self.limit]
+
+    def _answer(self, subject: Subject, prompt: str) -> str:
+        import torch
+
+        tokenizer = subject.tokenizer
+        if self.chat:
+            messages = [{"role": "user", "content": prompt}]
+            prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=not self.chat).to(subject.model.device)
+        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        with torch.inference_mode():
+            out = subject.model.generate(
+                input_ids=ids["input_ids"],
+                attention_mask=ids["attention_mask"],
+                max_new_tokens=self.tokens,
+                do_sample=False,
+                num_beams=1,
+                pad_token_id=pad,
+            )
+        return str(tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True))
+
+
+def _is_right(record: dict[str, Any], answer: str) -> bool:
+    if "pattern" in record:
+        return re.search(str(record["pattern"]), answer) is not None
+    return answer.strip() == str(record["expect"]).strip()

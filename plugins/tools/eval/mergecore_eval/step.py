@@ -1,0 +1,27 @@
+"""Measures a merge as its recipe asks, and leaves the scores in its folder and in the file of all results."""
+
+from __future__ import annotations
+
+import json
+
+from mergecore.api import MergedModel, PostProcessor
+from mergecore_eval.results import append, measure, results_file
+
+FILE = "mergecore_evaluation.json"
+"""What the model card is made of."""
+
+
+class Evaluate(PostProcessor):
+    """Runs the recipe's `evaluate`."""
+
+    after = ("config", "tokenizer")
+
+    def run(self, model: MergedModel) -> None:
+        if not model.evaluations:
+            return
+        from mergecore_eval.subjects import Folder
+
+        about = {"method": model.method, "models": [info.reference for info in model.models], "recipe": model.recipe}
+        result = measure(Folder(model.folder, model.name), model.evaluations, about)
+        (model.folder / FILE).write_text(json.dumps(result.plain(), indent=2) + "\n", "utf-8")
+        append(result, results_file())

@@ -1,0 +1,43 @@
+"""Models to measure: a folder, loaded once for all evaluators."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mergecore.errors import InputError
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A model folder; see `mergecore.api.Subject`. Loaded in float32 on a CPU, as it is stored on a GPU."""
+
+    folder: Path
+    name: str
+
+    @cached_property
+    def model(self) -> Any:
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        on_gpu = torch.cuda.is_available()
+        model = self._load(AutoModelForCausalLM, dtype="auto" if on_gpu else torch.float32)
+        return model.to("cuda" if on_gpu else "cpu").eval()
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        from transformers import AutoTokenizer
+
+        return self._load(AutoTokenizer)
+
+    def _load(self, kind: Any, **options: Any) -> Any:
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        try:
+            return kind.from_pretrained(self.folder, local_files_only=True, trust_remote_code=False, **options)
+        except Exception as error:  # transformers raises whatever a broken folder leads it to
+            cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise InputError(f"{self.folder}: transformers cannot load it: {cause}") from error
