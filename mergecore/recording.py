@@ -19,8 +19,8 @@ from mergecore.registry import Registry
 from mergecore.sources import Checkpoint
 from mergecore.target import Target
 
-EDITED = ("README.md",)
-"""Files of the result that are for people to change, and so are not in the lock."""
+UNLOCKED = ("README.md", "mergecore_evaluation.json")
+"""Files of the result that are not in the lock: one is for people to change, the other says when it was made."""
 
 
 def describe(plan: Plan, folder: Path, registry: Registry, shard_bytes: int) -> dict[str, Any]:
@@ -53,7 +53,7 @@ def write_lock(plan: Plan, target: Target, described: Mapping[str, Any], workers
         made = {
             path.relative_to(target.result).as_posix(): pool.submit(fingerprint, path, True)
             for path in sorted(target.result.rglob("*"))
-            if path.is_file() and path.relative_to(target.result).as_posix() not in (NAME, *EDITED)
+            if path.is_file() and path.relative_to(target.result).as_posix() not in (NAME, *UNLOCKED)
         }
         used = [
             {name: pool.submit(fingerprint, path, whole) for name, path in _files(checkpoint)}
