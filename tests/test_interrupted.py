@@ -33,7 +33,7 @@ class Slow(WeightMethod):
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """Every file of a folder but those that say where it is: the model card its name, the lock the way to the models."""
+    """Every file of a folder but those that say where it is: the card its name, the lock the way to the models."""
     left_out = ("README.md", "mergecore.lock.json")
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in left_out}
 
