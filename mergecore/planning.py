@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from mergecore.agreement import model_notes
 from mergecore.api import BLOCK, FLOATS, Evaluation, Input, Job, Method, TensorInfo, Tile, Vocabulary
 from mergecore.api.files import TORCH_NAMES, common_dtype
 from mergecore.architecture import Architecture
@@ -15,7 +16,6 @@ from mergecore.config import with_keys
 from mergecore.definitions import fit
 from mergecore.errors import InputError, MergecoreError, ModelError, PluginError
 from mergecore.evaluations import parse_evaluations
-from mergecore.licences import licence_notes
 from mergecore.matching import Match, Matcher
 from mergecore.plugins import find
 from mergecore.recipe import Recipe
@@ -178,7 +178,7 @@ def _plan(
             *aligned.notes,
             *builder.notes(),
             *values.notes(builder.jobs),
-            *_model_notes(checkpoints, donor, set(changes)),
+            *model_notes(checkpoints, donor, set(changes)),
         ),
         positions=positions,
         rows=aligned.rows,
@@ -274,23 +274,6 @@ def _dtype_config(jobs: Sequence[Job], config: Mapping[str, Any]) -> dict[str, A
     dtypes = {job.info.dtype for job in jobs if job.info.dtype in FLOATS}
     keys = [key for key in ("dtype", "torch_dtype") if key in config] or ["torch_dtype"]
     return {key: TORCH_NAMES[common_dtype(dtypes)] for key in keys} if dtypes else {}
-
-
-VOLATILE = {"dtype", "torch_dtype", "transformers_version", "use_cache", "architectures", "model_type"}
-"""Config keys in which models may differ without a word."""
-
-
-def _model_notes(checkpoints: Sequence[Checkpoint], donor: int, changed: set[str]) -> list[str]:
-    """Where the models' configs differ from the one that the output takes over, and their licences from each other."""
-    kept, lines = checkpoints[donor], []
-    for checkpoint in checkpoints:
-        keys = {*kept.config, *checkpoint.config} - VOLATILE - changed
-        differing = sorted(k for k in keys if not k.startswith("_") and kept.config.get(k) != checkpoint.config.get(k))
-        if differing:
-            lines.append(
-                f"{checkpoint.reference}: its config differs in {', '.join(differing)}; {kept.reference}'s is kept"
-            )
-    return [*lines, *licence_notes(checkpoints)]
 
 
 def _check_memory(jobs: Sequence[Job], memory: int) -> None:
