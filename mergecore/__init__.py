@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mergecore.planning import Plan
+    from mergecore.plans import Plan
 
 __version__ = "0.1.0"
 
 
-def plan(recipe: Path | str | Mapping[str, Any], *, memory: int | None = None) -> Plan:
+def plan(recipe: Path | str | Mapping[str, Any] | Sequence[Mapping[str, Any]], *, memory: int | None = None) -> Plan:
     """Check a recipe against the models' headers.
 
     Args:
-        recipe: path of a YAML file, or a mapping with the same keys.
+        recipe: path of a YAML file, a mapping with the same keys, or a list of such mappings.
         memory: bytes that may be in flight; default: half of what is free.
 
     Returns:
@@ -27,17 +27,16 @@ def plan(recipe: Path | str | Mapping[str, Any], *, memory: int | None = None) -
     Raises:
         mergecore.errors.InputError: whatever is wrong, as one sentence.
     """
-    from mergecore import planning, running
-    from mergecore import recipe as recipes
+    from mergecore import planning, running, stages
     from mergecore.definitions import local_definitions
     from mergecore.registry import Registry
 
     registry = Registry(_warn, local_definitions([]))
-    return planning.make_plan(recipes.load_recipe(recipe), registry, memory or running.spare_memory())
+    return planning.make_plan(stages.load_recipe(recipe), registry, memory or running.spare_memory())
 
 
 def run(
-    recipe: Path | str | Mapping[str, Any],
+    recipe: Path | str | Mapping[str, Any] | Sequence[Mapping[str, Any]],
     out: Path | str,
     *,
     memory: int | None = None,
@@ -47,11 +46,13 @@ def run(
     force: bool = False,
     allow_nonfinite: bool = False,
     hash_inputs: bool = False,
+    keep: Sequence[str] = (),
 ) -> Path:
     """Merge a recipe into the folder `out`, as ``mergecore run`` does; a run that was cut short is gone on with.
 
     Args:
-        recipe: path of a YAML file or of an earlier result's mergecore.lock.json, or a mapping with the same keys.
+        recipe: path of a YAML file or of an earlier result's mergecore.lock.json, a mapping with the same keys, or a
+            list of such mappings.
         out: the folder to make.
         memory: bytes that may be in flight; default: half of what is free.
         workers: threads; default: one for each core.
@@ -60,12 +61,12 @@ def run(
         force: replace `out` if it exists.
         allow_nonfinite: write tensors with NaN or infinity too, with a warning, instead of stopping there.
         hash_inputs: put the SHA-256 of the models' weight files into the lock, whatever that takes.
+        keep: names of stages of the recipe that are written too, each into the folder ``OUT-NAME``.
 
     Raises:
         mergecore.errors.MergecoreError: InputError for something to mend, RunError for a run that failed.
     """
-    from mergecore import planning, running
-    from mergecore import recipe as recipes
+    from mergecore import planning, running, stages
     from mergecore.definitions import local_definitions
     from mergecore.registry import Registry
 
@@ -79,7 +80,7 @@ def run(
         hash_inputs=hash_inputs,
     )
     registry = Registry(_warn, local_definitions([]))
-    made = planning.make_plan(recipes.load_recipe(recipe), registry, options.memory)
+    made = planning.make_plan(stages.load_recipe(recipe), registry, options.memory, keep)
     try:
         return running.run_plan(made, Path(out), registry, options, running.Listener(_warn))
     finally:

@@ -49,6 +49,7 @@ def run(
     hash_inputs: Annotated[
         bool, typer.Option("--hash-inputs", help="Put the models' full SHA-256 into the lock; takes a second a GB.")
     ] = False,
+    keep: Annotated[list[str], typer.Option(help="Name of a stage of RECIPE that is written too, into OUT-NAME.")] = [],  # noqa: B006
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -61,8 +62,8 @@ def run(
     from mergecore.licences import require_licence
     from mergecore.planning import make_plan
     from mergecore.progress import Progress
-    from mergecore.recipe import load_recipe
     from mergecore.registry import Registry
+    from mergecore.stages import load_recipe
     from mergecore.views import plan_view, print_plan
 
     options = running.Options(
@@ -75,18 +76,19 @@ def run(
         hash_inputs=hash_inputs,
     )
     registry = Registry(warn, local_definitions(arch_dir))
-    plan = make_plan(load_recipe(recipe), registry, options.memory)
+    plan = make_plan(load_recipe(recipe), registry, options.memory, keep)
     try:
-        require_licence(require_license, plan.checkpoints)
+        require_licence(require_license, plan.parents)
         if not quiet:
             print_plan(plan)
-        with Progress(plan.bytes_out, quiet) as progress:
-            listener = running.Listener(warn, progress.advance, progress.resume)
+        with Progress(sum(item.bytes_out for item in (plan, *plan.kept.values())), quiet) as progress:
+            listener = running.Listener(warn, progress.advance, progress.resume, progress.fetch)
             running.run_plan(plan, out, registry, options, listener)
         if as_json:
             print(json.dumps({**plan_view(plan), "out": str(out), "seconds": round(progress.seconds, 3)}, indent=2))
         elif not quiet:
-            say(f"{out}: {progress.summary()}")
+            folders = [*(str(running.kept_folder(out, name)) for name in plan.kept), str(out)]
+            say(f"{' and '.join(folders)}: {progress.summary()}")
     finally:
         plan.close()
 
@@ -108,14 +110,14 @@ def plan_command(
     from mergecore.definitions import local_definitions
     from mergecore.licences import require_licence
     from mergecore.planning import make_plan
-    from mergecore.recipe import load_recipe
     from mergecore.registry import Registry
+    from mergecore.stages import load_recipe
 
     budget = size(memory, "--memory") if memory else running.spare_memory()
     registry = Registry(warn, local_definitions(arch_dir))
     plan = make_plan(load_recipe(recipe), registry, budget)
     try:
-        require_licence(require_license, plan.checkpoints)
+        require_licence(require_license, plan.parents)
         executor = registry.provide("executors", "threads")()
         cost = pricing.price(plan, executor, out, budget, running.available_cores())
         if as_json:

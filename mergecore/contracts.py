@@ -64,6 +64,7 @@ CHECKS: Mapping[str, Callable[[Any], None]] = {
     "executors": _has("run"),
     "postprocessors": _has("run"),
     "evaluators": _check_evaluator,
+    "optimizers": _has("ask", "tell"),
     "commands": _check_command,
     "hooks": _check_hooks,
 }

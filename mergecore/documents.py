@@ -63,17 +63,17 @@ def spell(path: Path_) -> str:
     return text.removeprefix(".")
 
 
-def load_yaml(text: str, file: str | None = None) -> Place:
-    """Parse one YAML document of plain values.
+def load_yaml(text: str, file: str | None = None) -> list[Place]:
+    """Parse YAML documents of plain values; one without a value is left out, as after a last ``---``.
 
     Raises:
-        RecipeError: not YAML, more than one document, a tag that asks for a Python object, a key written
-            twice, or aliases that expand beyond all measure.
+        RecipeError: not YAML, nothing but such documents, a tag that asks for a Python object, a key written twice, or
+            aliases that expand beyond all measure.
     """
     import yaml
 
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        nodes = list(yaml.compose_all(text, Loader=yaml.SafeLoader))
     except (yaml.YAMLError, ValueError, OverflowError) as error:  # PyYAML lets chr() of any number fail
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
@@ -82,12 +82,23 @@ def load_yaml(text: str, file: str | None = None) -> Place:
     except RecursionError:
         raise RecipeError("the YAML is nested too deeply", file=file) from None
     builder = _Builder(file)
-    value = builder.build(node, ()) if node is not None else None
-    return Place(value, (), file, builder.lines)
+    places = [Place(builder.build(node, ()), (), file, builder.lines_found()) for node in nodes]
+    found = [place for place in places if place.value is not None]
+    if not found:
+        raise RecipeError("is empty; a recipe has at least 'merge_method' and 'models'", file=file)
+    return found
 
 
 def load_file(path: Path) -> tuple[Place, str]:
-    """The YAML document in a file, and its text."""
+    """The one YAML document in a file, and the text."""
+    places, text = load_documents(path)
+    if len(places) > 1:
+        raise places[1].error("is a second document; this file holds one")
+    return places[0], text
+
+
+def load_documents(path: Path) -> tuple[list[Place], str]:
+    """The YAML documents in a file, and its text."""
     try:
         with open(path, "rb", opener=_open_at_once) as file:
             content = file.read(MAX_BYTES + 1)
@@ -122,6 +133,11 @@ class _Builder:
         self.lines: dict[Path_, int] = {}
         self.open: set[int] = set()
         self.scalars = yaml.SafeLoader("")
+
+    def lines_found(self) -> dict[Path_, int]:
+        """The lines of the document that has been built; the next one begins without any."""
+        lines, self.lines = self.lines, {}
+        return lines
 
     def fail(self, node: Any, path: Path_, message: str) -> RecipeError:
         return RecipeError(message, file=self.file, line=node.start_mark.line + 1, path=spell(path))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from mergecore.api import Input, Job, Writer
 from mergecore.errors import RunError
 from mergecore.finite import explain, is_finite
+from mergecore.making import release
 from mergecore.sources import Checkpoint
 
 if TYPE_CHECKING:
@@ -34,16 +36,14 @@ class FileEnds:
         self.nonfinite: set[str] = set()
         self._checkpoints, self._allow_nonfinite = checkpoints, allow_nonfinite
         self._jobs = {job.name: job for job in jobs}
+        self._turn = threading.Lock()
+        self._left = {job.name: job.info.elements for job in jobs if any(item.making for item in job.inputs)}
+        """Elements that are still to be written of each tensor that is made of stages."""
         self.writer = make_writer()
 
     def read(self, item: Input, start: int, out: Tensor) -> None:
         """See `mergecore.api.Work`."""
-        checkpoint = self._checkpoints[item.model]
-        try:
-            checkpoint.read(item.tensor, start, out)
-        except OSError as error:
-            where = f"{checkpoint.folder}: {item.tensor}"
-            raise RunError(f"{where}: cannot be read: {error.strerror or error}") from error
+        self._checkpoints[item.model].read(item.tensor, start, out)
 
     def write(self, name: str, start: int, data: Tensor) -> None:
         """See `mergecore.api.Work`."""
@@ -54,6 +54,16 @@ class FileEnds:
                 )
             self.nonfinite.add(name)
         self.writer.write(name, start, data)
+        if name in self._left:
+            self._count(name, data.numel())
+
+    def _count(self, name: str, elements: int) -> None:
+        """Once the whole of a tensor is written, let go of what was held to make its inputs."""
+        with self._turn:
+            self._left[name] -= elements
+            whole = self._left[name] == 0
+        if whole:
+            release(self._jobs[name], self._checkpoints)
 
     def sync(self) -> None:
         """See `mergecore.api.Writer.sync`."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from mergecore.api import FLOATS, Input, Job, torch_dtype
+from mergecore.making import made_of
 from mergecore.sources import Checkpoint
 
 if TYPE_CHECKING:
@@ -33,11 +34,20 @@ def explain(job: Job, checkpoints: Sequence[Checkpoint]) -> str:
     bad = [name for name, item in zip(names, job.inputs) if not _input_is_finite(item, checkpoints[item.model])]
     if bad:
         origin = f"{' and '.join(bad)} already {'holds' if len(bad) == 1 else 'hold'} some"
+        stages = {text: None for item in job.inputs for text in _in_stages(item, checkpoints[item.model])}
+        origin += "".join(f" ({text})" for text in stages)
     elif job.info.dtype == "F16":
         origin = "none of them holds any, but float16 ends at 65504: write dtype: bfloat16"
     else:
         origin = "none of them holds any, so the method makes them"
     return f"{job.name}: NaN or infinity comes out of merging {' and '.join(names)}; {origin}"
+
+
+def _in_stages(item: Input, checkpoint: Checkpoint) -> Iterator[str]:
+    """Where an input is of a stage that came out with such: a sentence about that stage."""
+    if not _input_is_finite(item, checkpoint):
+        for maker, name in made_of(checkpoint.readers[item.tensor], item.tensor):
+            yield f"there, {explain(*maker.job(name))}"
 
 
 def _input_is_finite(item: Input, checkpoint: Checkpoint) -> bool:

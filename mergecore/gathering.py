@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from mergecore.api import TensorInfo, torch_dtype
+from mergecore.api import Reader, TensorInfo, torch_dtype
 from mergecore.api.files import common_dtype
 from mergecore.sources import Checkpoint
 
@@ -60,6 +60,15 @@ class Gathered:
             until = min(last * width, end)
             self._fill(first, position - first * width, out[position - start : until - start])
             position = until
+
+    def counts(self) -> list[tuple[Reader, str, int]]:
+        """The parts that rows are taken from, by their readers, and how many elements of each."""
+        width = math.prod(self.info.shape[1:])
+        rows = [
+            int((self.origin == part).sum() + (self.means[part, self.origin == MEAN] >= 0).sum())
+            for part in range(len(self.parts))
+        ]
+        return [(item.readers[name], name, count * width) for (item, name), count in zip(self.parts, rows) if count]
 
     def _runs(self, first: int, last: int) -> Iterator[tuple[int, int]]:
         """The rows from first to last, cut where the next row is not the source's next."""
@@ -113,6 +122,12 @@ class GatheredReader:
             self._gathered[name].read(start, out)
         else:
             self._checkpoint.read(name, start, out)
+
+    def parts(self, name: str) -> list[tuple[Reader, str, int]]:
+        """What a tensor is read from: readers, tensors, how many elements of each; see `shards.shards_of`."""
+        if name in self._gathered:
+            return self._gathered[name].counts()
+        return [(self._checkpoint.readers[name], name, self.tensors[name].elements)]
 
     def close(self) -> None:
         """Let go of the checkpoint's own files."""

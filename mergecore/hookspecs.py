@@ -14,6 +14,7 @@ if TYPE_CHECKING:
         Executor,
         Method,
         ModelInfo,
+        Optimizer,
         OutputTokenizer,
         PostProcessor,
         Reader,
@@ -110,6 +111,18 @@ def mergecore_provide_evaluator(name: str) -> type[Evaluator] | None:
 
 
 @hookspec(firstresult=True)
+def mergecore_provide_optimizer(name: str) -> type[Optimizer] | None:
+    """Answer for the optimizer called `name`.
+
+    Example::
+
+        @hookimpl
+        def mergecore_provide_optimizer(name):
+            return HouseSearch if name == "cma" else None
+    """
+
+
+@hookspec(firstresult=True)
 def mergecore_provide_tokenizer(request: TokenizerRequest) -> OutputTokenizer | None:
     """Answer for the output's tokenizer and the rows of its vocabulary; None leaves it to the next plugin.
 
@@ -140,7 +153,8 @@ def mergecore_before_plan(recipe: Mapping[str, Any]) -> None:
 def mergecore_after_plan(tensors: Mapping[str, TensorInfo], notes: list[str], models: tuple[ModelInfo, ...]) -> None:
     """The plan stands: what will be written, what its author should know, and the models with what their cards say.
 
-    An observer that may raise `InputError` to refuse the plan.
+    The tensors and notes are the output's; the models are all those in files, also of stages and of what is kept. An
+    observer that may raise `InputError` to refuse the plan.
 
     Example::
 

@@ -7,13 +7,13 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from mergecore.api import Job
-from mergecore.planning import Plan
+from mergecore.plans import Plan
 from mergecore.registry import Registry
 
 COMPUTING = ("mergecore", "numpy", "torch")
@@ -22,21 +22,30 @@ COMPUTING = ("mergecore", "numpy", "torch")
 
 def identity(plan: Plan, registry: Registry, shard_bytes: int) -> dict[str, Any]:
     """What must be the same for two runs to write the same files; executor, threads and tiles change nothing."""
-    models = [[str(checkpoint.folder.resolve()), checkpoint.made_of] for checkpoint in plan.checkpoints]
+    plans = {"": plan, **plan.stages}
     return {
         "packages": packages(registry, *COMPUTERS),
-        "files": {str(path.resolve()): [stamp.size, stamp.mtime_ns] for path, stamp in plan.stamps.items()},
-        "code": {plan.recipe.method: _code(plan.method)},
+        "files": dict(_files(plan)),
+        "code": {item.recipe.method: _code(item.method) for item in plans.values()},
         "layout": {"--shard-size": shard_bytes},
-        "vocabulary": {"the models' tokens": _rows(plan)},
-        "recipe": _jobs(plan, models),
+        "vocabulary": {
+            f"the tokens of the models of stage {name!r}" if name else "the models' tokens": _rows(item)
+            for name, item in plans.items()
+        },
+        "stages": {name: _recipe(item) for name, item in plan.stages.items()},
+        "recipe": _recipe(plan),
     }
 
 
 def plan_digest(plan: Plan) -> str:
-    """A digest of what a run will compute, wherever the models are: every output tensor, its inputs and parameters."""
-    models = [[index, checkpoint.made_of] for index, checkpoint in enumerate(plan.checkpoints)]
-    return _digest([_jobs(plan, models), _rows(plan)])
+    """A digest of what a run will compute, wherever the models are: every tensor, its inputs and parameters."""
+    names = [*plan.stages, *(checkpoint.reference for checkpoint in plan.models)]
+    numbers = {name: number for number, name in enumerate(names)}
+    found = []
+    for item in (plan, *plan.stages.values()):
+        models = [[numbers[checkpoint.reference], checkpoint.made_of] for checkpoint in item.checkpoints]
+        found.append([_jobs(item, models), _rows(item)])
+    return _digest(found)
 
 
 def _jobs(plan: Plan, models: Sequence[Any]) -> str:
@@ -53,6 +62,7 @@ def difference(before: dict[str, Any], now: dict[str, Any]) -> str:
         "code": "the code of method {name!r} changed",
         "layout": "{name} changed",
         "vocabulary": "{name} changed",
+        "stages": "the recipe of stage {name!r} changed",
     }
     changes = [
         text.format(name=name, old=old, new=now[part][name])
@@ -61,6 +71,19 @@ def difference(before: dict[str, Any], now: dict[str, Any]) -> str:
         if name in now[part] and now[part][name] != old
     ]
     return " and ".join(changes) or "the recipe changed"
+
+
+def _files(plan: Plan) -> Iterator[tuple[str, list[Any]]]:
+    """What tells that weight files are the same: on the Hub the commit, wherever and since when they are cached."""
+    for checkpoint in plan.models:
+        hub = checkpoint.snapshot
+        for path, stamp in checkpoint.stamps.items():
+            if hub:
+                yield f"{hub.repo}/{path.name}", [stamp.size, hub.commit]
+            else:
+                yield str(path.resolve()), [stamp.size, stamp.mtime_ns]
+    for shard in plan.shards:
+        yield f"{shard.snapshot.repo}/{shard.name}", [shard.size, shard.snapshot.commit]
 
 
 COMPUTERS = ("methods", "readers", "writers", "tokenizers")
@@ -98,7 +121,16 @@ def _code(method: type) -> str:
     return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
 
 
-def _job(job: Job, models: Sequence[list[str]]) -> list[Any]:
+def _recipe(plan: Plan) -> str:
+    """A digest of all jobs; a stage among the models goes by its reference, and has a digest of its own."""
+    models = [
+        ["stage", item.reference] if item.reference in plan.stages else [item.origin, item.made_of]
+        for item in plan.checkpoints
+    ]
+    return _jobs(plan, models)
+
+
+def _job(job: Job, models: Sequence[Any]) -> list[Any]:
     parameters = job.method and {
         field.name: getattr(job.method, field.name)
         for field in dataclasses.fields(job.method)  # type: ignore[arg-type]

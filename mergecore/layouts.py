@@ -45,6 +45,10 @@ class Views:
                 out = out[count:]
             start = max(start - span.elements, 0)
 
+    def parts(self, name: str) -> list[tuple[Reader, str, int]]:
+        """What a tensor is read from: readers, tensors, and how many elements of each."""
+        return [(self._readers[span.tensor], span.tensor, span.elements) for span in self._spans[name]]
+
     def close(self) -> None:
         """Let go of the files."""
         for reader in set(self._readers.values()):

@@ -16,7 +16,6 @@ from mergecore.api import ModelError, read_text
 from mergecore.documents import Place, check
 from mergecore.errors import InputError, RecipeError
 from mergecore.fingerprints import matches
-from mergecore.sources import Checkpoint
 
 NAME = "mergecore.lock.json"
 KEY = "mergecore_lock"
@@ -49,26 +48,29 @@ class Lock:
         Raises:
             InputError: it was a folder, and there is none any more.
         """
-        entry = next((item for item in self.value["inputs"] if item["reference"] == reference), None)
+        entry = self._entry(reference)
         if entry is None or (entry["folder"] is None and not entry["revision"]):
             return reference
         if entry["folder"] is None:
-            return f"{reference.rpartition('@')[0] or reference}@{entry['revision']}"
+            return f"{reference.partition('@')[0]}@{entry['revision']}"
         folder = Path(os.path.normpath(self.file.parent / entry["folder"]))
         if found := next((path for path in (folder, Path(reference).expanduser()) if path.is_dir()), None):
             return str(found)
         raise InputError(f"{self.file}: the model {reference} is not in {folder}; put it there, or write its place"
                          " as its 'folder' in the lock")  # fmt: skip
 
-    def check_inputs(self, checkpoints: Sequence[Checkpoint]) -> None:
-        """Raise InputError naming the first file of the models that is not the one it was."""
-        folders = {checkpoint.reference: checkpoint.folder for checkpoint in checkpoints}
-        files = [
-            (Path(os.path.normpath(folders[item["reference"]] / name)), entry)
-            for item in self.value["inputs"]
-            if item["reference"] in folders
-            for name, entry in item["files"].items()
-        ]
+    def check_input(self, reference: str, folder: Path, on_hub: bool) -> None:
+        """Raise InputError naming the first file of a model that is not the one it was.
+
+        Args:
+            reference: to the model.
+            folder: where it is.
+            on_hub: whether it is the commit that it was, of which files that are not fetched yet cannot be others.
+        """
+        entry = self._entry(reference)
+        known = entry["files"].items() if entry else ()
+        files = [(Path(os.path.normpath(folder / name)), item) for name, item in known]
+        files = [(path, item) for path, item in files if not on_hub or path.exists()]
         with ThreadPoolExecutor() as pool:
             for (path, _), same in zip(files, pool.map(lambda item: matches(*item), files)):
                 if not same:
@@ -76,6 +78,10 @@ class Lock:
                         f"{path}: is not the file that {self.file} was made of; bring that back, or run the recipe"
                         f" beside the lock instead, which takes what is there"
                     )
+
+    def _entry(self, reference: str) -> Mapping[str, Any] | None:
+        inputs: Sequence[Mapping[str, Any]] = self.value["inputs"]
+        return next((item for item in inputs if item["reference"] == reference), None)
 
 
 def read_lock(path: Path) -> Lock | None:

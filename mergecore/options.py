@@ -13,7 +13,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")]
 RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
-ModelPath = Annotated[str, typer.Argument(help="A model folder.", show_default=False)]
+ModelPath = Annotated[str, typer.Argument(help="A model: a folder, or org/name on the Hub.", show_default=False)]
 Out = Annotated[Path, typer.Argument(help="The folder to make.", show_default=False)]
 Memory = Annotated[
     str, typer.Option("--memory", help="What may be in flight, such as 2GB; default: half of what is free.")

@@ -2,156 +2,209 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from mergecore.agreement import model_notes
-from mergecore.api import BLOCK, FLOATS, Evaluation, Input, Job, Method, TensorInfo, Tile, Vocabulary
+from mergecore.api import BLOCK, FLOATS, Evaluation, Job, Method, Tile, read_card
 from mergecore.api.files import TORCH_NAMES, common_dtype
-from mergecore.architecture import Architecture
 from mergecore.config import with_keys
 from mergecore.definitions import fit
-from mergecore.errors import InputError, MergecoreError, ModelError, PluginError
+from mergecore.differences import config_notes
+from mergecore.errors import InputError, MergecoreError, ModelError, PluginError, RecipeError, nearest
 from mergecore.evaluations import parse_evaluations
-from mergecore.matching import Match, Matcher
+from mergecore.finishing import describe
+from mergecore.jobs import Jobs
+from mergecore.licences import licence_notes
+from mergecore.lockfile import Lock
+from mergecore.making import MadeReader
+from mergecore.matching import Matcher
+from mergecore.places import Source, locate
+from mergecore.plans import Plan, merged_model
 from mergecore.plugins import find
 from mergecore.recipe import Recipe
 from mergecore.registry import Registry
 from mergecore.slicing import layer_config, tie_config
 from mergecore.sources import Checkpoint, open_model
-from mergecore.stamps import Stamp
-from mergecore.tokens import VOCABULARY_CURE, check_vocabularies
+from mergecore.stages import alone
+from mergecore.tokens import check_vocabularies
 from mergecore.values import Values
-from mergecore.vocabulary import Aligned, align
+from mergecore.vocabulary import align
+
+__all__ = ["Plan", "make_plan"]
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a run will do.
-
-    Attributes:
-        recipe, method, architecture: what was asked for, found.
-        checkpoints: the input models, opened, in the recipe's order.
-        donor: position in `checkpoints` of the model whose config and files the output takes over.
-        jobs: every output tensor, in order.
-        config: config.json of the output.
-        dropped: input tensors that the recipe leaves out.
-        notes: what the author of the recipe should know.
-        positions: the place in `checkpoints` of each model reference of the recipe.
-        rows: where the rows of embeddings and heads come from; None: they are the models' own.
-        tokenizer_files: every tokenizer file of the output, by name; None: the donor's, as they are.
-        evaluations: what is measured of the result.
-    """
-
-    recipe: Recipe
-    method: type[Method]
-    architecture: Architecture
-    checkpoints: tuple[Checkpoint, ...]
-    donor: int
-    jobs: tuple[Job, ...]
-    config: Mapping[str, Any]
-    dropped: int
-    notes: tuple[str, ...]
-    positions: Mapping[str, int]
-    rows: Vocabulary | None = None
-    tokenizer_files: Mapping[str, bytes] | None = None
-    evaluations: tuple[Evaluation, ...] = ()
-
-    @property
-    def tensors(self) -> dict[str, TensorInfo]:
-        """The output's tensors, in order."""
-        return {job.name: job.info for job in self.jobs}
-
-    @property
-    def bytes_in(self) -> int:
-        return sum(item.info.nbytes for job in self.jobs for item in job.inputs)
-
-    @property
-    def bytes_out(self) -> int:
-        return sum(job.info.nbytes for job in self.jobs)
-
-    @property
-    def stamps(self) -> dict[Path, Stamp]:
-        """The models' weight files as they were when they were opened."""
-        return {path: stamp for checkpoint in self.checkpoints for path, stamp in checkpoint.stamps.items()}
-
-    def close(self) -> None:
-        """Let go of the input files."""
-        for checkpoint in self.checkpoints:
-            checkpoint.close()
-
-
-def make_plan(recipe: Recipe, registry: Registry, memory: int) -> Plan:
+def make_plan(recipe: Recipe, registry: Registry, memory: int, keep: Sequence[str] = ()) -> Plan:
     """Plan a recipe.
 
     Args:
         recipe: as loaded.
         registry: the plugins.
         memory: bytes that may be in flight.
+        keep: names of the recipe's stages that are to be written too.
 
     Raises:
         InputError: whatever is wrong with the recipe, the models or the plugins.
     """
-    registry.before_plan(recipe.place.value)
+    models = _Models(registry, recipe.lock)
     try:
-        method: type[Method] = registry.provide("methods", recipe.method)
-    except MergecoreError as error:
-        raise recipe.place.child("merge_method").error(str(error)) from None
-    values = Values(recipe, method)
-    checkpoints: list[Checkpoint] = []
-    try:
-        positions = _open_models(recipe, registry, checkpoints)
-        plan = _plan(recipe, registry, method, values, checkpoints, positions)
-        _check_memory(plan.jobs, memory)
-        models = tuple(checkpoint.info for checkpoint in checkpoints)
-        registry.notify("after_plan", tensors=plan.tensors, notes=list(plan.notes), models=models)
-    except BaseException:
-        for checkpoint in checkpoints:
-            checkpoint.close()
+        plan = _plan_of(recipe, models)
+        kept = {name: models.kept(recipe, name) for name in keep}
+        for item in (plan, *kept.values()):
+            _check_memory(item.jobs, memory)
+        unused = recipe.others.keys() - plan.stages.keys() - kept.keys()
+        notes = [f"the recipe {name!r} is no part of the output; --keep {name} writes it" for name in sorted(unused)]
+        notes = [*plan.notes, *licence_notes(plan.models), *notes]
+        plan = replace(plan, kept=kept, scratch=models.scratch, notes=tuple(notes))
+        parents = tuple(checkpoint.info for checkpoint in plan.parents)
+        registry.notify("after_plan", tensors=plan.tensors, notes=notes, models=parents)
+    except BaseException as error:
+        models.close()
+        if isinstance(error, MergecoreError):
+            raise models.explained(error)  # noqa: B904
         raise
     return plan
 
 
-def _open_models(recipe: Recipe, registry: Registry, checkpoints: list[Checkpoint]) -> dict[str, int]:
+def _plan_of(recipe: Recipe, models: _Models) -> Plan:
+    models.registry.before_plan(recipe.place.value)
+    try:
+        method: type[Method] = models.registry.provide("methods", recipe.method)
+    except MergecoreError as error:
+        raise recipe.place.child("merge_method").error(str(error)) from None
+    values = Values(recipe, method)
+    checkpoints: list[Checkpoint] = []
+    positions = _open_models(recipe, models, checkpoints)
+    plan = _plan(recipe, models, method, values, checkpoints, positions)
+    stages: dict[str, Plan] = {}
+    for reference in recipe.stages:
+        stages |= {**models.stages[reference].stages, reference: models.stages[reference]}
+    source = models.sources.get((recipe.tokenizer or {}).get("source", ""))
+    return replace(plan, positions=positions, stages=stages, tokenizer_source=source)
+
+
+class _Models:
+    """Opens each model once, whichever recipe names it, where a lock says that it is; and shows stages as models.
+
+    Attributes:
+        registry: the plugins.
+        stages: the plan of each stage so far, by reference.
+        sources: the models that only tokenizers are taken from, by reference.
+        scratch: holds a folder for each stage, with all but its weights.
+    """
+
+    def __init__(self, registry: Registry, lock: Lock | None) -> None:
+        self.registry = registry
+        self.stages: dict[str, Plan] = {}
+        self.sources: dict[str, Source] = {}
+        self.scratch: TemporaryDirectory[str] | None = None
+        self._lock = lock
+        self._opened: dict[Path, Checkpoint] = {}
+        self._shown: dict[str, Checkpoint] = {}
+
+    def open(self, recipe: Recipe, reference: str) -> Checkpoint:
+        """A model or stage that a recipe names."""
+        if reference not in self._shown and reference in recipe.stages:
+            self._shown[reference] = self._made(reference, recipe.stages[reference])
+        if reference not in self._shown:
+            try:
+                opened = open_model(self._where(reference), self.registry)
+            except ModelError as error:
+                hint = nearest(reference, recipe.others)
+                raise recipe.place_of(reference).error(f"{error}{hint}") from None
+            known = self._opened.setdefault(opened.folder.resolve(), opened)
+            if known is not opened:
+                opened.close()
+            self._check(reference, known)
+            self._shown[reference] = replace(known, reference=reference)
+        return self._shown[reference]
+
+    def find(self, reference: str) -> Path:
+        """The folder of a model that only its tokenizer is taken from, as `mergecore.api.TokenizerRequest` has it."""
+        source = self.sources[reference] = Source(reference, *locate(self._where(reference)))
+        self._check(reference, source)
+        return source.folder
+
+    def _where(self, reference: str) -> str:
+        return self._lock.where(reference) if self._lock else reference
+
+    def _check(self, reference: str, model: Checkpoint | Source) -> None:
+        if self._lock:
+            self._lock.check_input(reference, model.folder, model.snapshot is not None)
+
+    def kept(self, recipe: Recipe, name: str) -> Plan:
+        """The plan of a named recipe that is to be written for itself."""
+        if name not in recipe.others:
+            known = f"; it has: {', '.join(recipe.others)}" if recipe.others else ""
+            raise InputError(f"--keep {name}: the recipe has no stage of that name{known}")
+        if name not in self.stages:
+            self.stages[name] = _plan_of(recipe.others[name], self)
+        return replace(self.stages[name], recipe=alone(recipe.others[name]))
+
+    def _made(self, reference: str, recipe: Recipe) -> Checkpoint:
+        try:
+            plan = self.stages[reference] = _plan_of(recipe, self)
+        except RecipeError:
+            raise
+        except InputError as error:
+            raise recipe.place.error(str(error)) from None
+        if self.scratch is None:
+            self.scratch = TemporaryDirectory(prefix="mergecore-")
+        folder = Path(self.scratch.name) / reference.replace("/", "_")
+        notes: list[str] = []
+        describe(merged_model(plan, folder, reference, notes.append), self.registry)
+        self.stages[reference] = replace(plan, notes=(*plan.notes, *notes))
+        config = json.loads(json.dumps(dict(plan.config)))
+        reader = MadeReader(plan.jobs, plan.checkpoints)
+        readers = dict.fromkeys(reader.tensors, reader)
+        return Checkpoint(reference, folder, config, reader.tensors, readers, (), {}, card=read_card(folder))
+
+    def explained(self, error: MergecoreError) -> MergecoreError:
+        """An error in which no folder of a stage is named, which nobody knows and which is gone."""
+        if self.scratch is not None:
+            error.args = tuple(str(text).replace(f"{self.scratch.name}/", "stage ") for text in error.args)
+        return error
+
+    def close(self) -> None:
+        """Let go of all files."""
+        for checkpoint in self._opened.values():
+            checkpoint.close()
+        if self.scratch is not None:
+            self.scratch.cleanup()
+
+
+def _open_models(recipe: Recipe, models: _Models, checkpoints: list[Checkpoint]) -> dict[str, int]:
     """Open the recipe's models into `checkpoints`, a folder that is named twice once; gives the place of each there."""
     folders: dict[Any, int] = {}
     positions = {}
     for reference in recipe.models:
-        try:
-            place = recipe.lock.where(reference) if recipe.lock else reference
-            checkpoint = replace(open_model(place, registry), reference=reference)
-        except ModelError as error:
-            raise recipe.place_of(reference).error(str(error)) from None
+        checkpoint = models.open(recipe, reference)
         folder = checkpoint.folder.resolve()
-        if folder in folders:
-            checkpoint.close()
-        else:
+        if folder not in folders:
             folders[folder] = len(checkpoints)
             checkpoints.append(checkpoint)
         positions[reference] = folders[folder]
-    if recipe.lock:
-        recipe.lock.check_inputs(checkpoints)
     return positions
 
 
 def _plan(
     recipe: Recipe,
-    registry: Registry,
+    models: _Models,
     method: type[Method],
     values: Values,
     checkpoints: list[Checkpoint],
     positions: dict[str, int],
 ) -> Plan:
     donor = positions[recipe.base_model or recipe.models[0]]
-    architecture, fitted, notes = fit(recipe, registry, checkpoints, donor)
-    aligned = align(recipe, registry, architecture, fitted, donor)
+    architecture, fitted, notes = fit(recipe, models.registry, checkpoints, donor)
+    aligned = align(recipe, models.registry, architecture, fitted, donor, models.find)
     checkpoints = list(aligned.checkpoints)
     matcher = Matcher(recipe, method, architecture, checkpoints, positions, donor)
     matcher.check_accounted()
-    builder = _Jobs(recipe, method, values, aligned)
+    builder = Jobs(recipe, method, values, aligned)
     changes: dict[str, Any] = dict(aligned.config)
     for module, module_recipe, stacks in matcher.modules():
         if not module_recipe.whole:
@@ -174,16 +227,16 @@ def _plan(
         config=with_keys(checkpoints[donor].config, changes),
         dropped=sum(len(checkpoint.tensors) for checkpoint in checkpoints) - len(used),
         notes=(
+            *(note for checkpoint in checkpoints for note in checkpoint.notes),
             *notes,
             *aligned.notes,
             *builder.notes(),
             *values.notes(builder.jobs),
-            *model_notes(checkpoints, donor, set(changes)),
+            *config_notes(checkpoints, donor, set(changes)),
         ),
-        positions=positions,
         rows=aligned.rows,
         tokenizer_files=aligned.files,
-        evaluations=_evaluations(recipe, registry),
+        evaluations=_evaluations(recipe, models.registry),
     )
 
 
@@ -197,78 +250,6 @@ def _evaluations(recipe: Recipe, registry: Registry) -> tuple[Evaluation, ...]:
     return parse_evaluations(recipe.evaluate, registry)
 
 
-@dataclass
-class _Jobs:
-    """Turns matches into jobs: shapes and dtypes checked, parameters resolved."""
-
-    recipe: Recipe
-    method: type[Method]
-    values: Values
-    aligned: Aligned
-    jobs: list[Job] = field(default_factory=list)
-    tables: list[Job] = field(default_factory=list)
-    """The jobs of weights with one row a token."""
-    _lacking: Counter[tuple[str, ...]] = field(default_factory=Counter)
-
-    def add(self, match: Match) -> None:
-        """Append the job of one output weight."""
-        inputs = tuple(
-            Input(part.model, part.tensor, self.aligned.checkpoints[part.model].tensors[part.tensor])
-            for part in match.parts
-        )
-        self._check_shapes(match, inputs)
-        if match.lacking:
-            self._lacking[match.lacking] += 1
-        self.jobs.append(self._job(match, inputs))
-        if match.weight.vocabulary_axis == 0:
-            self.tables.append(self.jobs[-1])
-
-    def _job(self, match: Match, inputs: tuple[Input, ...]) -> Job:
-        name, shape = match.weight.name, inputs[0].info.shape
-        dtypes = {self.aligned.dtypes.get((item.model, item.tensor), item.info.dtype) for item in inputs}
-        if not dtypes <= set(FLOATS):
-            if len(dtypes) > 1:
-                raise ModelError(f"{name}: is stored as {' and '.join(sorted(dtypes))} in different models")
-            return Job(name, inputs[0].info, inputs, None)
-        info = TensorInfo(self.recipe.dtype or common_dtype(dtypes), shape)
-        if self._is_lone(match):
-            return Job(name, info, inputs[:1], None)
-        method = self.values.method_for(match)
-        return Job(name, info, inputs, method, match.subtracts(self.method), self.recipe.seed)
-
-    def _check_shapes(self, match: Match, inputs: Sequence[Input]) -> None:
-        shapes: dict[tuple[int, ...], str] = {}
-        for item in inputs:
-            shapes.setdefault(item.info.shape, self.aligned.checkpoints[item.model].reference)
-        if len(shapes) > 1:
-            found = ", ".join(f"{list(shape)} in {model}" for shape, model in shapes.items())
-            cure = "only equal shapes can be merged" if match.weight.vocabulary_axis is None else VOCABULARY_CURE
-            raise ModelError(f"{match.weight.name}: the models differ in shape: {found}; {cure}")
-
-    def _is_lone(self, match: Match) -> bool:
-        """Whether a weight that only one model has is copied from it."""
-        if match.alone:
-            return True
-        low = self.method.models[0]
-        subtracted = match.subtracts(self.method)
-        if len(match.parts) - subtracted >= low and not match.lacks_base:
-            return False
-        if len(match.parts) == 1 and (subtracted or self.method.copies_lone):
-            return True
-        lacking = ", ".join(match.lacking)
-        raise ModelError(
-            f"{match.weight.name}: is missing in {lacking}, and method {self.recipe.method!r} cannot do without;"
-            " use models that all have it"
-        )
-
-    def notes(self) -> list[str]:
-        """What is unusual about the jobs."""
-        return [
-            f"{count} optional weight(s) missing in {', '.join(models)}: made from the models that have them"
-            for models, count in self._lacking.items()
-        ]
-
-
 def _dtype_config(jobs: Sequence[Job], config: Mapping[str, Any]) -> dict[str, Any]:
     """The output's dtype under the keys that the config uses for it."""
     dtypes = {job.info.dtype for job in jobs if job.info.dtype in FLOATS}
@@ -279,7 +260,8 @@ def _dtype_config(jobs: Sequence[Job], config: Mapping[str, Any]) -> dict[str, A
 def _check_memory(jobs: Sequence[Job], memory: int) -> None:
     """A tensor that its method wants whole must fit the budget."""
     for job in jobs:
-        needed = job.memory(BLOCK) if job.method is not None and job.method.tile is not Tile.ELEMENTS else 0
+        in_pieces = job.method is None or job.method.tile is Tile.ELEMENTS
+        needed = 0 if in_pieces and not any(item.making for item in job.inputs) else job.memory(BLOCK)
         if needed > memory:
             raise InputError(
                 f"{job.name}: {type(job.method).__name__} needs {needed / 1e6:.0f} MB for it at one time, more than the"

@@ -25,6 +25,7 @@ KINDS = (
     "executors",
     "postprocessors",
     "evaluators",
+    "optimizers",
     "commands",
     "hooks",
 )

@@ -6,7 +6,7 @@ import math
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 from mergecore.api import ITEM_BYTES, Executor, Input, Job, Work
 from mergecore.builtin.safetensors import as_bytes, write_at
 from mergecore.builtin.threads import TILE_ELEMENTS
-from mergecore.planning import Plan
+from mergecore.making import job_cost, release
+from mergecore.plans import Plan
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,11 +33,11 @@ class Price:
 
     Attributes:
         read: bytes of weights, counted once for each time that the method goes through them; a method that measures
-            goes through them twice, or a little more.
+            goes through them twice, or a little more, and so does each stage for every time that one goes through it.
         written: bytes of weights.
         memory: most bytes of tensors in flight, with the tiles of the threads executor.
         free: bytes that the output's disk has left.
-        seconds: of merging, measured on a sample; None where there is too little to tell.
+        seconds: of merging, measured on a sample; None where there is too little to tell, or weights are not here yet.
     """
 
     read: int
@@ -59,20 +60,20 @@ def price(plan: Plan, executor: Executor, folder: Path, memory: int, workers: in
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
     largest = max((job.memory(TILE_ELEMENTS) for job in plan.jobs), default=0)
     return Price(
-        read=sum(_read(job) for job in plan.jobs),
+        read=sum(_read(plan, job) for job in plan.jobs),
         written=plan.bytes_out,
         memory=min(memory, workers * largest),
         free=shutil.disk_usage(there).free,
-        seconds=_seconds(plan, executor, there, memory, workers),
+        seconds=None if plan.download else _seconds(plan, executor, there, memory, workers),
     )
 
 
-def _read(job: Job) -> int:
-    return sum(item.info.nbytes for item in job.inputs) * (2 if job.measures else 1)
+def _read(plan: Plan, job: Job) -> int:
+    return sum(job_cost(job, plan.checkpoints))
 
 
-def _effort(job: Job) -> int:
-    return _read(job) + job.info.nbytes
+def _effort(plan: Plan, jobs: Iterable[Job]) -> int:
+    return sum(_read(plan, job) + job.info.nbytes for job in jobs)
 
 
 def _seconds(plan: Plan, executor: Executor, folder: Path, memory: int, workers: int) -> float | None:
@@ -82,10 +83,10 @@ def _seconds(plan: Plan, executor: Executor, folder: Path, memory: int, workers:
             started = time.perf_counter()
             executor.run(_work(plan, batch, file.fileno(), memory, workers))
             elapsed += time.perf_counter() - started
-            done += sum(map(_effort, batch))
+            done += _effort(plan, batch)
             if elapsed > SECONDS:
                 break
-    return elapsed * sum(map(_effort, plan.jobs)) / done if done else None
+    return elapsed * _effort(plan, plan.jobs) / done if done else None
 
 
 def _batches(plan: Plan, workers: int) -> Iterator[list[Job]]:
@@ -106,11 +107,14 @@ def _work(plan: Plan, jobs: list[Job], file: int, memory: int, workers: int) -> 
     def write(name: str, start: int, data: Tensor) -> None:
         write_at(file, as_bytes(data), places[name] + start * ITEM_BYTES[tensors[name].dtype])
 
+    def done(job: Job) -> None:
+        release(job, plan.checkpoints)
+
     tensors, ends = plan.tensors, [0]
     for job in jobs:
         ends.append(ends[-1] + job.info.nbytes)
     places = dict(zip((job.name for job in jobs), ends))
-    return Work(jobs, read, write, _nothing, _nothing, memory, workers)
+    return Work(jobs, read, write, _nothing, done, memory, workers)
 
 
 def _nothing(_value: object) -> None:

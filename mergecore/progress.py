@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
+    from rich.progress import TaskID
 
 PLAIN_LINES = 10
 """Lines of a whole run where there is no terminal."""
@@ -20,8 +21,9 @@ class Progress:
     def __init__(self, total: int, quiet: bool) -> None:
         self._total, self._quiet, self._written = total, quiet, 0
         self._bar: Bar | None = None
+        self._fetching: TaskID | None = None
         self._started = self._ended = time.perf_counter()
-        self._lines = 0
+        self._lines = self._fetched = 0
 
     def __enter__(self) -> Progress:
         self._started = time.perf_counter()
@@ -31,8 +33,8 @@ class Progress:
             from rich.progress import Progress as Bar
 
             columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-            self._bar = Bar("merging", *columns, console=Console(stderr=True))
-            self._task = self._bar.add_task("merge", total=self._total)
+            self._bar = Bar("{task.description}", *columns, console=Console(stderr=True))
+            self._task = self._bar.add_task("merging", total=self._total)
             self._bar.start()
         return self
 
@@ -43,6 +45,17 @@ class Progress:
             print(f"resuming: {done} of {total} tensors are done", file=sys.stderr, flush=True)
         if self._bar is not None:
             self._bar.update(self._task, total=self._total)
+
+    def fetch(self, done: int, total: int) -> None:
+        """Show bytes of weights that have come from the Hub, of all that will; the merge's time begins after them."""
+        self._started = time.perf_counter()
+        if self._bar is not None:
+            if self._fetching is None:
+                self._fetching = self._bar.add_task("fetching", total=total)
+            self._bar.update(self._fetching, completed=done)
+        elif not self._quiet and total and done * PLAIN_LINES // total > self._fetched:
+            self._fetched = done * PLAIN_LINES // total
+            print(f"fetching {done / total:4.0%}  {done / 1e6:,.0f} MB", file=sys.stderr, flush=True)
 
     def advance(self, count: int) -> None:
         """Count bytes that have been written."""

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from mergecore.api.files import TORCH_NAMES
-from mergecore.documents import Place, check, load_file, load_yaml, show
+from mergecore.documents import Place, check, show
 from mergecore.errors import RecipeError
-from mergecore.lockfile import Lock, read_lock
+from mergecore.lockfile import Lock
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,10 @@ class Recipe:
         evaluate: what to measure of the result, if anything.
         text: the YAML.
         place: the whole document.
-        lock: where the recipe was taken from a lock, which says what it was run on.
+        name: what other recipes of the file call it; None: it has none.
+        stages: the recipes that stand where models do, by the reference to them.
+        others: of the recipe that makes the output: every other named one of its file.
+        lock: of the recipe that makes the output: the lock that it was taken from, which says what it was run on.
     """
 
     method: str
@@ -77,22 +81,29 @@ class Recipe:
     evaluate: Place | None
     text: str
     place: Place
+    name: str | None = None
+    stages: Mapping[str, Recipe] = field(default_factory=dict)
+    others: Mapping[str, Recipe] = field(default_factory=dict)
     lock: Lock | None = None
 
     @property
     def models(self) -> list[str]:
         """Every model reference in the recipe's order, the base model last unless it is an input too."""
-        slices = [item for module in self.modules.values() for item in module.slices]
-        names = [source.model for item in slices for source in item.sources]
-        bases = [item.base_model for item in slices] + [self.base_model]
-        return list(dict.fromkeys([*names, *(base for base in bases if base is not None)]))
+        return list(dict.fromkeys(model for model, _ in self.references()))
 
     def place_of(self, model: str) -> Place:
         """Where a model reference stands first."""
+        return next(place for reference, place in self.references() if reference == model)
+
+    def references(self) -> Iterator[tuple[str, Place]]:
+        """Every model reference with where it stands, base models last."""
         slices = [item for module in self.modules.values() for item in module.slices]
-        sources = (source.place.child("model") for item in slices for source in item.sources if source.model == model)
-        bases = (item.place.child("base_model") for item in slices if item.base_model == model)
-        return next(sources, None) or next(bases, None) or self.place.child("base_model")
+        for source in (source for item in slices for source in item.sources):
+            yield source.model, source.place.child("model")
+        bases = [*((item.base_model, item.place) for item in slices), (self.base_model, self.place)]
+        for model, place in bases:
+            if model is not None:
+                yield model, place.child("base_model")
 
 
 @lru_cache(maxsize=1)
@@ -102,27 +113,12 @@ def json_schema() -> Mapping[str, Any]:
     return schema
 
 
-def load_recipe(source: Path | str | Mapping[str, Any]) -> Recipe:
-    """A recipe from a YAML file, from the lock of an earlier run, or from a mapping with the same keys.
+def parse_recipe(place: Place, text: str) -> Recipe:
+    """A recipe from its document.
 
     Raises:
-        RecipeError: it cannot be read, or its structure is wrong.
+        RecipeError: its structure is wrong.
     """
-    if isinstance(source, Mapping):
-        import yaml
-
-        return parse_recipe(Place(source), yaml.safe_dump(json.loads(json.dumps(source)), sort_keys=False))
-    if lock := read_lock(Path(source)):
-        text = lock.value["recipe"]
-        return replace(parse_recipe(load_yaml(text, lock.recipe_file), text), lock=lock)
-    place, text = load_file(Path(source))
-    return parse_recipe(place, text)
-
-
-def parse_recipe(place: Place, text: str) -> Recipe:
-    """A recipe from its document."""
-    if place.value is None:
-        raise place.error("is empty; a recipe has at least 'merge_method' and 'models'")
     check(place, json_schema())
     dtypes = [item for key in ("out_dtype", "dtype") if (item := place.get(key))]
     return Recipe(
@@ -138,6 +134,7 @@ def parse_recipe(place: Place, text: str) -> Recipe:
         evaluate=place.get("evaluate"),
         text=text,
         place=place,
+        name=place.value.get("name"),
     )
 
 
@@ -207,19 +204,36 @@ def _parameters(place: Place) -> Place | None:
 
 
 def _model(place: Place | None) -> str | None:
-    """A model reference: text, or a mapping {model: {path: ...}} for paths that text cannot hold."""
+    """A model reference: text, {model: {path: ..., revision: ...}}, which is text with an @, or a recipe's label."""
     if place is None:
         return None
     check(place, {"$ref": "#/$defs/model", "$defs": json_schema()["$defs"]})
     value = place.value
     if isinstance(value, str):
         return value
+    if is_recipe(place):
+        return _label(value)
     for key in value:
-        if key not in ("model", "path"):
-            raise place.child(key).error(f"{key!r} is not supported here; give the path of a model folder")
-    if len(value) != 1:
-        raise place.error("must be text, {path: ...} or {model: ...}")
-    return _model(place.child(next(iter(value))))
+        if key not in ("model", "path", "revision"):
+            raise place.child(key).error(f"{key!r} is not supported here; give the path of a model folder, or a recipe")
+    revision = value.get("revision")
+    named = [key for key in value if key != "revision"]
+    if len(named) != 1 or (revision is not None and (named != ["path"] or not isinstance(revision, str))):
+        raise place.error("must be text, {path: ...}, {path: ..., revision: text} or {model: ...}")
+    reference = _model(place.child(named[0]))
+    return f"{reference}@{revision}" if revision else reference
 
 
-__all__ = ["ModuleRecipe", "Recipe", "RecipeError", "Slice", "Source", "json_schema", "load_recipe", "parse_recipe"]
+def is_recipe(place: Place) -> bool:
+    """Whether a recipe stands where a model does."""
+    return isinstance(place.value, Mapping) and "merge_method" in place.value
+
+
+def _label(value: Mapping[str, Any]) -> str:
+    """What a nested recipe is called: its name, else its method and a digest, so that equal ones are one model."""
+    name = value.get("name")
+    digest = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+    return name if isinstance(name, str) and name else f"{value['merge_method']}#{digest[:6]}"
+
+
+__all__ = ["ModuleRecipe", "Recipe", "RecipeError", "Slice", "Source", "json_schema", "is_recipe", "parse_recipe"]

@@ -14,7 +14,8 @@ from mergecore.errors import RunError
 from mergecore.fingerprints import fingerprint
 from mergecore.identity import COMPUTERS, packages, plan_digest
 from mergecore.lockfile import KEY, NAME, Lock
-from mergecore.planning import Plan
+from mergecore.places import Source
+from mergecore.plans import Plan
 from mergecore.registry import Registry
 from mergecore.sources import Checkpoint
 from mergecore.target import Target
@@ -55,37 +56,46 @@ def write_lock(plan: Plan, target: Target, described: Mapping[str, Any], workers
             for path in sorted(target.result.rglob("*"))
             if path.is_file() and path.relative_to(target.result).as_posix() not in (NAME, *UNLOCKED)
         }
-        used = [
-            {name: pool.submit(fingerprint, path, whole) for name, path in _files(checkpoint)}
-            for checkpoint in plan.checkpoints
-        ]
+        models = _named(plan)
+        used = {
+            reference: {name: pool.submit(fingerprint, path, whole) for name, path in _files(model, plan)}
+            for reference, model in models.items()
+        }
         target.sync()
     inputs = [
         {
             "reference": reference,
-            "folder": _relative(plan.checkpoints[index].folder, target.folder) if _is_folder(reference, plan) else None,
-            "revision": plan.checkpoints[index].revision,
-            "files": {name: item.result() for name, item in used[index].items()},
+            "folder": None if model.snapshot else _relative(model.folder, target.folder),
+            "revision": model.snapshot.commit if model.snapshot else None,
+            "files": {name: item.result() for name, item in used[reference].items()},
         }
-        for reference, index in plan.positions.items()
+        for reference, model in models.items()
     ]
     content = {**described, "inputs": inputs, "outputs": {name: item.result() for name, item in made.items()}}
     (target.result / NAME).write_text(json.dumps(content, indent=2) + "\n", "utf-8")
     return content
 
 
-def _is_folder(reference: str, plan: Plan) -> bool:
-    """Whether a reference is the path of a folder, and not a name on the Hub or a model with an adapter."""
-    return Path(plan.recipe.lock.where(reference) if plan.recipe.lock else reference).expanduser().is_dir()
+def _named(plan: Plan) -> dict[str, Checkpoint | Source]:
+    """The models in files by every reference to them in the recipe and its stages, and those with only a tokenizer."""
+    found: dict[str, Checkpoint | Source] = {}
+    for item in (plan, *plan.stages.values()):
+        found |= {name: item.checkpoints[at] for name, at in item.positions.items() if name not in plan.stages}
+        if item.tokenizer_source:
+            found[item.tokenizer_source.reference] = item.tokenizer_source
+    return found
 
 
-def _files(checkpoint: Checkpoint) -> Iterator[tuple[str, Path]]:
+def _files(model: Checkpoint | Source, plan: Plan) -> Iterator[tuple[str, Path]]:
     """The files of a model that decide the result, by their paths relative to its folder."""
-    small = [checkpoint.folder / "config.json"]
-    small += [path for pattern in TOKENIZER_FILES for path in sorted(checkpoint.folder.glob(pattern))]
-    for path in (*small, *checkpoint.stamps):
+    small = [model.folder / "config.json"]
+    small += [path for pattern in TOKENIZER_FILES for path in sorted(model.folder.glob(pattern))]
+    weights: list[Path] = []
+    if isinstance(model, Checkpoint):
+        weights = [*model.stamps, *(shard.path for shard in plan.shards if shard.path.parent == model.folder)]
+    for path in (*small, *weights):
         if path.is_file():
-            yield Path(os.path.relpath(path, checkpoint.folder)).as_posix(), path
+            yield Path(os.path.relpath(path, model.folder)).as_posix(), path
 
 
 def _relative(path: Path, folder: Path) -> str:

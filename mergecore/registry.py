@@ -45,6 +45,10 @@ class InstalledPlugins:
     def mergecore_provide_evaluator(self, name: str) -> Any:
         return load(find("evaluators", name))
 
+    @hookimpl(trylast=True)
+    def mergecore_provide_optimizer(self, name: str) -> Any:
+        return load(find("optimizers", name))
+
 
 class Registry:
     """The plugins of one run: providers answer by name, observers are told of events.

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import graphlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mergecore.api import Ends, Executor, Job, MergedModel, PostProcessor, Work
+from mergecore.api import Ends, Executor, Job, Work
 from mergecore.ends import FileEnds
-from mergecore.errors import MergecoreError, PluginError, RunError
+from mergecore.errors import RunError
+from mergecore.fetching import fetch
+from mergecore.finishing import finish, load_postprocessors
 from mergecore.identity import difference, identity
 from mergecore.journal import Journal, read_journal
 from mergecore.lockfile import Lock
 from mergecore.locks import locked
-from mergecore.planning import Plan
-from mergecore.plugins import listed
+from mergecore.plans import Plan, merged_model
 from mergecore.recording import changes, check_outputs, describe, write_lock
 from mergecore.registry import Registry
 from mergecore.stamps import check_unchanged
@@ -76,15 +76,17 @@ class Listener:
         warn: of anything left out, not as expected or kept, as a sentence.
         advance: of output bytes as they are written, one thread at a time.
         resume: how many tensors an earlier run finished, of how many, and their bytes.
+        fetch: of bytes of weights that have come from the Hub, and of all that will, one thread at a time.
     """
 
     warn: Callable[[str], None]
     advance: Callable[[int], None] = lambda count: None
     resume: Callable[[int, int, int], None] = lambda done, total, count: None
+    fetch: Callable[[int, int], None] = lambda done, total: None
 
 
 def run_plan(plan: Plan, out: Path, registry: Registry, options: Options, listener: Listener) -> Path:
-    """Merge a plan into a folder that appears whole or not at all.
+    """Merge a plan into a folder that appears whole or not at all, and its kept stages each into one beside it.
 
     Args:
         plan: what to do.
@@ -99,27 +101,36 @@ def run_plan(plan: Plan, out: Path, registry: Registry, options: Options, listen
             result is made but is not what a lock says.
     """
     lock, options = plan.recipe.lock, options.settled(plan.recipe.lock)
-    target = Target(out)
-    target.check(plan, options.force)
+    results = [*((item, Target(kept_folder(out, name))) for name, item in plan.kept.items()), (plan, Target(out))]
+    for item, target in results:
+        target.check(item, options.force)
     executor = registry.provide("executors", options.executor)()
     postprocessors = load_postprocessors(registry, listener.warn)
     try:
-        with locked(target.lock), _keeping(target, len(plan.jobs), listener):
-            target.restore()
-            target.check(plan, options.force)  # again: another run may have ended before the lock was ours
-            _merge(plan, target, registry, executor, options, listener)
-            model = merged_model(plan, target.result, target.folder.name, listener.warn)
-            for name, postprocessor in postprocessors.items():
-                _finish(name, postprocessor, model)
-            content = _lock(plan, target, registry, options, listener)
-            check_unchanged(plan.stamps)
-            target.publish(options.force)
-        if lock:
+        with ExitStack() as stack:
+            for item, target in results:
+                stack.enter_context(locked(target.lock))
+                stack.enter_context(_keeping(target, len(item.jobs), listener))
+                target.restore()
+                target.check(item, options.force)  # again: another run may have ended before the lock was ours
+            for item, _ in results:
+                fetch(item, listener.fetch)
+            for item, target in results:
+                _merge(item, target, registry, executor, options, listener)
+                model = merged_model(item, target.result, target.folder.name, listener.warn)
+                for name, postprocessor in postprocessors.items():
+                    finish(name, postprocessor, model)
+                content = _lock(item, target, registry, options, listener)
+            for item, target in results:
+                check_unchanged(item.stamps)
+                target.publish(options.force)
+        if lock:  # of the output, which is the last of the results
             check_outputs(lock, content["outputs"], out)
     except BaseException as error:
         registry.notify("on_error", error=error)
         raise
-    registry.notify("after_write", folder=out)
+    for _, target in results:
+        registry.notify("after_write", folder=target.out)
     return out
 
 
@@ -129,6 +140,11 @@ def _lock(plan: Plan, target: Target, registry: Registry, options: Options, list
     if plan.recipe.lock and (text := changes(plan.recipe.lock, described)):
         listener.warn(text)
     return write_lock(plan, target, described, options.workers, options.hash_inputs)
+
+
+def kept_folder(out: Path, name: str) -> Path:
+    """Where a stage that is kept is written: beside the output, ``OUT-NAME``."""
+    return Target(out).folder.with_name(f"{Target(out).folder.name}-{name}")
 
 
 @contextmanager
@@ -226,54 +242,4 @@ def _work(
         elsewhere,
         ends.nonfinite,
         listener.warn,
-    )
-
-
-def load_postprocessors(registry: Registry, warn: Callable[[str], None]) -> dict[str, PostProcessor]:
-    """Every installed post-processor, each after those that it names; a broken one is left out with a warning."""
-    found: dict[str, PostProcessor] = {}
-    for name in dict.fromkeys(plugin.name for plugin in listed("postprocessors")):
-        try:
-            found[name] = registry.provide("postprocessors", name)()
-        except Exception as error:
-            warn(f"post-processor {name!r} is left out of this run: {error}")
-    if "config" not in found:
-        warn("no config.json will be written: pip install mergecore-config")
-    order = graphlib.TopologicalSorter({name: set(item.after) & set(found) for name, item in found.items()})
-    try:
-        return {name: found[name] for name in order.static_order()}
-    except graphlib.CycleError as error:
-        circle = ", ".join(map(repr, dict.fromkeys(error.args[1])))
-        raise PluginError(f"the post-processors {circle} each want to run after the other: uninstall one") from None
-
-
-def _finish(name: str, postprocessor: PostProcessor, model: MergedModel) -> None:
-    try:
-        postprocessor.run(model)
-    except (OSError, MergecoreError):
-        raise
-    except Exception as error:
-        owner = next(plugin for plugin in listed("postprocessors") if plugin.name == name)
-        raise RunError(
-            f"{owner} failed ({type(error).__name__}: {error}): pip uninstall {owner.distribution}"
-        ) from error
-
-
-def merged_model(plan: Plan, folder: Path, name: str, warn: Callable[[str], None]) -> MergedModel:
-    """What post-processors are told of a plan's result."""
-    return MergedModel(
-        name=name,
-        folder=folder,
-        recipe=plan.recipe.text,
-        method=plan.recipe.method,
-        method_doc=plan.method.__doc__ or "",
-        models=tuple(item.info for item in plan.checkpoints),
-        donor=plan.donor,
-        architecture=plan.architecture.name,
-        config=plan.config,
-        tensors=plan.tensors,
-        base=plan.donor if plan.recipe.base_model else None,
-        tokenizer_files=plan.tokenizer_files,
-        evaluations=plan.evaluations,
-        warn=warn,
     )

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mergecore import quantised
+from mergecore import hub, quantised
 from mergecore.api import ModelInfo, Reader, TensorInfo, lies_within, read_card, read_text
-from mergecore.errors import ModelError
+from mergecore.errors import ModelError, RunError
+from mergecore.hub_errors import endpoint
+from mergecore.places import listed_names, locate
 from mergecore.plugins import listed
 from mergecore.registry import Registry
-from mergecore.stamps import Stamp, stamp
+from mergecore.shards import open_files
+from mergecore.stamps import Stamp
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,7 +39,7 @@ class Index:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An opened model folder.
+    """An opened model.
 
     Attributes:
         reference: the model as the recipe writes it.
@@ -47,10 +48,11 @@ class Checkpoint:
         tensors: every tensor of its weight files, from their headers; fp8 ones as they are read, dequantised.
         readers: what reads each tensor.
         files: the readers of its files.
-        stamps: its weight files, as they were before they were opened.
+        stamps: its weight files, as they were before they were opened; those that are still on the Hub are left out.
         made_of: a digest of what decides the tensors that readers compute and no file holds.
         card: what its README.md says of licence and language.
-        revision: the commit that a model from the Hub is of.
+        snapshot: its commit on the Hub; None: it is a local folder.
+        notes: what the author of the recipe should know of how it was opened.
     """
 
     reference: str
@@ -62,16 +64,30 @@ class Checkpoint:
     stamps: Mapping[Path, Stamp]
     made_of: str = ""
     card: Mapping[str, Any] = field(default_factory=dict)
-    revision: str | None = None
+    snapshot: hub.Snapshot | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def info(self) -> ModelInfo:
         """What plugins are told of it."""
         return ModelInfo(self.reference, self.folder, self.config, self.card, self.revision)
 
+    @property
+    def revision(self) -> str | None:
+        """The hash of its commit on the Hub; None: it is a local folder."""
+        return self.snapshot.commit if self.snapshot else None
+
+    @property
+    def origin(self) -> str:
+        """What tells it from all other models: ``org/name@commit``, or its folder, links followed."""
+        return f"{self.snapshot.repo}@{self.snapshot.commit}" if self.snapshot else str(self.folder.resolve())
+
     def read(self, name: str, start: int, out: Tensor) -> None:
         """Fill `out` with a tensor's elements from `start` on; see `mergecore.api.Reader.read`."""
-        self.readers[name].read(name, start, out)
+        try:
+            self.readers[name].read(name, start, out)
+        except OSError as error:
+            raise RunError(f"{self.folder}: {name}: cannot be read: {error.strerror or error}") from error
 
     def close(self) -> None:
         """Let go of the files."""
@@ -80,25 +96,28 @@ class Checkpoint:
 
 
 def open_model(reference: str, registry: Registry) -> Checkpoint:
-    """Open a model folder.
+    """Open a model: a local folder, or one on the Hub, of which only headers and small files are fetched.
 
     Raises:
-        ModelError: no such folder, or config.json or the weight files cannot be used.
+        ModelError: there is no such model, or config.json or the weight files cannot be used.
     """
-    folder = _folder(reference)
+    folder, snapshot = locate(reference)
+    names = snapshot.names if snapshot else listed_names(folder)
+    if snapshot and "config.json" not in names:
+        raise ModelError(f"{reference}: has no config.json at {endpoint()}, so it is no model that can be merged")
     config = _read_json(folder, folder / "config.json", CONFIG_LIMIT)
     quantised.check_config(folder / "config.json", config)
-    paths, index = _weight_files(folder)
-    suffixes = dict.fromkeys(path.suffix for path in paths)
-    formats = {suffix: registry.provide("readers", suffix.removeprefix(".")) for suffix in suffixes}
-    files: list[Reader] = []
-    stamps: dict[Path, Stamp] = {}
     try:
-        for path in paths:
-            _check_link(folder, path)
-            with contextlib.suppress(OSError):  # which the reader says better
-                stamps[path] = stamp(path)
-            files.append(formats[path.suffix](path))
+        paths, index = _weight_files(folder, names)
+    except ModelError as error:
+        if snapshot and snapshot.note:
+            raise ModelError(f"{error}; {snapshot.note}") from None
+        raise
+    for path in paths:
+        _check_link(folder, path)
+    formats = {path.suffix: registry.provide("readers", path.suffix.removeprefix(".")) for path in paths}
+    files, stamps, notes = open_files(snapshot, paths, formats)
+    try:
         stored = _owners(paths, files)
         if index is not None:
             places = {name: path.name for path, file in zip(paths, files) for name in file.tensors}
@@ -110,20 +129,12 @@ def open_model(reference: str, registry: Registry) -> Checkpoint:
         raise
     tensors = {name: reader.tensors[name] for name, reader in readers.items()}
     kept = {key: value for key, value in config.items() if key != quantised.KEY}
-    return Checkpoint(reference, folder, kept, tensors, readers, files, stamps, card=read_card(folder))
+    return Checkpoint(
+        reference, folder, kept, tensors, readers, files, stamps, card=read_card(folder), snapshot=snapshot, notes=notes
+    )
 
 
-def _folder(reference: str) -> Path:
-    try:
-        folder = Path(reference).expanduser()
-        if folder.is_dir():
-            return folder
-    except (OSError, ValueError, RuntimeError):  # a name that is too long or no name, or a user's who is not there
-        pass
-    raise ModelError(f"{reference}: there is no such folder; give the path of a model folder with its config.json")
-
-
-def _owners(paths: list[Path], files: list[Reader]) -> dict[str, Reader]:
+def _owners(paths: Sequence[Path], files: Sequence[Reader]) -> dict[str, Reader]:
     """The reader of each tensor, in the files' order."""
     owners: dict[str, Reader] = {}
     for path, file in zip(paths, files):
@@ -164,25 +175,30 @@ NOT_WEIGHTS = ("adapter_", "training_args", "optimizer", "scheduler", "rng_state
 """How files begin that lie beside weights and have their suffix."""
 
 
-def _weight_files(folder: Path) -> tuple[list[Path], Index | None]:
-    """The files that hold the weights, and their index: the first format that is there, safetensors before others."""
+def _weight_files(folder: Path, names: Set[str]) -> tuple[list[Path], Index | None]:
+    """The files that hold the weights, and their index: the first format that is there, safetensors before others.
+
+    Args:
+        folder: of the model.
+        names: of all files in it, or on the Hub.
+    """
     for suffix in _suffixes():
-        single = next((path for stem in STEMS if os.path.lexists(path := folder / f"{stem}.{suffix}")), None)
-        names = (f"{stem}.{suffix}.index.json" for stem in STEMS)
-        index = next((path for name in names if os.path.lexists(path := folder / name)), None)
+        single = next((name for stem in STEMS if (name := f"{stem}.{suffix}") in names), None)
+        index = next((name for stem in STEMS if (name := f"{stem}.{suffix}.index.json") in names), None)
         if index:
-            places = _read_index(index, suffix)
-            shards = [folder / name for name in dict.fromkeys(places.values())]
+            places = _read_index(folder / index, suffix, names)
+            shards = list(dict.fromkeys(places.values()))
             if single and shards != [single]:
-                both = f"{single.name} and {index.name}, which different tools prefer"
-                raise ModelError(f"{folder}: has both {both}; remove the stale one")
-            return shards, Index(index, places)
-        others = sorted(path for path in folder.glob(f"*.{suffix}") if not path.name.startswith(NOT_WEIGHTS))
+                raise ModelError(
+                    f"{folder}: has both {single} and {index}, which different tools prefer; remove the stale one"
+                )
+            return [folder / name for name in shards], Index(folder / index, places)
+        others = sorted(n for n in names if n.endswith(f".{suffix}") and not n.startswith(NOT_WEIGHTS))
         if single or len(others) == 1:
-            return [single or others[0]], None
+            return [folder / (single or others[0])], None
         if others:
             raise ModelError(f"{folder}: has {len(others)} .{suffix} files and no index; fetch its .index.json too")
-    raise ModelError(f"{folder}: {_why_no_weights(folder)}")
+    raise ModelError(f"{folder}: {_why_no_weights(names)}")
 
 
 def _suffixes() -> Iterator[str]:
@@ -191,16 +207,16 @@ def _suffixes() -> Iterator[str]:
     yield from (plugin.name for plugin in listed("readers"))
 
 
-def _why_no_weights(folder: Path) -> str:
-    if (folder / "adapter_config.json").exists():
+def _why_no_weights(names: Set[str]) -> str:
+    if "adapter_config.json" in names:
         return "this is an adapter, not a model; merge it into its base model first"
-    found = sorted({path.name for suffix in ("bin", "pt", "pth", "gguf") for path in folder.glob(f"*.{suffix}")})
+    found = sorted(name for name in names if name.endswith((".bin", ".pt", ".pth", ".gguf")))
     if not found:
         return "has no weight files, such as model.safetensors"
     return f"has only {', '.join(found[:3])}, which no installed reader reads; for .bin: pip install mergecore-pytorch"
 
 
-def _read_index(path: Path, suffix: str) -> Mapping[str, str]:
+def _read_index(path: Path, suffix: str, names: Set[str]) -> Mapping[str, str]:
     """The file of each tensor, as an index says: files of its own format beside it."""
     places = _read_json(path.parent, path, INDEX_LIMIT).get("weight_map")
     if not isinstance(places, dict) or not places or not all(isinstance(name, str) for name in places.values()):
@@ -210,7 +226,7 @@ def _read_index(path: Path, suffix: str) -> Mapping[str, str]:
             raise ModelError(f"{path}: names {name!r}, outside its own folder; fetch the checkpoint again")
         if not name.endswith(f".{suffix}"):
             raise ModelError(f"{path}: names {name!r}, which is no .{suffix} file; fetch the checkpoint again")
-        if not os.path.lexists(path.parent / name):
+        if name not in names:
             raise ModelError(f"{path.parent / name}: is named by {path.name} but is not there; fetch it again")
     return places
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mergecore.errors import InputError
-from mergecore.planning import Plan
+from mergecore.plans import Plan
 
 
 class Target:
@@ -31,7 +31,7 @@ class Target:
 
     def check(self, plan: Plan, force: bool) -> None:
         """Raise InputError for a folder that is in the way, holds an input, or does not fit on the disk."""
-        for folder in (checkpoint.folder.resolve() for checkpoint in plan.checkpoints):
+        for folder in (checkpoint.folder.resolve() for checkpoint in plan.models):
             if folder.is_relative_to(self.folder) or folder.is_relative_to(self.partial):
                 raise InputError(f"{self.out}: is one of the models to merge, or holds one; give another output folder")
         if self.folder.exists() and not self.folder.is_dir():

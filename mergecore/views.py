@@ -13,7 +13,7 @@ from mergecore.api import Base, DeltaMethod, Job, Method, licence, licence_kind
 from mergecore.architecture import Architecture, Weight
 from mergecore.errors import printable
 from mergecore.params import NO_VALUE, Parameter, declared
-from mergecore.planning import Plan
+from mergecore.plans import Plan
 from mergecore.sources import Checkpoint
 
 if TYPE_CHECKING:
@@ -32,13 +32,15 @@ def plan_view(plan: Plan) -> dict[str, Any]:
     return {
         "merge_method": plan.recipe.method,
         "architecture": plan.architecture.name,
-        "models": [_model_view(checkpoint) for checkpoint in plan.checkpoints],
+        "stages": [_stage_view(name, stage, name in plan.kept) for name, stage in plan.stages.items()],
+        "models": [_model_view(checkpoint) for checkpoint in plan.models],
         "tensors": len(plan.jobs),
         "copied": sum(job.method is None for job in plan.jobs),
         "dropped": plan.dropped,
         "dtypes": dict(Counter(job.info.dtype for job in plan.jobs)),
         "bytes_in": plan.bytes_in,
         "bytes_out": plan.bytes_out,
+        "download": plan.download,
         "evaluations": [evaluation.name for evaluation in plan.evaluations],
         "notes": list(plan.notes),
     }
@@ -47,9 +49,24 @@ def plan_view(plan: Plan) -> dict[str, Any]:
 def _model_view(checkpoint: Checkpoint) -> dict[str, Any]:
     return {
         "model": checkpoint.reference,
+        "revision": checkpoint.revision,
         "tensors": len(checkpoint.tensors),
         "bytes": sum(info.nbytes for info in checkpoint.tensors.values()),
         "licence": {**licence(checkpoint.card), "kind": licence_kind(checkpoint.card)},
+    }
+
+
+def _stage_view(name: str, stage: Plan, kept: bool) -> dict[str, Any]:
+    """A stage of a plan as plain values."""
+    return {
+        "name": name,
+        "merge_method": stage.recipe.method,
+        "models": [checkpoint.reference for checkpoint in stage.checkpoints],
+        "tensors": len(stage.jobs),
+        "dtypes": dict(Counter(job.info.dtype for job in stage.jobs)),
+        "bytes": stage.bytes_out,
+        "kept": kept,
+        "notes": list(stage.notes),
     }
 
 
@@ -87,23 +104,44 @@ def print_plan(plan: Plan, cost: Price | None = None) -> None:
     table.add_column(overflow="fold")
     table.add_row("method", plan.recipe.method)
     table.add_row("architecture", plan.architecture.name)
-    for index, model in enumerate(view["models"]):
-        base = "  (config and other files are taken from here)" if index == plan.donor else ""
+    donor = plan.checkpoints[plan.donor].reference
+    carried = {donor: "  (config and other files are taken from here)"}
+    for stage in view["stages"]:
+        made = f"{stage['merge_method']} of {', '.join(stage['models'])}"
+        fate = "written too" if stage["kept"] else "not written"
+        about = f"{printable(made)}; {_dtypes(stage)}, {fate}{carried.get(stage['name'], '')}"
+        table.add_row("stage", f"{printable(stage['name'])}  {about}")
+    for model in view["models"]:
         stored = f"{model['tensors']} tensors, {model['bytes'] / 1e6:,.0f} MB"
-        table.add_row("model", f"{printable(model['model'])}  {stored}{base}")
-    dtypes = ", ".join(f"{count} {dtype}" for dtype, count in view["dtypes"].items())
-    table.add_row("output", f"{view['tensors']} tensors ({dtypes}), {view['bytes_out'] / 1e6:,.0f} MB")
+        commit = f"  commit {model['revision'][:8]}" if model["revision"] else ""
+        table.add_row("model", f"{printable(model['model'])}{commit}  {stored}{carried.get(model['model'], '')}")
+    table.add_row("output", f"{_dtypes(view)}, {view['bytes_out'] / 1e6:,.0f} MB")
     merged = view["tensors"] - view["copied"]
     table.add_row("tensors", f"{merged} merged, {view['copied']} copied, {view['dropped']} left out by the recipe")
+    if plan.download:
+        files = sum(not shard.here for shard in plan.shards)
+        table.add_row("download", f"{_bytes(plan.download)} in {files} file(s), before the run")
     if cost is not None:
         table.add_row("disk", f"reads {_bytes(cost.read)}, writes {_bytes(cost.written)}, {_bytes(cost.free)} free")
         table.add_row("memory", f"{_bytes(cost.memory)} of tensors at one time")
-        table.add_row("time", "too little to tell" if cost.seconds is None else f"about {_span(cost.seconds)}")
+        table.add_row("time", _time(plan, cost))
     if view["evaluations"]:
         table.add_row("evaluations", printable(", ".join(view["evaluations"])))
-    for note in plan.notes:
+    staged = [f"{stage['name']}: {note}" for stage in view["stages"] for note in stage["notes"]]
+    for note in (*staged, *plan.notes):
         table.add_row("note", printable(note), style="yellow")
     console.print(table)
+
+
+def _time(plan: Plan, cost: Price) -> str:
+    if cost.seconds is not None:
+        return f"about {_span(cost.seconds)}"
+    return "to be told once the weights are here" if plan.download else "too little to tell"
+
+
+def _dtypes(view: Mapping[str, Any]) -> str:
+    """How many tensors of which dtypes."""
+    return f"{view['tensors']} tensors ({', '.join(f'{count} {dtype}' for dtype, count in view['dtypes'].items())})"
 
 
 def _bytes(count: int) -> str:

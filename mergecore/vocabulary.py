@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from mergecore.api import FLOATS, TokenizerRequest, Vocabulary
@@ -54,9 +55,16 @@ class Table:
 
 
 def align(
-    recipe: Recipe, registry: Registry, architecture: Architecture, checkpoints: Sequence[Checkpoint], donor: int
+    recipe: Recipe,
+    registry: Registry,
+    architecture: Architecture,
+    checkpoints: Sequence[Checkpoint],
+    donor: int,
+    find: Callable[[str], Path],
 ) -> Aligned:
     """Show every model with the vocabulary that the recipe asks for; as they are where it asks for none.
+
+    `find` is for `TokenizerRequest`.
 
     Raises:
         InputError: no plugin answers, or what the recipe asks for cannot be done.
@@ -65,7 +73,7 @@ def align(
     if key is None:
         return Aligned(checkpoints)
     try:
-        return _align(recipe, registry, architecture, checkpoints, donor)
+        return _align(recipe, registry, architecture, checkpoints, donor, find)
     except RecipeError:
         raise
     except InputError as error:
@@ -73,12 +81,17 @@ def align(
 
 
 def _align(
-    recipe: Recipe, registry: Registry, architecture: Architecture, checkpoints: Sequence[Checkpoint], donor: int
+    recipe: Recipe,
+    registry: Registry,
+    architecture: Architecture,
+    checkpoints: Sequence[Checkpoint],
+    donor: int,
+    find: Callable[[str], Path],
 ) -> Aligned:
     tables = list(_tables(architecture, checkpoints)) if recipe.tokenizer is not None else []
     rows = [_rows(tables, index, checkpoint) for index, checkpoint in enumerate(checkpoints)]
-    models = [item.info for item in checkpoints]
-    request = TokenizerRequest(recipe.tokenizer, recipe.chat_template, recipe.place.folder, models, rows, donor)
+    models, place = [item.info for item in checkpoints], recipe.place.folder
+    request = TokenizerRequest(recipe.tokenizer, recipe.chat_template, place, models, rows, donor, find)
     answer = registry.tokenizer(request)
     if answer is None:
         raise PluginError("no installed package makes tokenizers: pip install mergecore-tokenizer")

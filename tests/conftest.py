@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
 from llamas import write_model
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # a model that is not there is asked of no server, but of the tests' own
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from mergecore.builtin.safetensors import SafetensorsReader
 from mergecore.documents import load_yaml
 from mergecore.errors import MergecoreError, ModelError
 from mergecore.planning import make_plan
-from mergecore.recipe import parse_recipe
 from mergecore.registry import Registry
+from mergecore.stages import output_of
 
 COUNTS: Counter[str] = Counter()
 """Cases of this process, by what became of them."""
@@ -39,7 +39,7 @@ def try_header(content: bytes, path: Path) -> None:
 def try_parsing(text: str) -> None:
     """A recipe is parsed or refused in a sentence that names it; what it names is not looked for."""
     try:
-        parse_recipe(load_yaml(text, "recipe.yml"), text)
+        output_of(load_yaml(text, "recipe.yml"), text)
     except MergecoreError as error:
         assert str(error).startswith("recipe.yml:") and str(error).isprintable()
 
@@ -48,7 +48,7 @@ def try_recipe(text: str, registry: Registry) -> None:
     """A recipe is planned or refused in a sentence, and no file stays open."""
     opened = len(os.listdir("/dev/fd"))
     try:
-        plan = make_plan(parse_recipe(load_yaml(text, "recipe.yml"), text), registry, 10**9)
+        plan = make_plan(output_of(load_yaml(text, "recipe.yml"), text), registry, 10**9)
     except MergecoreError as error:
         assert str(error).isprintable() and error.exit_code == 2
         COUNTS["recipes refused"] += 1

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,16 +45,19 @@ class Run:
         return True
 
 
-def start(home: Path, *arguments: str | Path, plugins: Path | None = None) -> Run:
+def start(
+    home: Path, *arguments: str | Path, plugins: Path | None = None, environment: Mapping[str, str] | None = None
+) -> Run:
     """Start the command line.
 
     Args:
         home: a folder for its standard error, its report and its caches.
         arguments: of the command line.
         plugins: a folder of faked distributions, as `PluginEnv` makes them.
+        environment: variables of its own.
     """
     home.mkdir(exist_ok=True)
-    process = FORKING.Process(target=_main, args=(home, [str(item) for item in arguments], plugins))
+    process = FORKING.Process(target=_main, args=(home, [str(item) for item in arguments], plugins, environment))
     process.start()
     return Run(process, home / "stderr")
 
@@ -63,13 +67,14 @@ def report(home: Path) -> dict[str, list[str]]:
     return json.loads((home / "report.json").read_text("utf-8"))
 
 
-def _main(home: Path, arguments: list[str], plugins: Path | None) -> None:
+def _main(home: Path, arguments: list[str], plugins: Path | None, environment: Mapping[str, str] | None) -> None:
     from mergecore import cli, journal
 
     log = os.open(home / "stderr", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 2)
     os.close(log)
     os.environ["XDG_CACHE_HOME"] = str(home / "cache")
+    os.environ.update(environment or {})
     sys.dont_write_bytecode = True
     if plugins is not None:
         sys.path.insert(0, str(plugins))

@@ -20,8 +20,8 @@ from mergecore.builtin.safetensors import SafetensorsReader, SafetensorsWriter
 from mergecore.errors import InputError, MergecoreError, ModelError, RunError
 from mergecore.identity import difference, identity
 from mergecore.planning import make_plan
-from mergecore.recipe import load_recipe
 from mergecore.registry import Registry
+from mergecore.stages import load_recipe
 
 OPTIONS = running.Options(memory=10**9, workers=1, shard_bytes=2000)
 NORM = "model.norm.weight"

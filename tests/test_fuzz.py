@@ -19,8 +19,8 @@ from mergecore.errors import InputError
 from mergecore.params import declared
 from mergecore.planning import make_plan
 from mergecore.plugins import listed
-from mergecore.recipe import load_recipe
 from mergecore.registry import Registry
+from mergecore.stages import load_recipe
 
 HEADERS, VARIANTS, RECIPES = 17_600, 8, 3_000
 

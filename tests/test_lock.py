@@ -9,11 +9,15 @@ import shutil
 import time
 from pathlib import Path
 
+import hubs
 import pytest
-from llamas import write_model
+from llamas import VOCABULARY, write_model
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 import mergecore
 from mergecore import fingerprints
+from mergecore.api import licence_kind
 from mergecore.errors import InputError, RunError
 from mergecore.fingerprints import fingerprint, known_sha256
 from mergecore.lockfile import NAME
@@ -167,6 +171,64 @@ def test_a_lock_that_is_none_is_refused_with_a_sentence(made: Path, value: dict[
         edit(made / NAME, **value)
     with pytest.raises(InputError, match=said):
         mergecore.plan(made / NAME)
+
+
+def test_a_recipe_of_two_stages_runs_again_from_its_lock(
+    models: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    half = {"parameters": {"weight": 0.5}}
+    stage = {"name": "mix", "merge_method": "linear", "models": [{"model": "code", **half}, {"model": "prose", **half}]}
+    output = {
+        "merge_method": "linear",
+        "models": [{"model": name, **half} for name in ("mix", "./code", "code", "base")],
+    }
+    out = mergecore.run([stage, output], "out", keep=["mix"]).resolve()
+    lock = json.loads((out / NAME).read_text("utf-8"))
+    assert {(item["reference"], item["folder"]) for item in lock["inputs"]} == {
+        (name, f"../{Path(name).name}") for name in ("base", "code", "./code", "prose")
+    }
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for folder in (out, tmp_path / "out-mix"):
+        again = mergecore.run(folder / NAME, tmp_path / f"{folder.name}-again", workers=1)
+        assert content(again) == content(folder)
+    (tmp_path / "prose" / "model.safetensors").write_bytes(b"other")
+    with pytest.raises(InputError, match=r"prose/model.safetensors: "):
+        mergecore.plan(out / NAME)
+
+
+def test_a_model_of_the_hub_is_locked_to_its_commit(
+    models: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, code, prose = models
+    for model in models:
+        Tokenizer(WordLevel({f"w{n}": n for n in range(VOCABULARY)}, unk_token="w0")).save(
+            str(model / "tokenizer.json")
+        )
+    (code / "README.md").write_text("---\nlicense: mit\n---\n")
+    with hubs.running() as hub:
+        commits = {f"org/{model.name}": hub.add(f"org/{model.name}", model) for model in models}
+        hub.used_here(monkeypatch, tmp_path / "one")
+        entries = [{"model": name, "parameters": {"weight": 0.5}} for name in ("org/code@main", str(prose))]
+        what = {"merge_method": "linear", "models": entries, "tokenizer": {"source": "org/base"}}
+        out = mergecore.run(what, tmp_path / "out")
+        inputs = {item["reference"]: item for item in json.loads((out / NAME).read_text("utf-8"))["inputs"]}
+        assert {name: (item["folder"], item["revision"]) for name, item in inputs.items()} == {
+            "org/code@main": (None, commits["org/code"]),
+            str(prose): ("../prose", None),
+            "org/base": (None, commits["org/base"]),
+        }
+        assert set(inputs["org/code@main"]["files"]) == {"config.json", "tokenizer.json", "model.safetensors"}
+        assert set(inputs["org/base"]["files"]) == {"config.json", "tokenizer.json"}
+        for model in (base, code):  # what the branches are now is another model
+            hub.add(f"org/{model.name}", write_model(tmp_path / f"new-{model.name}", 9))
+        hub.used_here(monkeypatch, tmp_path / "other")
+        plan = mergecore.plan(out / NAME)
+        plan.close()
+        assert [licence_kind(model.card) for model in plan.models] == ["permissive", "unknown"]
+        assert plan.download == (code / "model.safetensors").stat().st_size
+        assert content(mergecore.run(out / NAME, tmp_path / "again")) == content(out)
 
 
 def test_a_pipe_or_a_folder_among_its_files_is_not_waited_for(made: Path, tmp_path: Path) -> None:

@@ -7,12 +7,13 @@ import pytest
 from llamas import write_model
 from wrong_documents import DOCUMENTS, GOOD, STACKS
 from wrong_parameters import NAMES, PLACES, VALUES
+from wrong_stages import STAGES
 
 from mergecore.builtin.safetensors import SafetensorsReader
 from mergecore.params import declared
 from mergecore.plugins import find, listed, load
 
-WRONG = {**DOCUMENTS, **STACKS, **NAMES, **VALUES, **PLACES}
+WRONG = {**DOCUMENTS, **STACKS, **NAMES, **VALUES, **PLACES, **STAGES}
 
 
 @pytest.fixture(scope="module")

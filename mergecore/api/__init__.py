@@ -10,6 +10,7 @@ from mergecore.api.jobs import Ends, Executor, Input, Job, MergedModel, ModelInf
 from mergecore.api.methods import BLOCK, Base, Context, DeltaMethod, Method, Tile, WeightMethod
 from mergecore.api.parameters import PerModel, param
 from mergecore.api.reading import lies_within, open_file, read_text
+from mergecore.api.search import Optimizer
 from mergecore.api.vocabulary import OutputTokenizer, TokenizerRequest, Vocabulary
 from mergecore.errors import InputError, ModelError, PluginError, RunError
 
@@ -37,6 +38,7 @@ __all__ = [
     "Method",
     "ModelError",
     "ModelInfo",
+    "Optimizer",
     "OutputTokenizer",
     "PerModel",
     "Piece",

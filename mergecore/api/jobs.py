@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Input:
-    """One tensor of one input model, as it lies in that model's files."""
+    """One tensor of one input model, as it lies in that model's files or would if a stage were written."""
 
     model: int
     """Position in `MergedModel.models`."""
     tensor: str
     info: TensorInfo
+    making: int = 0
+    """Bytes in flight while a piece of it is made, where the model is a stage of the recipe; 0: it is stored."""
 
 
 @dataclass(frozen=True)
@@ -66,27 +68,41 @@ class Job:
         """Whether the method wants to see the whole tensor first."""
         return self.method is not None and type(self.method).measure is not Method.measure
 
-    def pieces(self, elements: int) -> list[Piece]:
-        """Cut the tensor into pieces of about `elements` elements, as the method allows; none for an empty tensor."""
-        total, shape = self.info.elements, self.info.shape
+    @property
+    def is_whole(self) -> bool:
+        """Whether the method wants the tensor in one piece."""
         tile = self.method.tile if self.method is not None else Tile.ELEMENTS
+        return tile is Tile.TENSOR or (tile is Tile.ROWS and len(self.info.shape) < 2)
+
+    def pieces(self, elements: int, first: int = 0, last: int | None = None) -> list[Piece]:
+        """Cut the tensor into pieces of about `elements` elements, as the method allows; none for an empty tensor.
+
+        Of those that cover the elements from `first` up to `last`, the end by default, all others are left out.
+        """
+        total, shape = self.info.elements, self.info.shape
         if total == 0:
             return []
-        if tile is Tile.TENSOR or (tile is Tile.ROWS and len(shape) < 2):
+        if self.is_whole:
             return [Piece(0, shape, total)]
-        unit = total // shape[0] if tile is Tile.ROWS else BLOCK
+        in_rows = self.method is not None and self.method.tile is Tile.ROWS
+        unit = total // shape[0] if in_rows else BLOCK
         step = max(1, elements // unit) * unit
-        starts = ((start, min(step, total - start)) for start in range(0, total, step))
-        if tile is Tile.ROWS:
+        end = total if last is None else min(total, -(-last // unit) * unit)
+        starts = ((start, min(step, end - start)) for start in range(first // unit * unit, end, step))
+        if in_rows:
             return [Piece(start, (count // unit, *shape[1:]), count) for start, count in starts]
         return [Piece(start, (count,), count) for start, count in starts]
 
     def memory(self, elements: int) -> int:
-        """Bytes in flight while a piece of `elements` is merged: stored, float, differences, result and one more."""
+        """Bytes in flight while a piece of `elements` is merged: stored, float, differences, result and one more.
+
+        What a stage takes to make the inputs comes on top.
+        """
         size = ITEM_BYTES[self.compute_dtype]
         largest = max((piece.elements for piece in self.pieces(elements)), default=0)
         stored = sum(ITEM_BYTES[item.info.dtype] for item in self.inputs) + ITEM_BYTES[self.info.dtype]
-        return largest * (stored + size * (2 * len(self.inputs) + 2))
+        making = sum(item.making for item in self.inputs)
+        return largest * (stored + size * (2 * len(self.inputs) + 2)) + making
 
     def merge(self, tensors: Sequence[Tensor], ctx: Context) -> Tensor:
         """The merged tile from the inputs' tiles, all of `compute_dtype` and one shape, on any device."""
@@ -189,10 +205,11 @@ class ModelInfo:
 
     Attributes:
         reference: as the recipe writes it.
-        folder: where its files are.
+        folder: where its files are; of a stage, all but the weights.
         config: its config.json.
         card: what its README.md says of licence and language, see `mergecore.api.read_card`; for `licence_kind`.
         revision: the commit that a model from the Hub is of.
+        stage: what makes it, where it is a stage of the recipe and written nowhere; None: a model in files.
     """
 
     reference: str
@@ -200,6 +217,7 @@ class ModelInfo:
     config: Mapping[str, Any]
     card: Mapping[str, Any] = field(default_factory=dict)
     revision: str | None = None
+    stage: MergedModel | None = None
 
 
 @dataclass(frozen=True)
@@ -244,6 +262,9 @@ class PostProcessor:
 
     after: ClassVar[tuple[str, ...]] = ()
     """Names of post-processors that must have run before this one."""
+    of_stages: ClassVar[bool] = False
+    """Whether it also runs, while planning and without weights, for a stage that is merged into the result: so do those
+    whose files a merge takes from its models, such as the tokenizer."""
 
     def run(self, model: MergedModel) -> None:
         """Add to `model.folder`."""

@@ -80,6 +80,9 @@ class Method:
     ignored: ClassVar[tuple[str, ...]] = ()
     """Parameters that recipes of other tools carry and that change nothing here; the plan says so."""
 
+    measured_by: ClassVar[tuple[str, ...] | None] = None
+    """Parameters that `measure` depends on: a search measures again only when one of them changes; None: all."""
+
     def measure(self, tiles: Sequence[Sequence[Tensor]], ctx: Context) -> Any:
         """Look at the whole tensor before any tile of it is merged.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,8 @@ class TokenizerRequest:
         models: the input models, in the recipe's order.
         rows: how many rows each model's weights with a vocabulary axis have.
         donor: position in `models` of the base model, else of the first.
+        find: the folder of any model by its reference, a local one or one on the Hub, whose small files are fetched;
+            raises ModelError where there is none.
     """
 
     tokenizer: Mapping[str, Any] | None
@@ -35,6 +37,7 @@ class TokenizerRequest:
     models: Sequence[ModelInfo]
     rows: Sequence[int]
     donor: int
+    find: Callable[[str], Path]
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,15 @@ TILE_ELEMENTS = 2**18
 
 
 class ThreadsExecutor:
-    """Largest tensors first, so that the threads end together; any order and any tile give the same bytes."""
+    """Largest tensors first, so that the threads end together; any order and any tile give the same bytes.
 
-    def __init__(self, tile_elements: int = TILE_ELEMENTS) -> None:
-        self._tile = tile_elements
+    Args:
+        tile_elements: elements of a flat tile.
+        merger: what makes the jobs of one thread, where it is not `TileMerger` itself.
+    """
+
+    def __init__(self, tile_elements: int = TILE_ELEMENTS, merger: Callable[..., TileMerger] | None = None) -> None:
+        self._tile, self._merger = tile_elements, merger or TileMerger
 
     def run(self, work: Work) -> None:
         """See `mergecore.api.Executor.run`."""
@@ -36,7 +41,7 @@ class ThreadsExecutor:
             import torch
 
             torch.set_num_threads(1)
-            merger = TileMerger(work, self._tile, errors)
+            merger = self._merger(work, self._tile, errors)
             while not errors:
                 try:
                     job = queue.popleft()
@@ -86,28 +91,23 @@ class TileMerger:
     def make(self, job: Job) -> None:
         """Read, merge and write every tile of a job."""
         pieces = job.pieces(self.tile)
-        if job.method is None:
-            self._copy(job, pieces)
-            return
-        ctx = self.context(job) if pieces else None
-        for piece in pieces:
-            assert ctx is not None
-            self._write(job, piece, merge_piece(job, piece, self._read(job, piece), ctx))
+        if pieces:
+            ctx = self.context(job)
+            for piece in pieces:
+                self._write(job, piece, self.made(job, piece, ctx))
 
     def context(self, job: Job) -> Context:
         """The context of a job's tiles, measured where its method asks for it."""
         return job.context(Tiles(job, job.pieces(self.tile), self._read))
 
-    def _copy(self, job: Job, pieces: Sequence[Piece]) -> None:
-        import torch
-
-        for piece in pieces:
-            first, *others = [self._stored(job, slot, piece) for slot in range(len(job.inputs))]
-            if not all(torch.equal(first, other) for other in others):
-                raise RunError(
-                    f"{job.name}: holds {job.info.dtype} values, which are copied, but the models differ in it"
-                )
-            self._write(job, piece, first)
+    def made(self, job: Job, piece: Piece, ctx: Context) -> Tensor:
+        """A piece of a job's tensor, not yet rounded to the output's dtype; it may lie in a buffer of this merger."""
+        if job.method is not None:
+            return merge_piece(job, piece, self._read(job, piece), ctx)
+        first, *others = [self._stored(job, slot, piece) for slot in range(len(job.inputs))]
+        if not all(first.equal(other) for other in others):
+            raise RunError(f"{job.name}: holds {job.info.dtype} values, which are copied, but the models differ in it")
+        return first
 
     def _read(self, job: Job, piece: Piece) -> Sequence[Tensor]:
         dtype = torch_dtype(job.compute_dtype)

@@ -37,6 +37,8 @@ MODULES_LIMIT = 10**6
 class Config(PostProcessor):
     """Writes the result's config.json; tokenizer, processor and the like are the donor's. Files already there stay."""
 
+    of_stages = True
+
     def run(self, model: MergedModel) -> None:
         config = model.folder / "config.json"
         if not config.exists():

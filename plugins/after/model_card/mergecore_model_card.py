@@ -29,6 +29,7 @@ class ModelCard(PostProcessor):
     """Writes README.md with the Hub's front matter, and the recipe as `mergecore_recipe.yml`."""
 
     after = ("config",)
+    of_stages = True
 
     def run(self, model: MergedModel) -> None:
         (model.folder / RECIPE).write_text(model.recipe, "utf-8")
@@ -42,7 +43,7 @@ def card(model: MergedModel) -> str:
     parts = [
         f"---\n{yaml.safe_dump(front_matter(model), sort_keys=False, allow_unicode=True)}---",
         f"# {plain(model.name) or 'Merged model'}",
-        f"Made with mergecore {version('mergecore')} from {len(model.models)} pretrained model(s).",
+        f"Made with mergecore {version('mergecore')} from {len(files(model))} pretrained model(s).",
         f"## Method\n\n`{model.method}`: {method}",
         "## Models\n\n" + "\n".join(_listed(model)),
         "## Licence\n\n" + _licence_words(model),
@@ -58,8 +59,8 @@ def front_matter(model: MergedModel) -> dict[str, Any]:
 
     `base_model` must name models on the Hub, so one in a local folder is not in it: its name may be another's there.
     """
-    parents = list(dict.fromkeys(name for info in model.models if (name := hub_id(info))))
-    cards = [info.card for info in model.models]
+    parents = list(dict.fromkeys(name for info in files(model) if (name := hub_id(info))))
+    cards = [info.card for info in files(model)]
     stated = licence(cards[0]) if licences_agree(cards) else {}
     languages = [card.get("language") for card in cards]
     return {
@@ -70,6 +71,23 @@ def front_matter(model: MergedModel) -> dict[str, Any]:
         "library_name": "sentence-transformers" if (model.folder / "modules.json").exists() else "transformers",
         "tags": ["merge", "mergecore"],
     }
+
+
+def stages(model: MergedModel) -> dict[str, MergedModel]:
+    """The stages that the result is made of, and those that they are made of, each once by its reference."""
+    found: dict[str, MergedModel] = {}
+    waiting = [model]
+    while waiting:
+        new = {info.reference: info.stage for info in waiting.pop().models if info.stage}
+        waiting += [stage for name, stage in new.items() if name not in found]
+        found |= new
+    return found
+
+
+def files(model: MergedModel) -> list[ModelInfo]:
+    """The models in files that the result and its stages are made of."""
+    found = (info for item in (model, *stages(model).values()) for info in item.models if not info.stage)
+    return list({info.reference: info for info in found}.values())
 
 
 def hub_id(info: ModelInfo) -> str | None:
@@ -84,10 +102,11 @@ def hub_id(info: ModelInfo) -> str | None:
 
 
 def _licence_words(model: MergedModel) -> str:
-    cards = [info.card for info in model.models]
+    parents = files(model)
+    cards = [info.card for info in parents]
     if licences_agree(cards):
-        return f"All models state the same licence: {plain(licence_words(cards[0], model.models[0].folder))}."
-    lines = [f"- {plain(_name(info))}: {plain(licence_words(info.card, info.folder))}" for info in model.models]
+        return f"All models state the same licence: {plain(licence_words(cards[0], parents[0].folder))}."
+    lines = [f"- {plain(_name(info))}: {plain(licence_words(info.card, info.folder))}" for info in parents]
     conflict = " One of them may forbid what another allows." if licences_conflict(cards) else ""
     return (
         f"The models' cards do not all state the same licence, so this card states none.{conflict} Read their terms"
@@ -101,18 +120,26 @@ def _name(info: ModelInfo) -> str:
 
 
 def _listed(model: MergedModel) -> list[str]:
-    """The models as list items, the base marked."""
-    lines = []
-    for index, info in enumerate(model.models):
-        name = plain(_name(info))
-        link = f"[{name}](https://huggingface.co/{hub_id(info)})" if hub_id(info) else f"{name} (a local folder)"
-        lines.append(f"- {link}{', the base model' if index == model.base else ''}")
+    """The models as list items, the base marked; then what each stage is made of."""
+    lines = [f"- {_link(info)}{', the base model' if i == model.base else ''}" for i, info in enumerate(model.models)]
+    for name, stage in stages(model).items():
+        lines.append(f"- the stage {plain(name)}: `{stage.method}` of {', '.join(map(_link, stage.models))}")
     return lines
+
+
+def _link(info: ModelInfo) -> str:
+    if info.stage:
+        return f"{plain(info.reference)} (a stage of the recipe)"
+    name = plain(_name(info))
+    return f"[{name}](https://huggingface.co/{hub_id(info)})" if hub_id(info) else f"{name} (a local folder)"
 
 
 def _distributions(model: MergedModel) -> list[str]:
     """The packages that the recipe needs, core first."""
-    used = [("methods", model.method), ("architectures", model.architecture)]
+    used = [
+        *(("methods", item.method) for item in (model, *stages(model).values())),
+        ("architectures", model.architecture),
+    ]
     used += [("postprocessors", "config"), ("postprocessors", "model_card")]
     every = entry_points()
     points = [point for kind, name in used for point in every.select(group=f"mergecore.v1.{kind}", name=name)]

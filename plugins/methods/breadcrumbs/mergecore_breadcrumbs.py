@@ -25,6 +25,7 @@ class _Breadcrumbs(DeltaMethod):
     """What both variants do to a task vector before they add up."""
 
     tile = Tile.ELEMENTS
+    measured_by = ("density", "gamma", "rescale")
     ignored = ("int8_mask",)
 
     weight: PerModel[float] = param(1.0, "Scale of this model's task vector.")

@@ -17,6 +17,7 @@ class _Dare(DeltaMethod):
     """What both variants do to a task vector before they add up."""
 
     tile = Tile.ELEMENTS
+    measured_by = ("density", "rescale")
     ignored = ("int8_mask",)
 
     weight: PerModel[float] = param(1.0, "Scale of this model's task vector.")

@@ -18,6 +18,7 @@ class _Della(DeltaMethod):
     """What both variants do to a task vector before they add up."""
 
     tile = Tile.ROWS
+    measured_by = ("density", "epsilon", "rescale")
     ignored = ("int8_mask",)
 
     weight: PerModel[float] = param(1.0, "Scale of this model's task vector.")

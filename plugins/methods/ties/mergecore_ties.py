@@ -23,6 +23,7 @@ class Ties(DeltaMethod):
     """
 
     tile = Tile.ELEMENTS
+    measured_by = ("density", "rescale")
     ignored = ("int8_mask",)
 
     weight: PerModel[float] = param(1.0, "Scale of this model's task vector.")

@@ -10,6 +10,7 @@ class Tokenizer(PostProcessor):
     """Writes the output's own tokenizer; where the recipe asks for none, the donor's stays, as `config` copies it."""
 
     after = ("config",)
+    of_stages = True
 
     def run(self, model: MergedModel) -> None:
         if model.tokenizer_files is None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mergecore.api import VOCABULARY_FILES, InputError, OutputTokenizer, TokenizerRequest, lies_within
+from mergecore.api import VOCABULARY_FILES, InputError, ModelError, OutputTokenizer, TokenizerRequest, lies_within
 from mergecore_tokenizer import chat, special
 from mergecore_tokenizer.files import as_json, read_json, tokenizer_files
 from mergecore_tokenizer.growing import grown
@@ -77,8 +77,10 @@ def _source(request: TokenizerRequest, readers: Sequence[Read]) -> tuple[Read, i
     for place, model in enumerate(request.models):
         if name == model.reference or (folder.is_dir() and folder.samefile(model.folder)):
             return readers[place], place
-    if not folder.is_dir():
-        raise InputError(f"source: {name!r} is neither union nor base nor the folder of a model")
+    try:
+        folder = request.find(name)
+    except ModelError as error:
+        raise InputError(f"source: {name!r} is neither union nor base, and {error}") from None
     found = read(name, folder)
     if found is None:
         raise InputError(f"{folder}: has no tokenizer files, such as tokenizer.json; fetch them too")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import hubs
 import numpy as np
 import pytest
 import torch
@@ -320,8 +321,23 @@ def test_a_model_without_tokenizer_files_has_the_bases(tmp_path: Path) -> None:
     assert any("has no tokenizer files" in note for note in plan.notes)
     with pytest.raises(InputError, match="has no tokenizer files"):
         mergecore.plan(linear(*models[::-1], tokenizer_source="union"))
-    with pytest.raises(InputError, match="'nowhere' is neither union nor base nor the folder"):
+    with pytest.raises(InputError, match="'nowhere' is neither union nor base, and nowhere: there is no such folder"):
         mergecore.plan(linear(*models, tokenizer_source="nowhere"))
+
+
+def test_a_vocabulary_of_a_model_on_the_hub_that_is_not_merged(tmp_path: Path, monkeypatch: Any) -> None:
+    models = [model(tmp_path / name, seed, byte_level("sea")) for seed, name in enumerate("ab")]
+    words = model(tmp_path / "words", 2, byte_level("sea", special=["<x>"]), rows=300)
+    with hubs.running() as hub:
+        hub.used_here(monkeypatch, tmp_path)
+        hub.add("org/words", words)
+        made = [linear(*models, tokenizer={"source": source, "tokens": {"<x>": {"source": {"kind": "zero"}}}})
+                for source in ("org/words@main", str(words))]  # fmt: skip
+        plans = [mergecore.plan(recipe) for recipe in made]
+        assert plans[0].tokenizer_files == plans[1].tokenizer_files
+        assert hub.fetched("tokenizer.json") and hub.sent(".safetensors") == 0
+    for plan in plans:
+        plan.close()
 
 
 def test_a_vocabulary_of_a_folder_that_is_not_merged(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from more_merges import MORE
 from tiny import Tiny, layers
 
 import mergecore
+from mergecore import making
 from mergecore.api import RunError, Work
 from mergecore.builtin.threads import ThreadsExecutor, TileMerger, merge_piece
 
@@ -58,6 +59,22 @@ def test_without_a_gpus_memory_its_bytes_are_those_of_threads(tiny, method, monk
     for devices, tile, workers in ((1, 2**14, 1), (3, 2**15, 2)):
         got = made_by(CudaExecutor([CPU] * devices, tile), workers, made)
         assert all(torch.equal(got[name].view(torch.uint8), expected[name].view(torch.uint8)) for name in expected)
+
+
+QUICK = ("linear", "ties", "dare_ties", "della", "karcher", "model_stock")
+
+
+@pytest.mark.parametrize("method", [pytest.param(m, marks=[] if m in QUICK else [pytest.mark.slow]) for m in EVERY])
+def test_a_stage_has_the_same_bytes_in_whatever_runs_it_is_read(tiny, method, monkeypatch):
+    entries = [
+        {"model": model, "parameters": {"weight": 0.3}} for model in ("stage", tiny("llama-tied", vocab_size=1500))
+    ]
+    made = [{"name": "stage", **recipe_of(tiny, method)}, {"merge_method": "linear", "models": entries}]
+    expected = made_by(ThreadsExecutor(), 1, made)
+    monkeypatch.setattr(feeder, "RUN", 2**14 - 3)
+    monkeypatch.setattr(making, "TILE_ELEMENTS", 2**14)
+    got = made_by(CudaExecutor([CPU] * 2, 2**15), 2, made)
+    assert all(torch.equal(got[name].view(torch.uint8), expected[name].view(torch.uint8)) for name in expected)
 
 
 @pytest.mark.parametrize(("room", "beside"), [(ROOM, False), (1000, True)])

@@ -115,6 +115,14 @@ def test_two_nodes_make_the_same_bytes_as_threads(cluster, method, models, tmp_p
     assert len(content(tmp_path / "ray")) > 3
 
 
+def test_stages_are_made_on_the_nodes(slow, models, tmp_path):
+    mean = {"merge_method": "karcher", "models": [{"model": "stage"}, {"model": str(models[0])}]}
+    recipe = [{"name": "stage", **slow}, mean]
+    mergecore.run(recipe, tmp_path / "ray", executor="ray")
+    mergecore.run(recipe, tmp_path / "threads")
+    assert content(tmp_path / "ray") == content(tmp_path / "threads")
+
+
 def test_a_process_that_is_killed_is_replaced_and_changes_no_byte(slow, notes, tmp_path):
     slow["parameters"]["rest"] = 0.1
 

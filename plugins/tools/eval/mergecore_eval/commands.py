@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,7 +44,7 @@ def evaluate(
     found = []
     for model in models:
         subject = Folder(model.absolute(), str(model))
-        tell = (lambda name: None) if quiet else (lambda name, model=model: say(f"{model}: {name}"))
+        tell = partial(_tell, quiet, str(model))
         found.append(measure(subject, evaluations, tell=tell))
         append(found[-1], results or results_file())
     if as_json:
@@ -69,6 +70,11 @@ def board(
         print(json.dumps([result.plain() for result in found], indent=2))
     else:
         _show(boards.gather(found))
+
+
+def _tell(quiet: bool, model: str, name: str) -> None:
+    if not quiet:
+        say(f"{model}: {name}")
 
 
 def _show(board: Board) -> None:

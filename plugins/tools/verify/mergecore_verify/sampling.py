@@ -9,13 +9,14 @@ from mergecore.api import TensorInfo, Work
 from mergecore.builtin.safetensors import as_bytes
 from mergecore.ends import FileEnds
 from mergecore.errors import InputError
+from mergecore.fetching import fetch
 from mergecore.lockfile import Lock
 from mergecore.planning import Plan, make_plan
-from mergecore.recipe import load_recipe
 from mergecore.recording import changes, describe
 from mergecore.registry import Registry
 from mergecore.running import available_cores, spare_memory
 from mergecore.sources import Checkpoint
+from mergecore.stages import load_recipe
 from mergecore_verify.findings import Finding, few
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def check_sample(checkpoint: Checkpoint, lock: Lock | None, registry: Registry, 
     memory = spare_memory()
     plan = make_plan(load_recipe(lock.file), registry, memory)
     try:
+        fetch(plan, _ignore)
         comparison = Comparison(checkpoint)
         jobs = random.Random(0).sample(plan.jobs, min(count, len(plan.jobs)))
         wrong = {job.name for job in jobs if not _is_stored(checkpoint, job.name, job.info)}
@@ -70,7 +72,7 @@ def _is_stored(checkpoint: Checkpoint, name: str, info: TensorInfo) -> bool:
     return checkpoint.tensors.get(name) == info
 
 
-def _ignore(_: object) -> None:
+def _ignore(*_: object) -> None:
     pass
 
 

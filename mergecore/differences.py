@@ -1,18 +1,17 @@
-"""Where the models' configs and licences do not agree, as notes for the author of a recipe."""
+"""Where the models' configs differ from the one that the output takes over."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mergecore.licences import licence_notes
 from mergecore.sources import Checkpoint
 
 VOLATILE = {"dtype", "torch_dtype", "transformers_version", "use_cache", "architectures", "model_type"}
 """Config keys in which models may differ without a word."""
 
 
-def model_notes(checkpoints: Sequence[Checkpoint], donor: int, changed: set[str]) -> list[str]:
-    """Where the models' configs differ from the one that the output takes over, and their licences from each other."""
+def config_notes(checkpoints: Sequence[Checkpoint], donor: int, changed: set[str]) -> list[str]:
+    """A sentence for each model whose config differs from the donor's in other keys than the `changed` ones."""
     kept, lines = checkpoints[donor], []
     for checkpoint in checkpoints:
         keys = {*kept.config, *checkpoint.config} - VOLATILE - changed
@@ -21,4 +20,4 @@ def model_notes(checkpoints: Sequence[Checkpoint], donor: int, changed: set[str]
             lines.append(
                 f"{checkpoint.reference}: its config differs in {', '.join(differing)}; {kept.reference}'s is kept"
             )
-    return [*lines, *licence_notes(checkpoints)]
+    return lines

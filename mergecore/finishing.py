@@ -1,0 +1,61 @@
+"""Post-processors: which there are, in which order, and whose fault it is when one fails."""
+
+from __future__ import annotations
+
+import graphlib
+from collections.abc import Callable
+
+from mergecore.api import MergedModel, PostProcessor
+from mergecore.errors import MergecoreError, PluginError, RunError
+from mergecore.plugins import listed
+from mergecore.registry import Registry
+
+
+def load_postprocessors(registry: Registry, warn: Callable[[str], None]) -> dict[str, PostProcessor]:
+    """Every installed post-processor, each after those that it names; a broken one is left out with a warning."""
+    found: dict[str, PostProcessor] = {}
+    for name in dict.fromkeys(plugin.name for plugin in listed("postprocessors")):
+        try:
+            found[name] = registry.provide("postprocessors", name)()
+        except Exception as error:
+            warn(f"post-processor {name!r} is left out of this run: {error}")
+    if "config" not in found:
+        warn("no config.json will be written: pip install mergecore-config")
+    order = graphlib.TopologicalSorter({name: set(item.after) & set(found) for name, item in found.items()})
+    try:
+        return {name: found[name] for name in order.static_order()}
+    except graphlib.CycleError as error:
+        circle = ", ".join(map(repr, dict.fromkeys(error.args[1])))
+        raise PluginError(f"the post-processors {circle} each want to run after the other: uninstall one") from None
+
+
+def describe(model: MergedModel, registry: Registry) -> None:
+    """Write all but the weights of a stage into its folder, which is made, for what is merged from it to look at."""
+    try:
+        model.folder.mkdir()
+        for name, postprocessor in load_postprocessors(registry, _said_by_the_run).items():
+            if postprocessor.of_stages:
+                finish(name, postprocessor, model)
+    except OSError as error:
+        raise RunError(f"{error.filename or model.folder}: {error.strerror or error}") from error
+
+
+def _said_by_the_run(_text: str) -> None:
+    """What is left out is left out of the output too, whose run says so."""
+
+
+def finish(name: str, postprocessor: PostProcessor, model: MergedModel) -> None:
+    """Run a post-processor.
+
+    Raises:
+        RunError: it failed; its distribution is named.
+    """
+    try:
+        postprocessor.run(model)
+    except (OSError, MergecoreError):
+        raise
+    except Exception as error:
+        owner = next(plugin for plugin in listed("postprocessors") if plugin.name == name)
+        raise RunError(
+            f"{owner} failed ({type(error).__name__}: {error}): pip uninstall {owner.distribution}"
+        ) from error

@@ -1,0 +1,198 @@
+"""Candidates made in memory: the plan's jobs write into a loaded model, and what methods measured is kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from mergecore_eval.subjects import Folder
+
+from mergecore import running
+from mergecore.api import Context, Input, Job, RunError, Subject, Work
+from mergecore.builtin.threads import ThreadsExecutor, TileMerger
+from mergecore.documents import Place
+from mergecore.errors import InputError
+from mergecore.finite import is_finite
+from mergecore.planning import Plan, make_plan
+from mergecore.recipe import Recipe, parse_recipe
+from mergecore.registry import Registry
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def recipe_of(place: Place) -> Recipe:
+    """The recipe of a document without its `evaluate`."""
+    value = {key: item for key, item in place.value.items() if key != "evaluate"}
+    text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
+    return parse_recipe(Place(value, (), place.file, place.lines), text)
+
+
+@dataclass
+class Maker:
+    """Makes one candidate after another; the model of the last one is used again for the next.
+
+    Args:
+        registry: the plugins.
+        memory: bytes that merging may have in flight.
+        workers: threads that merge.
+        warn: told what is not as expected.
+    """
+
+    registry: Registry
+    memory: int
+    workers: int
+    warn: Callable[[str], None]
+
+    def __post_init__(self) -> None:
+        self._measured: dict[Any, Context] = {}
+        self._loaded: tuple[Any, dict[str, Tensor]] | None = None
+        self._kind = ""
+        self._scratch = Path(tempfile.mkdtemp(prefix="mergecore-search-"))
+
+    @contextmanager
+    def candidate(self, place: Place, name: str) -> Iterator[Subject]:
+        """The merged model of a recipe, for as long as the block lasts.
+
+        Raises:
+            InputError: the recipe cannot be merged.
+            RunError: merging it failed, or gave NaN or infinity.
+        """
+        plan = make_plan(recipe_of(place), self.registry, self.memory)
+        folder = self._scratch / "candidate"
+        try:
+            target = self._target(plan, folder)
+            if target is None:
+                self._write(plan, folder)
+                yield Folder(folder, name)
+            else:
+                model, flat = target
+                self._fill(plan, flat)
+                yield InMemory(name, model, folder, partial(self._write, plan))
+        finally:
+            plan.close()
+
+    def close(self) -> None:
+        """Remove what lies on the disk."""
+        shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def _target(self, plan: Plan, folder: Path) -> tuple[Any, dict[str, Tensor]] | None:
+        """A model of the plan's config and its weights by name; None where transformers names them otherwise."""
+        key = _kind(plan)
+        if self._kind != key:
+            self._loaded, self._kind = None, key
+            shutil.rmtree(folder, ignore_errors=True)
+            self._finish(plan, folder)
+            model = _empty_model(folder)
+            state = {name: tensor for name, tensor in model.state_dict().items() if name in plan.tensors}
+            if any(name not in state or state[name].shape != info.shape for name, info in plan.tensors.items()):
+                self.warn(
+                    "transformers names this model's weights otherwise than its files do: each goes over the disk"
+                )
+            else:
+                self._loaded = model, {name: tensor.view(-1) for name, tensor in state.items()}
+        return self._loaded
+
+    def _finish(self, plan: Plan, folder: Path) -> None:
+        """The files beside the weights: config and tokenizer."""
+        folder.mkdir(parents=True)
+        steps = running.load_postprocessors(self.registry, self.warn)
+        for name in ("config", "tokenizer"):
+            if name in steps:
+                steps[name].run(running.merged_model(plan, folder, folder.name, self.warn))
+
+    def _fill(self, plan: Plan, flat: dict[str, Tensor]) -> None:
+        def read(item: Input, start: int, out: Tensor) -> None:
+            plan.checkpoints[item.model].read(item.tensor, start, out)
+
+        def write(name: str, start: int, data: Tensor) -> None:
+            if not is_finite(data):
+                raise RunError(f"{name}: holds NaN or infinity")
+            flat[name][start : start + data.numel()].copy_(data)
+
+        work = Work(plan.jobs, read, write, lambda count: None, lambda job: None, self.memory, self.workers)
+        ThreadsExecutor(merger=partial(Keeping, measured=self._measured)).run(work)
+
+    def _write(self, plan: Plan, folder: Path) -> None:
+        """All of a candidate as files."""
+        shutil.rmtree(folder, ignore_errors=True)
+        options = running.Options(self.memory, self.workers)
+        running.run_plan(plan, folder, self.registry, options, running.Listener(self.warn))
+
+
+@dataclass
+class InMemory:
+    """A candidate whose weights are in memory; see `mergecore.api.Subject`."""
+
+    name: str
+    model: Any
+    home: Path
+    """A folder with its config and tokenizer."""
+    write: Callable[[Path], None]
+    """Writes all of it into a folder."""
+
+    @property
+    def tokenizer(self) -> Any:
+        return Folder(self.home, self.name).tokenizer
+
+    @cached_property
+    def folder(self) -> Path:
+        whole = self.home.with_name("written")
+        self.write(whole)
+        return whole
+
+
+def _kind(plan: Plan) -> str:
+    """A digest of all of a candidate but the values of its weights."""
+    shapes = {name: info.shape for name, info in plan.tensors.items()}
+    files = {name: hashlib.sha256(data).hexdigest() for name, data in (plan.tokenizer_files or {}).items()}
+    text = json.dumps([plan.config, shapes, files, plan.checkpoints[plan.donor].reference], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _empty_model(folder: Path) -> Any:
+    """The model of a folder's config, in float32, with weights that are to be overwritten."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+        model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
+    except Exception as error:  # transformers raises whatever a config leads it to
+        raise InputError(f"transformers cannot make a model of the merge's config: {error}") from error
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+
+class Keeping(TileMerger):
+    """Measures a tensor anew only when a parameter that its method measures by has changed."""
+
+    def __init__(self, *arguments: Any, measured: dict[Any, Context]) -> None:
+        super().__init__(*arguments)
+        self._measured = measured
+
+    def context(self, job: Job) -> Context:
+        if not job.measures:
+            return super().context(job)
+        key = _measured_by(job)
+        if key not in self._measured:
+            self._measured[key] = super().context(job)
+        return self._measured[key]
+
+
+def _measured_by(job: Job) -> Any:
+    """All that decides what a job's method measures."""
+    method = job.method
+    assert method is not None
+    names = method.measured_by if method.measured_by is not None else [field.name for field in fields(method)]  # type: ignore[arg-type]
+    values = tuple(getattr(method, name) for name in names)
+    inputs = tuple((item.model, item.tensor) for item in job.inputs)
+    return job.name, inputs, type(method), values, job.has_base, job.seed

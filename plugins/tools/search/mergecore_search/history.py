@@ -1,0 +1,100 @@
+"""The journal of a search: every candidate with its scores, on the disk before the next is thought of."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mergecore.errors import InputError, RunError
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One candidate: its point and values, what it is worth, and why it failed if it did."""
+
+    point: tuple[float, ...]
+    values: Mapping[str, Any]
+    losses: tuple[float, ...]
+    scores: Mapping[str, Any]
+    failed: str = ""
+
+
+class History:
+    """The trials of a search, in order; those of a search that was cut short are found again.
+
+    Args:
+        path: the file, made when the first trial is added.
+        about: all that decides the search.
+
+    Raises:
+        InputError: the file is of another search.
+    """
+
+    def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
+        self.path = path
+        self.trials: list[Trial] = []
+        self._about = json.loads(json.dumps(about))
+        self._known: list[Trial] = []
+        if path.exists():
+            self._read()
+
+    @property
+    def resumed(self) -> int:
+        """Trials that an earlier run left and this one has not come to yet."""
+        return len(self._known) - len(self.trials)
+
+    def _read(self) -> None:
+        lines = self.path.read_text("utf-8").split("\n")[:-1]  # a line that was cut has no end
+        try:
+            records = [json.loads(line) for line in lines]
+        except ValueError:
+            raise InputError(f"{self.path}: is damaged; remove it to search anew") from None
+        if records and records[0] != self._about:
+            changed = [key for key in self._about if records[0].get(key) != self._about[key]]
+            raise InputError(
+                f"{self.path}: is of another search ({', '.join(changed)} differ); remove it or name another OUT"
+            )
+        for record in records[1:]:
+            record["point"], record["losses"] = tuple(record["point"]), tuple(record["losses"])
+            self._known.append(Trial(**record))
+
+    def known(self, point: Sequence[float]) -> Trial | None:
+        """What an earlier run found at the point that comes next."""
+        place = len(self.trials)
+        if place >= len(self._known):
+            return None
+        if self._known[place].point != tuple(point):
+            raise RunError(
+                f"{self.path}: the optimizer asks other questions than before; remove the file to search anew"
+            )
+        return self._known[place]
+
+    def add(self, trial: Trial) -> None:
+        """Keep a trial; it is on the disk when this returns."""
+        if len(self.trials) >= len(self._known):
+            self._append(asdict(trial))
+            self._known.append(trial)
+        self.trials.append(trial)
+
+    def _append(self, record: Mapping[str, Any]) -> None:
+        new = not self.path.exists()
+        if not new:
+            self._cut()
+        with open(self.path, "ab") as file:
+            if new or file.tell() == 0:
+                file.write(json.dumps(self._about).encode() + b"\n")
+            file.write(json.dumps(record).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _cut(self) -> None:
+        """Remove a last line that has no end."""
+        content = self.path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            with open(self.path, "r+b") as file:
+                file.truncate(whole)

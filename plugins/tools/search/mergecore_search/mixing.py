@@ -1,0 +1,79 @@
+"""Soups and cocktails: which models go into a mean, and with what weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mergecore_eval.results import measure
+from mergecore_eval.subjects import Folder
+
+from mergecore import running
+from mergecore.console import say, warn
+from mergecore_search.candidates import Maker
+from mergecore_search.objectives import total
+from mergecore_search.setup import Setup, linear
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Models of a mean, by position, and the losses of that mean."""
+
+    models: tuple[int, ...]
+    losses: tuple[float, ...]
+
+
+def losses_of_each(setup: Setup, models: Sequence[Path]) -> list[tuple[float, ...]]:
+    """The losses of each model by itself."""
+    found = []
+    for model in models:
+        say(f"measuring {model}")
+        result = measure(Folder(model.absolute(), str(model)), setup.evaluations)
+        found.append(tuple(setup.objectives.losses(result.scores)))
+    return found
+
+
+def greedy(models: Sequence[Mixture], mean: Callable[[tuple[int, ...]], Mixture]) -> list[Mixture]:
+    """Greedy soup (https://arxiv.org/abs/2203.05482): the next best model stays if the mean gets no worse with it.
+
+    Args:
+        models: each model by itself.
+        mean: makes and measures the mean of some.
+
+    Returns:
+        Every mixture that was tried, the kept ones and the others; the soup is the last of the best.
+    """
+    order = sorted(range(len(models)), key=lambda index: total(models[index].losses))
+    kept = models[order[0]]
+    tried = [kept]
+    for index in order[1:]:
+        tried.append(mean((*kept.models, index)))
+        if total(tried[-1].losses) <= total(kept.losses):
+            kept = tried[-1]
+    return tried
+
+
+def measured_mean(setup: Setup, models: Sequence[Path]) -> tuple[Callable[[tuple[int, ...]], Mixture], Maker]:
+    """What makes and measures an even mean of some of the models, and what is to be closed after it."""
+    maker = Maker(setup.registry, setup.memory, running.available_cores(), warn)
+
+    def mean(chosen: tuple[int, ...]) -> Mixture:
+        say(f"tasting {' + '.join(models[index].name for index in chosen)}")
+        place = linear([models[index] for index in chosen], [1.0] * len(chosen))
+        with maker.candidate(place, "soup") as subject:
+            losses = setup.objectives.losses(measure(subject, setup.evaluations).scores)
+        return Mixture(chosen, tuple(losses))
+
+    return mean, maker
+
+
+def cocktail_weights(losses: Sequence[float], temperature: float) -> list[float]:
+    """Weights by how well each model does on the examples: softmax(-loss / temperature).
+
+    LM-Cocktail, https://arxiv.org/abs/2311.13534. The lower the temperature, the more of the best model.
+    """
+    best = min(losses)
+    shares = [math.exp((best - loss) / temperature) for loss in losses]
+    return [share / math.fsum(shares) for share in shares]

@@ -1,0 +1,50 @@
+"""Optimizers that come with the package: CMA-ES, and random points to compare it with."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+
+from mergecore_search.objectives import total
+
+
+class Cma:
+    """CMA-ES (https://arxiv.org/abs/1604.00772) on the mean of the objectives, from the middle of the cube.
+
+    See `mergecore.api.Optimizer`.
+    """
+
+    def __init__(self, dimensions: int, seed: int, population: int = 0) -> None:
+        from cma import CMAEvolutionStrategy
+
+        options = {"bounds": [0, 1], "seed": seed + 1, "verbose": -9}  # a seed of 0 means the clock to cma
+        if population:
+            options["popsize"] = population
+        # cma searches no line: a dimension that nothing depends on makes a plane of it.
+        self._spare = dimensions < 2
+        self._strategy = CMAEvolutionStrategy([0.5] * (dimensions + self._spare), 1 / 4, options)
+        self._asked: list[Sequence[float]] = []
+
+    def ask(self) -> list[list[float]]:
+        self._asked = self._strategy.ask()
+        return [[float(x) for x in (point[:-1] if self._spare else point)] for point in self._asked]
+
+    def tell(self, points: Sequence[Sequence[float]], losses: Sequence[Sequence[float]]) -> None:
+        totals = [total(row) for row in losses]
+        worst = max((value for value in totals if math.isfinite(value)), default=0.0)
+        self._strategy.tell(self._asked, [value if math.isfinite(value) else worst + 1.0 for value in totals])
+
+
+class RandomSearch:
+    """Points drawn evenly from the cube; see `mergecore.api.Optimizer`."""
+
+    def __init__(self, dimensions: int, seed: int, population: int = 0) -> None:
+        self._draw = random.Random(seed)
+        self._dimensions, self._population = dimensions, population or 8
+
+    def ask(self) -> list[list[float]]:
+        return [[self._draw.random() for _ in range(self._dimensions)] for _ in range(self._population)]
+
+    def tell(self, points: Sequence[Sequence[float]], losses: Sequence[Sequence[float]]) -> None:
+        """Nothing is learned."""

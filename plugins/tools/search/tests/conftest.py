@@ -1,0 +1,59 @@
+"""Tiny models, and an evaluator that knows which mixture of them is best."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from llamas import write_model
+
+TARGET = """
+from collections.abc import Sequence
+from dataclasses import dataclass
+from mergecore.api import Evaluator, Score, param
+
+@dataclass(frozen=True, kw_only=True)
+class Target(Evaluator):
+    '''Squared distance of one weight from that of a known mixture.'''
+    first: float = param(0.3, "Weight of the first task vector.")
+    second: float = param(0.7, "Weight of the second.")
+    base: str = param(doc="Folders of the models.")
+    models: tuple[str, ...] = param(doc="Folders of the models.")
+    slow: float = param(0.0, "Seconds to wait.")
+
+    def evaluate(self, subject):
+        import time
+        from safetensors.torch import load_file
+        time.sleep(self.slow)
+        name = "model.layers.1.mlp.up_proj.weight"
+        base, one, two = (load_file(f"{folder}/model.safetensors")[name] for folder in (self.base, *self.models))
+        wanted = base + self.first * (one - base) + self.second * (two - base)
+        found = dict(subject.model.named_parameters())[name].detach()
+        return [Score("distance", float((found - wanted).square().mean()), 0.0, 1)]
+"""
+
+
+@pytest.fixture
+def target(plugin_env: Any) -> Any:
+    files = {"mod_target.py": TARGET}
+    plugin_env.add("mergecore-target", {"evaluators": {"target": "mod_target:Target"}}, files)
+    return plugin_env
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> list[Path]:
+    return [write_model(tmp_path / name, seed) for seed, name in enumerate(("base", "one", "two"))]
+
+
+def open_recipe(folder: Path, models: list[Path], first: str, second: str, more: str = "") -> Path:
+    """task_arithmetic with two weights left open, and evaluations with the target in `eval.yml`."""
+    path = folder / "search.yml"
+    base, one, two = models
+    path.write_text(
+        f"merge_method: task_arithmetic\nbase_model: {base}\n{more}models:\n"
+        f"- model: {one}\n  parameters: {{weight: {first}}}\n- model: {two}\n  parameters: {{weight: {second}}}\n"
+    )
+    target = f"base: {base}, models: [{one}, {two}]"
+    (folder / "eval.yml").write_text(f"evaluate:\n- {{evaluator: target, parameters: {{{target}}}}}\n")
+    return path
