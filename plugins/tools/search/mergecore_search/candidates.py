@@ -21,8 +21,10 @@ from mergecore.api import Context, Input, Job, RunError, Subject, Work
 from mergecore.builtin.threads import ThreadsExecutor, TileMerger
 from mergecore.documents import Place
 from mergecore.errors import InputError
+from mergecore.finishing import load_postprocessors
 from mergecore.finite import is_finite
-from mergecore.planning import Plan, make_plan
+from mergecore.planning import make_plan
+from mergecore.plans import Plan, merged_model
 from mergecore.recipe import Recipe, parse_recipe
 from mergecore.registry import Registry
 
@@ -105,10 +107,10 @@ class Maker:
     def _finish(self, plan: Plan, folder: Path) -> None:
         """The files beside the weights: config and tokenizer."""
         folder.mkdir(parents=True)
-        steps = running.load_postprocessors(self.registry, self.warn)
+        steps = load_postprocessors(self.registry, self.warn)
         for name in ("config", "tokenizer"):
             if name in steps:
-                steps[name].run(running.merged_model(plan, folder, folder.name, self.warn))
+                steps[name].run(merged_model(plan, folder, folder.name, self.warn))
 
     def _fill(self, plan: Plan, flat: dict[str, Tensor]) -> None:
         def read(item: Input, start: int, out: Tensor) -> None:
