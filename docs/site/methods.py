@@ -101,11 +101,11 @@ def parameters(view: dict[str, Any]) -> str:
     """The parameters as a table."""
     rows = []
     for name, item in view["parameters"].items():
-        where = "each model" if item["per_model"] else "the merge"
+        where = "for each model" if item["per_model"] else "for the merge"
         default = f"`{json.dumps(item['default'])}`" if "default" in item else "required"
-        rows.append(f"| `{name}` | {plain(item['description'])} | {values(item)} | {where} | {default} |")
-    rows += [f"| `{name}` | Accepted, changes nothing. | | | |" for name in view["ignored"]]
-    heading = ["| parameter | what | value | of | default |", "|---|---|---|---|---|"]
+        rows.append(f"| `{name}` | {plain(item['description'])} | {values(item)}, {where} | {default} |")
+    rows += [f"| `{name}` | Accepted, changes nothing. | | |" for name in view["ignored"]]
+    heading = ["| parameter | what | value | default |", "|---|---|---|---|"]
     return "\n".join(heading + rows) if rows else "It has none."
 
 

@@ -33,6 +33,8 @@ def on_files(files: Files, config: Any) -> Files:
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Turn links that leave docs/ into links within the site."""
     origin = {site_path(path): path for path in outside()}
+    if page.parent is None:
+        page.meta["hide"] = ["navigation"]  # a list of this page alone
     source = origin.get(page.file.src_uri, DOCS / page.file.src_uri)
     return LINK.sub(lambda link: rewritten(link, source), markdown) if source.exists() else markdown
 

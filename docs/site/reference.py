@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from typer.cli import get_docs_for_click
 from typer.main import get_command
 
 import mergecore
@@ -97,8 +96,9 @@ def rows(part: Mapping[str, Any], schema: Mapping[str, Any], at: str = "") -> It
     for key, item in inner.items():
         path = f"{at}.{key}" if at else key
         needed = " (required)" if key in part.get("required", ()) else ""
-        described = item.get("description") or resolved(item, schema).get("description", "")
-        yield path, needed, described.replace("|", "\\|"), kind_of(item)
+        words = item.get("description") or resolved(item, schema).get("description", "")
+        if words or "properties" not in item:
+            yield path, needed, words.replace("|", "\\|"), kind_of(item, schema)
         if "$ref" not in item:
             yield from rows(item, schema, path)
 
@@ -109,16 +109,17 @@ def resolved(item: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str,
     return found
 
 
-def kind_of(item: Mapping[str, Any]) -> str:
-    """The kind of value in words."""
+def kind_of(item: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
+    """The kind of value in words; what has keys of its own is linked."""
     if "$ref" in item:
-        name = item["$ref"].rpartition("/")[2]
-        return f"`{name}`"
+        name, part = item["$ref"].rpartition("/")[2], resolved(item, schema)
+        has_keys = "properties" in part or "properties" in part.get("items", ())
+        return f"[`{name}`](#{name})" if has_keys else kind_of(part, schema)
     if "enum" in item:
         return ", ".join(f"`{value}`" for value in item["enum"])
     kinds = item.get("type", "any")
     kinds = [kinds] if isinstance(kinds, str) else kinds
-    inner = f" of {kind_of(item['items'])}" if "array" in kinds and "items" in item else ""
+    inner = f" of {kind_of(item['items'], schema)}" if "array" in kinds and "items" in item else ""
     words = {"object": "mapping", "array": f"list{inner}", "null": "nothing"}
     return " or ".join(words.get(kind, kind) for kind in kinds)
 
@@ -150,16 +151,43 @@ def command_line() -> str:
     for name in sorted(group.list_commands(ctx)):
         found = {plugin.name: plugin for plugin in plugins.listed("commands")}.get(name)
         command = commands.command(name, plugins.load(found)) if found else group.get_command(ctx, name)
-        text = get_docs_for_click(obj=command, ctx=ctx, indent=1, name=f"mergecore {name}")
-        parts.append(f"{text.strip()}\n" + (f"\nFrom the package `{found.distribution}`.\n" if found else ""))
-    return "\n\n".join(parts)
+        parts += described(command, ctx, f"mergecore {name}", found.distribution if found else "")
+    return "\n\n".join(parts) + "\n"
+
+
+def described(command: Any, ctx: typer.Context, name: str, package: str = "", level: int = 2) -> Iterator[str]:
+    """A command as Markdown: its line, what it does, arguments and options; then its own commands."""
+    yield f"{'#' * level} `{name}`"
+    yield command.help + (f" From the package `{package}`." if package else "")
+    if hasattr(command, "commands"):
+        for inner in command.commands.values():
+            yield from described(inner, ctx, f"{name} {inner.name}", level=level + 1)
+        return
+    items = [(item, item.get_help_record(ctx)) for item in command.get_params(ctx) if item.name != "help"]
+    arguments = [
+        item.name.upper() + ("..." if item.nargs < 0 else "") for item, _ in items if not item.opts[0].startswith("-")
+    ]
+    yield "```\n" + " ".join([name, *(["[OPTIONS]"] if len(arguments) < len(items) else []), *arguments]) + "\n```"
+    lines = [f"| {signs(item, record)} | {meaning(record[1])} |" for item, record in items if record]
+    yield "\n".join(["| | |", "|---|---|", *lines]) if lines else "It has no options."
+
+
+def signs(item: Any, record: tuple[str, str]) -> str:
+    """An argument's name, or how an option is written."""
+    return f"`{record[0]}`" if item.opts[0].startswith("-") else f"`{item.name.upper()}`"
+
+
+def meaning(text: str) -> str:
+    """The help of an option as a cell of a table."""
+    return text.replace("|", "\\|").replace("  [", " [").replace("[", "\\[").replace("<", "\\<")
 
 
 def python_api() -> str:
     """The functions of `mergecore`, then all that a plugin author imports."""
     functions = [f"mergecore.{name}" for name in ("plan", "run", "merge_tensors", "merge_state_dicts")]
-    functions += [f"mergecore.inmemory.{name}" for name in ("merge_tensors", "merge_state_dicts")]
     parts = ["# Python API", "## For whoever merges", *directives(functions)]
+    parts += ["## In memory, with a method that is at hand as a class"]
+    parts += directives(f"mergecore.inmemory.{name}" for name in ("merge_tensors", "merge_state_dicts"))
     raised = [name for name in api.__all__ if hasattr(errors, name)]
     parts += ["## For authors of plugins", "All of it is imported from `mergecore.api`."]
     parts += directives(f"mergecore.api.{name}" for name in api.__all__ if name not in raised)
