@@ -45,19 +45,22 @@ def run(
     executor: str = "threads",
     force: bool = False,
     allow_nonfinite: bool = False,
+    hash_inputs: bool = False,
     keep: Sequence[str] = (),
 ) -> Path:
     """Merge a recipe into the folder `out`, as ``mergecore run`` does; a run that was cut short is gone on with.
 
     Args:
-        recipe: path of a YAML file, a mapping with the same keys, or a list of such mappings.
+        recipe: path of a YAML file or of an earlier result's mergecore.lock.json, a mapping with the same keys, or a
+            list of such mappings.
         out: the folder to make.
         memory: bytes that may be in flight; default: half of what is free.
         workers: threads; default: one for each core.
-        shard_bytes: largest weight file; default 5 GB.
+        shard_bytes: largest weight file; default 5 GB, or what the lock says.
         executor: name of an installed executor.
         force: replace `out` if it exists.
         allow_nonfinite: write tensors with NaN or infinity too, with a warning, instead of stopping there.
+        hash_inputs: put the SHA-256 of the models' weight files into the lock, whatever that takes.
         keep: names of stages of the recipe that are written too, each into the folder ``OUT-NAME``.
 
     Raises:
@@ -70,10 +73,11 @@ def run(
     options = running.Options(
         memory=memory or running.spare_memory(),
         workers=workers or running.available_cores(),
-        shard_bytes=shard_bytes or running.SHARD_BYTES,
+        shard_bytes=shard_bytes or 0,
         executor=executor,
         force=force,
         allow_nonfinite=allow_nonfinite,
+        hash_inputs=hash_inputs,
     )
     registry = Registry(_warn, local_definitions([]))
     made = planning.make_plan(stages.load_recipe(recipe), registry, options.memory, keep)

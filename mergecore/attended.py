@@ -9,6 +9,7 @@ from pathlib import Path
 from mergecore import running
 from mergecore.api import PostProcessor
 from mergecore.console import say, warn
+from mergecore.licences import require_licence
 from mergecore.plans import Plan
 from mergecore.progress import Progress
 from mergecore.registry import Registry
@@ -23,10 +24,12 @@ def run_attended(
     *,
     quiet: bool,
     as_json: bool,
+    require_license: str = "",
     finishing: Mapping[str, PostProcessor] | None = None,
 ) -> None:
     """Run a plan as `running.run_plan` does, tell of it as the flags ask, and close it."""
     try:
+        require_licence(require_license, plan.parents)
         if not quiet:
             print_plan(plan)
         with Progress(sum(item.bytes_out for item in (plan, *plan.kept.values())), quiet) as progress:

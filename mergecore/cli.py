@@ -25,6 +25,7 @@ from mergecore.options import (
     PluginFiles,
     Quiet,
     RecipePath,
+    RequireLicence,
     StrictPlugins,
     size,
 )
@@ -53,18 +54,25 @@ def run(
     plugin: PluginFiles = [],  # noqa: B006
     no_hooks: NoHooks = False,
     strict_plugins: StrictPlugins = False,
+    require_license: RequireLicence = "",
     workers: Annotated[int, typer.Option(help="Threads; default: one for each core.", min=0)] = 0,
-    shard_size: Annotated[str, typer.Option(help="Largest weight file.")] = "5GB",
+    shard_size: Annotated[str, typer.Option(help="Largest weight file; default: 5GB.")] = "",
     executor: Annotated[str, typer.Option(help="Name of an installed executor.")] = "threads",
     force: Force = False,
     allow_nonfinite: Annotated[
         bool, typer.Option("--allow-nonfinite", help="Write tensors with NaN or infinity too, with a warning.")
     ] = False,
+    hash_inputs: Annotated[
+        bool, typer.Option("--hash-inputs", help="Put the models' full SHA-256 into the lock; takes a second a GB.")
+    ] = False,
     keep: Annotated[list[str], typer.Option(help="Name of a stage of RECIPE that is written too, into OUT-NAME.")] = [],  # noqa: B006
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Merge the models of RECIPE into the folder OUT; a run that was cut short goes on where it was."""
+    """Merge the models of RECIPE into the folder OUT; a run that was cut short goes on where it was.
+
+    RECIPE may be the mergecore.lock.json of an earlier result, which is then made again.
+    """
     from mergecore import running
     from mergecore.attended import run_attended
     from mergecore.definitions import local_definitions
@@ -75,14 +83,15 @@ def run(
     options = running.Options(
         memory=size(memory, "--memory") if memory else running.spare_memory(),
         workers=workers or running.available_cores(),
-        shard_bytes=size(shard_size, "--shard-size"),
+        shard_bytes=size(shard_size, "--shard-size") if shard_size else 0,
         executor=executor,
         force=force,
         allow_nonfinite=allow_nonfinite,
+        hash_inputs=hash_inputs,
     )
     registry = Registry(warn, local_definitions(arch_dir), files=plugin, hooks=not no_hooks, strict=strict_plugins)
     plan = make_plan(load_recipe(recipe), registry, options.memory, keep)
-    run_attended(plan, out, registry, options, quiet=quiet, as_json=as_json)
+    run_attended(plan, out, registry, options, quiet=quiet, as_json=as_json, require_license=require_license)
 
 
 @app.command("plan")
@@ -94,6 +103,7 @@ def plan_command(
     plugin: PluginFiles = [],  # noqa: B006
     no_hooks: NoHooks = False,
     strict_plugins: StrictPlugins = False,
+    require_license: RequireLicence = "",
     weights: Annotated[
         bool, typer.Option("--weights", help="Show every weight with its inputs and parameters.")
     ] = False,
@@ -102,6 +112,7 @@ def plan_command(
     """Check RECIPE against the models' headers, show what a run would do and what it would cost; nothing is kept."""
     from mergecore import pricing, running, views
     from mergecore.definitions import local_definitions
+    from mergecore.licences import require_licence
     from mergecore.planning import make_plan
     from mergecore.registry import Registry
     from mergecore.stages import load_recipe
@@ -110,6 +121,7 @@ def plan_command(
     registry = Registry(warn, local_definitions(arch_dir), files=plugin, hooks=not no_hooks, strict=strict_plugins)
     plan = make_plan(load_recipe(recipe), registry, budget)
     try:
+        require_licence(require_license, plan.parents)
         executor = registry.provide("executors", "threads")()
         cost = pricing.price(plan, executor, out, budget, running.available_cores())
         if as_json:

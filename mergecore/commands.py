@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -39,12 +42,41 @@ class _Deferred(TyperCommand):
     """The place of a package's command in the help; becomes that command once it is called."""
 
     def __init__(self, plugin: plugins.Plugin) -> None:
-        super().__init__(plugin.name, callback=None, help=plugins.summary(plugin), rich_markup_mode=None)
+        super().__init__(plugin.name, callback=None, help=about(plugin), rich_markup_mode=None)
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         name = str(self.name)
         real = command(name, plugins.load(plugins.find("commands", name)))
         return real.make_context(info_name, args, parent, **extra)
+
+
+def about(plugin: plugins.Plugin) -> str:
+    """What a command says of itself, read from its source without importing it; else its package's summary."""
+    module, _, name = plugin.value.partition(":")
+    try:
+        tree = ast.parse(_source(module).read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return plugins.summary(plugin)
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and node.name == name:
+            return ast.get_docstring(node) or plugins.summary(plugin)
+        if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == [name]:
+            words = node.value.keywords if isinstance(node.value, ast.Call) else []
+            found = [word.value.value for word in words if word.arg == "help" and isinstance(word.value, ast.Constant)]
+            return str(found[0]) if found else plugins.summary(plugin)
+    return plugins.summary(plugin)
+
+
+def _source(module: str) -> Path:
+    """The file of a module; of packages only the outermost is looked for, which imports nothing."""
+    top, *rest = module.split(".")
+    spec = find_spec(top)
+    if spec is None or spec.origin is None:
+        raise OSError(f"there is no module {top}")
+    if not spec.submodule_search_locations:
+        return Path(spec.origin)
+    place = Path(spec.origin).parent.joinpath(*rest)
+    return place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
 
 
 def command(name: str, plugin: Any) -> Any:

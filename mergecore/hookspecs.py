@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         Evaluator,
         Executor,
         Method,
+        ModelInfo,
         Optimizer,
         OutputTokenizer,
         PostProcessor,
@@ -163,14 +164,19 @@ def mergecore_before_plan(recipe: Mapping[str, Any]) -> None:
 
 
 @hookspec
-def mergecore_after_plan(tensors: Mapping[str, TensorInfo], notes: list[str]) -> None:
-    """The plan stands: what will be written, and what its author should know. An observer.
+def mergecore_after_plan(tensors: Mapping[str, TensorInfo], notes: list[str], models: tuple[ModelInfo, ...]) -> None:
+    """The plan stands: what will be written, what its author should know, and the models with what their cards say.
+
+    The tensors and notes are the output's; the models are all those in files, also of stages and of what is kept. An
+    observer that may raise `InputError` to refuse the plan.
 
     Example::
 
         @hookimpl
-        def mergecore_after_plan(tensors, notes):
-            print(len(tensors), "tensors planned")
+        def mergecore_after_plan(models):
+            for model in models:
+                if licence_kind(model.card) == "non-commercial":
+                    raise InputError(f"{model.reference}: house rule: nothing that is not for commercial use")
     """
 
 

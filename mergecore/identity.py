@@ -24,7 +24,7 @@ def identity(plan: Plan, registry: Registry, shard_bytes: int) -> dict[str, Any]
     """What must be the same for two runs to write the same files; executor, threads and tiles change nothing."""
     plans = {"": plan, **plan.stages}
     return {
-        "packages": _packages(registry),
+        "packages": packages(registry, *COMPUTERS),
         "files": dict(_files(plan)),
         "code": {item.recipe.method: _code(item.method) for item in plans.values()},
         "layout": {"--shard-size": shard_bytes},
@@ -35,6 +35,21 @@ def identity(plan: Plan, registry: Registry, shard_bytes: int) -> dict[str, Any]
         "stages": {name: _recipe(item) for name, item in plan.stages.items()},
         "recipe": _recipe(plan),
     }
+
+
+def plan_digest(plan: Plan) -> str:
+    """A digest of what a run will compute, wherever the models are: every tensor, its inputs and parameters."""
+    names = [*plan.stages, *(checkpoint.reference for checkpoint in plan.models)]
+    numbers = {name: number for number, name in enumerate(names)}
+    found = []
+    for item in (plan, *plan.stages.values()):
+        models = [[numbers[checkpoint.reference], checkpoint.made_of] for checkpoint in item.checkpoints]
+        found.append([_jobs(item, models), _rows(item)])
+    return _digest(found)
+
+
+def _jobs(plan: Plan, models: Sequence[Any]) -> str:
+    return _digest([repr(plan.architecture), *(_job(job, models) for job in plan.jobs)])
 
 
 def difference(before: dict[str, Any], now: dict[str, Any]) -> str:
@@ -71,9 +86,13 @@ def _files(plan: Plan) -> Iterator[tuple[str, list[Any]]]:
         yield f"{shard.snapshot.repo}/{shard.name}", [shard.size, shard.snapshot.commit]
 
 
-def _packages(registry: Registry) -> dict[str, str]:
-    """Versions by distribution: core, torch, and of the plugins used with what they need of mergecore."""
-    owners = registry.used("methods", "readers", "writers", "tokenizers", "adapters")
+COMPUTERS = ("methods", "readers", "writers", "tokenizers", "adapters")
+"""The kinds of plugins that have a hand in the tensors' bytes."""
+
+
+def packages(registry: Registry, *kinds: str) -> dict[str, str]:
+    """Versions by distribution: core, torch, and of the plugins of these kinds with what they need of mergecore."""
+    owners = registry.used(*kinds)
     names = {
         re.split(r"[^\w.-]", line, maxsplit=1)[0] for owner in owners for line in _requirements(owner.distribution)
     }
@@ -82,8 +101,9 @@ def _packages(registry: Registry) -> dict[str, str]:
 
 
 def _requirements(distribution: str) -> list[str]:
+    """What a distribution cannot do without; its extras list packages that it never calls."""
     try:
-        return metadata.requires(distribution) or []
+        return [line for line in metadata.requires(distribution) or [] if "extra ==" not in line]
     except metadata.PackageNotFoundError:  # a module on the path that nobody installed
         return []
 
@@ -107,10 +127,10 @@ def _recipe(plan: Plan) -> str:
         ["stage", item.reference] if item.reference in plan.stages else [item.origin, item.made_of]
         for item in plan.checkpoints
     ]
-    return _digest([repr(plan.architecture), *(_job(job, models) for job in plan.jobs)])
+    return _jobs(plan, models)
 
 
-def _job(job: Job, models: Sequence[list[str]]) -> list[Any]:
+def _job(job: Job, models: Sequence[Any]) -> list[Any]:
     parameters = job.method and {
         field.name: getattr(job.method, field.name)
         for field in dataclasses.fields(job.method)  # type: ignore[arg-type]

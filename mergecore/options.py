@@ -28,6 +28,9 @@ NoHooks = Annotated[bool, typer.Option("--no-hooks", help="Load no installed hoo
 StrictPlugins = Annotated[
     bool, typer.Option("--strict-plugins", help="Stop where a broken plugin would be left out with a warning.")
 ]
+RequireLicence = Annotated[
+    str, typer.Option("--require-license", help="permissive: refuse models whose cards state no permissive licence.")
+]
 
 
 def size(text: str, option: str) -> int:

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import NamedTuple
 
 from mergecore import hub
 from mergecore.errors import ModelError
+
+
+class Source(NamedTuple):
+    """A model that only small files are taken from: its reference, its folder, and its commit if it is on the Hub."""
+
+    reference: str
+    folder: Path
+    snapshot: hub.Snapshot | None
 
 
 def locate(reference: str) -> tuple[Path, hub.Snapshot | None]:
@@ -32,11 +41,6 @@ def locate(reference: str) -> tuple[Path, hub.Snapshot | None]:
             " of a model on the Hub"
         )
     return snapshot.folder, snapshot
-
-
-def model_folder(reference: str) -> Path:
-    """The folder of a model, as `locate`."""
-    return locate(reference)[0]
 
 
 def listed_names(folder: Path) -> set[str]:

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from mergecore.adapters import open_model
-from mergecore.api import BLOCK, FLOATS, Evaluation, Job, Method, Tile
+from mergecore.api import BLOCK, FLOATS, Evaluation, Job, Method, Tile, read_card
 from mergecore.api.files import TORCH_NAMES, common_dtype
 from mergecore.config import with_keys
 from mergecore.definitions import fit, own_definitions
@@ -19,8 +19,11 @@ from mergecore.errors import InputError, MergecoreError, PluginError, RecipeErro
 from mergecore.evaluations import parse_evaluations
 from mergecore.finishing import describe
 from mergecore.jobs import Jobs
+from mergecore.licences import licence_notes
+from mergecore.lockfile import Lock
 from mergecore.making import MadeReader
 from mergecore.matching import Matcher
+from mergecore.places import Source, locate
 from mergecore.plans import Plan, merged_model
 from mergecore.plugins import find
 from mergecore.recipe import Recipe
@@ -54,57 +57,64 @@ def make_plan(
     Raises:
         InputError: whatever is wrong with the recipe, the models or the plugins.
     """
-    models = _Models(registry, opening)
+    models = _Models(registry, recipe.lock, opening)
     try:
-        plan = _plan_of(recipe, registry, models)
+        plan = _plan_of(recipe, models)
         kept = {name: models.kept(recipe, name) for name in keep}
         for item in (plan, *kept.values()):
             _check_memory(item.jobs, memory)
+        unused = recipe.others.keys() - plan.stages.keys() - kept.keys()
+        notes = [f"the recipe {name!r} is no part of the output; --keep {name} writes it" for name in sorted(unused)]
+        notes = [*plan.notes, *licence_notes(plan.models), *notes]
+        plan = replace(plan, kept=kept, scratch=models.scratch, notes=tuple(notes))
+        parents = tuple(checkpoint.info for checkpoint in plan.parents)
+        registry.notify("after_plan", tensors=plan.tensors, notes=notes, models=parents)
     except BaseException as error:
         models.close()
         if isinstance(error, MergecoreError):
             raise models.explained(error)  # noqa: B904
         raise
-    unused = recipe.others.keys() - plan.stages.keys() - kept.keys()
-    notes = [f"the recipe {name!r} is no part of the output; --keep {name} writes it" for name in sorted(unused)]
-    plan = replace(plan, kept=kept, scratch=models.scratch, notes=(*plan.notes, *notes))
-    registry.notify("after_plan", tensors=plan.tensors, notes=list(plan.notes))
     return plan
 
 
-def _plan_of(recipe: Recipe, registry: Registry, models: _Models) -> Plan:
-    registry.before_plan(recipe.place.value)
+def _plan_of(recipe: Recipe, models: _Models) -> Plan:
+    models.registry.before_plan(recipe.place.value)
     try:
-        registry.prefer(recipe.prefer)
+        models.registry.prefer(recipe.prefer)
     except MergecoreError as error:
         raise recipe.place.child("prefer").error(str(error)) from None
     try:
-        method: type[Method] = registry.provide("methods", recipe.method)
+        method: type[Method] = models.registry.provide("methods", recipe.method)
     except MergecoreError as error:
         raise recipe.place.child("merge_method").error(str(error)) from None
     values = Values(recipe, method)
     checkpoints: list[Checkpoint] = []
     positions = _open_models(recipe, models, checkpoints)
-    registry.prefer(recipe.prefer)  # again: stages that were planned meanwhile may prefer others
-    plan = _plan(recipe, registry, method, values, checkpoints, positions)
+    models.registry.prefer(recipe.prefer)  # again: stages that were planned meanwhile may prefer others
+    plan = _plan(recipe, models, method, values, checkpoints, positions)
     stages: dict[str, Plan] = {}
     for reference in recipe.stages:
         stages |= {**models.stages[reference].stages, reference: models.stages[reference]}
-    return replace(plan, stages=stages)
+    source = models.sources.get((recipe.tokenizer or {}).get("source", ""))
+    return replace(plan, positions=positions, stages=stages, tokenizer_source=source)
 
 
 class _Models:
-    """Opens each model once, whichever recipe names it, and shows stages as models.
+    """Opens each model once, whichever recipe names it, where a lock says that it is; and shows stages as models.
 
     Attributes:
+        registry: the plugins.
         stages: the plan of each stage so far, by reference.
-        scratch: holds a folder for each, with all but its weights.
+        sources: the models that only tokenizers are taken from, by reference.
+        scratch: holds a folder for each stage, with all but its weights.
     """
 
-    def __init__(self, registry: Registry, opening: Opening | None) -> None:
+    def __init__(self, registry: Registry, lock: Lock | None, opening: Opening | None) -> None:
+        self.registry = registry
         self.stages: dict[str, Plan] = {}
+        self.sources: dict[str, Source] = {}
         self.scratch: TemporaryDirectory[str] | None = None
-        self._registry, self._opening = registry, opening
+        self._lock, self._opening = lock, opening
         self._opened: dict[str, Checkpoint] = {}
         self._shown: dict[str, Checkpoint] = {}
 
@@ -114,20 +124,34 @@ class _Models:
             self._shown[reference] = self._made(reference, recipe.stages[reference])
         if reference not in self._shown:
             try:
-                opened = self._open(recipe, reference)
+                opened = self._open(recipe, self._where(reference))
             except InputError as error:
                 hint = nearest(reference, recipe.others)
                 raise recipe.place_of(reference).error(f"{error}{hint}") from None
             known = self._opened.setdefault(opened.origin, opened)
             if known is not opened:
                 opened.close()
+            self._check(reference, known)
             self._shown[reference] = replace(known, reference=reference)
         return self._shown[reference]
 
     def _open(self, recipe: Recipe, reference: str) -> Checkpoint:
         if self._opening is not None:
-            return self._opening(reference, self._registry)
-        return open_model(reference, self._registry, own_definitions(recipe))
+            return self._opening(reference, self.registry)
+        return open_model(reference, self.registry, own_definitions(recipe))
+
+    def find(self, reference: str) -> Path:
+        """The folder of a model that only its tokenizer is taken from, as `mergecore.api.TokenizerRequest` has it."""
+        source = self.sources[reference] = Source(reference, *locate(self._where(reference)))
+        self._check(reference, source)
+        return source.folder
+
+    def _where(self, reference: str) -> str:
+        return self._lock.where(reference) if self._lock else reference
+
+    def _check(self, reference: str, model: Checkpoint | Source) -> None:
+        if self._lock:
+            self._lock.check_input(reference, model.folder, model.snapshot is not None)
 
     def kept(self, recipe: Recipe, name: str) -> Plan:
         """The plan of a named recipe that is to be written for itself."""
@@ -135,12 +159,12 @@ class _Models:
             known = f"; it has: {', '.join(recipe.others)}" if recipe.others else ""
             raise InputError(f"--keep {name}: the recipe has no stage of that name{known}")
         if name not in self.stages:
-            self.stages[name] = _plan_of(recipe.others[name], self._registry, self)
+            self.stages[name] = _plan_of(recipe.others[name], self)
         return replace(self.stages[name], recipe=alone(recipe.others[name]))
 
     def _made(self, reference: str, recipe: Recipe) -> Checkpoint:
         try:
-            plan = self.stages[reference] = _plan_of(recipe, self._registry, self)
+            plan = self.stages[reference] = _plan_of(recipe, self)
         except RecipeError:
             raise
         except InputError as error:
@@ -149,11 +173,12 @@ class _Models:
             self.scratch = TemporaryDirectory(prefix="mergecore-")
         folder = Path(self.scratch.name) / reference.replace("/", "_")
         notes: list[str] = []
-        describe(merged_model(plan, folder, reference, notes.append), self._registry)
+        describe(merged_model(plan, folder, reference, notes.append), self.registry)
         self.stages[reference] = replace(plan, notes=(*plan.notes, *notes))
         config = json.loads(json.dumps(dict(plan.config)))
         reader = MadeReader(plan.jobs, plan.checkpoints)
-        return Checkpoint(reference, folder, config, reader.tensors, dict.fromkeys(reader.tensors, reader), (), {})
+        readers = dict.fromkeys(reader.tensors, reader)
+        return Checkpoint(reference, folder, config, reader.tensors, readers, (), {}, card=read_card(folder))
 
     def explained(self, error: MergecoreError) -> MergecoreError:
         """An error in which no folder of a stage is named, which nobody knows and which is gone."""
@@ -184,15 +209,15 @@ def _open_models(recipe: Recipe, models: _Models, checkpoints: list[Checkpoint])
 
 def _plan(
     recipe: Recipe,
-    registry: Registry,
+    models: _Models,
     method: type[Method],
     values: Values,
     checkpoints: list[Checkpoint],
     positions: dict[str, int],
 ) -> Plan:
     donor = positions[recipe.base_model or recipe.models[0]]
-    architecture, fitted, notes = fit(recipe, registry, checkpoints, donor)
-    aligned = align(recipe, registry, architecture, fitted, donor)
+    architecture, fitted, notes = fit(recipe, models.registry, checkpoints, donor)
+    aligned = align(recipe, models.registry, architecture, fitted, donor, models.find)
     checkpoints = list(aligned.checkpoints)
     matcher = Matcher(recipe, method, architecture, checkpoints, positions, donor)
     matcher.check_accounted()
@@ -203,7 +228,8 @@ def _plan(
             changes.update(layer_config(architecture, module, stacks, checkpoints, donor))
         for match in matcher.matches(module, module_recipe, stacks):
             builder.add(match)
-    changes.update(tie_config(architecture, {job.name for job in builder.jobs}, fitted[donor]))
+    changes.update(tied := tie_config(architecture, {job.name for job in builder.jobs}, fitted[donor]))
+    notes += [f"{key}: is {str(value).lower()} in the result, as its weights are" for key, value in tied.items()]
     changes.update(_dtype_config(builder.jobs, checkpoints[donor].config))
     if recipe.tokenizer is None:
         notes += check_vocabularies(builder.tables, checkpoints, donor)
@@ -227,7 +253,7 @@ def _plan(
         ),
         rows=aligned.rows,
         tokenizer_files=aligned.files,
-        evaluations=_evaluations(recipe, registry),
+        evaluations=_evaluations(recipe, models.registry),
     )
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from mergecore.api import Evaluation, Job, MergedModel, Method, ModelInfo, TensorInfo, Vocabulary
+from mergecore.api import Evaluation, Job, MergedModel, Method, TensorInfo, Vocabulary
 from mergecore.architecture import Architecture
 from mergecore.making import cost, inputs_of
+from mergecore.places import Source
 from mergecore.recipe import Recipe
 from mergecore.shards import Shard, shards_of
 from mergecore.sources import Checkpoint
@@ -34,7 +35,9 @@ class Plan:
         tokenizer_files: every tokenizer file of the output, by name; None: the donor's, as they are.
         command: what of ``mergecore`` makes the result from the recipe: ``run``, or a tool that makes plans of its own;
             several words are the whole line of a tool that takes no recipe.
+        tokenizer_source: the model that the tokenizer is taken from, if it is not one of those merged.
         evaluations: what is measured of the result.
+        positions: the place in `checkpoints` of each model reference of the recipe.
         stages: by reference, the plan of each recipe that stands where a model does, here or in another stage.
         kept: the plans of the stages that are written too, by name.
         scratch: holds a folder for each stage with all but its weights.
@@ -52,7 +55,9 @@ class Plan:
     rows: Vocabulary | None = None
     tokenizer_files: Mapping[str, bytes] | None = None
     command: str = "run"
+    tokenizer_source: Source | None = None
     evaluations: tuple[Evaluation, ...] = ()
+    positions: Mapping[str, int] = field(default_factory=dict)
     stages: Mapping[str, Plan] = field(default_factory=dict)
     kept: Mapping[str, Plan] = field(default_factory=dict)
     scratch: TemporaryDirectory[str] | None = None
@@ -79,6 +84,12 @@ class Plan:
         return list(found.values())
 
     @property
+    def parents(self) -> list[Checkpoint]:
+        """Every model in files that the output and the kept stages are made of."""
+        found = {item.reference: item for plan in (self, *self.kept.values()) for item in plan.models}
+        return list(found.values())
+
+    @property
     def stamps(self) -> dict[Path, Stamp]:
         """The models' weight files as they were when they were opened."""
         local = {path: stamp for checkpoint in self.models for path, stamp in checkpoint.stamps.items()}
@@ -98,8 +109,7 @@ class Plan:
 
     def close(self) -> None:
         """Let go of the input files."""
-        models = [model for plan in (self, *self.kept.values()) for model in plan.models]
-        for file in {id(file): file for model in models for file in model.files}.values():
+        for file in {id(file): file for model in self.parents for file in model.files}.values():
             file.close()
         if self.scratch is not None:
             self.scratch.cleanup()
@@ -128,7 +138,7 @@ def _merged(
         recipe=plan.recipe.text,
         method=plan.recipe.method,
         method_doc=plan.method.__doc__ or "",
-        models=tuple(ModelInfo(i.reference, i.folder, i.config, stages.get(i.reference)) for i in plan.checkpoints),
+        models=tuple(replace(item.info, stage=stages.get(item.reference)) for item in plan.checkpoints),
         donor=plan.donor,
         architecture=plan.architecture.name,
         config=plan.config,

@@ -15,6 +15,7 @@ from typing import Any
 from mergecore.api.files import TORCH_NAMES
 from mergecore.documents import Place, check, show
 from mergecore.errors import RecipeError
+from mergecore.lockfile import Lock
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class Recipe:
         name: what other recipes of the file call it; None: it has none.
         stages: the recipes that stand where models do, by the reference to them.
         others: of the recipe that makes the output: every other named one of its file.
+        lock: of the recipe that makes the output: the lock that it was taken from, which says what it was run on.
     """
 
     method: str
@@ -85,6 +87,7 @@ class Recipe:
     name: str | None = None
     stages: Mapping[str, Recipe] = field(default_factory=dict)
     others: Mapping[str, Recipe] = field(default_factory=dict)
+    lock: Lock | None = None
 
     @property
     def models(self) -> list[str]:
@@ -220,15 +223,10 @@ def _model(place: Place | None) -> str | None:
     models, adapters = ([key for key in keys if value.get(key) is not None]
                         for keys in (("model", "path"), ("adapter", "lora")))  # fmt: skip
     revision = value.get("revision")
-    if (
-        len(models) != 1
-        or len(adapters) > 1
-        or not (revision is None or (isinstance(revision, str) and "path" in value))
-    ):
-        raise place.error(
-            "must be text, {path: ...}, {path: ..., revision: text} or {model: ...}, with {adapter: ...} for an adapter or"
-            " a list"
-        )
+    fixed = revision is None or (isinstance(revision, str) and "path" in value)
+    if len(models) != 1 or len(adapters) > 1 or not fixed:
+        forms = "must be text, {path: ...}, {path: ..., revision: text} or {model: ...}"
+        raise place.error(f"{forms}, with {{adapter: ...}} for an adapter or a list")
     base = f"{_model(place.child(models[0]))}{f'@{revision}' if revision else ''}"
     if not adapters:
         return base

@@ -10,7 +10,7 @@ import pluggy
 
 from mergecore import hookspecs
 from mergecore.api import Adapter, AdapterRequest, Method, OutputTokenizer, TokenizerRequest, hookimpl
-from mergecore.errors import MergecoreError, PluginError
+from mergecore.errors import InputError, MergecoreError, PluginError
 from mergecore.plugin_files import PluginFile
 from mergecore.plugins import (
     DISABLE,
@@ -214,12 +214,18 @@ class Registry:
             self._ask("mergecore_before_plan", implementation, recipe=recipe)
 
     def notify(self, event: str, **arguments: Any) -> None:
-        """Tell every observer of an event; one that fails is named and switched off for this run."""
+        """Tell every observer of an event; one that fails is named and switched off for this run.
+
+        Raises:
+            InputError: an observer of the plan refuses it.
+        """
         hook = f"mergecore_{event}"
         for implementation in self._implementations(hook):
             try:
                 _call(implementation, arguments)
             except Exception as error:
+                if event == "after_plan" and isinstance(error, InputError):
+                    raise
                 owner = self._owners[implementation.plugin_name]
                 self._manager.unregister(name=implementation.plugin_name)
                 cause = f"{type(error).__name__}: {error}"

@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,10 @@ from mergecore.fetching import fetch
 from mergecore.finishing import finish, load_postprocessors
 from mergecore.identity import difference, identity
 from mergecore.journal import Journal, read_journal
+from mergecore.lockfile import Lock
 from mergecore.locks import locked
 from mergecore.plans import Plan, merged_model
+from mergecore.recording import changes, check_outputs, describe, write_lock
 from mergecore.registry import Registry
 from mergecore.stamps import check_unchanged
 from mergecore.target import Target
@@ -57,16 +59,24 @@ class Options:
         force: replace OUT.
         allow_nonfinite: write NaN and infinity.
         file: the name of the only file that the writer makes, where OUT is to be that file and no folder.
+        hash_inputs: put the SHA-256 of the models' weight files into the lock whatever that takes.
+
+    Without `shard_bytes` it is what a lock says, else `SHARD_BYTES`.
     """
 
     memory: int
     workers: int
-    shard_bytes: int = SHARD_BYTES
+    shard_bytes: int = 0
     executor: str = "threads"
     force: bool = False
     allow_nonfinite: bool = False
     writer: str = "safetensors"
     file: str | None = None
+    hash_inputs: bool = False
+
+    def settled(self, lock: Lock | None) -> Options:
+        """The same with a size for files."""
+        return replace(self, shard_bytes=self.shard_bytes or (lock.value["shard_size"] if lock else SHARD_BYTES))
 
 
 @dataclass(frozen=True)
@@ -106,8 +116,10 @@ def run_plan(
 
     Raises:
         InputError: OUT exists or another run is writing it, the disk is too small, or a plugin is missing.
-        RunError: something failed on the way; the tensors that are finished are kept for the next run.
+        RunError: something failed on the way, and the tensors that are finished are kept for the next run; or the
+            result is made but is not what a lock says.
     """
+    lock, options = plan.recipe.lock, options.settled(plan.recipe.lock)
     results = [
         *((item, Target(kept_folder(out, name))) for name, item in plan.kept.items()),
         (plan, Target(out, options.file)),
@@ -115,6 +127,7 @@ def run_plan(
     for item, target in results:
         target.check(_inputs(item), item.bytes_out, options.force)
     executor = registry.provide("executors", options.executor)()
+    recorded = finishing is None and plan.command == "run"  # what a tool made, a recipe does not make again
     if finishing is None:
         finishing = load_postprocessors(registry, listener.warn)
     try:
@@ -123,9 +136,8 @@ def run_plan(
                 stack.enter_context(locked(target.lock))
                 stack.enter_context(_keeping(target, len(item.jobs), listener))
                 target.restore()
-                target.check(
-                    _inputs(item), item.bytes_out, options.force
-                )  # again: another run may have ended before the lock was ours
+                # Again: another run may have ended before the lock was ours.
+                target.check(_inputs(item), item.bytes_out, options.force)
             for item, _ in results:
                 fetch(item, listener.fetch)
             for item, target in results:
@@ -133,9 +145,12 @@ def run_plan(
                 model = merged_model(item, target.result, target.folder.name, listener.warn)
                 for name, postprocessor in finishing.items():
                     finish(name, postprocessor, model, registry)
+                content = _lock(item, target, registry, options, listener) if recorded else {}
             for item, target in results:
                 check_unchanged(item.stamps)
                 target.publish(options.force)
+        if lock:  # of the output, which is the last of the results
+            check_outputs(lock, content["outputs"], out)
     except BaseException as error:
         registry.notify("on_error", error=error)
         raise
@@ -146,6 +161,14 @@ def run_plan(
 
 def _inputs(plan: Plan) -> list[Path]:
     return [folder for checkpoint in plan.models for folder in checkpoint.folders]
+
+
+def _lock(plan: Plan, target: Target, registry: Registry, options: Options, listener: Listener) -> dict[str, Any]:
+    """Write the result's lock; where the run is from one, say what is not as it was."""
+    described = describe(plan, target.folder, registry, options.shard_bytes)
+    if plan.recipe.lock and (text := changes(plan.recipe.lock, described)):
+        listener.warn(text)
+    return write_lock(plan, target, described, options.workers, options.hash_inputs)
 
 
 def kept_folder(out: Path, name: str) -> Path:

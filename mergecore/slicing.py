@@ -154,5 +154,7 @@ def tie_config(architecture: Architecture, names: set[str], donor: Checkpoint) -
     heads = [weight.name for weight in weights if weight.tied_to and weight.vocabulary_axis is not None]
     config, tied = donor.config, names.isdisjoint(heads)
     if tied is donor.tensors.keys().isdisjoint(heads):
-        return {}
+        # A config that denies what the files show: such a checkpoint would be given a random head.
+        denied = tied and heads and not tie_keys(config, False)
+        return tie_keys(config, True) if denied else {}
     return tie_keys(config, tied)

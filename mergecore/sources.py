@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mergecore import hub, quantised
-from mergecore.api import Reader, TensorInfo, lies_within, read_text
+from mergecore.api import ModelInfo, Reader, TensorInfo, lies_within, read_card, read_text
 from mergecore.errors import ModelError, RunError
 from mergecore.hub_errors import endpoint
 from mergecore.places import listed_names, locate
@@ -60,6 +60,7 @@ class Checkpoint:
         stamps: its weight files, as they were before they were opened; those that are still on the Hub are left out.
         adapters: what was added to the model.
         made_of: a digest of what decides the tensors that readers compute and no file holds.
+        card: what its README.md says of licence and language.
         snapshot: its commit on the Hub; None: it is a local folder.
         notes: what the author of the recipe should know of how it was opened.
     """
@@ -73,8 +74,14 @@ class Checkpoint:
     stamps: Mapping[Path, Stamp]
     adapters: Sequence[Added] = ()
     made_of: str = ""
+    card: Mapping[str, Any] = field(default_factory=dict)
     snapshot: hub.Snapshot | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def info(self) -> ModelInfo:
+        """What plugins are told of it."""
+        return ModelInfo(self.reference, self.folder, self.config, self.card, self.revision)
 
     @property
     def revision(self) -> str | None:
@@ -139,7 +146,9 @@ def open_model(reference: str, registry: Registry) -> Checkpoint:
         raise
     tensors = {name: reader.tensors[name] for name, reader in readers.items()}
     kept = {key: value for key, value in config.items() if key != quantised.KEY}
-    return Checkpoint(reference, folder, kept, tensors, readers, files, stamps, snapshot=snapshot, notes=notes)
+    return Checkpoint(
+        reference, folder, kept, tensors, readers, files, stamps, card=read_card(folder), snapshot=snapshot, notes=notes
+    )
 
 
 def _owners(paths: Sequence[Path], files: Sequence[Reader]) -> dict[str, Reader]:

@@ -9,7 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mergecore.documents import MAX_DEPTH, Place, load_documents
+from mergecore.documents import MAX_DEPTH, Place, load_documents, load_yaml
+from mergecore.lockfile import read_lock
 from mergecore.recipe import Recipe, is_recipe, parse_recipe
 
 NAME = re.compile(r"\w[\w.-]*( [\w.-]+)*")
@@ -17,12 +18,18 @@ NAME = re.compile(r"\w[\w.-]*( [\w.-]+)*")
 
 
 def load_recipe(source: Path | str | Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Recipe:
-    """The recipe that makes the output, from a YAML file, a mapping with the same keys, or a list of such mappings.
+    """The recipe that makes the output.
+
+    Args:
+        source: a YAML file, the lock of an earlier run, a mapping with the same keys, or a list of such mappings.
 
     Raises:
         RecipeError: it cannot be read, or its structure is wrong.
     """
     if isinstance(source, (str, Path)):
+        if lock := read_lock(Path(source)):
+            text = lock.value["recipe"]
+            return replace(output_of(load_yaml(text, lock.recipe_file), text), lock=lock)
         return output_of(*load_documents(Path(source)))
     places = [Place(source)] if isinstance(source, Mapping) else Place(list(source)).elements()
     return output_of(places, _dump(place.value for place in places))

@@ -74,9 +74,13 @@ class Target:
             (self.result / name).unlink()
         return files.items() <= there.items()
 
+    def sync(self) -> None:
+        """Return when all of the result is safe on the disk."""
+        _sync(self.result)
+
     def publish(self, force: bool) -> None:
         """Make the result safe on the disk and give it its name; a folder that it replaces stays until then."""
-        _sync(self.result)
+        self.sync()
         shutil.rmtree(self._replaced, ignore_errors=True)
         try:
             if force and self.folder.exists():

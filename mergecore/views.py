@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from mergecore.api import Base, DeltaMethod, Job, Method
+from mergecore.api import Base, DeltaMethod, Job, Method, licence, licence_kind
 from mergecore.architecture import Architecture, Weight
 from mergecore.errors import printable
 from mergecore.params import NO_VALUE, Parameter, declared
@@ -54,6 +54,7 @@ def _model_view(checkpoint: Checkpoint) -> dict[str, Any]:
         "revision": checkpoint.revision,
         "tensors": len(checkpoint.tensors),
         "bytes": sum(info.nbytes for info in stored),
+        "licence": {**licence(checkpoint.card), "kind": licence_kind(checkpoint.card)},
     }
     added = [{"adapter": str(a.folder), "kind": a.summary, "tensors": a.tensors} for a in checkpoint.adapters]
     return {**view, "adapters": added} if added else view

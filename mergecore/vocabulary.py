@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from mergecore.api import FLOATS, ModelInfo, TokenizerRequest, Vocabulary
+from mergecore.api import FLOATS, TokenizerRequest, Vocabulary
 from mergecore.architecture import Architecture, Module, Weight
 from mergecore.config import get_key, written_key
 from mergecore.errors import InputError, ModelError, PluginError, RecipeError
 from mergecore.gathering import MEAN, ZERO, Gathered, with_gathered
 from mergecore.matching import stored
-from mergecore.places import model_folder
 from mergecore.recipe import Recipe
 from mergecore.registry import Registry
 from mergecore.sources import Checkpoint
@@ -55,9 +55,16 @@ class Table:
 
 
 def align(
-    recipe: Recipe, registry: Registry, architecture: Architecture, checkpoints: Sequence[Checkpoint], donor: int
+    recipe: Recipe,
+    registry: Registry,
+    architecture: Architecture,
+    checkpoints: Sequence[Checkpoint],
+    donor: int,
+    find: Callable[[str], Path],
 ) -> Aligned:
     """Show every model with the vocabulary that the recipe asks for; as they are where it asks for none.
+
+    `find` is for `TokenizerRequest`.
 
     Raises:
         InputError: no plugin answers, or what the recipe asks for cannot be done.
@@ -66,7 +73,7 @@ def align(
     if key is None:
         return Aligned(checkpoints)
     try:
-        return _align(recipe, registry, architecture, checkpoints, donor)
+        return _align(recipe, registry, architecture, checkpoints, donor, find)
     except RecipeError:
         raise
     except InputError as error:
@@ -74,13 +81,17 @@ def align(
 
 
 def _align(
-    recipe: Recipe, registry: Registry, architecture: Architecture, checkpoints: Sequence[Checkpoint], donor: int
+    recipe: Recipe,
+    registry: Registry,
+    architecture: Architecture,
+    checkpoints: Sequence[Checkpoint],
+    donor: int,
+    find: Callable[[str], Path],
 ) -> Aligned:
     tables = list(_tables(architecture, checkpoints)) if recipe.tokenizer is not None else []
     rows = [_rows(tables, index, checkpoint) for index, checkpoint in enumerate(checkpoints)]
-    models = [ModelInfo(item.reference, item.folder, item.config) for item in checkpoints]
-    place = recipe.place.folder
-    request = TokenizerRequest(recipe.tokenizer, recipe.chat_template, place, models, rows, donor, model_folder)
+    models, place = [item.info for item in checkpoints], recipe.place.folder
+    request = TokenizerRequest(recipe.tokenizer, recipe.chat_template, place, models, rows, donor, find)
     answer = registry.tokenizer(request)
     if answer is None:
         raise PluginError("no loaded plugin makes tokenizers: pip install mergecore-tokenizer (not --no-hooks)")

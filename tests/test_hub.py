@@ -89,7 +89,7 @@ def load_header(path: Path) -> int:
 
 def content(folder: Path) -> dict[str, bytes]:
     """Every file but those that name the models."""
-    named = ("README.md", "mergecore_recipe.yml")
+    named = ("README.md", "mergecore_recipe.yml", "mergecore.lock.json")
     return {
         str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name not in named
     }

@@ -33,8 +33,9 @@ class Slow(WeightMethod):
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """Every file of a folder; the model card names the folder, so it is left out."""
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "README.md"}
+    """Every file of a folder but those that say where it is: the card its name, the lock the way to the models."""
+    left_out = ("README.md", "mergecore.lock.json")
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in left_out}
 
 
 def neighbours(out: Path) -> list[str]:

@@ -18,7 +18,7 @@ from mergecore.plugins import find, load
 
 Recipe = dict[str, Any]
 LAYERS = "num_hidden_layers"
-BESIDE = ("README.md", "mergecore_recipe.yml")
+BESIDE = ("README.md", "mergecore_recipe.yml", "mergecore.lock.json")
 """Files that name models and recipes, which are not the same."""
 
 

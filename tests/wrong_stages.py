@@ -46,7 +46,7 @@ STAGES: dict[str, Wrong] = {
     "a name with a line break": named('"a\\nb"', r"'a\nb' is no name for a recipe"),
     "a name that nobody has": later(f"{LAST}models: [{{model: mxi}}]\n", 3, "models[0].model",
                                     "mxi: there is no such folder; give the path of a model folder with its"
-                                    " config.json; did you mean 'mix'?"),
+                                    " config.json, or org/name of a model on the Hub; did you mean 'mix'?"),
     "a base that nobody has": later("merge_method: ties\nbase_model: mixx\nmodels: [{model: mix}]\n", 2, "base_model",
                                     "did you mean 'mix'?"),
     "made from itself": Wrong(made_of(a="a"), 1, "models[0].model", "cannot be made from itself: 'a' from 'a'"),

@@ -3,6 +3,8 @@
 from pluggy import HookimplMarker
 
 from mergecore.api.adapters import Adapter, AdapterRequest, Change
+from mergecore.api.beside import TOKENIZER_FILES, VOCABULARY_FILES
+from mergecore.api.cards import licence, licence_kind, licence_words, licences_agree, licences_conflict, read_card
 from mergecore.api.evaluation import Evaluation, Evaluator, Score, Subject
 from mergecore.api.files import FLOAT8, FLOATS, ITEM_BYTES, Reader, TensorInfo, Writer, torch_dtype
 from mergecore.api.jobs import Ends, Executor, Input, Job, MergedModel, ModelInfo, Piece, PostProcessor, Tiles, Work
@@ -21,6 +23,8 @@ __all__ = [
     "FLOAT8",
     "FLOATS",
     "ITEM_BYTES",
+    "TOKENIZER_FILES",
+    "VOCABULARY_FILES",
     "Adapter",
     "AdapterRequest",
     "Base",
@@ -57,9 +61,15 @@ __all__ = [
     "Work",
     "Writer",
     "hookimpl",
+    "licence",
+    "licence_kind",
+    "licence_words",
+    "licences_agree",
+    "licences_conflict",
     "lies_within",
     "open_file",
     "param",
+    "read_card",
     "read_text",
     "torch_dtype",
 ]

@@ -207,12 +207,16 @@ class ModelInfo:
         reference: as the recipe writes it.
         folder: where its files are; of a stage, all but the weights.
         config: its config.json.
+        card: what its README.md says of licence and language, see `mergecore.api.read_card`; for `licence_kind`.
+        revision: the commit that a model from the Hub is of.
         stage: what makes it, where it is a stage of the recipe and written nowhere; None: a model in files.
     """
 
     reference: str
     folder: Path
     config: Mapping[str, Any]
+    card: Mapping[str, Any] = field(default_factory=dict)
+    revision: str | None = None
     stage: MergedModel | None = None
 
 

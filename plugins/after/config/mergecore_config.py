@@ -7,44 +7,11 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from mergecore.api import MergedModel, ModelError, PostProcessor, lies_within, read_text
+from mergecore.api import TOKENIZER_FILES, MergedModel, ModelError, PostProcessor, lies_within, read_text
 
 CARRIED = (
     "generation_config.json",
-    # Tokenizers: what transformers' classes, its remote-code ones and mistral-common read.
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "tokenizer.model",
-    "tokenizer.model.v*",
-    "tekken.json",
-    "*.tiktoken",
-    "spiece.model",
-    "sentencepiece.model",
-    "sentencepiece.bpe.model",
-    "spm.model",
-    "spm_char.model",
-    "source.spm",
-    "target.spm",
-    "vocab-src.json",
-    "vocab-tgt.json",
-    "target_vocab.json",
-    "entity_vocab.json",
-    "word_shape.json",
-    "word_pronunciation.json",
-    "byte_maps.json",
-    "emoji.json",
-    "normalizer.json",
-    "dict.txt",
-    "bpe.codes",
-    "prophetnet.tokenizer",
-    "chat_template.jinja",
-    "chat_template.json",
-    "additional_chat_templates/*.jinja",
+    *TOKENIZER_FILES,
     # Processors of images, sound and video.
     "preprocessor_config.json",
     "processor_config.json",

@@ -5,20 +5,23 @@ from __future__ import annotations
 import inspect
 import os
 import re
-from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from mergecore.api import MergedModel, ModelError, ModelInfo, PostProcessor, read_text
+from mergecore.api import (
+    MergedModel,
+    ModelInfo,
+    PostProcessor,
+    licence,
+    licence_words,
+    licences_agree,
+    licences_conflict,
+)
 
-RECIPE = "mergecore_recipe.yml"
-LICENCE_KEYS = ("license", "license_name", "license_link")
-"""What the front matter of a card says about the licence."""
-CARD_LIMIT = 10**6
-"""Bytes that a model's card may have to be looked at."""
+RECIPE, LOCK = "mergecore_recipe.yml", "mergecore.lock.json"
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
 
 
@@ -36,15 +39,14 @@ class ModelCard(PostProcessor):
 
 def card(model: MergedModel) -> str:
     """The text of README.md."""
-    licences = [licence(info.folder) for info in files(model)]
     method = " ".join(inspect.cleandoc(model.method_doc).split("\n\n")[0].split())
     parts = [
-        f"---\n{yaml.safe_dump(front_matter(model, licences), sort_keys=False, allow_unicode=True)}---",
+        f"---\n{yaml.safe_dump(front_matter(model), sort_keys=False, allow_unicode=True)}---",
         f"# {plain(model.name) or 'Merged model'}",
         f"Made with mergecore {version('mergecore')} from {len(files(model))} pretrained model(s).",
         f"## Method\n\n`{model.method}`: {method}",
         "## Models\n\n" + "\n".join(_listed(model)),
-        "## Licence\n\n" + _licence_words(model, licences),
+        "## Licence\n\n" + _licence_words(model),
         "## Recipe\n\n" + fence("yaml", model.recipe),
         "## How to make it again\n\n"
         + fence("sh", f"pip install {' '.join(_distributions(model))}\nmergecore {_line(model.command)}"),
@@ -52,16 +54,21 @@ def card(model: MergedModel) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def front_matter(model: MergedModel, licences: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def front_matter(model: MergedModel) -> dict[str, Any]:
     """The card's metadata.
 
     `base_model` must name models on the Hub, so one in a local folder is not in it: its name may be another's there.
     """
     parents = list(dict.fromkeys(name for info in files(model) if (name := hub_id(info))))
+    cards = [info.card for info in files(model)]
+    stated = licence(cards[0]) if licences_agree(cards) else {}
+    languages = [card.get("language") for card in cards]
     return {
-        **(licences[0] if _agree(licences) else {}),
+        # A link into the parent's own repository leads nowhere from here.
+        **{key: value for key, value in stated.items() if key != "license_link" or "://" in value},
+        **({"language": languages[0]} if languages[0] and all(item == languages[0] for item in languages) else {}),
         **({"base_model": parents, "base_model_relation": "merge"} if parents else {}),
-        "library_name": "transformers",
+        "library_name": "sentence-transformers" if (model.folder / "modules.json").exists() else "transformers",
         "tags": ["merge", "mergecore"],
     }
 
@@ -90,38 +97,20 @@ def hub_id(info: ModelInfo) -> str | None:
     if repository.startswith("models--"):
         name = repository.removeprefix("models--").replace("--", "/", 1)
     else:
-        name = "" if Path(info.reference).expanduser().exists() else info.reference
+        name = "" if Path(info.reference).expanduser().exists() else info.reference.partition("@")[0]
     return name if HUB_ID.fullmatch(name) else None
 
 
-def licence(folder: Path) -> dict[str, str]:
-    """What the front matter of a model's README.md says about its licence; empty: nothing that can be relied on."""
-    try:
-        text = read_text(folder / "README.md", CARD_LIMIT)
-        found = re.match(r"---[ \t]*\r?\n(.*?)\n---[ \t]*\r?(\n|$)", text, re.DOTALL)
-        # Text only: PyYAML fails in many ways over numbers and dates that are none.
-        stated = yaml.load(found[1], Loader=yaml.BaseLoader) if found else None
-    except (ModelError, yaml.YAMLError, ValueError, OverflowError, RecursionError):
-        return {}
-    if not isinstance(stated, dict) or not isinstance(stated.get("license"), str):
-        return {}
-    found_keys = {key: value for key in LICENCE_KEYS if isinstance(value := stated.get(key), str)}
-    # A link into the parent's own repository leads nowhere from here.
-    return {key: value for key, value in found_keys.items() if key != "license_link" or "://" in value}
-
-
-def _agree(licences: Sequence[Mapping[str, str]]) -> bool:
-    return bool(licences[0]) and all(item == licences[0] for item in licences)
-
-
-def _licence_words(model: MergedModel, licences: Sequence[Mapping[str, str]]) -> str:
-    words = [plain(item.get("license_name") or item["license"]) if item else "none found" for item in licences]
-    if _agree(licences):
-        return f"All models state the same licence: {words[0]}."
-    lines = [f"- {plain(_name(info))}: {word}" for info, word in zip(files(model), words, strict=True)]
+def _licence_words(model: MergedModel) -> str:
+    parents = files(model)
+    cards = [info.card for info in parents]
+    if licences_agree(cards):
+        return f"All models state the same licence: {plain(licence_words(cards[0], parents[0].folder))}."
+    lines = [f"- {plain(_name(info))}: {plain(licence_words(info.card, info.folder))}" for info in parents]
+    conflict = " One of them may forbid what another allows." if licences_conflict(cards) else ""
     return (
-        "The models' cards do not all state the same licence, so this card states none. Read their terms before you"
-        " share the result, and add `license:` at the top.\n\n" + "\n".join(lines)
+        f"The models' cards do not all state the same licence, so this card states none.{conflict} Read their terms"
+        " before you share the result, and add `license:` at the top.\n\n" + "\n".join(lines)
     )
 
 
@@ -146,6 +135,9 @@ def _link(info: ModelInfo) -> str:
 
 
 def _line(command: str) -> str:
+    """What to type after ``mergecore``: the lock is run again where there is one."""
+    if command == "run":
+        return f"run {LOCK} OUT"
     return command if " " in command else f"{command} {RECIPE} OUT"
 
 

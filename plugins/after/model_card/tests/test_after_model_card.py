@@ -18,7 +18,7 @@ from markdown_it import MarkdownIt
 from mergecore_model_card import ModelCard, card, plain
 
 import mergecore
-from mergecore.api import MergedModel, ModelInfo
+from mergecore.api import MergedModel, ModelInfo, read_card
 
 MARKS = st.text(st.sampled_from("`~-#*_[]()<>!|\\&$:;.\n\t ae1é"), max_size=30)
 """Text of what means something to Markdown, HTML or YAML."""
@@ -33,7 +33,7 @@ def parent(folder: Path, readme: str | None = None, reference: str | None = None
     folder.mkdir(parents=True, exist_ok=True)
     if readme is not None:
         (folder / "README.md").write_text(readme, "utf-8")
-    return ModelInfo(reference or str(folder), folder, {})
+    return ModelInfo(reference or str(folder), folder, {}, read_card(folder))
 
 
 def merged(
@@ -114,7 +114,22 @@ def test_a_licence_of_its_own_keeps_its_name_and_only_a_link_that_leads_somewher
         text = card(merged(parent(tmp_path / "a", readme), parent(tmp_path / "b", readme)))
         found = {key: value for key, value in data(text).items() if key.startswith("license")}
         assert found == {"license": "other", "license_name": "own-1", **kept}
-        assert "same licence: own-1." in text
+        assert r"same licence: own-1 (custom)." in text
+
+
+def test_the_card_says_what_all_parents_say_and_names_a_conflict(tmp_path: Path) -> None:
+    front = "---\nlicense: {}\nlanguage:\n- en\n- no\n---\n"
+    alike = [parent(tmp_path / name, front.format("mit")) for name in "ab"]
+    assert data(card(merged(*alike)))["language"] == ["en", "no"]
+    free = parent(tmp_path / "c", front.format("cc-by-nc-4.0").replace("- en", "- fr"))
+    text = card(merged(*alike, free))
+    assert not data(text).keys() & {"language", "license"}
+    assert "One of them may forbid what another allows." in text and "- c: cc-by-nc-4.0 (non-commercial)\n" in text
+    assert "may forbid" not in card(merged(alike[0], parent(tmp_path / "d", front.format("apache-2.0"))))
+
+
+def test_a_revision_is_no_part_of_a_models_name(tmp_path: Path) -> None:
+    assert data(card(merged(parent(tmp_path / "x", reference="you/tuned@main"))))["base_model"] == ["you/tuned"]
 
 
 def test_a_readme_that_is_no_text_states_nothing(tmp_path: Path) -> None:
@@ -197,7 +212,7 @@ def test_the_card_of_a_run_tells_how_to_make_it_again(tmp_path: Path, monkeypatc
     install = (
         "pip install mergecore mergecore-task-arithmetic mergecore-arch-llama mergecore-config mergecore-model-card"
     )
-    assert f"```sh\n{install}\nmergecore run mergecore_recipe.yml OUT\n```\n" in text
+    assert f"```sh\n{install}\nmergecore run mergecore.lock.json OUT\n```\n" in text
     assert (first / "mergecore_recipe.yml").read_text("utf-8") == recipe.read_text("utf-8")
     again = mergecore.run(first / "mergecore_recipe.yml", tmp_path / "again")
     digests = [hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest() for out in (first, again)]

@@ -6,35 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mergecore.api import ModelError, read_text
-
-VOCABULARY_FILES = (
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "tokenizer.model",
-    "tokenizer.model.v*",
-    "tekken.json",
-    "*.tiktoken",
-    "spiece.model",
-    "sentencepiece.model",
-    "sentencepiece.bpe.model",
-    "spm.model",
-)
-"""Patterns of the files that hold the same vocabulary as tokenizer.json, in older formats."""
-
-FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    *VOCABULARY_FILES,
-    "chat_template.jinja",
-    "chat_template.json",
-    "additional_chat_templates/*.jinja",
-)
-"""Patterns of all files of a tokenizer, relative to the model folder."""
-
+from mergecore.api import TOKENIZER_FILES, ModelError, read_text
 
 LIMIT = 2 * 10**8
 """Bytes that a JSON file of a tokenizer may have; the largest published ones have some 30 million."""
@@ -42,7 +14,7 @@ LIMIT = 2 * 10**8
 
 def tokenizer_files(folder: Path) -> list[Path]:
     """The tokenizer files in a folder."""
-    return [path for pattern in FILES for path in sorted(folder.glob(pattern)) if path.is_file()]
+    return [path for pattern in TOKENIZER_FILES for path in sorted(folder.glob(pattern)) if path.is_file()]
 
 
 def read_json(path: Path) -> dict[str, Any]:

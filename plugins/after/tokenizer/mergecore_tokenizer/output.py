@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mergecore.api import InputError, ModelError, OutputTokenizer, TokenizerRequest, lies_within
+from mergecore.api import VOCABULARY_FILES, InputError, ModelError, OutputTokenizer, TokenizerRequest, lies_within
 from mergecore_tokenizer import chat, special
-from mergecore_tokenizer.files import VOCABULARY_FILES, as_json, read_json, tokenizer_files
+from mergecore_tokenizer.files import as_json, read_json, tokenizer_files
 from mergecore_tokenizer.growing import grown
 from mergecore_tokenizer.reading import PLAIN, Entry, Read, read
 from mergecore_tokenizer.rows import Models, vocabulary

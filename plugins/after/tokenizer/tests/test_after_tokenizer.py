@@ -117,7 +117,7 @@ def test_tiles_and_threads_change_no_byte(three: list[Path], tmp_path: Path, mon
     recipe = linear(three[1], large, three[2], base_model=str(large), tokenizer={"source": "union"}, dtype="bfloat16")
     wholes = []
     for number, (tile, workers) in enumerate([(2**18, 1), (2**14, 1), (2**14, 3)]):
-        monkeypatch.setattr(threads.ThreadsExecutor.__init__, "__defaults__", (tile,))
+        monkeypatch.setattr(threads.ThreadsExecutor.__init__, "__defaults__", (tile, None))
         mergecore.run(recipe, tmp_path / str(number), workers=workers)
         wholes.append((tmp_path / str(number) / "model.safetensors").read_bytes())
     assert wholes[0] == wholes[1] == wholes[2]

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from words import byte_level, model
 
 CHAT = ("<|im_start|>", "<|im_end|>")
-BESIDE = ("README.md", "mergecore_recipe.yml")
+BESIDE = ("README.md", "mergecore_recipe.yml", "mergecore.lock.json")
 
 
 def linear(*models: Any, **keys: Any) -> dict[str, Any]:

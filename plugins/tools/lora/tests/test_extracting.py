@@ -187,7 +187,7 @@ WRONG = {
     "odd memory": (["tuned", "base", "out", "--memory", "much"], "--memory: 'much' is not a size"),
     "little memory": (["tuned", "base", "out", "--memory", "500"], "more than the 0 MB allowed; give --memory"),
     "out is there": (["tuned", "base", "tuned"], "tuned: is one of the models to merge"),
-    "out is full": (["tuned", "base", "adapter"], "adapter: exists already; give another folder, or --force"),
+    "out is full": (["tuned", "base", "adapter"], "adapter: exists already; give another name, or --force"),
     "out is a file": (["tuned", "base", "file"], "file: is a file; give the name of a folder"),
     "unknown option": (["tuned", "base", "out", "--ranks", "4"], "No such option"),
 }

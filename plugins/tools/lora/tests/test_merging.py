@@ -174,7 +174,7 @@ WRONG = {
     "rank below": (NOTHING, ["one", "two", "out", "--rank", "-2"], "--rank: must be a whole number above 0"),
     "dtype": (NOTHING, ["one", "two", "out", "--dtype", "int8"], "--dtype: must be"),
     "out is an input": (NOTHING, ["one", "two", "one", "--force"], "one: is one of the models to merge"),
-    "out is there": (NOTHING, ["one", "two", "three"], "three: exists already; give another folder, or --force"),
+    "out is there": (NOTHING, ["one", "two", "three"], "three: exists already; give another name, or --force"),
 }  # fmt: skip
 
 

@@ -109,8 +109,6 @@ def load_config(path: Path) -> Config:
         RecipeError: it cannot be read, or is wrong.
     """
     place, text = load_file(path)
-    if place.value is None:
-        raise place.error("is empty; a config has at least 'base_model' and 'experts'")
     check(place, SCHEMA)
     value = place.value
     config = Config(

@@ -54,7 +54,7 @@ def fill(
     options = _options(sort, memory, shard_size, force)
     whole = _overlaid(model, template, registry, quiet)
     recipe = parse_recipe(Place({"merge_method": "passthrough", "models": [{"model": template}]}), "")
-    plan = make_plan(recipe, registry, options.memory, lambda _reference, _registry: whole)
+    plan = make_plan(recipe, registry, options.memory, opening=lambda _reference, _registry: whole)
     steps = _steps(registry) if sort == "folder" else finishing(sort == "components")
     run_attended(plan, out, registry, options, quiet=quiet, as_json=as_json, finishing=steps)
 

@@ -119,7 +119,7 @@ def _plan(recipe: Recipe, intersection: bool, union: bool, memory: int, quiet: b
         elif not union:
             _check_same(names, common)
         registry.definitions = {CLASS: definition(names, common, union)}
-        return make_plan(recipe, registry, memory, lambda model, _: waiting.pop(model)), registry
+        return make_plan(recipe, registry, memory, opening=lambda model, _: waiting.pop(model)), registry
     except BaseException:
         for checkpoint in waiting.values():  # what the plan has taken, it closes
             checkpoint.close()

@@ -79,7 +79,7 @@ def test_a_candidate_in_memory_is_what_a_run_writes(three: list[Path], tmp_path:
             text += "" if method == "linear" else f"base_model: {base}\n"
             (tmp_path / "recipe.yml").write_text(text)
             mergecore.run(tmp_path / "recipe.yml", tmp_path / str(number))
-            with maker.candidate(load_yaml(text), "candidate") as subject:
+            with maker.candidate(load_yaml(text)[0], "candidate") as subject:
                 found = dict(subject.model.named_parameters())
             for name, tensor in load_file(tmp_path / str(number) / "model.safetensors").items():
                 assert torch.equal(found[name], tensor.float()), name
@@ -212,7 +212,7 @@ def test_wrong_search_files_are_refused_with_file_and_line(name: str, tmp_path: 
 
 
 def test_choices_cover_the_line_evenly() -> None:
-    space = find_space(load_yaml("merge_method: {search: [ties, linear, slerp]}\nt: {search: [-1, 3]}"))
+    space = find_space(load_yaml("merge_method: {search: [ties, linear, slerp]}\nt: {search: [-1, 3]}")[0])
     assert [space.at([share, 0.5]).value["merge_method"] for share in (0, 0.32, 0.34, 0.99, 1)] == [
         "ties", "ties", "linear", "slerp", "slerp"
     ]  # fmt: skip

@@ -74,7 +74,7 @@ CASES = {
     "out is the donor": (SAME, SAME, ("model", "donor", "donor", "--force"), "is one of the models to merge"),
     "out is a file": (SAME, text("../out", ""), ("model", "donor", "out"), "is a file; give the name of a folder"),
     "out exists": (SAME, lambda folder: shutil.copytree(folder, folder.parent / "out"), ("model", "donor", "out"),
-                   "exists already; give another folder, or --force"),
+                   "exists already; give another name, or --force"),
     "unknown method": (SAME, SAME, ("model", "donor", "out", "-a", "ompp"), "'ompp' is not one of 'omp'"),
     "k of nothing": (SAME, SAME, ("model", "donor", "out", "-k", "0"), "-k"),
     "a match nowhere": (SAME, SAME, ("model", "donor", "out", "--byte-match", "head"), "'head' is not one of 'no'"),

@@ -1,0 +1,101 @@
+"""What a model's card says of its licence and language, and how licences go together."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mergecore.api.reading import lies_within, read_text
+from mergecore.errors import ModelError
+
+KEYS = ("license", "license_name", "license_link", "language")
+"""The keys of a card's front matter that are read: https://huggingface.co/docs/hub/model-cards."""
+
+CARD_LIMIT = 10**7
+"""Bytes that a card may have; some list the results of hundreds of benchmarks."""
+
+ENTRIES_LIMIT = 20_000
+"""Characters that the entries of `KEYS` may have together: PyYAML takes a minute for a megabyte."""
+
+FRONT_MATTER = re.compile(r"---[ \t]*\n(.*?)\n---[ \t]*(\n|\Z)", re.DOTALL)
+ENTRIES = re.compile(rf"^(?:{'|'.join(KEYS)})[ \t]*:.*(?:\n(?:[ \t-].*)?$)*", re.MULTILINE)
+"""An entry of the front matter: the line with its key, and those below it that are indented or begin with a dash."""
+
+PERMISSIVE = re.compile(
+    r"apache-2\.0|mit(-0)?|0bsd|bsd(-[234]-clause(-clear)?)?|isc|zlib|unlicense|wtfpl|cc0-1\.0|cc-by-\d\.\d|pddl|odc-by"
+    r"|afl-3\.0|artistic-2\.0|bsl-1\.0|ecl-2\.0|ncsa|postgresql|cdla-permissive-\d\.\d|c-uda"
+)
+SHARE_ALIKE = re.compile(
+    r"[al]?gpl(-.*|lr)?|mpl-.*|epl-.*|eupl-.*|osl-3\.0|odbl|gfdl|ofl-1\.1|lppl-.*|cdla-sharing-.*|cc-by-sa-.*"
+)
+NON_COMMERCIAL = re.compile(r"(.*[-_ ])?nc([-_ ].*)?|.*non-?commercial.*|.*research.*")
+"""Licences by the names that the Hub and SPDX give them."""
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """The values at `KEYS` in the front matter of a model's README.md: text, or a list of texts.
+
+    Empty where there is no card, or none that can be relied on: nobody's README stops a merge.
+    """
+    import yaml
+
+    path = folder / "README.md"
+    try:
+        text = read_text(path, CARD_LIMIT).replace("\r\n", "\n") if lies_within(folder, path) else ""
+        found = FRONT_MATTER.match(text)
+        entries = "\n".join(item[0] for item in ENTRIES.finditer(found[1])) if found else ""
+        # Text only: PyYAML fails in many ways over numbers and dates that are none.
+        stated = yaml.load(entries, Loader=yaml.BaseLoader) if len(entries) <= ENTRIES_LIMIT else None
+    except (ModelError, yaml.YAMLError, ValueError, OverflowError, RecursionError):
+        return {}
+    return {key: stated[key] for key in KEYS if _is_plain(stated.get(key))} if isinstance(stated, dict) else {}
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, str) or (
+        isinstance(value, list) and bool(value) and all(isinstance(item, str) for item in value)
+    )
+
+
+def licence(card: Mapping[str, Any]) -> dict[str, str]:
+    """A card's entries on the licence; empty where it names none, not one, or one that is ``unknown``."""
+    found = {key: value for key in KEYS[:3] if isinstance(value := card.get(key), str)}
+    return found if found.get("license", "").lower() not in ("", "unknown") else {}
+
+
+def licence_kind(card: Mapping[str, Any]) -> str:
+    """``permissive``, ``share-alike``, ``non-commercial``, ``custom`` (terms of its own) or ``unknown``."""
+    found = licence(card)
+    if not found:
+        return "unknown"
+    label = found["license"].lower()
+    if any(NON_COMMERCIAL.fullmatch(found.get(key, "").lower()) for key in KEYS[:2]):
+        return "non-commercial"
+    return "permissive" if PERMISSIVE.fullmatch(label) else "share-alike" if SHARE_ALIKE.fullmatch(label) else "custom"
+
+
+def licence_words(card: Mapping[str, Any], folder: Path) -> str:
+    """A model's licence as words for people: its name, and its kind where that is not told by the name."""
+    found = licence(card)
+    if not found:
+        file = next((name for name in ("LICENSE", "LICENSE.txt", "LICENSE.md") if (folder / name).is_file()), None)
+        return f"unknown, see its {file}" if file else "unknown"
+    name, kind = found.get("license_name") or found["license"], licence_kind(card)
+    return name if kind == "permissive" else f"{name} ({kind})"
+
+
+def licences_agree(cards: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether all cards state the same licence."""
+    found = [licence(card) for card in cards]
+    return bool(found[0]) and all(item == found[0] for item in found)
+
+
+def licences_conflict(cards: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether one licence may forbid what another allows: they differ, and not all are permissive.
+
+    Models that all say nothing do not conflict.
+    """
+    kinds = {licence_kind(card) for card in cards}
+    return not licences_agree(cards) and kinds not in ({"permissive"}, {"unknown"})

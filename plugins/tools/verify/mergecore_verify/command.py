@@ -1,0 +1,35 @@
+"""`mergecore verify`: one line for each check."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mergecore.errors import printable
+from mergecore.options import AsJson
+
+
+def verify(
+    folder: Annotated[Path, typer.Argument(help="A model folder, made by mergecore or not.", show_default=False)],
+    sample: Annotated[
+        int, typer.Option(help="Compute so many tensors again from the parents and compare every bit.", min=0)
+    ] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Check that a model folder is whole and loads; exits with 1 when something is wrong with it."""
+    from mergecore_verify.checks import examine
+
+    findings = []
+    for finding in examine(folder, sample):
+        findings.append(finding)
+        if not as_json:
+            mark = {True: "ok", False: "FAIL", None: "-"}[finding.passed]
+            typer.echo(f"{mark:5}{finding.check:13}{printable(finding.text)}")
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
+    if any(finding.passed is False for finding in findings):
+        raise typer.Exit(1)

@@ -1,0 +1,57 @@
+"""What the files hold: every value finite, every byte the one that the lock says; streamed, on all cores."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+
+from mergecore.api import FLOATS, torch_dtype
+from mergecore.fingerprints import matches
+from mergecore.finite import STEP, is_finite
+from mergecore.lockfile import Lock
+from mergecore.running import available_cores
+from mergecore.sources import Checkpoint
+from mergecore_verify.findings import Finding, few, skipped
+
+
+def check_finite(checkpoint: Checkpoint) -> Finding:
+    """Whether no float tensor holds NaN or infinity; a few megabytes for each core are in memory at one time."""
+    names = [name for name, info in checkpoint.tensors.items() if info.dtype in FLOATS]
+    steps = ((name, start) for name in names for start in range(0, checkpoint.tensors[name].elements, STEP))
+
+    def bad(step: tuple[str, int]) -> str | None:
+        import torch
+
+        name, start = step
+        info = checkpoint.tensors[name]
+        out = torch.empty(min(STEP, info.elements - start), dtype=torch_dtype(info.dtype))
+        checkpoint.read(name, start, out)
+        return None if is_finite(out) else name
+
+    wrong = set()
+    with ThreadPoolExecutor(available_cores()) as pool:
+        while batch := list(islice(steps, 1024)):
+            wrong |= {name for name in pool.map(bad, batch) if name}
+    if wrong:
+        return Finding("values", False, f"NaN or infinity in {few(wrong)}")
+    return Finding("values", True, f"no NaN or infinity in {len(names)} tensors")
+
+
+def check_hashes(folder: Path, lock: Lock | None) -> Finding:
+    """Whether the files are those that the folder's lock was written for."""
+    if lock is None:
+        return skipped("hashes", "no lock")
+    outputs = lock.value["outputs"]
+    with ThreadPoolExecutor(available_cores()) as pool:
+        same = pool.map(lambda name: matches(folder / name, outputs[name]), outputs)
+        wrong = [name for name, is_same in zip(outputs, same) if not is_same]
+    if wrong:
+        there = [name for name in wrong if (folder / name).is_file()]
+        gone = sorted(set(wrong) - set(there))
+        words = [
+            f"{few(there)} changed since the lock was written" if there else "",
+            f"{few(gone)} missing" if gone else "",
+        ]
+        return Finding("hashes", False, "; ".join(filter(None, words)))
+    return Finding("hashes", True, f"{len(outputs)} files are those of the lock, by size and SHA-256")

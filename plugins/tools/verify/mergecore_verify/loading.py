@@ -1,0 +1,90 @@
+"""Whether transformers would load the folder with every key in its place: on the meta device, without a weight."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from mergecore import quantised
+from mergecore.api import read_text, torch_dtype
+from mergecore.sources import CONFIG_LIMIT, Checkpoint
+from mergecore_verify.findings import Finding, few, skipped
+
+NAME = "loading"
+
+
+def check_loading(checkpoint: Checkpoint) -> Finding:
+    """Load tensors of the stored names, dtypes and shapes, without values, into the class that config.json names.
+
+    Code from the folder is never run: a class that transformers lacks is not checked.
+    """
+    try:
+        import accelerate  # noqa: F401  which transformers needs for the meta device
+        import transformers
+    except ImportError as error:
+        return skipped(NAME, f"{error.name} is not installed: pip install mergecore-verify[load]")
+    name = next(iter(checkpoint.config.get("architectures") or []), None)
+    model_class = getattr(transformers, str(name), None)
+    if model_class is None:
+        return skipped(NAME, f"transformers {transformers.__version__} has no class {name}")
+    if quantised.KEY in json.loads(read_text(checkpoint.folder / "config.json", CONFIG_LIMIT)):
+        return skipped(NAME, "its weights are quantised")
+    try:
+        with _quiet(transformers):
+            report = _load(checkpoint, transformers, model_class)
+    except Exception as error:  # whatever its many config and model classes raise
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return Finding(NAME, False, f"transformers {transformers.__version__} cannot load it: {first}")
+    return _judge(report, f"{name} of transformers {transformers.__version__}")
+
+
+def _load(checkpoint: Checkpoint, transformers: Any, model_class: Any) -> Mapping[str, Any]:
+    import torch
+
+    config = transformers.AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=False)
+    tensors = {
+        name: torch.empty(info.shape, dtype=torch_dtype(info.dtype), device="meta")
+        for name, info in checkpoint.tensors.items()
+    }
+    _, report = model_class.from_pretrained(
+        None,
+        config=config,
+        state_dict=tensors,
+        device_map={"": "meta"},
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+    )
+    found: Mapping[str, Any] = report
+    return found
+
+
+def _judge(report: Mapping[str, Any], by: str) -> Finding:
+    wrong = [
+        f"{few([key if isinstance(key, str) else str(key[0]) for key in keys])} {word}"
+        for kind, word in (
+            ("missing_keys", "missing"),
+            ("unexpected_keys", "unexpected"),
+            ("mismatched_keys", "of another shape"),
+        )
+        if (keys := report.get(kind))
+    ]
+    if wrong or report.get("error_msgs"):
+        return Finding(NAME, False, f"{by}: {'; '.join([*wrong, *map(str, report.get('error_msgs', ()))])}")
+    return Finding(NAME, True, f"{by} takes every tensor and misses none")
+
+
+@contextmanager
+def _quiet(transformers: Any) -> Iterator[None]:
+    """Keep transformers' own report and bars off the terminal."""
+    logging = transformers.utils.logging
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,86 @@
+"""Computes some tensors again from the parents, by the lock's recipe, and compares them bit for bit."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+from mergecore.api import TensorInfo, Work
+from mergecore.builtin.safetensors import as_bytes
+from mergecore.ends import FileEnds
+from mergecore.errors import InputError
+from mergecore.fetching import fetch
+from mergecore.lockfile import Lock
+from mergecore.planning import Plan, make_plan
+from mergecore.recording import changes, describe
+from mergecore.registry import Registry
+from mergecore.running import available_cores, spare_memory
+from mergecore.sources import Checkpoint
+from mergecore.stages import load_recipe
+from mergecore_verify.findings import Finding, few
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Comparison:
+    """A writer that compares with what is stored, where another would write; see `mergecore.api.Writer`."""
+
+    def __init__(self, stored: Checkpoint) -> None:
+        self.wrong: set[str] = set()
+        self._stored = stored
+
+    def write(self, name: str, start: int, data: Tensor) -> None:
+        out = data.new_empty(data.shape)
+        self._stored.read(name, start, out)
+        if as_bytes(out) != as_bytes(data):
+            self.wrong.add(name)
+
+    def sync(self) -> None:
+        """Nothing is written."""
+
+    finish = close = sync
+
+
+def check_sample(checkpoint: Checkpoint, lock: Lock | None, registry: Registry, count: int) -> Finding:
+    """Make `count` tensors of the lock's plan again, chosen at random but always the same ones.
+
+    Raises:
+        InputError: there is no lock, or the parents are not there as they were.
+    """
+    if lock is None:
+        raise InputError(
+            f"{checkpoint.folder}: has no lock, which says how to compute tensors again; leave out --sample"
+        )
+    memory = spare_memory()
+    plan = make_plan(load_recipe(lock.file), registry, memory)
+    try:
+        fetch(plan, _ignore)
+        comparison = Comparison(checkpoint)
+        jobs = random.Random(0).sample(plan.jobs, min(count, len(plan.jobs)))
+        wrong = {job.name for job in jobs if not _is_stored(checkpoint, job.name, job.info)}
+        jobs = [job for job in jobs if job.name not in wrong]
+        ends = FileEnds(plan.checkpoints, plan.jobs, lambda: comparison, allow_nonfinite=True)
+        work = Work(jobs, ends.read, ends.write, _ignore, _ignore, memory, available_cores())
+        registry.provide("executors", "threads")().run(work)
+        return _judge(comparison.wrong | wrong, len(jobs) + len(wrong), _changes(plan, lock, registry))
+    finally:
+        plan.close()
+
+
+def _is_stored(checkpoint: Checkpoint, name: str, info: TensorInfo) -> bool:
+    return checkpoint.tensors.get(name) == info
+
+
+def _ignore(*_: object) -> None:
+    pass
+
+
+def _changes(plan: Plan, lock: Lock, registry: Registry) -> str:
+    return changes(lock, describe(plan, lock.file.parent, registry, lock.value["shard_size"]))
+
+
+def _judge(wrong: set[str], count: int, changed: str) -> Finding:
+    if wrong:
+        return Finding("sample", False, f"{few(wrong)} not what the recipe makes" + (f"; {changed}" if changed else ""))
+    return Finding("sample", True, f"{count} tensors made again from the parents have the same bits")
