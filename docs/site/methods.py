@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from html import escape
 from typing import Any
 
 import plots
@@ -27,6 +28,15 @@ def pages() -> dict[str, str | bytes]:
         found[f"reference/methods/{name}.md"] = page(name, method)
         found[f"reference/methods/{name}.svg"] = plots.plot(name, method)
     return found
+
+
+def folders() -> dict[str, str]:
+    """The page of the first method of each package of the tree, by the package's folder."""
+    pages: dict[str, str] = {}
+    for plugin in sorted(plugins.listed("methods"), key=lambda plugin: plugin.name):
+        package = plugin.distribution.removeprefix("mergecore-").replace("-", "_")
+        pages.setdefault(f"plugins/methods/{package}", f"reference/methods/{plugin.name}.md")
+    return pages
 
 
 def stop(text: str) -> None:
@@ -174,5 +184,6 @@ def prose(text: str) -> str:
 def plain(text: str) -> str:
     """Text with nothing in it that Markdown would take for markup, but addresses as links."""
     parts = re.split(r"(https?://[^\s)]+)", text)
-    escaped = [re.sub(r"([\\*_|<>\[\]])", r"\\\1", part) if i % 2 == 0 else f"<{part}>" for i, part in enumerate(parts)]
+    escaped = [re.sub(r"([\\*_|\[\]])", r"\\\1", escape(part, quote=False)) for part in parts]
+    escaped[1::2] = [f"<{address}>" for address in parts[1::2]]
     return "".join(escaped)

@@ -16,6 +16,15 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 LINK = re.compile(r"(?P<image>!?)\[(?P<text>[^\]]*)\]\((?P<target>(?!https?:|mailto:|#)[^)#\s]+)(?P<anchor>#[^)]*)?\)")
 
+MADE = {
+    "plugins/methods": "reference/methods/index.md",
+    "mergecore/api": "reference/api.md",
+    "mergecore/hookspecs.py": "reference/hooks.md",
+    "mergecore/architecture.schema.json": "reference/architecture-files.md",
+    **methods.folders(),
+}
+"""The pages that are made from files and folders of the repository, which pages link to in their stead."""
+
 
 def on_files(files: Files, config: Any) -> Files:
     """Add the README as the home page, what is linked from outside docs/, and the generated pages."""
@@ -42,7 +51,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 def rewritten(link: re.Match[str], source: Path) -> str:
     """A link of a page as the site has it; one to a folder without a README is left as its text."""
     file = linked(source, link["target"])
-    if file.is_dir():
+    if file.is_dir() and site_path(file) not in MADE.values():
         return link["text"]
     target = os.path.relpath(site_path(file), os.path.dirname(site_path(source)) or ".")
     return f"{link['image']}[{link['text']}]({target}{link['anchor'] or ''})"
@@ -65,7 +74,7 @@ def links(page: Path) -> Iterator[Path]:
     if page.suffix == ".md":
         for link in LINK.finditer(page.read_text("utf-8")):
             file = linked(page, link["target"])
-            if file.is_file():
+            if file.is_file() and site_path(file) not in MADE.values():
                 yield file
 
 
@@ -79,4 +88,5 @@ def site_path(source: Path) -> str:
     """Where a file of the repository stands in the site."""
     if source == ROOT / "README.md":
         return "index.md"
-    return source.relative_to(DOCS if source.is_relative_to(DOCS) else ROOT).as_posix()
+    path = source.relative_to(ROOT).as_posix()
+    return MADE.get(path, path.removeprefix("docs/"))

@@ -169,7 +169,7 @@ def described(command: Any, ctx: typer.Context, name: str, package: str = "", le
     ]
     yield "```\n" + " ".join([name, *(["[OPTIONS]"] if len(arguments) < len(items) else []), *arguments]) + "\n```"
     lines = [f"| {signs(item, record)} | {meaning(record[1])} |" for item, record in items if record]
-    yield "\n".join(["| | |", "|---|---|", *lines]) if lines else "It has no options."
+    yield "\n".join(["| argument or option | what |", "|---|---|", *lines]) if lines else "It has no options."
 
 
 def signs(item: Any, record: tuple[str, str]) -> str:
@@ -179,7 +179,7 @@ def signs(item: Any, record: tuple[str, str]) -> str:
 
 def meaning(text: str) -> str:
     """The help of an option as a cell of a table."""
-    return text.replace("|", "\\|").replace("  [", " [").replace("[", "\\[").replace("<", "\\<")
+    return text.replace("|", "\\|").replace("  [", " [").replace("[", "\\[").replace("<", "&lt;")
 
 
 def python_api() -> str:
