@@ -8,12 +8,11 @@ from functools import cached_property
 
 from mergecore.api import FLOATS, ModelError
 from mergecore.architecture import Architecture, Weight
-from mergecore.config import get_key
+from mergecore.config import TIES, get_key
 from mergecore.definitions import fit
 from mergecore.matching import stored
 from mergecore.recipe import Recipe
 from mergecore.registry import Registry
-from mergecore.slicing import TIES
 from mergecore.sources import Checkpoint, open_model
 from mergecore_tokensurgeon.tables import Stored
 

@@ -25,7 +25,7 @@ from mergecore.api import (
 )
 from mergecore.config import with_keys
 from mergecore.documents import Place
-from mergecore.places import model_folder
+from mergecore.places import locate
 from mergecore.plans import Plan
 from mergecore.recipe import Recipe, parse_recipe
 from mergecore.registry import Registry
@@ -107,7 +107,7 @@ def _tokenizer(sides: Sequence[Side], donor: str, registry: Registry) -> OutputT
     opened = [side.checkpoint for side in sides]
     models = [ModelInfo(item.reference, item.folder, item.config) for item in opened]
     rows = [side.rows for side in sides]
-    request = TokenizerRequest({"source": donor}, None, opened[0].folder, models, rows, 0, model_folder)
+    request = TokenizerRequest({"source": donor}, None, opened[0].folder, models, rows, 0, lambda name: locate(name)[0])
     answer = registry.tokenizer(request)
     if answer is None or not answer.tokens:
         raise PluginError("no installed package reads tokenizers: pip install mergecore-tokenizer")
