@@ -56,7 +56,7 @@ def test_every_file_that_they_link_to_is_there():
         "README.md",
         "CONTRIBUTING.md",
         "SECURITY.md",
-        *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
+        *(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md")),
     ):
         for link in re.findall(r"\]\(([^)#]+)", (ROOT / file).read_text("utf-8")):
             assert link.startswith("https://") or ((ROOT / file).parent / link).exists(), f"{file}: {link}"

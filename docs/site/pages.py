@@ -1,0 +1,92 @@
+"""The site as mkdocs sees it: docs/, the files of the repository that pages link to, and the generated reference."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import methods
+import reference
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+LINK = re.compile(r"(?P<image>!?)\[(?P<text>[^\]]*)\]\((?P<target>(?!https?:|mailto:|#)[^)#\s]+)(?P<anchor>#[^)]*)?\)")
+
+MADE = {
+    "plugins/methods": "reference/methods/index.md",
+    "mergecore/api": "reference/api.md",
+    "mergecore/hookspecs.py": "reference/hooks.md",
+    "mergecore/architecture.schema.json": "reference/architecture-files.md",
+    **methods.folders(),
+}
+"""The pages that are made from files and folders of the repository, which pages link to in their stead."""
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Add the README as the home page, what is linked from outside docs/, and the generated pages."""
+    for source in sorted(outside()):
+        files.append(File.generated(config, site_path(source), abs_src_path=str(source)))
+    shown = methods.pages()
+    for path, content in {**reference.pages(), **shown}.items():
+        files.append(File.generated(config, path, content=content))
+    (section,) = (part["Reference"] for part in config.nav if "Reference" in part)
+    (entry,) = (part for part in section if "Methods" in part)
+    entry["Methods"] = [path for path in shown if path.endswith(".md")]
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Turn links that leave docs/ into links within the site."""
+    origin = {site_path(path): path for path in outside()}
+    if page.parent is None:
+        page.meta["hide"] = ["navigation"]  # a list of this page alone
+    source = origin.get(page.file.src_uri, DOCS / page.file.src_uri)
+    return LINK.sub(lambda link: rewritten(link, source), markdown) if source.exists() else markdown
+
+
+def rewritten(link: re.Match[str], source: Path) -> str:
+    """A link of a page as the site has it; one to a folder without a README is left as its text."""
+    file = linked(source, link["target"])
+    if file.is_dir() and site_path(file) not in MADE.values():
+        return link["text"]
+    target = os.path.relpath(site_path(file), os.path.dirname(site_path(source)) or ".")
+    return f"{link['image']}[{link['text']}]({target}{link['anchor'] or ''})"
+
+
+def outside() -> set[Path]:
+    """The README, and every file that is reached from the pages by links and is not in docs/."""
+    found: set[Path] = set()
+    queue = [ROOT / "README.md", *DOCS.rglob("*.md")]
+    while queue:
+        page = queue.pop()
+        if not page.is_relative_to(DOCS):
+            found.add(page)
+        queue.extend(file for file in links(page) if not file.is_relative_to(DOCS) and file not in found)
+    return found
+
+
+def links(page: Path) -> Iterator[Path]:
+    """The files of the repository that a page links to."""
+    if page.suffix == ".md":
+        for link in LINK.finditer(page.read_text("utf-8")):
+            file = linked(page, link["target"])
+            if file.is_file() and site_path(file) not in MADE.values():
+                yield file
+
+
+def linked(source: Path, target: str) -> Path:
+    """What a link stands for; a folder is its README where it has one."""
+    file = Path(os.path.normpath(source.parent / target))
+    return file / "README.md" if (file / "README.md").exists() else file
+
+
+def site_path(source: Path) -> str:
+    """Where a file of the repository stands in the site."""
+    if source == ROOT / "README.md":
+        return "index.md"
+    path = source.relative_to(ROOT).as_posix()
+    return MADE.get(path, path.removeprefix("docs/"))
