@@ -7,8 +7,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from llamas import write_model
 from environments import ROOT, Environment
+from llamas import write_model
 
 import mergecore
 
