@@ -60,8 +60,9 @@ What can be named as `merge_method`. Each page has the formula, the parameters, 
 ## How to read the plots
 
 Two fine-tunes A and B of one base are made from random numbers: a matrix of {plots.SIDE} by {plots.SIDE} weights, of
-which each fine-tune changes {plots.CHANGED:.0%}. Each dot is one weight: its place from left to right is how far A
-moved it from the base, its colour how far B did, and its height how far the merged model is from the base. So
+which each fine-tune changes {plots.CHANGED:.0%}, and half of what they learned is the same. Each dot is one weight: its
+place from left to right is how far A moved it from the base, its colour how far B did, and its height how far the
+merged model is from the base. So
 
 - a dot on the dashed line has A's change and nothing else,
 - a dot on the line at zero has lost its change,

@@ -61,9 +61,9 @@ def example(name: str, method: type[Method]) -> tuple[torch.Tensor, torch.Tensor
     """Base, A's change, B's change and the merged matrix."""
     generator = torch.Generator().manual_seed(0)
     base = torch.randn(SIDE, SIDE, generator=generator)
+    shared, *own = torch.randn(3, SIDE, SIDE, generator=generator)
     a, b = (
-        torch.randn(SIDE, SIDE, generator=generator) * SIZE * (torch.rand(SIDE, SIDE, generator=generator) < CHANGED)
-        for _ in range(2)
+        (shared + change) / 2**0.5 * SIZE * (torch.rand(SIDE, SIDE, generator=generator) < CHANGED) for change in own
     )
     tuned = [base + change for change in (a, b)[: models_of(method)]]
     if method.base is Base.INPUT:
