@@ -140,9 +140,10 @@ class Scaled:
         along = torch.arange(column, column + width) // wide
         return scales.view(-1, across).to(torch.float32)[down][:, along]
 
-    def parts(self, name: str) -> list[tuple[Reader, str]]:
+    def parts(self, name: str) -> list[tuple[Reader, str, int]]:
         """What it is read from; see `mergecore.shards.shards_of`."""
-        return [(self.stored, self.name), (self.scales, self.scale)]
+        pairs = ((self.stored, self.name), (self.scales, self.scale))
+        return [(reader, tensor, reader.tensors[tensor].elements) for reader, tensor in pairs]
 
     def close(self) -> None:
         """Nothing: the files belong to the readers beneath."""

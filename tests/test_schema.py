@@ -16,7 +16,13 @@ from mergecore.registry import Registry
 
 ROOT = Path(__file__).resolve().parent.parent
 WRITTEN = ROOT / "docs/recipe.schema.json"
-EXAMPLES = [path for path in (ROOT / "examples").rglob("*.yml") if "merge_method" in path.read_text("utf-8")]
+MADE = ROOT / "examples" / "smollm2" / "models"
+EXAMPLES = [
+    path
+    for path in (ROOT / "examples").rglob("*.yml")
+    if re.search("^merge_method:", path.read_text("utf-8"), re.MULTILINE) and not path.is_relative_to(MADE)
+    if "{search:" not in path.read_text("utf-8")  # open values are for searches, which fill them in
+]
 RIGHT = {
     f"{method} {label}": {"merge_method": method, **recipe}
     for made in (RECIPES, MORE)
