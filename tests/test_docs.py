@@ -23,12 +23,19 @@ PAGES = {path.relative_to(ROOT).as_posix(): path.read_text("utf-8") for path in 
 SCHEMA = Draft202012Validator(json.loads((ROOT / "docs/recipe.schema.json").read_text("utf-8")))
 METHODS = Registry(pytest.fail).all_methods()
 ELSEWHERE = {"my_mean", "clipped"}  # methods that a page has the reader write
+
+
+def is_recipe(block):
+    """Whether a block is a whole recipe: not a sketch with dots, nor one with values that a search has yet to find."""
+    return "merge_method:" in block and not re.search(r"\.\.\.|\bsearch:", block)
+
+
 RECIPES = {
     **{
         f"{page} {place}": block
         for page in PAGES
         for place, block in enumerate(blocks(page, "yaml"))
-        if "merge_method:" in block
+        if is_recipe(block)
     },
     **{f"method {name}": methods.recipe(name, method) for name, method in METHODS.items()},
 }
