@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import venv
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ import torch
 from mergecore_eval.board import gather, page
 from mergecore_eval.choice import Choice
 from mergecore_eval.generate import Generate
-from mergecore_eval.harness import LmEval
 from mergecore_eval.loss import Loss
 from mergecore_eval.results import load
 from mergecore_eval.subjects import Folder
@@ -199,19 +199,42 @@ metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
 """
 
 
+@pytest.fixture
+def python_with_lm_eval(tmp_path: Path) -> Path:
+    """A Python that finds all that this one does, and lm-eval, whose many dependencies are for this test alone."""
+    venv.create(tmp_path / "env", with_pip=True)
+    (site,) = (tmp_path / "env").glob("lib/python*/site-packages")
+    outer = [path for path in sys.path if path.endswith("site-packages")]
+    (site / "outer.pth").write_text("".join(f"import site; site.addsitedir({path!r})\n" for path in outer))
+    python = tmp_path / "env" / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "lm-eval>=0.4.5"], check=True, capture_output=True)
+    return python
+
+
 @pytest.mark.slow
-def test_lm_eval_scores_as_its_own_command_line_does(talker: Path, tmp_path: Path) -> None:
-    questions = [
-        {"prompt": f"Is it {n}?", "choices": [" yes", " no", " who knows"], "answer": n % 3} for n in range(20)
-    ]
+def test_lm_eval_scores_as_its_own_command_line_does(talker: Path, tmp_path: Path, python_with_lm_eval: Path) -> None:
+    choices = [" yes", " no", " who knows"]
+    questions = [{"prompt": f"Is it {n}?", "choices": choices, "answer": n % 3} for n in range(20)]
     (tmp_path / "data.jsonl").write_text("".join(json.dumps(question) + "\n" for question in questions))
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks" / "bytes.yaml").write_text(TASK.replace("FILE", str(tmp_path / "data.jsonl")))
-    [score] = LmEval(tasks=("bytes",), folder=tmp_path / "tasks").evaluate(Folder(talker, "talker"))
+    (tmp_path / "eval.yml").write_text("evaluate: [{evaluator: lm_eval, parameters: {tasks: bytes, folder: tasks}}]\n")
+    arguments = ["-m", "mergecore", "eval", talker, "--with", tmp_path / "eval.yml", "--json", "--quiet"]
+    ours = subprocess.run([python_with_lm_eval, *arguments], check=True, capture_output=True, text=True).stdout
+    [score] = json.loads(ours[ours.index("[\n") :])[0]["scores"]["lm_eval"]
     own = tmp_path / "own"
-    arguments = ["--model", "hf", "--model_args", f"pretrained={talker},dtype=float32", "--tasks", "bytes"]
-    arguments += ["--include_path", str(tmp_path / "tasks"), "--output_path", str(own), "--device", "cpu"]
-    subprocess.run([sys.executable, "-m", "lm_eval", *arguments], check=True, capture_output=True)
+    arguments = [
+        "-m",
+        "lm_eval",
+        "--model",
+        "hf",
+        "--model_args",
+        f"pretrained={talker},dtype=float32",
+        "--tasks",
+        "bytes",
+    ]
+    arguments += ["--include_path", tmp_path / "tasks", "--output_path", own, "--device", "cpu"]
+    subprocess.run([python_with_lm_eval, *arguments], check=True, capture_output=True)
     results = json.loads(next(own.rglob("results*.json")).read_text())["results"]["bytes"]
-    assert (score.name, score.count) == ("bytes/acc", 20)
-    assert score.value == pytest.approx(results["acc,none"], abs=1e-5)
+    assert (score["name"], score["count"]) == ("bytes/acc", 20)
+    assert score["value"] == pytest.approx(results["acc,none"], abs=1e-5)
