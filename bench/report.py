@@ -64,10 +64,15 @@ def _startup(runs: Runs, tool: str) -> float:
     return float(median([run["wall"] for run in _pick(runs, shape="tiny", tool=tool)] or [0.0]))
 
 
+def _safe(run: dict[str, Any]) -> float:
+    """Seconds until the output was on the disk; results kept from before this was measured have the wall time alone."""
+    return float(run.get("safe", run["wall"]))
+
+
 def _ratio(upper: Runs, lower: Runs, less: tuple[float, float] = (0.0, 0.0)) -> Spread | None:
     """Times until the output is on the disk, of the same rounds, divided; `less` is each one's start-up, taken off."""
-    other = {run["round"]: run["safe"] - less[1] for run in lower}
-    return spread([(run["safe"] - less[0]) / other[run["round"]] for run in upper if run["round"] in other])
+    other = {run["round"]: _safe(run) - less[1] for run in lower}
+    return spread([(_safe(run) - less[0]) / other[run["round"]] for run in upper if run["round"] in other])
 
 
 def rows(result: dict[str, Any]) -> list[Row]:
@@ -85,7 +90,7 @@ def rows(result: dict[str, Any]) -> list[Row]:
         found.append(
             Row(
                 shape, method, tool, len(mine), next(filter(None, failed), ""), wall,
-                spread([run["safe"] for run in mine]),
+                spread([_safe(run) for run in mine]),
                 spread([run["cpu"] for run in mine]),
                 max((run["peak_rss"] / 1e6 for run in mine), default=0.0),
                 max((run["peak_anon"] - result["torch_anon"].get(tool, 0) for run in mine), default=0) / 1e6,
