@@ -160,6 +160,35 @@ def fail(name: str) -> None:
     raise KeyError(name)
 
 
+class Wide:
+    """Asks for points outside the cube."""
+
+    edge = 2.0
+
+    def __init__(self, dimensions: int, seed: int, population: int) -> None:
+        self.dimensions = dimensions
+
+    def ask(self) -> list[list[float]]:
+        return [[self.edge] * self.dimensions]
+
+    def tell(self, points: Any, losses: Any) -> None:
+        pass
+
+
+class Fickle(Wide):
+    """Asks for whatever the clock says."""
+
+    def ask(self) -> list[list[float]]:
+        return [[time.time_ns() % 1000 / 1000] * self.dimensions]
+
+
+class Brittle(Wide):
+    """Cannot stand an infinite loss."""
+
+    def tell(self, points: Any, losses: Any) -> None:
+        [int(loss) for row in losses for loss in row]
+
+
 PATCHES: dict[str, tuple[Any, str, Any]] = {
     "knows_its_model": (architectures, "examine", lambda *given: Findings(["x"], [], [])),
     "merges_every_tensor": (Mean, "merge", lambda self, weights, ctx: weights[0]),
@@ -191,6 +220,9 @@ FAULTS: dict[str, list[tuple[str, Any, str]]] = {
         ("models", after(lambda model: (model.models[1].folder / "config.json").unlink()), "changes config.json"),
     ],
     "says_what_it_measures": [("mute", dataclass(frozen=True)(type("Mute", (Evaluator,), {})), "needs a docstring")],
+    "asks_for_points_of_the_cube": [("wide", Wide, "outside the cube")],
+    "seeds_decide_the_points": [("fickle", Fickle, "asks otherwise")],
+    "goes_on_after_failures": [("brittle", Brittle, "infinity")],
     "runs_again": [("a new file", after(lambda m: (m.folder / str(time.time_ns())).touch()), "leaves other files")],
     "every_hook_is_marked": [
         ("unmarked", hooks(mergecore_after_write=refuse, mergecore_before_plan=lambda recipe: None), "lack @hookimpl"),

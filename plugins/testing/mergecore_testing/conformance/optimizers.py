@@ -19,9 +19,8 @@ def check_asks_for_points_of_the_cube(subject: Subject) -> None:
 
 
 def check_seeds_decide_the_points(subject: Subject) -> None:
-    """The same seed and losses give the same points, another seed others."""
+    """The same seed and losses give the same points: a search that was killed asks all of them again."""
     expect(_asked(subject, 3, 1) == _asked(subject, 3, 1), f"{subject}: asks otherwise for the same seed and losses")
-    expect(_asked(subject, 3, 1) != _asked(subject, 3, 2), f"{subject}: asks the same whatever the seed")
 
 
 def check_goes_on_after_failures(subject: Subject) -> None:
