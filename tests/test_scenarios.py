@@ -151,6 +151,26 @@ def test_07_a_passthrough_of_one_model_keeps_its_tokenizer(tmp_path: Path) -> No
             assert (out / path.name).read_bytes() == path.read_bytes()
 
 
+def test_07_with_an_adapter_too_and_again_from_its_lock(tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    model = llama(tmp_path / "model", 1, 30)
+    (model / "tokenizer_config.json").write_text("{}", "utf-8")
+    torch.manual_seed(0)
+    settings = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(model), settings)
+    adapted.save_pretrained(tmp_path / "adapter")
+    both = f"{model}+{tmp_path}/adapter"
+    out = merged({"merge_method": "passthrough", "models": [{"model": both}]}, tmp_path / "out")
+    assert (out / "tokenizer_config.json").read_text("utf-8") == "{}"
+    name = "model.layers.0.self_attn.q_proj.weight"
+    torch.testing.assert_close(tensors(out)[name], adapted.merge_and_unload().state_dict()[name], rtol=0, atol=1e-6)
+    assert not torch.equal(tensors(out)[name], tensors(model)[name])
+    mergecore.run(out / "mergecore.lock.json", tmp_path / "again")
+    weights = [(folder / "model.safetensors").read_bytes() for folder in (out, tmp_path / "again")]
+    assert weights[0] == weights[1]
+
+
 def test_08_tokenizers_in_two_formats(tmp_path: Path) -> None:
     """One in the ranks of tiktoken, the other in tokenizer.json; SentencePiece: with the tests of the plugin."""
     old, new = write_model(tmp_path / "old", 1, vocab_size=256), write_model(tmp_path / "new", 2, vocab_size=256)
