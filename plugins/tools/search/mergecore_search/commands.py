@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mergecore.console import say
 from mergecore.errors import InputError, RunError
 from mergecore.options import Force, Memory, Out
+
+if TYPE_CHECKING:
+    from mergecore_search.history import Trial
+    from mergecore_search.setup import Setup
+    from mergecore_search.space import Space
 
 Wanted = Annotated[Path, typer.Option("--with", help="A YAML file with 'evaluate': what tells better from worse.")]
 Objective = Annotated[
@@ -61,16 +67,11 @@ def evolve(
     if history.resumed:
         say(f"{history.path}: {history.resumed} candidates are known already")
     task = Task(space, setup.evaluations, setup.objectives, setup.memory // workers, cores(workers))
-    attempt, close = trying(task, workers, ray or None)
-    try:
+    with trying(task, workers, ray or None) as attempt:
         evolution.evolve(search, attempt, history, evaluations, workers, told(setup.objectives, evaluations))
-    finally:
-        close()
     best = evolution.best(history.trials)
     report_search(setup, history.trials, best)
-    if best is None:
-        raise RunError(f"all {evaluations} candidates failed; the first: {history.trials[0].failed}")
-    setup.merge(space.at(best.point))
+    _merge_best(setup, space, history.trials, best)
 
 
 def sweep(
@@ -99,19 +100,20 @@ def sweep(
     axes = [one.grid(steps) for one in space.dimensions]
     points = list(itertools.product(*axes))
     task = Task(space, setup.evaluations, setup.objectives, setup.memory // workers, cores(workers))
-    attempt, close = trying(task, workers, ray or None)
     tell, trials = told(setup.objectives, len(points)), []
-    try:
+    with trying(task, workers, ray or None) as attempt:
         for start in range(0, len(points), workers):
             for trial in attempt(points[start : start + workers]):
                 trials.append(trial)
                 tell(trial)
-    finally:
-        close()
     best = evolution.best(trials)
     report_grid(setup, space, axes, trials, best)
+    _merge_best(setup, space, trials, best)
+
+
+def _merge_best(setup: Setup, space: Space, trials: Sequence[Trial], best: Trial | None) -> None:
     if best is None:
-        raise RunError(f"all {len(points)} candidates failed; the first: {trials[0].failed}")
+        raise RunError(f"all {len(trials)} candidates failed; the first: {trials[0].failed}")
     setup.merge(space.at(best.point))
 
 

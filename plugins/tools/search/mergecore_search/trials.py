@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,12 +97,14 @@ class Pool:
         self._pool.join()
 
 
-def trying(
-    task: Task, processes: int, ray: str | None
-) -> tuple[Callable[[Sequence[Sequence[float]]], list[Trial]], Callable[[], None]]:
-    """What tries points, and what ends it."""
+@contextmanager
+def trying(task: Task, processes: int, ray: str | None) -> Iterator[Callable[[Sequence[Sequence[float]]], list[Trial]]]:
+    """What tries points, for as long as the block lasts."""
     if processes > 1 or ray is not None:
         pool = Pool(task, processes, ray)
-        return pool.attempt, pool.close
+        with closing(pool):
+            yield pool.attempt
+        return
     trier = Trier(task)
-    return lambda points: [trier.attempt(point) for point in points], trier.close
+    with closing(trier):
+        yield lambda points: [trier.attempt(point) for point in points]
