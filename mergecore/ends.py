@@ -40,6 +40,8 @@ class FileEnds:
         self._left = {job.name: job.info.elements for job in jobs if any(item.making for item in job.inputs)}
         """Elements that are still to be written of each tensor that is made of stages."""
         self.writer = make_writer()
+        self.wrote: Callable[[str, int, int], None] = lambda name, start, elements: None
+        """Told of what has been written from this process."""
 
     def read(self, item: Input, start: int, out: Tensor) -> None:
         """See `mergecore.api.Work`."""
@@ -54,6 +56,7 @@ class FileEnds:
                 )
             self.nonfinite.add(name)
         self.writer.write(name, start, data)
+        self.wrote(name, start, data.numel())
         if name in self._left:
             self._count(name, data.numel())
 

@@ -12,12 +12,14 @@ from typing import Any
 from mergecore.api import TOKENIZER_FILES
 from mergecore.errors import RunError
 from mergecore.fingerprints import fingerprint
+from mergecore.following import Digests
 from mergecore.identity import COMPUTERS, packages, plan_digest
 from mergecore.lockfile import KEY, NAME, Lock
 from mergecore.places import Source
 from mergecore.plans import Plan
 from mergecore.registry import Registry
 from mergecore.sources import Added, Checkpoint
+from mergecore.stamps import stamp
 from mergecore.target import Target
 
 UNLOCKED = ("README.md", "mergecore_evaluation.json")
@@ -38,21 +40,24 @@ def describe(plan: Plan, folder: Path, registry: Registry, shard_bytes: int) -> 
     }
 
 
-def write_lock(plan: Plan, target: Target, described: Mapping[str, Any], workers: int, whole: bool) -> dict[str, Any]:
+def write_lock(
+    plan: Plan, target: Target, described: Mapping[str, Any], digests: Digests, workers: int, whole: bool
+) -> dict[str, Any]:
     """Write the lock into a finished result and return its content.
 
-    The files are hashed while the disk takes in what was written, by one thread for each.
+    The files that are not hashed yet are so while the disk takes in what was written, by one thread for each.
 
     Args:
         plan: what was run.
         target: the result's folder.
         described: the lock without its files.
+        digests: of files that were hashed while they were written; they hold where nothing has changed those since.
         workers: threads to use.
         whole: whether the models' weight files are hashed from end to end.
     """
     with ThreadPoolExecutor(workers) as pool:
         made = {
-            path.relative_to(target.result).as_posix(): pool.submit(fingerprint, path, True)
+            path.relative_to(target.result).as_posix(): pool.submit(_made, path, digests)
             for path in sorted(target.result.rglob("*"))
             if path.is_file() and path.relative_to(target.result).as_posix() not in (NAME, *UNLOCKED)
         }
@@ -75,6 +80,11 @@ def write_lock(plan: Plan, target: Target, described: Mapping[str, Any], workers
     content = {**described, "inputs": inputs, "outputs": {name: item.result() for name, item in made.items()}}
     (target.result / NAME).write_text(json.dumps(content, indent=2) + "\n", "utf-8")
     return content
+
+
+def _made(path: Path, digests: Digests) -> dict[str, Any]:
+    then, digest = digests.get(path, (None, ""))
+    return {"size": then.size, "sha256": digest} if then and then == stamp(path) else fingerprint(path, True)
 
 
 def _named(plan: Plan) -> dict[str, Checkpoint | Source]:

@@ -16,6 +16,7 @@ from mergecore.ends import FileEnds
 from mergecore.errors import RunError
 from mergecore.fetching import fetch
 from mergecore.finishing import finish, load_postprocessors
+from mergecore.following import Digests, Follower
 from mergecore.identity import difference, identity
 from mergecore.journal import Journal, read_journal
 from mergecore.lockfile import Lock
@@ -141,11 +142,11 @@ def run_plan(
             for item, _ in results:
                 fetch(item, listener.fetch)
             for item, target in results:
-                _merge(item, target, registry, executor, options, listener)
+                digests = _merge(item, target, registry, executor, options, listener, recorded)
                 model = merged_model(item, target.result, target.folder.name, listener.warn)
                 for name, postprocessor in finishing.items():
                     finish(name, postprocessor, model, registry)
-                content = _lock(item, target, registry, options, listener) if recorded else {}
+                content = _lock(item, target, registry, options, listener, digests) if recorded else {}
             for item, target in results:
                 check_unchanged(item.stamps)
                 target.publish(options.force)
@@ -163,12 +164,14 @@ def _inputs(plan: Plan) -> list[Path]:
     return [folder for checkpoint in plan.models for folder in checkpoint.folders]
 
 
-def _lock(plan: Plan, target: Target, registry: Registry, options: Options, listener: Listener) -> dict[str, Any]:
+def _lock(
+    plan: Plan, target: Target, registry: Registry, options: Options, listener: Listener, digests: Digests
+) -> dict[str, Any]:
     """Write the result's lock; where the run is from one, say what is not as it was."""
     described = describe(plan, target.folder, registry, options.shard_bytes)
     if plan.recipe.lock and (text := changes(plan.recipe.lock, described)):
         listener.warn(text)
-    return write_lock(plan, target, described, options.workers, options.hash_inputs)
+    return write_lock(plan, target, described, digests, options.workers, options.hash_inputs)
 
 
 def kept_folder(out: Path, name: str) -> Path:
@@ -196,9 +199,15 @@ def _keeping(target: Target, total: int, listener: Listener) -> Iterator[None]:
 
 
 def _merge(
-    plan: Plan, target: Target, registry: Registry, executor: Executor, options: Options, listener: Listener
-) -> None:
-    """Write every tensor that no earlier run has finished."""
+    plan: Plan,
+    target: Target,
+    registry: Registry,
+    executor: Executor,
+    options: Options,
+    listener: Listener,
+    hashed: bool,
+) -> Digests:
+    """Write every tensor that no earlier run has finished; gives the digests of files that were hashed meanwhile."""
     make_writer = registry.provide("writers", options.writer)
     made_of = identity(plan, registry, options.shard_bytes)
     done = _resume(target, made_of, listener)
@@ -213,13 +222,18 @@ def _merge(
         check_unchanged(plan.stamps)
         ends.sync()
 
+    follower = Follower(getattr(ends.writer, "places", {}) if hashed else {}, plan.tensors)
+    for name in done:
+        follower.wrote(name, 0, plan.tensors[name].elements)
+    ends.wrote = follower.wrote
     try:
         head = {"identity": made_of, "files": target.files()}
-        with Journal(target.journal, head, done, settle) as journal:
+        with Journal(target.journal, head, done, settle) as journal, follower:
             executor.run(_work(jobs, ends, opening, journal, registry, options, listener))
         ends.writer.finish()
     finally:
         ends.writer.close()
+    return follower.digests()
 
 
 def _resume(target: Target, made_of: dict[str, Any], listener: Listener) -> set[str]:

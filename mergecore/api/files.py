@@ -99,6 +99,10 @@ class Writer(Protocol):
 
     Made with the folder, which may hold what a writer with the same arguments left there, or is writing there now in
     another process: that must stay.
+
+    It may have an attribute ``places``: the file and the byte in it where each tensor begins, by name. Such files are
+    hashed for mergecore.lock.json while they are written, not afterwards; so nothing but `write` may change them once
+    the writer is made.
     """
 
     def __init__(self, folder: Path, tensors: Mapping[str, TensorInfo], shard_bytes: int) -> None: ...

@@ -151,22 +151,23 @@ class SafetensorsWriter:
 
     def __init__(self, folder: Path, tensors: Mapping[str, TensorInfo], shard_bytes: int, stem: str = "model") -> None:
         self._folder, self._tensors, self._stem = folder, tensors, stem
-        self._files: list[int] = []
+        self._files: dict[Path, int] = {}
         self._unsafe: set[int] = set()
-        self._places: dict[str, tuple[int, int]] = {}
+        self.places: dict[str, tuple[Path, int]] = {}
         self._shards = _split(tensors, shard_bytes)
         self._names = shard_names(len(self._shards), stem)
         try:
             for name, shard in zip(self._names, self._shards):
-                self._files.append(os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o666))
-                self._lay_out(self._files[-1], shard)
+                self._files[folder / name] = os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o666)
+                self._lay_out(folder / name, shard)
         except BaseException:
             self.close()
             raise
 
-    def _lay_out(self, file: int, shard: Mapping[str, TensorInfo]) -> None:
-        # Widest dtypes first keeps every tensor aligned to its own item size.
-        order = sorted(shard, key=lambda name: -ITEM_BYTES[shard[name].dtype])
+    def _lay_out(self, path: Path, shard: Mapping[str, TensorInfo]) -> None:
+        # In the order in which executors make them, so that what is written grows from the start of the file.
+        order = sorted(shard, key=lambda name: (_unaligning(shard[name]), -shard[name].nbytes))
+        file = self._files[path]
         header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
         end = 0
         for name in order:
@@ -177,11 +178,12 @@ class SafetensorsWriter:
         write_at(file, memoryview(len(text).to_bytes(8, "little") + text), 0)
         os.ftruncate(file, 8 + len(text) + end)
         for name in order:
-            self._places[name] = (file, 8 + len(text) + header[name]["data_offsets"][0])
+            self.places[name] = (path, 8 + len(text) + header[name]["data_offsets"][0])
 
     def write(self, name: str, start: int, data: Tensor) -> None:
         """See `mergecore.api.Writer.write`."""
-        file, position = self._places[name]
+        path, position = self.places[name]
+        file = self._files[path]
         write_at(file, as_bytes(data), position + start * ITEM_BYTES[self._tensors[name].dtype])
         self._unsafe.add(file)
 
@@ -204,7 +206,12 @@ class SafetensorsWriter:
     def close(self) -> None:
         """See `mergecore.api.Writer.close`."""
         while self._files:
-            os.close(self._files.pop())
+            os.close(self._files.popitem()[1])
+
+
+def _unaligning(info: TensorInfo) -> int:
+    """Rank of a tensor for a layout in which each is aligned to its item size: whole words, then the widest items."""
+    return 9 - ITEM_BYTES[info.dtype] if info.nbytes % 8 else 0
 
 
 def shard_names(count: int, stem: str = "model") -> list[str]:
