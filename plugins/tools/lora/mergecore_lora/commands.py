@@ -37,7 +37,7 @@ def extract(
     embeddings: Annotated[str, typer.Option(help="lora, save or drop.")] = "lora",
     head: Annotated[str, typer.Option(help="lora, save or drop; a tied one goes with its embedding.")] = "lora",
     experts: Annotated[str, typer.Option(help="Experts stored as one tensor: save or drop.")] = "save",
-    added_tokens: Annotated[str, typer.Option(help="Rows that only FINETUNE has: refuse or drop.")] = "refuse",
+    added_tokens: Annotated[str, typer.Option(help="Rows that only FINETUNE has: refuse, drop or save.")] = "refuse",
     dtype: Dtype = "float32",
     memory: Memory = "",
     workers: Annotated[int, typer.Option(help="Threads; default: one for each core.", min=0)] = 0,
@@ -52,10 +52,12 @@ def extract(
         ("--embeddings", embeddings, ("lora", "save", "drop")),
         ("--head", head, ("lora", "save", "drop")),
         ("--experts", experts, ("save", "drop")),
-        ("--added-tokens", added_tokens, ("refuse", "drop")),
+        ("--added-tokens", added_tokens, ("refuse", "drop", "save")),
         ("--dtype", dtype, DTYPES),
     ):
         _one_of(option, value, allowed)
+    if added_tokens == "save" and "drop" in (embeddings, head):
+        raise InputError("--added-tokens save stores the embedding and the head; leave out their drop")
     import torch
 
     from mergecore.registry import Registry
@@ -67,7 +69,7 @@ def extract(
         finetune,
         base,
         out,
-        Choices(wanted, keep, embeddings, head, experts, added_tokens == "drop", getattr(torch, dtype)),
+        Choices(wanted, keep, embeddings, head, experts, added_tokens, getattr(torch, dtype)),
         Registry(warn),
         memory=size(memory, "--memory") if memory else spare_memory(),
         workers=workers or available_cores(),

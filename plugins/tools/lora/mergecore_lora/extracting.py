@@ -40,7 +40,7 @@ class Choices:
         keep: ``save`` or ``drop``: norms, biases and whatever else has no low-rank form.
         embeddings, heads: ``lora``, ``save`` or ``drop``.
         experts: ``save`` or ``drop``: experts stored as one tensor.
-        drop_added: whether rows that only the fine-tune has are left out.
+        added: ``refuse``, ``drop`` or ``save``: rows that only the fine-tune has; saved, the whole tensor is.
         dtype: of the factors.
     """
 
@@ -49,13 +49,14 @@ class Choices:
     embeddings: str = "lora"
     heads: str = "lora"
     experts: str = "save"
-    drop_added: bool = False
+    added: str = "refuse"
     dtype: torch.dtype = torch.float32
 
-    def of(self, kind: Kind) -> str:
+    def of(self, entry: Entry) -> str:
         """``lora``, ``save`` or ``drop``."""
-        if kind is Kind.LINEAR:
-            return "lora"
+        kind = entry.kind
+        if kind is Kind.LINEAR or entry.grown:
+            return "save" if entry.grown else "lora"
         return {Kind.EMBEDDING: self.embeddings, Kind.HEAD: self.heads, Kind.EXPERTS: self.experts}.get(kind, self.keep)
 
 
@@ -97,7 +98,7 @@ def extract(
     Raises:
         InputError: the models do not fit each other, are the same, or a tensor does not fit the memory.
     """
-    pair = open_pair(finetune, base, registry, choices.drop_added)
+    pair = open_pair(finetune, base, registry, choices.added)
     try:
         _check(pair, memory)
         folders = [*pair.finetune.folders, *pair.base.folders]
@@ -160,10 +161,10 @@ class Extractor:
         total = squared_norm(change)
         if not math.isfinite(total):
             raise ModelError(f"{entry.name}: holds NaN or infinity in one of the models; mend the checkpoint first")
-        how = self.choices.of(entry.kind)
+        how = self.choices.of(entry)
         norm = math.sqrt(total)
         self.advance(entry.info.nbytes)
-        if not total:
+        if not total and not entry.grown:
             return None
         if how != "lora":
             return Outcome(entry.name, how, 0, True, 0.0 if how == "save" else 1.0, norm)
@@ -187,9 +188,13 @@ class Extractor:
         """Put whole tensors into the file; returns the modules that they are saved with."""
         factored = {name.rpartition(".")[0] for name, outcome in outcomes.items() if outcome.how == "lora"}
         saved = [e for e in self.pair.entries if e.name in outcomes and outcomes[e.name].how == "save"]
-        modules = sorted({entry.module for entry in saved if entry.kind is not Kind.BIAS})
+        owners = {entry.module for entry in saved if entry.kind is not Kind.BIAS}
+        modules = sorted(name for name in owners if not any(name.startswith(f"{other}.") for other in owners))
         for module in modules:
             self._save_module(module, factored, file)
+        for head, entry in ((self.pair.tied[e.name], e) for e in saved if e.name in self.pair.tied):
+            file.add(head, self.pair.value(entry))  # PEFT saves both, tied or not
+            modules.append(head.rpartition(".")[0])
         for entry in saved:
             if entry.kind is Kind.BIAS and not any(entry.name.startswith(f"{module}.") for module in modules):
                 name = f"{entry.module}.base_layer.bias" if entry.module in factored else entry.name
@@ -244,11 +249,22 @@ class Extractor:
             "how": f"extracted from {self.pair.finetune.reference}",
             "base": self.pair.base.reference,
             "notes": self._notes(outcomes),
-            "error": math.sqrt(lost / total),
+            "error": math.sqrt(lost / total) if total else 0.0,
             "tensors": [asdict(found) for found in outcomes.values()],
         }
 
     def _notes(self, outcomes: dict[str, Outcome]) -> list[str]:
+        return [*self._of_tokens(), *self._of_heads(outcomes)]
+
+    def _of_tokens(self) -> list[str]:
+        rows = {entry.info.shape[0] for entry in self.pair.entries if entry.grown}
+        return [
+            f"the adapter is for {self.pair.base.reference} with {count} tokens: call resize_token_embeddings({count})"
+            " on it before PEFT loads the adapter; the tokenizer is that of the fine-tune"
+            for count in rows
+        ]
+
+    def _of_heads(self, outcomes: dict[str, Outcome]) -> list[str]:
         heads = any(entry.kind is Kind.HEAD for entry in self.pair.entries)
         embeddings = [e for e in self.pair.entries if e.kind is Kind.EMBEDDING and e.name in outcomes]
         if heads or not any(

@@ -41,6 +41,10 @@ CASES = {
                                   "trainable_token_indices": [1, 5, 7]}),
     "conv1d": ("GPT2LMHeadModel", {"target_modules": ["c_attn", "c_proj"], "fan_in_fan_out": True,
                                    "use_dora": True, "bias": "lora_only"}),
+    "convolution": ("ViTForImageClassification", {"target_modules": ["projection", "query"], "use_rslora": True}),
+    "dora-convolution": ("ViTForImageClassification", {"target_modules": ["projection"], "use_dora": True}),
+    "convolution-1d": ("WhisperForConditionalGeneration", {
+        "target_modules": ["conv1", "conv2", "v_proj"], "rank_pattern": {"conv2": 2}, "use_dora": True}),
     "biases": ("PhiForCausalLM", {"target_modules": ["q_proj", "dense"], "lora_bias": True}),
     "neox": ("GPTNeoXForCausalLM", {"target_modules": ["query_key_value", "lm_head"], "bias": "all", "binary": True}),
     "experts": ("Qwen3MoeForCausalLM", {
@@ -182,7 +186,7 @@ def test_a_plan_with_an_adapter_on_a_stage_tells_of_it_and_leaves_no_file_open(l
     from mergecore.identity import identity
 
     closed, registry = [], Registry(print)
-    monkeypatch.setattr("mergecore.builtin.safetensors.SafetensorsReader.close", lambda file: closed.append(file))
+    monkeypatch.setattr("mergecore.builtin.safetensors.SafetensorsReader.close", lambda file: closed.extend([file]))
     recipes = [{"name": "mix", **copy_recipe(f"{llama}/base")}, copy_recipe(f"mix+{llama}/one")]
     plan, same = mergecore.plan(recipes), mergecore.plan(recipes)
     assert {item.reference for item in plan.models} == {f"{llama}/base", f"{llama}/one"}

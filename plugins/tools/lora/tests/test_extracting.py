@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 import mergecore
 from mergecore import cli
+from mergecore.errors import InputError
 
 spec = importlib.util.spec_from_file_location("lora_models", Path(__file__).with_name("lora_models.py"))
 assert spec and spec.loader
@@ -25,7 +26,7 @@ if not hasattr(sys.modules["lora_models"], "MODELS"):
     spec.loader.exec_module(sys.modules["lora_models"])
 from lora_models import MODELS, fine_tuned, furthest, quiet, save_base, weights  # noqa: E402
 
-NEITHER = ("GptOss", "Mamba", "Jamba", "GraniteMoeHybrid", "Afmoe", "Ernie4_5_Moe")
+NEITHER = ("GptOss", "Mamba", "Jamba", "GraniteMoeHybrid", "Afmoe")
 """Classes with parameters that PEFT cannot store by themselves."""
 
 HEAD_FOLLOWS = ("GPT2LM", "GPTBigCodeFor", "GPTNeoForCausal", "Falcon", "Bloom", "Mpt", "MaskedLM", "PreTraining", "T5",
@@ -35,7 +36,8 @@ HEAD_FOLLOWS = ("GPT2LM", "GPTBigCodeFor", "GPTNeoForCausal", "Falcon", "Bloom",
 SEEING = ("ViT", "CLIP", "Siglip")
 TEXT = [name for name in MODELS if not name.startswith(NEITHER + SEEING)]
 SOME = ["LlamaForCausalLM", "Qwen3ForCausalLM", "GPT2LMHeadModel", "GPTNeoXForCausalLM", "PhiForCausalLM",
-        "GemmaForCausalLM", "Qwen3MoeForCausalLM-mixed", "BertForSequenceClassification"]  # fmt: skip
+        "GemmaForCausalLM", "Qwen3MoeForCausalLM-mixed", "Ernie4_5_MoeForCausalLM",
+        "BertForSequenceClassification"]  # fmt: skip
 
 
 @pytest.fixture
@@ -139,12 +141,29 @@ def test_choices_say_what_becomes_of_each_kind(llama, run, tmp_path):
     assert "model.embed_tokens.weight" in other and not any("norm" in name or "head" in name for name in other)
 
 
+def test_an_embedding_that_is_the_head_too_is_saved_as_peft_wants_it(run, tmp_path):
+    tiny = MODELS["GemmaForCausalLM"]
+    save_base(tiny, tmp_path / "base")
+    fine_tuned(tiny, tmp_path / "base", tmp_path / "tuned")
+    status, _, printed = run("lora", "extract", tmp_path / "tuned", tmp_path / "base", tmp_path / "adapter", "--rank",
+                             "99", "--quiet", "--embeddings", "save")  # fmt: skip
+    assert status == 0, printed
+    with quiet():
+        base = transformers.GemmaForCausalLM.from_pretrained(tmp_path / "base").eval()
+        model = peft.PeftModel.from_pretrained(base, tmp_path / "adapter").eval().base_model.model
+    mergecore.run({"merge_method": "passthrough", "models": [{"model": f"{tmp_path}/base+{tmp_path}/adapter"}]},
+                  tmp_path / "found")  # fmt: skip
+    for found in (model, tiny.load(tmp_path / "found")):
+        for ours, wanted in zip(tiny.outputs(found), tiny.outputs(tiny.load(tmp_path / "tuned")), strict=True):
+            assert torch.allclose(ours, wanted, rtol=1e-4, atol=1e-5)
+
+
 def test_added_tokens_and_parameters_without_a_module_are_left_out_when_asked(run, tmp_path):
     write_model(tmp_path / "base", 0)
     write_model(tmp_path / "longer", 1, vocab_size=14)
     command = ["lora", "extract", tmp_path / "longer", tmp_path / "base", tmp_path / "adapter", "--quiet"]
     status, _, printed = run(*command)
-    assert status == 2 and "--added-tokens drop leaves them out" in printed
+    assert status == 2 and "--added-tokens save stores all rows whole" in printed
     assert run(*command, "--added-tokens", "drop", "--rank", "99")[0] == 0
     mergecore.run({"merge_method": "passthrough", "models": [{"model": f"{tmp_path}/base+{tmp_path}/adapter"}]},
                   tmp_path / "found")  # fmt: skip
@@ -157,6 +176,29 @@ def test_added_tokens_and_parameters_without_a_module_are_left_out_when_asked(ru
     status, _, printed = run(*command)
     assert status == 2 and "a parameter changed that PEFT cannot store by itself" in printed
     assert run(*command, "--keep", "drop")[0] == 0
+
+
+@pytest.mark.parametrize("name", ["LlamaForCausalLM", "GemmaForCausalLM", "GPT2LMHeadModel"])
+def test_added_tokens_are_saved_for_a_base_that_is_resized(name, run, tmp_path):
+    tiny = MODELS[name]
+    save_base(tiny, tmp_path / "base")
+    with quiet():
+        longer, resized = (getattr(transformers, name).from_pretrained(tmp_path / "base").eval() for _ in range(2))
+        longer.resize_token_embeddings(53)
+        resized.resize_token_embeddings(53)
+    longer.save_pretrained(tmp_path / "longer")
+    fine_tuned(tiny, tmp_path / "longer", tmp_path / "tuned")
+    status, _, printed = run("lora", "extract", tmp_path / "tuned", tmp_path / "base", tmp_path / "adapter", "--rank",
+                             "99", "--quiet", "--added-tokens", "save")  # fmt: skip
+    assert status == 0 and "call resize_token_embeddings(53)" in printed, printed
+    with quiet():
+        model = peft.PeftModel.from_pretrained(resized, tmp_path / "adapter").merge_and_unload().eval()
+    for ours, wanted in zip(tiny.outputs(model), tiny.outputs(tiny.load(tmp_path / "tuned")), strict=True):
+        assert torch.allclose(ours, wanted, rtol=1e-4, atol=1e-5)
+    assert model.get_output_embeddings().weight.shape[0] == 53
+    with pytest.raises(InputError, match="the vocabulary was resized; merge the adapter with PEFT"):
+        mergecore.plan({"merge_method": "passthrough",
+                        "models": [{"model": f"{tmp_path}/base+{tmp_path}/adapter"}]})  # fmt: skip
 
 
 def rewritten(folder, change):
@@ -183,6 +225,11 @@ WRONG = {
     "energy and error": (["tuned", "base", "out", "--error", "0.1", "--energy", "0.9"], "give one"),
     "odd choice": (["tuned", "base", "out", "--keep", "all"], "--keep: must be save or drop, not 'all'"),
     "odd embeddings": (["tuned", "base", "out", "--embeddings", "x"], "--embeddings: must be lora, save or drop"),
+    "tokens saved and dropped": (
+        ["tuned", "base", "out", "--added-tokens", "save", "--head", "drop"],
+        "--added-tokens save stores the embedding and the head; leave out their drop",
+    ),
+    "odd tokens": (["tuned", "base", "out", "--added-tokens", "add"], "must be refuse, drop or save, not 'add'"),
     "odd dtype": (["tuned", "base", "out", "--dtype", "int8"], "--dtype: must be float32, bfloat16 or float16"),
     "odd memory": (["tuned", "base", "out", "--memory", "much"], "--memory: 'much' is not a size"),
     "little memory": (["tuned", "base", "out", "--memory", "500"], "more than the 0 MB allowed; give --memory"),
