@@ -13,11 +13,14 @@ import torch
 import transformers
 from llamas import write_model
 from mergecore_lora.decomposing import Wanted, decompose, squared_norm
+from mergecore_lora.extracting import Choices, extract
 from safetensors.torch import load_file, save_file
+from zoo.composites import MODELS as COMPOSITES
 
 import mergecore
 from mergecore import cli
 from mergecore.errors import InputError
+from mergecore.registry import Registry
 
 spec = importlib.util.spec_from_file_location("lora_models", Path(__file__).with_name("lora_models.py"))
 assert spec and spec.loader
@@ -73,6 +76,38 @@ def test_at_full_rank_base_and_adapter_are_the_fine_tune(name, run, tmp_path):
         model = model.merge_and_unload() if any(part in name for part in HEAD_FOLLOWS) else model.base_model.model
     for ours, wanted in zip(tiny.outputs(model), tiny.outputs(tiny.load(tmp_path / "tuned")), strict=True):
         assert torch.allclose(ours, wanted, rtol=1e-4, atol=1e-5)
+
+
+OTHERS = {str(tiny): tiny for tiny in (*MODELS.values(), *COMPOSITES) if str(tiny) not in TEXT}
+LOOSE = (*NEITHER, "CLIPModel", "SiglipModel", "SiglipVision", "LlavaNext", "Llama4ForConditional")
+"""Classes with parameters that no adapter can hold: of no module, or of one with linear layers in it."""
+
+
+def copied(model, out):
+    """A model's weights under the names that its definition has."""
+    return weights(mergecore.run({"merge_method": "passthrough", "models": [{"model": str(model)}]}, out))
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if OTHERS[name].label else ()) for name in OTHERS], ids=str
+)
+def test_models_that_see_and_those_with_loose_parameters_come_back_too(name, tmp_path):
+    """In recipes: PEFT has other names for some of these models' modules."""
+    loose = name.startswith(LOOSE)
+    save_base(OTHERS[name], tmp_path / "base")
+    fine_tuned(OTHERS[name], tmp_path / "base", tmp_path / "tuned")
+    wanted = Choices(Wanted(rank=999), keep="drop" if loose else "save")
+    report = extract(f"{tmp_path}/tuned", f"{tmp_path}/base", tmp_path / "adapter", wanted, Registry(print),
+                     memory=10**9, workers=1, force=False)  # fmt: skip
+    base, tuned = (copied(tmp_path / model, tmp_path / f"{model}-copied") for model in ("base", "tuned"))
+    found = copied(f"{tmp_path}/base+{tmp_path}/adapter", tmp_path / "found")
+    dropped = {tensor["name"] for tensor in report["tensors"] if tensor["how"] == "drop"}
+    assert bool(dropped) == loose
+    changed = {name for name in found if not torch.equal(found[name], base[name])}
+    assert changed
+    assert furthest({name: found[name] for name in changed}, {name: tuned[name] for name in changed}) <= 1e-6
+    if not loose:
+        assert furthest(found, tuned) <= 1e-6
 
 
 @pytest.fixture(scope="module")
