@@ -36,7 +36,7 @@ def extract(
     keep: Annotated[str, typer.Option(help="Norms, biases, other small weights: save or drop.")] = "save",
     embeddings: Annotated[str, typer.Option(help="lora, save or drop.")] = "lora",
     head: Annotated[str, typer.Option(help="lora, save or drop; a tied one goes with its embedding.")] = "lora",
-    experts: Annotated[str, typer.Option(help="Experts stored as one tensor: save or drop.")] = "save",
+    experts: Annotated[str, typer.Option(help="Experts stored as one tensor: lora, save or drop.")] = "save",
     added_tokens: Annotated[str, typer.Option(help="Rows that only FINETUNE has: refuse, drop or save.")] = "refuse",
     dtype: Dtype = "float32",
     memory: Memory = "",
@@ -51,7 +51,7 @@ def extract(
         ("--keep", keep, ("save", "drop")),
         ("--embeddings", embeddings, ("lora", "save", "drop")),
         ("--head", head, ("lora", "save", "drop")),
-        ("--experts", experts, ("save", "drop")),
+        ("--experts", experts, ("lora", "save", "drop")),
         ("--added-tokens", added_tokens, ("refuse", "drop", "save")),
         ("--dtype", dtype, DTYPES),
     ):

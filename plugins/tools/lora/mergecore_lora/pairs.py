@@ -52,6 +52,7 @@ class Entry:
         finetune, base: the tensors' names in the two models; a tied head's is its embedding's.
         info: of the rows that count: all of the base's, and those that only the fine-tune has where they are saved.
         transposed: whether a linear layer stores (in, out).
+        matrices: whether it holds a linear layer for each expert, along its first axis.
         grown: whether it has rows for tokens that the base lacks.
     """
 
@@ -61,6 +62,7 @@ class Entry:
     base: str
     info: TensorInfo
     transposed: bool = False
+    matrices: bool = False
     grown: bool = False
 
     @property

@@ -176,6 +176,29 @@ def test_choices_say_what_becomes_of_each_kind(llama, run, tmp_path):
     assert "model.embed_tokens.weight" in other and not any("norm" in name or "head" in name for name in other)
 
 
+@pytest.mark.parametrize(("name", "rest"), [("Qwen3MoeForCausalLM", ()), ("MixtralForCausalLM", ()),
+                                            ("GptOssForCausalLM", ("--keep", "drop"))])  # fmt: skip
+def test_experts_have_factors_too_when_asked(name, rest, run, tmp_path):
+    tiny = MODELS[name]
+    save_base(tiny, tmp_path / "base")
+    fine_tuned(tiny, tmp_path / "base", tmp_path / "tuned")
+    command = ["lora", "extract", tmp_path / "tuned", tmp_path / "base"]
+    status, out, printed = run(*command, tmp_path / "adapter", "--rank", "99", "--json", "--experts", "lora", *rest)
+    assert status == 0, printed
+    report = {tensor["name"]: tensor for tensor in json.loads(out)["tensors"]}
+    experts = [name for name in report if name.endswith(("experts.gate_up_proj", "experts.down_proj"))]
+    assert len(experts) == 4 and all(report[name]["how"] == "lora" for name in experts)
+    found = copied(f"{tmp_path}/base+{tmp_path}/adapter", tmp_path / "found")
+    with quiet():
+        model = getattr(transformers, name).from_pretrained(tmp_path / "base").eval()
+        peft.PeftModel.from_pretrained(model, tmp_path / "adapter").merge_and_unload().save_pretrained(tmp_path / "by")
+    assert furthest(found, copied(tmp_path / "by", tmp_path / "by-copied")) <= 1e-6
+    if not rest:
+        assert furthest(found, copied(tmp_path / "tuned", tmp_path / "tuned-copied")) <= 1e-6
+    status, out, _ = run(*command, tmp_path / "thin", "--error", "0.5", "--json", "--experts", "lora", *rest)
+    assert all(0 < tensor["error"] <= 0.5 for tensor in json.loads(out)["tensors"] if tensor["name"] in experts)
+
+
 def test_an_embedding_that_is_the_head_too_is_saved_as_peft_wants_it(run, tmp_path):
     tiny = MODELS["GemmaForCausalLM"]
     save_base(tiny, tmp_path / "base")
