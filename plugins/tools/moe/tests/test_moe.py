@@ -75,7 +75,7 @@ def test_experts_that_a_family_stores_in_one_tensor_lie_there_in_order(tmp_path)
 
 
 @pytest.mark.parametrize("mode", ["hidden", "hidden_last", "hidden_avg"])
-@pytest.mark.parametrize("name", ["llama", "qwen2-windows", "qwen3"])
+@pytest.mark.parametrize("name", ["llama", "qwen2-windows", "qwen3", "granite"])
 def test_hidden_gates_are_the_directions_of_the_prompts_states(tmp_path, name, mode):
     model = dense(tmp_path / "dense", name, 1)
     more = {"shared_experts": [{"source_model": str(model), "positive_prompts": PROMPTS[2]}]} if "qwen2" in name else {}
@@ -92,7 +92,8 @@ def test_hidden_gates_are_the_directions_of_the_prompts_states(tmp_path, name, m
             states.append(state.mean(0) if mode == "hidden_avg" else state[-1])
         return torch.stack(states).mean(0)
 
-    router = {"llama": "block_sparse_moe.gate.weight"}.get(name, "mlp.gate.weight")
+    routers = {"llama": "block_sparse_moe.gate.weight", "granite": "block_sparse_moe.router.layer.weight"}
+    router = routers.get(name, "mlp.gate.weight")
     for layer in range(LAYERS):
         first = vector(PROMPTS[0], layer) - vector(["w9 w10", "w11"], layer)
         wanted = torch.stack([first, vector(PROMPTS[1], layer)])
