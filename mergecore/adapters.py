@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -17,7 +16,7 @@ from mergecore.definitions import find
 from mergecore.errors import ModelError, PluginError
 from mergecore.layouts import as_whole, rearranged, renamed
 from mergecore.matching import stored
-from mergecore.places import locate
+from mergecore.places import locate, split
 from mergecore.registry import Registry
 from mergecore.sources import Added, Checkpoint
 from mergecore.stamps import stamp
@@ -43,7 +42,7 @@ def open_model(reference: str, registry: Registry, own: Mapping[str, Any] | None
     opened: list[Reader] = [*checkpoint.files]
     try:
         for adapter in adapters:
-            checkpoint = _with_adapter(checkpoint, find_adapter(adapter), registry, own or {}, opened)
+            checkpoint = with_adapter(checkpoint, find_adapter(adapter), registry, own or {}, opened)
     except BaseException:
         for file in opened:
             file.close()
@@ -64,21 +63,22 @@ def find_adapter(reference: str) -> Path:
     return folder
 
 
-def split(reference: str) -> tuple[str, list[str]]:
-    """The base and the adapters of a reference; of the parts between plus signs, as many as name a folder together."""
-    parts, found = reference.split("+"), []
-    while parts:
-        counts = range(len(parts), 1, -1)
-        count = next((n for n in counts if os.path.isdir(os.path.expanduser("+".join(parts[:n])))), 1)
-        found.append("+".join(parts[:count]))
-        parts = parts[count:]
-    return found[0], found[1:]
-
-
-def _with_adapter(
+def with_adapter(
     checkpoint: Checkpoint, folder: Path, registry: Registry, own: Mapping[str, Any], opened: list[Reader]
 ) -> Checkpoint:
-    """The checkpoint, under its definition's names, with what the adapter in a folder changes."""
+    """The checkpoint, under its definition's names, with what the adapter in a folder changes.
+
+    Args:
+        checkpoint: a model.
+        folder: of the adapter.
+        registry: the plugins.
+        own: definitions of architectures that come before all others.
+        opened: takes the adapter's files, which the caller closes.
+
+    Raises:
+        ModelError: it does not fit the model.
+        PluginError: no plugin knows it.
+    """
     definition, _ = find(checkpoint, registry, own)
     checkpoint, _ = renamed(checkpoint, definition)
     whole, bound = as_whole(checkpoint, definition)

@@ -1,4 +1,4 @@
-"""Where a model reference leads: to a local folder, which comes first, or to a commit on the Hub."""
+"""Where a model reference leads: to a local folder, which comes first, or to a commit on the Hub; with adapters."""
 
 from __future__ import annotations
 
@@ -41,6 +41,17 @@ def locate(reference: str) -> tuple[Path, hub.Snapshot | None]:
             " of a model on the Hub"
         )
     return snapshot.folder, snapshot
+
+
+def split(reference: str) -> tuple[str, list[str]]:
+    """The base and the adapters of a reference; of the parts between plus signs, as many as name a folder together."""
+    parts, found = reference.split("+"), []
+    while parts:
+        counts = range(len(parts), 1, -1)
+        count = next((n for n in counts if os.path.isdir(os.path.expanduser("+".join(parts[:n])))), 1)
+        found.append("+".join(parts[:count]))
+        parts = parts[count:]
+    return found[0], found[1:]
 
 
 def listed_names(folder: Path) -> set[str]:

@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from mergecore.adapters import open_model
-from mergecore.api import BLOCK, FLOATS, Evaluation, Job, Method, Tile, read_card
+from mergecore.adapters import find_adapter, open_model
+from mergecore.api import BLOCK, FLOATS, Evaluation, Job, Method, Tile
 from mergecore.api.files import TORCH_NAMES, common_dtype
 from mergecore.config import with_keys
 from mergecore.definitions import fit, own_definitions
 from mergecore.differences import config_notes
 from mergecore.errors import InputError, MergecoreError, PluginError, RecipeError, nearest
 from mergecore.evaluations import parse_evaluations
-from mergecore.finishing import describe
 from mergecore.jobs import Jobs
 from mergecore.licences import licence_notes
 from mergecore.lockfile import Lock
-from mergecore.making import MadeReader
 from mergecore.matching import Matcher
-from mergecore.places import Source, locate
-from mergecore.plans import Plan, merged_model
+from mergecore.places import Source, locate, split
+from mergecore.plans import Plan
 from mergecore.plugins import find
 from mergecore.recipe import Recipe
 from mergecore.registry import Registry
 from mergecore.slicing import layer_config, tie_config
 from mergecore.sources import Checkpoint
 from mergecore.stages import alone
+from mergecore.staging import adapted, shown
 from mergecore.tokens import check_vocabularies
 from mergecore.values import Values
 from mergecore.vocabulary import align
@@ -93,7 +91,7 @@ def _plan_of(recipe: Recipe, models: _Models) -> Plan:
     models.registry.prefer(recipe.prefer)  # again: stages that were planned meanwhile may prefer others
     plan = _plan(recipe, models, method, values, checkpoints, positions)
     stages: dict[str, Plan] = {}
-    for reference in recipe.stages:
+    for reference in (*recipe.stages, *(name for name in recipe.models if name in models.stages)):
         stages |= {**models.stages[reference].stages, reference: models.stages[reference]}
     source = models.sources.get((recipe.tokenizer or {}).get("source", ""))
     return replace(plan, positions=positions, stages=stages, tokenizer_source=source)
@@ -120,20 +118,40 @@ class _Models:
 
     def open(self, recipe: Recipe, reference: str) -> Checkpoint:
         """A model or stage that a recipe names."""
-        if reference not in self._shown and reference in recipe.stages:
-            self._shown[reference] = self._made(reference, recipe.stages[reference])
         if reference not in self._shown:
-            try:
-                opened = self._open(recipe, self._where(reference))
-            except InputError as error:
-                hint = nearest(reference, recipe.others)
-                raise recipe.place_of(reference).error(f"{error}{hint}") from None
-            known = self._opened.setdefault(opened.origin, opened)
-            if known is not opened:
-                opened.close()
-            self._check(reference, known)
-            self._shown[reference] = replace(known, reference=reference)
+            stage, adapters = split(reference)
+            if stage not in recipe.stages:
+                model = self._stored(recipe, reference)
+            elif adapters:
+                model = self._adapted(recipe, reference, stage, adapters)
+            else:
+                model = self._made(reference, recipe.stages[stage])
+            self._shown[reference] = model
         return self._shown[reference]
+
+    def _stored(self, recipe: Recipe, reference: str) -> Checkpoint:
+        try:
+            opened = self._open(recipe, self._where(reference))
+        except InputError as error:
+            hint = nearest(reference, recipe.others)
+            raise recipe.place_of(reference).error(f"{error}{hint}") from None
+        known = self._opened.setdefault(opened.origin, opened)
+        if known is not opened:
+            opened.close()
+        self._check(reference, known)
+        return replace(known, reference=reference)
+
+    def _adapted(self, recipe: Recipe, reference: str, stage: str, adapters: Sequence[str]) -> Checkpoint:
+        made = self.open(recipe, stage)
+        try:
+            found = [Source(name, find_adapter(self._where(name)), None) for name in adapters]
+            for source in found:
+                self._check(source.reference, source)
+            plan = adapted(self.stages[stage], made, found, self.registry, own_definitions(recipe))
+        except InputError as error:
+            raise recipe.place_of(reference).error(str(error)) from None
+        self._opened[reference] = plan.checkpoints[0]
+        return self._shown_as(reference, plan)
 
     def _open(self, recipe: Recipe, reference: str) -> Checkpoint:
         if self._opening is not None:
@@ -164,21 +182,17 @@ class _Models:
 
     def _made(self, reference: str, recipe: Recipe) -> Checkpoint:
         try:
-            plan = self.stages[reference] = _plan_of(recipe, self)
+            plan = _plan_of(recipe, self)
         except RecipeError:
             raise
         except InputError as error:
             raise recipe.place.error(str(error)) from None
-        if self.scratch is None:
-            self.scratch = TemporaryDirectory(prefix="mergecore-")
-        folder = Path(self.scratch.name) / reference.replace("/", "_")
-        notes: list[str] = []
-        describe(merged_model(plan, folder, reference, notes.append), self.registry)
-        self.stages[reference] = replace(plan, notes=(*plan.notes, *notes))
-        config = json.loads(json.dumps(dict(plan.config)))
-        reader = MadeReader(plan.jobs, plan.checkpoints)
-        readers = dict.fromkeys(reader.tensors, reader)
-        return Checkpoint(reference, folder, config, reader.tensors, readers, (), {}, card=read_card(folder))
+        return self._shown_as(reference, plan)
+
+    def _shown_as(self, reference: str, plan: Plan) -> Checkpoint:
+        self.scratch = self.scratch or TemporaryDirectory(prefix="mergecore-")
+        self.stages[reference], model = shown(reference, plan, Path(self.scratch.name), self.registry)
+        return model
 
     def explained(self, error: MergecoreError) -> MergecoreError:
         """An error in which no folder of a stage is named, which nobody knows and which is gone."""

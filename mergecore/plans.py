@@ -109,7 +109,8 @@ class Plan:
 
     def close(self) -> None:
         """Let go of the input files."""
-        for file in {id(file): file for model in self.parents for file in model.files}.values():
+        every = (model for plan in (self, *self.kept.values()) for model in _every(plan))
+        for file in {id(file): file for model in every for file in model.files}.values():
             file.close()
         if self.scratch is not None:
             self.scratch.cleanup()

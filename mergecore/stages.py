@@ -11,6 +11,7 @@ from typing import Any
 
 from mergecore.documents import MAX_DEPTH, Place, load_documents, load_yaml
 from mergecore.lockfile import read_lock
+from mergecore.places import split
 from mergecore.recipe import Recipe, is_recipe, parse_recipe
 
 NAME = re.compile(r"\w[\w.-]*( [\w.-]+)*")
@@ -74,7 +75,7 @@ class _Recipes:
             self._parsed[label] = recipe
         for reference, place in recipe.references():
             if nested := _nested(place):
-                self.declare(parse_recipe(nested, recipe.text), output, reference)
+                self.declare(parse_recipe(nested, recipe.text), output, split(reference)[0])
 
     def assembled(self, output: Recipe) -> Recipe:
         """The output's recipe with its stages, theirs, and all others."""
@@ -95,18 +96,19 @@ class _Recipes:
         for reference, place in recipe.references():
             if len(trail) > MAX_DEPTH:
                 raise place.error(f"the recipes are made from each other over more than {MAX_DEPTH} steps")
-            if reference in trail:
-                circle = " from ".join(map(repr, (*trail[trail.index(reference) :], reference)))
+            name, _ = split(reference)
+            if name in trail:
+                circle = " from ".join(map(repr, (*trail[trail.index(name) :], name)))
                 raise place.error(f"a recipe cannot be made from itself: {circle}")
-            if reference in self._parsed and reference not in stages:
-                stages[reference] = self._stage(reference, trail)
+            if name in self._parsed and name not in stages:
+                stages[name] = self._stage(name, trail)
         return replace(recipe, stages=stages)
 
 
 def _nested(place: Place) -> Place | None:
     """The recipe that stands at the place of a model, if one does."""
     while isinstance(place.value, Mapping) and not is_recipe(place):
-        place = place.child(next(iter(place.value)))
+        place = place.child("model" if "model" in place.value else next(iter(place.value)))
     return place if is_recipe(place) else None
 
 

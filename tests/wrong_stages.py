@@ -50,6 +50,7 @@ STAGES: dict[str, Wrong] = {
     "a base that nobody has": later("merge_method: ties\nbase_model: mixx\nmodels: [{model: mix}]\n", 2, "base_model",
                                     "did you mean 'mix'?"),
     "made from itself": Wrong(made_of(a="a"), 1, "models[0].model", "cannot be made from itself: 'a' from 'a'"),
+    "made from itself and an adapter": Wrong(made_of(a="a+x"), 1, "models[0].model", "from itself: 'a' from 'a'"),
     "made from each other": Wrong(made_of(a="b", b="a"), 3, "models[0].model", "itself: 'a' from 'b' from 'a'"),
     "a circle of three": Wrong(made_of(a="b", b="c", c="a"), 5, "models[0].model", "'a' from 'b' from 'c' from 'a'"),
     "a circle that the output is not in": Wrong(made_of(a="b", b="a", c="code"), 3, "models[0].model", "from itself"),

@@ -58,6 +58,7 @@ MODELS = [
          {**HYBRID, "num_local_experts": 0, "attention_bias": True, "mamba_proj_bias": True, "mamba_conv_bias": False},
          label="dense"),
     Tiny("OlmoeForCausalLM", "OlmoeConfig", {**FEW, "num_experts": 4, "num_experts_per_tok": 2}),
+    Tiny("FlexOlmoForCausalLM", "FlexOlmoConfig", {**FEW, "num_experts": 4, "num_experts_per_tok": 2}),
     Tiny("Glm4MoeForCausalLM", "Glm4MoeConfig", GLM, slices=LAST_TWICE),
     Tiny("Glm4MoeForCausalLM", "Glm4MoeConfig",
          {**GLM, "attention_bias": True, "use_qk_norm": True}, slices=FIRST_TWICE, label="norms"),

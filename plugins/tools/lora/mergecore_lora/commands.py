@@ -36,8 +36,8 @@ def extract(
     keep: Annotated[str, typer.Option(help="Norms, biases, other small weights: save or drop.")] = "save",
     embeddings: Annotated[str, typer.Option(help="lora, save or drop.")] = "lora",
     head: Annotated[str, typer.Option(help="lora, save or drop; a tied one goes with its embedding.")] = "lora",
-    experts: Annotated[str, typer.Option(help="Experts stored as one tensor: save or drop.")] = "save",
-    added_tokens: Annotated[str, typer.Option(help="Rows that only FINETUNE has: refuse or drop.")] = "refuse",
+    experts: Annotated[str, typer.Option(help="Experts stored as one tensor: lora, save or drop.")] = "save",
+    added_tokens: Annotated[str, typer.Option(help="Rows that only FINETUNE has: refuse, drop or save.")] = "refuse",
     dtype: Dtype = "float32",
     memory: Memory = "",
     workers: Annotated[int, typer.Option(help="Threads; default: one for each core.", min=0)] = 0,
@@ -51,11 +51,13 @@ def extract(
         ("--keep", keep, ("save", "drop")),
         ("--embeddings", embeddings, ("lora", "save", "drop")),
         ("--head", head, ("lora", "save", "drop")),
-        ("--experts", experts, ("save", "drop")),
-        ("--added-tokens", added_tokens, ("refuse", "drop")),
+        ("--experts", experts, ("lora", "save", "drop")),
+        ("--added-tokens", added_tokens, ("refuse", "drop", "save")),
         ("--dtype", dtype, DTYPES),
     ):
         _one_of(option, value, allowed)
+    if added_tokens == "save" and "drop" in (embeddings, head):
+        raise InputError("--added-tokens save stores the embedding and the head; leave out their drop")
     import torch
 
     from mergecore.registry import Registry
@@ -67,7 +69,7 @@ def extract(
         finetune,
         base,
         out,
-        Choices(wanted, keep, embeddings, head, experts, added_tokens == "drop", getattr(torch, dtype)),
+        Choices(wanted, keep, embeddings, head, experts, added_tokens, getattr(torch, dtype)),
         Registry(warn),
         memory=size(memory, "--memory") if memory else spare_memory(),
         workers=workers or available_cores(),

@@ -6,17 +6,19 @@ import math
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mergecore.api import FLOATS, InputError, ModelError
 from mergecore.builtin.threads import Budget
 from mergecore.config import class_name
 from mergecore.registry import Registry
-from mergecore_lora.decomposing import Wanted, decompose, squared_norm
+from mergecore_lora.decomposing import Product, Wanted, decompose, squared_norm
+from mergecore_lora.experts import factored, laid_out, nest
 from mergecore_lora.pairs import Entry, Kind, Pair, open_pair
 from mergecore_lora.writing import TensorFile, peft_config, write_adapter
 
@@ -39,8 +41,8 @@ class Choices:
         wanted: how good low-rank factors must be.
         keep: ``save`` or ``drop``: norms, biases and whatever else has no low-rank form.
         embeddings, heads: ``lora``, ``save`` or ``drop``.
-        experts: ``save`` or ``drop``: experts stored as one tensor.
-        drop_added: whether rows that only the fine-tune has are left out.
+        experts: ``lora``, ``save`` or ``drop``: experts stored as one tensor.
+        added: ``refuse``, ``drop`` or ``save``: rows that only the fine-tune has; saved, the whole tensor is.
         dtype: of the factors.
     """
 
@@ -49,14 +51,17 @@ class Choices:
     embeddings: str = "lora"
     heads: str = "lora"
     experts: str = "save"
-    drop_added: bool = False
+    added: str = "refuse"
     dtype: torch.dtype = torch.float32
 
-    def of(self, kind: Kind) -> str:
+    def of(self, entry: Entry) -> str:
         """``lora``, ``save`` or ``drop``."""
-        if kind is Kind.LINEAR:
-            return "lora"
-        return {Kind.EMBEDDING: self.embeddings, Kind.HEAD: self.heads, Kind.EXPERTS: self.experts}.get(kind, self.keep)
+        if entry.kind is Kind.LINEAR or entry.grown:
+            return "save" if entry.grown else "lora"
+        if entry.kind is Kind.EXPERTS and self.experts == "lora":
+            return "lora" if entry.matrices else self.keep
+        own = {Kind.EMBEDDING: self.embeddings, Kind.HEAD: self.heads, Kind.EXPERTS: self.experts}
+        return own.get(entry.kind, self.keep)
 
 
 @dataclass(frozen=True)
@@ -97,8 +102,9 @@ def extract(
     Raises:
         InputError: the models do not fit each other, are the same, or a tensor does not fit the memory.
     """
-    pair = open_pair(finetune, base, registry, choices.drop_added)
+    pair = open_pair(finetune, base, registry, choices.added)
     try:
+        pair = replace(pair, entries=tuple(laid_out(pair.entries)))
         _check(pair, memory)
         folders = [*pair.finetune.folders, *pair.base.folders]
         extractor = Extractor(pair, choices, Budget(memory), advance)
@@ -149,6 +155,8 @@ class Extractor:
         outcomes = {outcome.name: outcome for outcome in sorted(found, key=lambda outcome: outcome.name)}
         if not outcomes:
             raise ModelError(f"{self.pair.finetune.reference}: is the same as its base; there is nothing to extract")
+        stacks = {entry.name for entry in self.pair.entries if entry.matrices}
+        nest([name for name, found in outcomes.items() if found.how == "lora" and name in stacks], file.rename)
         return self._config(outcomes, self._save(outcomes, file)), self._report(outcomes)
 
     def _outcome(self, entry: Entry, file: TensorFile) -> Outcome | None:
@@ -160,13 +168,23 @@ class Extractor:
         total = squared_norm(change)
         if not math.isfinite(total):
             raise ModelError(f"{entry.name}: holds NaN or infinity in one of the models; mend the checkpoint first")
-        how = self.choices.of(entry.kind)
+        how = self.choices.of(entry)
         norm = math.sqrt(total)
         self.advance(entry.info.nbytes)
-        if not total:
+        if not total and not entry.grown:
             return None
         if how != "lora":
             return Outcome(entry.name, how, 0, True, 0.0 if how == "save" else 1.0, norm)
+        product, left = self._factors(entry, change, file)
+        return Outcome(entry.name, "lora", product.rank, product.exact, math.sqrt(left / total), norm)
+
+    def _factors(self, entry: Entry, change: Tensor, file: TensorFile) -> tuple[Product, float]:
+        """Put the factors of a change into the file; returns them and the squared norm of what they lose."""
+        if entry.matrices:
+            a, b, product, left = factored(change, entry, self.choices.wanted, self.choices.dtype)
+            file.add(f"{entry.name}.lora_A.weight", a)
+            file.add(f"{entry.name}.lora_B.weight", b)
+            return product, left
         plain = change.T.contiguous() if entry.transposed else change
         product, left = decompose(plain, self.choices.wanted, entry.name, self.choices.dtype)
         if entry.kind is Kind.EMBEDDING:
@@ -175,7 +193,7 @@ class Extractor:
         else:
             file.add(f"{entry.module}.lora_A.weight", product.right)
             file.add(f"{entry.module}.lora_B.weight", product.left)
-        return Outcome(entry.name, "lora", product.rank, product.exact, math.sqrt(left / total), norm)
+        return product, left
 
     def _check_same(self, entry: Entry) -> None:
         theirs = torch.empty_like(self.pair.value(entry))
@@ -187,9 +205,13 @@ class Extractor:
         """Put whole tensors into the file; returns the modules that they are saved with."""
         factored = {name.rpartition(".")[0] for name, outcome in outcomes.items() if outcome.how == "lora"}
         saved = [e for e in self.pair.entries if e.name in outcomes and outcomes[e.name].how == "save"]
-        modules = sorted({entry.module for entry in saved if entry.kind is not Kind.BIAS})
+        owners = {entry.module for entry in saved if entry.kind is not Kind.BIAS}
+        modules = sorted(name for name in owners if not any(name.startswith(f"{other}.") for other in owners))
         for module in modules:
             self._save_module(module, factored, file)
+        for head, entry in ((self.pair.tied[e.name], e) for e in saved if e.name in self.pair.tied):
+            file.add(head, self.pair.value(entry))  # PEFT saves both, tied or not
+            modules.append(head.rpartition(".")[0])
         for entry in saved:
             if entry.kind is Kind.BIAS and not any(entry.name.startswith(f"{module}.") for module in modules):
                 name = f"{entry.module}.base_layer.bias" if entry.module in factored else entry.name
@@ -216,11 +238,13 @@ class Extractor:
         ranks, parameters = dict[str, int](), dict[str, int]()
         for name, found in outcomes.items():
             module = name.rpartition(".")[0]
-            if found.how == "lora" and experts and module.rpartition(".")[2] in TAKEN_FOR_EXPERTS:
+            taken = experts and module.rpartition(".")[2] in TAKEN_FOR_EXPERTS
+            if found.how == "lora" and (taken or entries[name].matrices):
                 parameters[name] = found.rank
             elif found.how == "lora":
                 ranks[module] = found.rank
-        turned = any(entries[name].transposed for name, found in outcomes.items() if found.how == "lora")
+        turned = any(entries[name].transposed and not entries[name].matrices
+                     for name, found in outcomes.items() if found.how == "lora")  # fmt: skip
         biases = any(entries[name].kind is Kind.BIAS for name, found in outcomes.items() if found.how == "save")
         embedding = any(entries[name].kind is Kind.EMBEDDING for name in outcomes)
         class_ = class_name(self.pair.base.config, self.pair.base.reference)
@@ -244,11 +268,22 @@ class Extractor:
             "how": f"extracted from {self.pair.finetune.reference}",
             "base": self.pair.base.reference,
             "notes": self._notes(outcomes),
-            "error": math.sqrt(lost / total),
+            "error": math.sqrt(lost / total) if total else 0.0,
             "tensors": [asdict(found) for found in outcomes.values()],
         }
 
     def _notes(self, outcomes: dict[str, Outcome]) -> list[str]:
+        return [*self._of_tokens(), *self._of_heads(outcomes)]
+
+    def _of_tokens(self) -> list[str]:
+        rows = {entry.info.shape[0] for entry in self.pair.entries if entry.grown}
+        return [
+            f"the adapter is for {self.pair.base.reference} with {count} tokens: call resize_token_embeddings({count})"
+            " on it before PEFT loads the adapter; the tokenizer is that of the fine-tune"
+            for count in rows
+        ]
+
+    def _of_heads(self, outcomes: dict[str, Outcome]) -> list[str]:
         heads = any(entry.kind is Kind.HEAD for entry in self.pair.entries)
         embeddings = [e for e in self.pair.entries if e.kind is Kind.EMBEDDING and e.name in outcomes]
         if heads or not any(

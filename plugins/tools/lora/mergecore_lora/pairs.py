@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import torch
@@ -50,8 +50,10 @@ class Entry:
         name: in transformers.
         kind: what it is to an adapter.
         finetune, base: the tensors' names in the two models; a tied head's is its embedding's.
+        info: of the rows that count: all of the base's, and those that only the fine-tune has where they are saved.
         transposed: whether a linear layer stores (in, out).
-        rows: how many rows both have, where the fine-tune has more tokens; None: the shapes are equal.
+        matrices: whether it holds a linear layer for each expert, along its first axis.
+        grown: whether it has rows for tokens that the base lacks.
     """
 
     name: str
@@ -60,7 +62,8 @@ class Entry:
     base: str
     info: TensorInfo
     transposed: bool = False
-    rows: int | None = None
+    matrices: bool = False
+    grown: bool = False
 
     @property
     def module(self) -> str:
@@ -69,22 +72,28 @@ class Entry:
 
 @dataclass(frozen=True)
 class Pair:
-    """A fine-tune and its base, opened; close both."""
+    """A fine-tune and its base, opened; close both.
+
+    Attributes:
+        entries: their tensors.
+        tied: the heads that are an embedding in both, as transformers calls them, by the embedding's name.
+    """
 
     finetune: Checkpoint
     base: Checkpoint
     entries: tuple[Entry, ...]
+    tied: Mapping[str, str]
 
     def close(self) -> None:
         self.finetune.close()
         self.base.close()
 
     def difference(self, entry: Entry) -> Tensor:
-        """fine-tune - base in float32, of the entry's shape (only the common rows)."""
+        """fine-tune - base in float32, of the entry's shape; rows that the base lacks count as 0 there."""
         values = self.value(entry).to(torch.float32)
         info = self.base.tensors[entry.base]
-        buffer = torch.empty(min(PIECE, values.numel()), dtype=torch_dtype(info.dtype))
-        flat = values.view(-1)
+        buffer = torch.empty(min(PIECE, info.elements), dtype=torch_dtype(info.dtype))
+        flat = values.view(-1)[: info.elements]
         for start in range(0, flat.numel(), PIECE):
             piece = buffer[: flat.numel() - start]
             self.base.read(entry.base, start, piece)
@@ -92,21 +101,20 @@ class Pair:
         return values
 
     def value(self, entry: Entry) -> Tensor:
-        """The fine-tune's tensor as it is read (only the common rows)."""
-        info = self.finetune.tensors[entry.finetune]
-        shape = info.shape if entry.rows is None else (entry.rows, *info.shape[1:])
-        out = torch.empty(shape, dtype=torch_dtype(info.dtype))
+        """The fine-tune's tensor as it is read, of the entry's shape."""
+        dtype = self.finetune.tensors[entry.finetune].dtype
+        out = torch.empty(entry.info.shape, dtype=torch_dtype(dtype))
         self.finetune.read(entry.finetune, 0, out.view(-1))
         return out
 
 
-def open_pair(finetune: str, base: str, registry: Registry, drop_added: bool) -> Pair:
+def open_pair(finetune: str, base: str, registry: Registry, added: str) -> Pair:
     """Open a fine-tune and its base.
 
     Args:
         finetune, base: model references; the base's class says what the tensors are.
         registry: the plugins.
-        drop_added: leave out rows that only the fine-tune has.
+        added: what becomes of rows that only the fine-tune has: ``refuse``, ``drop`` or ``save``.
 
     Raises:
         ModelError: the two do not have the same tensors.
@@ -115,7 +123,7 @@ def open_pair(finetune: str, base: str, registry: Registry, drop_added: bool) ->
     try:
         second = open_model(base, registry)
         try:
-            return _paired(first, second, registry, drop_added)
+            return _paired(first, second, registry, added)
         except BaseException:
             second.close()
             raise
@@ -124,7 +132,7 @@ def open_pair(finetune: str, base: str, registry: Registry, drop_added: bool) ->
         raise
 
 
-def _paired(finetune: Checkpoint, base: Checkpoint, registry: Registry, drop_added: bool) -> Pair:
+def _paired(finetune: Checkpoint, base: Checkpoint, registry: Registry, added: str) -> Pair:
     definition, _ = find(base, registry, {})
     ours, bound = as_whole(renamed(finetune, definition)[0], definition)
     theirs, _ = as_whole(renamed(base, definition)[0], definition)
@@ -140,9 +148,10 @@ def _paired(finetune: Checkpoint, base: Checkpoint, registry: Registry, drop_add
         pair = ours.tensors[names[0][name]], theirs.tensors[names[1][name]]
         kind, shown = placed.get(name) or (_kind(name, pair[1], theirs), name)
         entry = Entry(shown, kind, names[0][name], names[1][name], pair[1])
-        entries.append(_sized(entry, *pair, ours, theirs, drop_added))
+        entries.append(_sized(entry, *pair, ours, theirs, added))
     entries.sort(key=lambda entry: entry.name)
-    return Pair(ours, theirs, tuple(_turned(entries)))
+    tied = {heads[1][name]: placed[name][1] for name in both_tied if name in placed}
+    return Pair(ours, theirs, tuple(_turned(entries)), tied)
 
 
 HEAD = "lm_head.weight"
@@ -174,19 +183,19 @@ def _kind(name: str, info: TensorInfo, base: Checkpoint) -> Kind:
 
 
 def _sized(
-    entry: Entry, ours: TensorInfo, theirs: TensorInfo, finetune: Checkpoint, base: Checkpoint, drop_added: bool
+    entry: Entry, ours: TensorInfo, theirs: TensorInfo, finetune: Checkpoint, base: Checkpoint, added: str
 ) -> Entry:
     if ours.shape == theirs.shape and (ours.dtype in FLOATS) is (theirs.dtype in FLOATS):
         return entry
     shapes = f"{list(ours.shape)} in {finetune.reference}, {list(theirs.shape)} in {base.reference}"
     tokens = entry.kind in (Kind.EMBEDDING, Kind.HEAD) and ours.dtype in FLOATS
     if tokens and ours.shape[1:] == theirs.shape[1:] and ours.shape[0] > theirs.shape[0]:
-        if not drop_added:
+        if added == "refuse":
             raise ModelError(
-                f"{entry.name}: {shapes}: the fine-tune has added tokens, which an adapter for this base cannot hold;"
-                " --added-tokens drop leaves them out"
+                f"{entry.name}: {shapes}: the fine-tune has added tokens; --added-tokens save stores all rows whole,"
+                " for a base that is resized before the adapter is loaded, and --added-tokens drop leaves them out"
             )
-        return Entry(entry.name, entry.kind, entry.finetune, entry.base, theirs, rows=theirs.shape[0])
+        return replace(entry, info=ours, grown=True) if added == "save" else entry
     raise ModelError(f"{entry.name}: {shapes}; give a fine-tune and its own base")
 
 
@@ -200,4 +209,4 @@ def _turned(entries: list[Entry]) -> Iterator[Entry]:
     for entry in entries:
         square = entry.name in shapes and entry.info.shape[0] == entry.info.shape[1]
         turned = entry.name in seen or (square and len(seen) > len(straight))
-        yield Entry(**{**entry.__dict__, "transposed": True}) if turned else entry
+        yield replace(entry, transposed=True) if turned else entry

@@ -52,6 +52,10 @@ class TensorFile:
             self._places[PREFIX + name] = (info, self._spool.tell())
             self._spool.write(data)
 
+    def rename(self, name: str, new: str) -> None:
+        """Give a tensor that is there another name."""
+        self._places[PREFIX + new] = self._places.pop(PREFIX + name)
+
     def finish(self) -> None:
         """Lay out the file in the order of the names, so that the same tensors make the same file."""
         header: dict[str, Any] = {"__metadata__": {"format": "pt"}}

@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 
 import mergecore
 from mergecore import planning
-from mergecore.adapters import open_model, split
+from mergecore.adapters import open_model
 from mergecore.errors import InputError
+from mergecore.places import split
 from mergecore.registry import Registry
 
 spec = importlib.util.spec_from_file_location("lora_models", Path(__file__).with_name("lora_models.py"))
@@ -40,6 +41,10 @@ CASES = {
                                   "trainable_token_indices": [1, 5, 7]}),
     "conv1d": ("GPT2LMHeadModel", {"target_modules": ["c_attn", "c_proj"], "fan_in_fan_out": True,
                                    "use_dora": True, "bias": "lora_only"}),
+    "convolution": ("ViTForImageClassification", {"target_modules": ["projection", "query"], "use_rslora": True}),
+    "dora-convolution": ("ViTForImageClassification", {"target_modules": ["projection"], "use_dora": True}),
+    "convolution-1d": ("WhisperForConditionalGeneration", {
+        "target_modules": ["conv1", "conv2", "v_proj"], "rank_pattern": {"conv2": 2}, "use_dora": True}),
     "biases": ("PhiForCausalLM", {"target_modules": ["q_proj", "dense"], "lora_bias": True}),
     "neox": ("GPTNeoXForCausalLM", {"target_modules": ["query_key_value", "lm_head"], "bias": "all", "binary": True}),
     "experts": ("Qwen3MoeForCausalLM", {
@@ -149,6 +154,58 @@ def test_the_plan_and_the_journals_identity_name_the_adapter(llama):
     both = {"merge_method": "linear", "models": [{"model": m, "parameters": {"weight": 1}}
                                                  for m in (f"{llama}/base", f"{llama}/base+{llama}/one")]}  # fmt: skip
     assert len(mergecore.plan(both).checkpoints) == 2
+
+
+def staged(stage, llama, *adapters):
+    """A merge of a stage with adapters, and of the base with one."""
+    change = [{"model": stage}, {"model": stage, "adapter": [str(llama / name) for name in adapters]}]
+    entries = [{"model": item, "parameters": {"weight": 0.25}} for item in change]
+    return {"merge_method": "linear", "models": [*entries, {"model": f"{llama}/base", "parameters": {"weight": 0.5}}]}
+
+
+@pytest.mark.parametrize("adapters", [("one",), ("dora", "two")], ids="+".join)
+def test_an_adapter_on_a_stage_is_an_adapter_on_what_the_stage_writes(llama, tmp_path, adapters):
+    models = [{"model": f"{llama}/base", "parameters": {"weight": 1.5}}]
+    mix = {"name": "mix", "merge_method": "linear", "models": models, "parameters": {"normalize": False},
+           "dtype": "bfloat16"}  # fmt: skip
+    out = mergecore.run([mix, {**staged("mix", llama, *adapters), "dtype": "float32"}], tmp_path / "out", keep=["mix"])
+    apart = mergecore.run({**staged(f"{out}-mix", llama, *adapters), "dtype": "float32"}, tmp_path / "apart")
+    assert weights(out).keys() == weights(apart).keys()
+    assert all(torch.equal(tensor, weights(apart)[name]) for name, tensor in weights(out).items())
+    again = mergecore.run(out / "mergecore.lock.json", tmp_path / "again")
+    assert (again / "model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
+    nested = {key: value for key, value in mix.items() if key != "name"}
+    nested = mergecore.run({**staged(nested, llama, *adapters), "dtype": "float32"}, tmp_path / "nested")
+    assert (nested / "model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
+    locked = {item["reference"] for item in json.loads((out / "mergecore.lock.json").read_text())["inputs"]}
+    assert locked == {f"{llama}/base", *(f"{llama}/{name}" for name in adapters)}
+    assert "a stage of the recipe" in (out / "README.md").read_text("utf-8")
+
+
+def test_a_plan_with_an_adapter_on_a_stage_tells_of_it_and_leaves_no_file_open(llama, monkeypatch):
+    from mergecore.identity import identity
+
+    closed, registry = [], Registry(print)
+    monkeypatch.setattr("mergecore.builtin.safetensors.SafetensorsReader.close", lambda file: closed.extend([file]))
+    recipes = [{"name": "mix", **copy_recipe(f"{llama}/base")}, copy_recipe(f"mix+{llama}/one")]
+    plan, same = mergecore.plan(recipes), mergecore.plan(recipes)
+    assert {item.reference for item in plan.models} == {f"{llama}/base", f"{llama}/one"}
+    assert plan.stages[f"mix+{llama}/one"].notes == (f"{llama}/one: LoRA, rank 4, alpha 8, changes 6 tensors",)
+    assert identity(plan, registry, 1) == identity(same, registry, 1)
+    (llama / "one" / "adapter_model.safetensors").touch()
+    assert identity(plan, registry, 1) != identity(mergecore.plan(recipes), registry, 1)
+    plan.close()
+    assert len(closed) == 2
+
+
+def test_an_adapter_that_does_not_fit_a_stage_is_refused_where_it_stands(llama, tmp_path):
+    (tmp_path / "recipe.yml").write_text(
+        f"name: mix\nmerge_method: passthrough\nmodels: [{{model: {llama}/base}}]\n---\n"
+        f"merge_method: passthrough\nmodels:\n- model: mix+{llama}/nowhere\n"
+    )
+    with pytest.raises(InputError, match=r"recipe.yml:7: models\[0\].model: .*nowhere: there is no such folder"):
+        mergecore.run(tmp_path / "recipe.yml", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_folder_with_a_plus_in_its_name_is_that_folder(llama, tmp_path, monkeypatch):

@@ -13,10 +13,14 @@ import torch
 import transformers
 from llamas import write_model
 from mergecore_lora.decomposing import Wanted, decompose, squared_norm
+from mergecore_lora.extracting import Choices, extract
 from safetensors.torch import load_file, save_file
+from zoo.composites import MODELS as COMPOSITES
 
 import mergecore
 from mergecore import cli
+from mergecore.errors import InputError
+from mergecore.registry import Registry
 
 spec = importlib.util.spec_from_file_location("lora_models", Path(__file__).with_name("lora_models.py"))
 assert spec and spec.loader
@@ -25,7 +29,7 @@ if not hasattr(sys.modules["lora_models"], "MODELS"):
     spec.loader.exec_module(sys.modules["lora_models"])
 from lora_models import MODELS, fine_tuned, furthest, quiet, save_base, weights  # noqa: E402
 
-NEITHER = ("GptOss", "Mamba", "Jamba", "GraniteMoeHybrid", "Afmoe", "Ernie4_5_Moe")
+NEITHER = ("GptOss", "Mamba", "Jamba", "GraniteMoeHybrid", "Afmoe")
 """Classes with parameters that PEFT cannot store by themselves."""
 
 HEAD_FOLLOWS = ("GPT2LM", "GPTBigCodeFor", "GPTNeoForCausal", "Falcon", "Bloom", "Mpt", "MaskedLM", "PreTraining", "T5",
@@ -35,7 +39,8 @@ HEAD_FOLLOWS = ("GPT2LM", "GPTBigCodeFor", "GPTNeoForCausal", "Falcon", "Bloom",
 SEEING = ("ViT", "CLIP", "Siglip")
 TEXT = [name for name in MODELS if not name.startswith(NEITHER + SEEING)]
 SOME = ["LlamaForCausalLM", "Qwen3ForCausalLM", "GPT2LMHeadModel", "GPTNeoXForCausalLM", "PhiForCausalLM",
-        "GemmaForCausalLM", "Qwen3MoeForCausalLM-mixed", "BertForSequenceClassification"]  # fmt: skip
+        "GemmaForCausalLM", "Qwen3MoeForCausalLM-mixed", "Ernie4_5_MoeForCausalLM",
+        "BertForSequenceClassification"]  # fmt: skip
 
 
 @pytest.fixture
@@ -71,6 +76,38 @@ def test_at_full_rank_base_and_adapter_are_the_fine_tune(name, run, tmp_path):
         model = model.merge_and_unload() if any(part in name for part in HEAD_FOLLOWS) else model.base_model.model
     for ours, wanted in zip(tiny.outputs(model), tiny.outputs(tiny.load(tmp_path / "tuned")), strict=True):
         assert torch.allclose(ours, wanted, rtol=1e-4, atol=1e-5)
+
+
+OTHERS = {str(tiny): tiny for tiny in (*MODELS.values(), *COMPOSITES) if str(tiny) not in TEXT}
+LOOSE = (*NEITHER, "CLIPModel", "SiglipModel", "SiglipVision", "LlavaNext", "Llama4ForConditional")
+"""Classes with parameters that no adapter can hold: of no module, or of one with linear layers in it."""
+
+
+def copied(model, out):
+    """A model's weights under the names that its definition has."""
+    return weights(mergecore.run({"merge_method": "passthrough", "models": [{"model": str(model)}]}, out))
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if OTHERS[name].label else ()) for name in OTHERS], ids=str
+)
+def test_models_that_see_and_those_with_loose_parameters_come_back_too(name, tmp_path):
+    """In recipes: PEFT has other names for some of these models' modules."""
+    loose = name.startswith(LOOSE)
+    save_base(OTHERS[name], tmp_path / "base")
+    fine_tuned(OTHERS[name], tmp_path / "base", tmp_path / "tuned")
+    wanted = Choices(Wanted(rank=999), keep="drop" if loose else "save")
+    report = extract(f"{tmp_path}/tuned", f"{tmp_path}/base", tmp_path / "adapter", wanted, Registry(print),
+                     memory=10**9, workers=1, force=False)  # fmt: skip
+    base, tuned = (copied(tmp_path / model, tmp_path / f"{model}-copied") for model in ("base", "tuned"))
+    found = copied(f"{tmp_path}/base+{tmp_path}/adapter", tmp_path / "found")
+    dropped = {tensor["name"] for tensor in report["tensors"] if tensor["how"] == "drop"}
+    assert bool(dropped) == loose
+    changed = {name for name in found if not torch.equal(found[name], base[name])}
+    assert changed
+    assert furthest({name: found[name] for name in changed}, {name: tuned[name] for name in changed}) <= 1e-6
+    if not loose:
+        assert furthest(found, tuned) <= 1e-6
 
 
 @pytest.fixture(scope="module")
@@ -139,12 +176,52 @@ def test_choices_say_what_becomes_of_each_kind(llama, run, tmp_path):
     assert "model.embed_tokens.weight" in other and not any("norm" in name or "head" in name for name in other)
 
 
+@pytest.mark.parametrize(("name", "rest"), [("Qwen3MoeForCausalLM", ()), ("MixtralForCausalLM", ()),
+                                            ("GptOssForCausalLM", ("--keep", "drop"))])  # fmt: skip
+def test_experts_have_factors_too_when_asked(name, rest, run, tmp_path):
+    tiny = MODELS[name]
+    save_base(tiny, tmp_path / "base")
+    fine_tuned(tiny, tmp_path / "base", tmp_path / "tuned")
+    command = ["lora", "extract", tmp_path / "tuned", tmp_path / "base"]
+    status, out, printed = run(*command, tmp_path / "adapter", "--rank", "99", "--json", "--experts", "lora", *rest)
+    assert status == 0, printed
+    report = {tensor["name"]: tensor for tensor in json.loads(out)["tensors"]}
+    experts = [name for name in report if name.endswith(("experts.gate_up_proj", "experts.down_proj"))]
+    assert len(experts) == 4 and all(report[name]["how"] == "lora" for name in experts)
+    found = copied(f"{tmp_path}/base+{tmp_path}/adapter", tmp_path / "found")
+    with quiet():
+        model = getattr(transformers, name).from_pretrained(tmp_path / "base").eval()
+        peft.PeftModel.from_pretrained(model, tmp_path / "adapter").merge_and_unload().save_pretrained(tmp_path / "by")
+    assert furthest(found, copied(tmp_path / "by", tmp_path / "by-copied")) <= 1e-6
+    if not rest:
+        assert furthest(found, copied(tmp_path / "tuned", tmp_path / "tuned-copied")) <= 1e-6
+    status, out, _ = run(*command, tmp_path / "thin", "--error", "0.5", "--json", "--experts", "lora", *rest)
+    assert all(0 < tensor["error"] <= 0.5 for tensor in json.loads(out)["tensors"] if tensor["name"] in experts)
+
+
+def test_an_embedding_that_is_the_head_too_is_saved_as_peft_wants_it(run, tmp_path):
+    tiny = MODELS["GemmaForCausalLM"]
+    save_base(tiny, tmp_path / "base")
+    fine_tuned(tiny, tmp_path / "base", tmp_path / "tuned")
+    status, _, printed = run("lora", "extract", tmp_path / "tuned", tmp_path / "base", tmp_path / "adapter", "--rank",
+                             "99", "--quiet", "--embeddings", "save")  # fmt: skip
+    assert status == 0, printed
+    with quiet():
+        base = transformers.GemmaForCausalLM.from_pretrained(tmp_path / "base").eval()
+        model = peft.PeftModel.from_pretrained(base, tmp_path / "adapter").eval().base_model.model
+    mergecore.run({"merge_method": "passthrough", "models": [{"model": f"{tmp_path}/base+{tmp_path}/adapter"}]},
+                  tmp_path / "found")  # fmt: skip
+    for found in (model, tiny.load(tmp_path / "found")):
+        for ours, wanted in zip(tiny.outputs(found), tiny.outputs(tiny.load(tmp_path / "tuned")), strict=True):
+            assert torch.allclose(ours, wanted, rtol=1e-4, atol=1e-5)
+
+
 def test_added_tokens_and_parameters_without_a_module_are_left_out_when_asked(run, tmp_path):
     write_model(tmp_path / "base", 0)
     write_model(tmp_path / "longer", 1, vocab_size=14)
     command = ["lora", "extract", tmp_path / "longer", tmp_path / "base", tmp_path / "adapter", "--quiet"]
     status, _, printed = run(*command)
-    assert status == 2 and "--added-tokens drop leaves them out" in printed
+    assert status == 2 and "--added-tokens save stores all rows whole" in printed
     assert run(*command, "--added-tokens", "drop", "--rank", "99")[0] == 0
     mergecore.run({"merge_method": "passthrough", "models": [{"model": f"{tmp_path}/base+{tmp_path}/adapter"}]},
                   tmp_path / "found")  # fmt: skip
@@ -157,6 +234,29 @@ def test_added_tokens_and_parameters_without_a_module_are_left_out_when_asked(ru
     status, _, printed = run(*command)
     assert status == 2 and "a parameter changed that PEFT cannot store by itself" in printed
     assert run(*command, "--keep", "drop")[0] == 0
+
+
+@pytest.mark.parametrize("name", ["LlamaForCausalLM", "GemmaForCausalLM", "GPT2LMHeadModel"])
+def test_added_tokens_are_saved_for_a_base_that_is_resized(name, run, tmp_path):
+    tiny = MODELS[name]
+    save_base(tiny, tmp_path / "base")
+    with quiet():
+        longer, resized = (getattr(transformers, name).from_pretrained(tmp_path / "base").eval() for _ in range(2))
+        longer.resize_token_embeddings(53)
+        resized.resize_token_embeddings(53)
+    longer.save_pretrained(tmp_path / "longer")
+    fine_tuned(tiny, tmp_path / "longer", tmp_path / "tuned")
+    status, _, printed = run("lora", "extract", tmp_path / "tuned", tmp_path / "base", tmp_path / "adapter", "--rank",
+                             "99", "--quiet", "--added-tokens", "save")  # fmt: skip
+    assert status == 0 and "call resize_token_embeddings(53)" in printed, printed
+    with quiet():
+        model = peft.PeftModel.from_pretrained(resized, tmp_path / "adapter").merge_and_unload().eval()
+    for ours, wanted in zip(tiny.outputs(model), tiny.outputs(tiny.load(tmp_path / "tuned")), strict=True):
+        assert torch.allclose(ours, wanted, rtol=1e-4, atol=1e-5)
+    assert model.get_output_embeddings().weight.shape[0] == 53
+    with pytest.raises(InputError, match="the vocabulary was resized; merge the adapter with PEFT"):
+        mergecore.plan({"merge_method": "passthrough",
+                        "models": [{"model": f"{tmp_path}/base+{tmp_path}/adapter"}]})  # fmt: skip
 
 
 def rewritten(folder, change):
@@ -183,6 +283,11 @@ WRONG = {
     "energy and error": (["tuned", "base", "out", "--error", "0.1", "--energy", "0.9"], "give one"),
     "odd choice": (["tuned", "base", "out", "--keep", "all"], "--keep: must be save or drop, not 'all'"),
     "odd embeddings": (["tuned", "base", "out", "--embeddings", "x"], "--embeddings: must be lora, save or drop"),
+    "tokens saved and dropped": (
+        ["tuned", "base", "out", "--added-tokens", "save", "--head", "drop"],
+        "--added-tokens save stores the embedding and the head; leave out their drop",
+    ),
+    "odd tokens": (["tuned", "base", "out", "--added-tokens", "add"], "must be refuse, drop or save, not 'add'"),
     "odd dtype": (["tuned", "base", "out", "--dtype", "int8"], "--dtype: must be float32, bfloat16 or float16"),
     "odd memory": (["tuned", "base", "out", "--memory", "much"], "--memory: 'much' is not a size"),
     "little memory": (["tuned", "base", "out", "--memory", "500"], "more than the 0 MB allowed; give --memory"),

@@ -113,6 +113,17 @@ def test_methods_without_favourite_directions_give_what_they_give_in_weight_spac
         assert torch.allclose(merged[module], wanted, rtol=1e-4, atol=1e-4)
 
 
+def test_a_list_gives_each_adapter_a_parameter_of_its_own(run, adapters, tmp_path):
+    made = {}
+    for order, density in ((("one", "two"), "[0.9, 0.2]"), (("two", "one"), "[0.2, 0.9]"), (("one", "two"), "0.9")):
+        status, _, printed = run(*order, "out", "--method=ties", f"--set=density={density}", "-q", "--force")
+        assert status == 0, printed
+        made[density] = changes(tmp_path / "out")
+    for module, change in made["[0.9, 0.2]"].items():
+        assert torch.allclose(change, made["[0.2, 0.9]"][module], rtol=1e-3, atol=1e-3)
+        assert not torch.allclose(change, made["0.9"][module], rtol=1e-2, atol=1e-2)
+
+
 def test_what_other_methods_do_depends_on_the_changes_alone_and_is_said(run, adapters, tmp_path):
     status, out, printed = run("one", "two", "out", "--method", "ties", "--set", "density=0.5", "--json")
     assert status == 0 and "ties looks at single numbers" in json.loads(out)["notes"][0], printed
@@ -168,6 +179,7 @@ WRONG = {
     "method": (NOTHING, ["one", "two", "out", "--method", "tise"], "method 'tise' is not installed; did you mean"),
     "parameter": (NOTHING, ["one", "two", "out", "--method", "ties", "--set", "densty=1"], "densty"),
     "value": (NOTHING, ["one", "two", "out", "--method", "ties", "--set", "density=2"], "density"),
+    "a list too short": (NOTHING, ["one", "two", "out", "--method", "ties", "--set", "density=[0.5]"], "density"),
     "no value": (NOTHING, ["one", "two", "out", "--method", "ties", "--set", "density"], "must be NAME=VALUE"),
     "exact with": (NOTHING, ["one", "two", "out", "--set", "density=1"], "the exact sum has no parameters"),
     "count": (NOTHING, ["one", "two", "one", "out", "--method", "slerp", "--set", "t=0.5"], "Slerp takes"),

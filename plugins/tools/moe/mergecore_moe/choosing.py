@@ -11,7 +11,7 @@ from mergecore_moe.families import Family
 GROUP = "moe_families"
 """The entry-point group ``mergecore.v1.moe_families``: classes derived from `Family`."""
 
-ORDER = ("Mixtral", "DeepSeek MoE", "Qwen MoE", "Qwen3 MoE")
+ORDER = ("Mixtral", "DeepSeek MoE", "Qwen MoE", "Qwen3 MoE", "ERNIE 4.5 MoE", "FlexOlmo", "Granite MoE")
 """Who is asked first; families of other packages come after these."""
 
 

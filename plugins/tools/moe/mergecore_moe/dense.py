@@ -25,6 +25,11 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
               "max_window_layers": 28},
     "qwen3": {**COMMON, "max_position_embeddings": 32768, "num_key_value_heads": 32, "sliding_window": 4096,
               "max_window_layers": 28, "head_dim": 128},
+    "ernie4_5": {**COMMON, "max_position_embeddings": 131072, "num_key_value_heads": 2, "head_dim": 128,
+                 "rms_norm_eps": 1e-5, "rope_theta": 500000.0, "tie_word_embeddings": True},
+    "olmo2": {**COMMON, "max_position_embeddings": 2048, "rms_norm_eps": 1e-5, "pad_token_id": 1,
+              "eos_token_id": 50279},
+    "granite": {**COMMON, "max_position_embeddings": 2048},
 }  # fmt: skip
 """What transformers takes where config.json is silent: a mixture's class has other defaults than its dense model's."""
 
@@ -94,6 +99,8 @@ def _completed(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
     defaults = dict(DEFAULTS.get(kind, {}))
     if get_key(stated, "rope_parameters.rope_theta") is not None:
         defaults.pop("rope_theta", None)
+    if "head_dim" in config:  # None: that of the sizes
+        defaults.pop("head_dim", None)
     complete = {**defaults, **stated}
     if complete.get("num_key_value_heads") is None:
         complete["num_key_value_heads"] = complete.get("num_attention_heads")
@@ -102,9 +109,9 @@ def _completed(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _windows(kind: str, config: Mapping[str, Any]) -> tuple[int | None, ...]:
     layers, window = config["num_hidden_layers"], config.get("sliding_window")
-    if kind in ("llama", "mistral"):
-        return (window,) * layers if kind == "mistral" else (None,) * layers
-    if not config.get("use_sliding_window"):
+    if kind == "mistral":
+        return (window,) * layers
+    if kind not in ("qwen2", "qwen3") or not config.get("use_sliding_window"):
         return (None,) * layers
     types = config.get("layer_types") or [
         "full_attention" if layer < config["max_window_layers"] else "sliding_attention" for layer in range(layers)

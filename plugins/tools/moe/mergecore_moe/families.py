@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
 from mergecore_moe.config import Config
@@ -21,7 +21,8 @@ class Family:
         name: what ``architecture`` in a config names, or begins.
         model_class, model_type: of config.json.
         router: the weight with a row for each expert.
-        expert: the weights of an expert in the order of `PROJECTIONS`, with ``{expert}`` for its number.
+        expert: the weights of an expert in the order of `PROJECTIONS`, with ``{expert}`` for its number. A name without
+            it is one weight of three axes, which has what so named of each expert: (experts, rows, columns).
         shared: the same of the expert that sees every token; empty: there is none.
         shared_gate: the weight whose product with a token, through a sigmoid, weighs the shared expert; empty: it
             always counts in full.
@@ -51,7 +52,7 @@ class Family:
         """The values of config.json that differ from `Dense.config`, without its class, ``model_type`` and dtype."""
         raise NotImplementedError
 
-    def zeros(self, dense: Dense) -> Mapping[str, tuple[int, ...]]:
+    def zeros(self, dense: Dense, config: Config) -> Mapping[str, tuple[int, ...]]:
         """Weights of a layer that the dense model has not, with their shapes; zeros do what it does without."""
         return {}
 
@@ -60,8 +61,34 @@ class Family:
         return []
 
 
-NO_BIAS = "has no biases, and {reference} has {biases}"
-NO_SHARED = "has no shared experts, and the config has {count}"
+def unbiased(dense: Dense, known: Collection[str] = ()) -> str:
+    """What to say of biases that a family has not, as `Family.lacks` does; empty: the model has none of them."""
+    if not dense.biases - set(known):
+        return ""
+    parts = [part for part in "qkvo" if f"self_attn.{part}_proj.bias" in known]
+    owned = f"biases of {', '.join(parts[:-1])} and {parts[-1]} only" if parts else "no biases"
+    return f"has {owned}, and {dense.reference} has {dense.listed_biases}"
+
+
+def unshared(config: Config) -> str:
+    """What to say of shared experts that a family has not."""
+    return f"has no shared experts, and the config has {len(config.shared)}" if config.shared else ""
+
+
+def ungated(config: Config) -> str:
+    """What to say where a family has one shared expert at most, which always counts in full."""
+    if len(config.shared) > 1:
+        return f"has at most one shared expert, and the config has {len(config.shared)}"
+    if config.shared and config.shared[0].positive:
+        return "has no gate before its shared expert, and the config has prompts for it"
+    return ""
+
+
+def attention_biases(parts: str) -> frozenset[str]:
+    """The names of biases in the attention: of ``q``, ``k``, ``v``, ``o``."""
+    return frozenset(f"self_attn.{part}_proj.bias" for part in parts)
+
+
 PLAIN = ("mlp.experts.{expert}.gate_proj.weight", "mlp.experts.{expert}.up_proj.weight",
          "mlp.experts.{expert}.down_proj.weight")  # fmt: skip
 
@@ -77,9 +104,7 @@ class Mixtral(Family):
     kinds = ("llama", "mistral")
 
     def lacks(self, dense: Dense, config: Config) -> str:
-        if config.shared:
-            return NO_SHARED.format(count=len(config.shared))
-        return NO_BIAS.format(reference=dense.reference, biases=dense.listed_biases) if dense.biases else ""
+        return unshared(config) or unbiased(dense)
 
     def settings(self, dense: Dense, config: Config) -> dict[str, Any]:
         return {
@@ -100,12 +125,8 @@ class DeepSeek(Family):
     kinds = ("llama", "mistral")
 
     def lacks(self, dense: Dense, config: Config) -> str:
-        if len(config.shared) > 1:
-            return f"has at most one shared expert, and the config has {len(config.shared)}"
-        if config.shared and config.shared[0].positive:
-            return "has no gate before its shared expert, and the config has prompts for it"
-        if dense.biases:
-            return NO_BIAS.format(reference=dense.reference, biases=dense.listed_biases)
+        if wrong := ungated(config) or unbiased(dense):
+            return wrong
         size = dense.config["hidden_size"] // dense.config["num_attention_heads"]
         if dense.head_size != size:
             return (
@@ -156,14 +177,11 @@ class Qwen2(Family):
               "mlp.shared_expert.down_proj.weight")  # fmt: skip
     shared_gate = "mlp.shared_expert_gate.weight"
     kinds = ("llama", "mistral", "qwen2")
-    biases = ("self_attn.q_proj.bias", "self_attn.k_proj.bias", "self_attn.v_proj.bias")
 
     def lacks(self, dense: Dense, config: Config) -> str:
         if len(config.shared) != 1:
             return f"has exactly one shared expert, and the config has {len(config.shared)}"
-        if dense.biases - set(self.biases):
-            return f"has biases of q, k and v only, and {dense.reference} has {dense.listed_biases}"
-        return ""
+        return unbiased(dense, attention_biases("qkv"))
 
     def settings(self, dense: Dense, config: Config) -> dict[str, Any]:
         return {
@@ -180,35 +198,7 @@ class Qwen2(Family):
             "layer_types": ["sliding_attention" if window else "full_attention" for window in dense.windows],
         }
 
-    def zeros(self, dense: Dense) -> Mapping[str, tuple[int, ...]]:
+    def zeros(self, dense: Dense, config: Config) -> Mapping[str, tuple[int, ...]]:
         heads = {"q": "num_attention_heads", "k": "num_key_value_heads", "v": "num_key_value_heads"}
         shapes = {f"self_attn.{part}_proj.bias": (dense.config[key] * dense.head_size,) for part, key in heads.items()}
         return {name: shape for name, shape in shapes.items() if name not in dense.biases}
-
-
-class Qwen3(Family):
-    """Qwen3-MoE (https://arxiv.org/abs/2505.09388)."""
-
-    name = "Qwen3 MoE"
-    model_class, model_type = "Qwen3MoeForCausalLM", "qwen3_moe"
-    expert = PLAIN
-    kinds = ("qwen3",)
-
-    def lacks(self, dense: Dense, config: Config) -> str:
-        if config.shared:
-            return NO_SHARED.format(count=len(config.shared))
-        if len(set(dense.windows)) > 1:
-            return f"attends alike in all layers, and {dense.reference} has an attention window in some"
-        return ""
-
-    def settings(self, dense: Dense, config: Config) -> dict[str, Any]:
-        return {
-            "num_experts": len(config.experts),
-            "num_experts_per_tok": config.active,
-            "moe_intermediate_size": dense.config["intermediate_size"],
-            "decoder_sparse_step": 1,
-            "mlp_only_layers": [],
-            "norm_topk_prob": True,
-            "use_sliding_window": any(dense.windows),
-            "sliding_window": dense.window,
-        }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from mergecore.api import FLOATS, Input, Job, Method, ModelError, PluginError, T
 from mergecore.api.files import TORCH_NAMES, common_dtype
 from mergecore.architecture import Architecture, Weight, parse
 from mergecore.documents import Place
+from mergecore.making import cost
 from mergecore.matching import stored
 from mergecore.plans import Plan
 from mergecore.recipe import Recipe, parse_recipe
@@ -21,6 +22,7 @@ from mergecore_moe.config import Config, Expert
 from mergecore_moe.families import PROJECTIONS, Family
 from mergecore_moe.method import Moe
 from mergecore_moe.models import LAYER, MLP, Models
+from mergecore_moe.stacking import stacked
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -100,16 +102,18 @@ class Mixture:
         """
         made = self._made(gates)
         base = self.models.base
-        reader = Made(made)
+        reader, pieces = Made(made), self._pieces()
+        stacks = stacked(pieces, len(self.config.experts), self.models.checkpoints)
         shown = replace(
             base,
-            tensors={**base.tensors, **reader.tensors},
-            readers={**base.readers, **dict.fromkeys(reader.tensors, reader)},
-            made_of=hashlib.sha256(b"".join(value.numpy().tobytes() for value in made.values())).hexdigest(),
+            tensors={**base.tensors, **reader.tensors, **stacks.tensors},
+            readers={**base.readers, **dict.fromkeys(reader.tensors, reader), **dict.fromkeys(stacks.tensors, stacks)},
+            made_of=_digest(made, pieces, self.models.checkpoints),
         )
         checkpoints = (shown, *self.models.checkpoints[1:])
-        jobs = tuple(self._jobs(checkpoints))
-        used = {(item.model, item.tensor) for job in jobs for item in job.inputs}
+        jobs = tuple(self._jobs(shown))
+        every = (jobs, *pieces.values())
+        used = {(item.model, item.tensor) for made in every for job in made for item in job.inputs}
         result = self._settings()
         architecture = _architecture(self.family, registry, result, {job.name for job in jobs})
         return Plan(
@@ -148,13 +152,13 @@ class Mixture:
             if self.family.shared_gate:  # without prompts 0, so that the sigmoid is 1/2 for every token
                 row = gates[layer, experts:] if self.gated else torch.zeros(1, self.hidden)
                 found[prefix + self.family.shared_gate] = row.contiguous()
-            for name, shape in self.family.zeros(self.models.dense).items():
+            for name, shape in self.family.zeros(self.models.dense, self.config).items():
                 found[prefix + name] = torch.zeros(shape)
         return found
 
-    def _jobs(self, checkpoints: tuple[Checkpoint, ...]) -> Iterator[Job]:
+    def _jobs(self, base: Checkpoint) -> Iterator[Job]:
         """Every weight: the base's in its order, experts and what is made for a layer in place of its MLP."""
-        base, dense = checkpoints[0], self.models.dense
+        dense = self.models.dense
         places = {MLP.format(layer=layer, projection=name): (layer, name) for layer in range(self.layers)
                   for name in PROJECTIONS}  # fmt: skip
         made = [name for name in base.tensors if name not in self.models.base.tensors]
@@ -163,7 +167,7 @@ class Mixture:
             if projection == PROJECTIONS[0]:
                 prefix = LAYER.format(layer=layer)
                 yield from (self._copy(name, base, name) for name in made if name.startswith(prefix))
-                yield from self._experts(layer, checkpoints)
+                yield from (job for name, job in self._experts(layer) if job.name == name)
             elif not projection:
                 yield from self._dense(weight, base)
 
@@ -175,27 +179,39 @@ class Mixture:
             yield self._copy(weight.name, base, name)
 
     def _copy(self, name: str, base: Checkpoint, tensor: str) -> Job:
-        info = base.tensors[tensor]
+        info, making = base.tensors[tensor], cost(base.readers[tensor], tensor).memory
         dtype = self.dtype if info.dtype in FLOATS else info.dtype
-        return Job(name, TensorInfo(dtype, info.shape), (Input(0, tensor, info),), None)
+        return Job(name, TensorInfo(dtype, info.shape), (Input(0, tensor, info, making),), None)
 
-    def _experts(self, layer: int, checkpoints: tuple[Checkpoint, ...]) -> Iterator[Job]:
-        prefix = LAYER.format(layer=layer)
+    def _pieces(self) -> dict[str, list[Job]]:
+        """What makes the matrices in each weight that holds those of all experts."""
+        found: dict[str, list[Job]] = {}
+        for layer in range(self.layers):
+            for name, job in self._experts(layer):
+                if job.name != name:
+                    found.setdefault(name, []).append(job)
+        return found
+
+    def _experts(self, layer: int) -> Iterator[tuple[str, Job]]:
+        """What makes each matrix of a layer's experts, with the name of the weight that it is, or lies in."""
         halved = self.family.shared_gate and not self.gated
-        listed = [(expert, [name.format(expert=number) for name in self.family.expert], expert.scale)
+        listed = [(number, expert, self.family.expert, expert.scale)
                   for number, expert in enumerate(self.config.experts)]  # fmt: skip
-        listed += [(expert, list(self.family.shared), expert.scale * (2 if halved else 1))
-                   for expert in self.config.shared]  # fmt: skip
-        for expert, names, scale in listed:
+        listed += [(number, expert, self.family.shared, expert.scale * (2 if halved else 1))
+                   for number, expert in enumerate(self.config.shared)]  # fmt: skip
+        for number, expert, names, scale in listed:
             model = self.models.positions[expert.model]
             for projection, name in zip(PROJECTIONS, names):
+                written = LAYER.format(layer=layer) + name.format(expert=number)
+                alone = "{expert}" in name or names is self.family.shared
                 source = MLP.format(layer=layer, projection=projection)
-                info = checkpoints[model].tensors[source]
+                info = self.models.checkpoints[model].tensors[source]
                 factor = scale if projection == PROJECTIONS[-1] else 1.0
                 method: Method | None = Moe(noise=expert.noise, scale=factor)
                 method = method if expert.noise or factor != 1.0 else None
-                inputs = (Input(model, source, info),)
-                yield Job(prefix + name, TensorInfo(self.dtype, info.shape), inputs, method, seed=self.config.seed)
+                label = written if alone else f"{written}/{number}/{projection}"
+                made, inputs = TensorInfo(self.dtype, info.shape), (Input(model, source, info),)
+                yield written, Job(label, made, inputs, method, seed=self.config.seed)
 
     def _notes(self) -> Iterator[str]:
         """What is unusual about the experts."""
@@ -209,6 +225,14 @@ class Mixture:
                 f"the experts' residual_scale of {max(scales):g} and the shared one's of {total - max(scales):g} add up"
                 f" to {total:g}, so every MLP counts {total:g} times as much as in {self.models.base.reference}"
             )
+
+
+def _digest(made: Mapping[str, Tensor], pieces: Mapping[str, Sequence[Job]], checkpoints: Sequence[Checkpoint]) -> str:
+    """Of what no file holds: what the tool has made, and how the weights of all experts come to be."""
+    digest = hashlib.sha256(b"".join(value.numpy().tobytes() for value in made.values()))
+    if pieces:
+        digest.update(repr([pieces, [checkpoint.origin for checkpoint in checkpoints]]).encode())
+    return digest.hexdigest()
 
 
 def _architecture(family: Family, registry: Registry, config: Mapping[str, Any], names: set[str]) -> Architecture:

@@ -21,6 +21,9 @@ SIZES = {
 }  # fmt: skip
 SCALED = {"rope_type": "llama3", "rope_theta": 500.0, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 16}  # fmt: skip
+MULTIPLIERS = {
+    "embedding_multiplier": 3.0, "logits_scaling": 2.0, "residual_multiplier": 0.5, "attention_multiplier": 0.2,
+}  # fmt: skip
 DENSE: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "llama": ("llama", {"sliding_window": 5}),  # which Llama does not know, and a mixture would
     "llama-tied": ("llama", {"tie_word_embeddings": True, "rope_parameters": SCALED}),
@@ -32,6 +35,11 @@ DENSE: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "qwen2-windows": ("qwen2", {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}),
     "qwen3": ("qwen3", {"head_dim": 6, "attention_bias": True}),
     "qwen3-windows": ("qwen3", {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 0}),
+    "ernie": ("ernie4_5", {"head_dim": 10}),
+    "ernie-silent": ("ernie4_5", {}),
+    "olmo2": ("olmo2", {"attention_bias": True, "pad_token_id": 0}),
+    "granite": ("granite", {"attention_bias": True, "tie_word_embeddings": True, **MULTIPLIERS}),
+    "granite-silent": ("granite", {}),
     "gemma": ("gemma", {"head_dim": 8}),
 }
 """Name → model type, and what its config says beside `SIZES`; a silent one says nothing else."""

@@ -20,7 +20,9 @@ IDENTICAL = [
     ("llama", "Mixtral", 0), ("llama-tied", "Mixtral", 0), ("mistral", "Mixtral", 0), ("mistral-wide", "Mixtral", 0),
     ("llama-silent", "Mixtral", 0), ("llama", "Qwen MoE", 1), ("mistral", "Qwen MoE", 1), ("qwen2", "Qwen MoE", 1),
     ("qwen2-windows", "Qwen MoE", 1), ("qwen3", "Qwen3 MoE", 0), ("qwen3-windows", "Qwen3 MoE", 0),
-    ("llama", "DeepSeek MoE", 0), ("llama-tied", "DeepSeek MoE", 1),
+    ("llama", "DeepSeek MoE", 0), ("llama-tied", "DeepSeek MoE", 1), ("ernie", "ERNIE 4.5 MoE", 0),
+    ("ernie-silent", "ERNIE 4.5 MoE", 1), ("olmo2", "FlexOlmo", 0), ("granite", "Granite MoE", 0),
+    ("granite-silent", "Granite MoE", 0),
 ]  # fmt: skip
 
 
@@ -55,8 +57,25 @@ def test_every_expert_is_its_own_model_under_the_published_names(tmp_path):
     assert all(torch.equal(tensor, sources[0][name]) for name, tensor in written.items())
 
 
+def test_experts_that_a_family_stores_in_one_tensor_lie_there_in_order(tmp_path):
+    models = [dense(tmp_path / name, "granite", seed) for seed, name in enumerate(("base", "code", "prose"))]
+    value = config(models[0], models[1:])
+    value["experts"][1]["residual_scale"] = 0.25
+    written = load_file(mix(tmp_path, value, "--memory", "1MB") / "model.safetensors")
+    sources = [load_file(model / "model.safetensors") for model in models[1:]]
+    for layer in range(LAYERS):
+        here = f"model.layers.{layer}."
+        gates, ups, downs = (
+            torch.stack([source[f"{here}mlp.{name}_proj.weight"] for source in sources])
+            for name in ("gate", "up", "down")
+        )
+        assert torch.equal(written[f"{here}block_sparse_moe.input_linear.weight"], torch.cat([gates, ups], 1))
+        downs[1] *= 0.25
+        assert torch.equal(written[f"{here}block_sparse_moe.output_linear.weight"], downs)
+
+
 @pytest.mark.parametrize("mode", ["hidden", "hidden_last", "hidden_avg"])
-@pytest.mark.parametrize("name", ["llama", "qwen2-windows", "qwen3"])
+@pytest.mark.parametrize("name", ["llama", "qwen2-windows", "qwen3", "granite"])
 def test_hidden_gates_are_the_directions_of_the_prompts_states(tmp_path, name, mode):
     model = dense(tmp_path / "dense", name, 1)
     more = {"shared_experts": [{"source_model": str(model), "positive_prompts": PROMPTS[2]}]} if "qwen2" in name else {}
@@ -73,7 +92,8 @@ def test_hidden_gates_are_the_directions_of_the_prompts_states(tmp_path, name, m
             states.append(state.mean(0) if mode == "hidden_avg" else state[-1])
         return torch.stack(states).mean(0)
 
-    router = {"llama": "block_sparse_moe.gate.weight"}.get(name, "mlp.gate.weight")
+    routers = {"llama": "block_sparse_moe.gate.weight", "granite": "block_sparse_moe.router.layer.weight"}
+    router = routers.get(name, "mlp.gate.weight")
     for layer in range(LAYERS):
         first = vector(PROMPTS[0], layer) - vector(["w9 w10", "w11"], layer)
         wanted = torch.stack([first, vector(PROMPTS[1], layer)])

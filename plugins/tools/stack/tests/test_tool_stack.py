@@ -135,6 +135,12 @@ FILES = {
     "embedding.yml": f"layer_slices:\n{GOOD}embedding_source: b\n",
     "nobody.yml": "layer_slices:\n- {model: c, start: 0, end: 2}\n",
     "good.yml": f"layer_slices:\n{GOOD}",
+    "bracket.yml": "layer_slices: [\n",
+    "blank.yml": "",
+    "endless.yml": "layer_slices:\n- {model: a, start: 0}\n",
+    "words.yml": "layer_slices:\n- {model: a, start: first, end: 2}\n",
+    "odd.yml": "layer_slices:\n- {model: a, start: 0, end: 2, sclae: 2}\n",
+    "mixed.yml": "layer_slices:\n- {model: a, start: 0, end: 1}\n- {model: wide, start: 1, end: 2}\n",
 }
 REFUSED = {
     "no model": Refused("stack shuffle", "Missing argument"),
@@ -152,6 +158,11 @@ REFUSED = {
     "a seed below zero": Refused("stack shuffle a b --seed -1", "--seed"),
     "a recipe that is there": Refused("stack shuffle a b --write good.yml", "good.yml: exists already"),
     "a recipe in no folder": Refused("stack shuffle a b --write no/r.yml", "there is no folder"),
+    "a file for a model": Refused("stack shuffle a good.yml", "good.yml: there is no such folder"),
+    "a model without files": Refused("stack shuffle a empty", "config.json: there is no such file; fetch the whole"),
+    "a seed in words": Refused("stack shuffle a b --seed one", "Invalid value for '--seed'"),
+    "a recipe that is a folder": Refused("stack shuffle a b --write a", "a: exists already; give another name"),
+    "an unknown option": Refused("stack shuffle a b --sed 1", "No such option: --sed"),
     "an unknown command": Refused("stack shufle a b", "No such command 'shufle'"),
     "no such file": Refused("stack slices nowhere.yml", "nowhere.yml: there is no such file"),
     "a list": Refused("stack slices list.yml", "must be a mapping"),
@@ -165,6 +176,14 @@ REFUSED = {
     "another model's head": Refused("stack slices head.yml", "it comes with the last slice, from 'a'"),
     "another model's embedding": Refused("stack slices embedding.yml", "it comes with the first slice, from 'a'"),
     "a slice of nobody": Refused("stack slices nobody.yml", "c: there is no such folder"),
+    "no slices file": Refused("stack slices", "Missing argument 'config'"),
+    "no YAML": Refused("stack slices bracket.yml", "bracket.yml:2: this is not valid YAML"),
+    "an empty file": Refused("stack slices blank.yml", "blank.yml: is empty"),
+    "a model for a file": Refused("stack slices a", "a: cannot be read as text"),
+    "a slice without end": Refused("stack slices endless.yml", "endless.yml:2: layer_slices[0]: 'end' is missing"),
+    "a layer in words": Refused("stack slices words.yml", "start: must be a whole number, not 'first'"),
+    "a key of a slice": Refused("stack slices odd.yml", "unknown key 'sclae'; did you mean 'scale'?"),
+    "other vocabularies": Refused("stack slices mixed.yml", "their vocabularies differ, so say which one"),
 }
 
 
@@ -175,6 +194,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_model(path / name, seed)
     write_model(path / "deep", 2, num_hidden_layers=3)
     write_model(path / "wide", 2, vocab_size=20)
+    (path / "empty").mkdir()
     for name, text in FILES.items():
         (path / name).write_text(text)
     return path
