@@ -70,7 +70,7 @@ class Case:
         """What the method itself returns for what it gets of a tile."""
         method = self.made()
         assert isinstance(method, (WeightMethod, DeltaMethod))
-        return method.merge(tile, ctx)
+        return method.merge(method.prepare(tile, ctx), ctx)
 
     def tiled(self, tensors: Sequence[Tensor], elements: int) -> Tiled:
         """The same merge in pieces of about `elements` elements."""
