@@ -26,8 +26,9 @@ from mergecore.finite import is_finite
 from mergecore.identity import inputs
 from mergecore.planning import make_plan
 from mergecore.plans import Plan, merged_model
-from mergecore.recipe import Recipe, parse_recipe
+from mergecore.recipe import Recipe
 from mergecore.registry import Registry
+from mergecore.stages import output_of
 from mergecore_search.keeping import Keeping, Kept
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def recipe_of(place: Place) -> Recipe:
     """The recipe of a document without its `evaluate`."""
     value = {key: item for key, item in place.value.items() if key != "evaluate"}
     text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
-    return parse_recipe(Place(value, (), place.file, place.lines), text)
+    return output_of([Place(value, (), place.file, place.lines)], text)
 
 
 @dataclass

@@ -103,7 +103,7 @@ class Keeping(TileMerger):
             base, tensors = self._seen(job, piece)
             return base, list(method.prepare(_floats(job, tensors), ctx))
 
-        key = self._inputs(job), _values(job)
+        key = self._inputs(job), _values(job), piece
         found: Tile = self._kept.get((job.name, piece.start), key, make) if self._is_steady(job) else make()
         return found
 
@@ -112,7 +112,7 @@ class Keeping(TileMerger):
         make, key = partial(self._made_seen, job, piece), self._inputs(job)
         if (_prepares(job) and self._is_steady(job)) or not self._kept.is_steady((job.name, "inputs"), key):
             return make()
-        found: Tile = self._kept.get((job.name, piece.start), key, make)
+        found: Tile = self._kept.get((job.name, piece.start), (key, piece), make)
         return found
 
     def _made_seen(self, job: Job, piece: Piece) -> Tile:
