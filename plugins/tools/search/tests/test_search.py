@@ -103,6 +103,28 @@ def test_a_killed_search_goes_on_to_the_same_end(target: Any, three: list[Path],
     ).read_bytes()
 
 
+FATAL = """
+import os, signal
+from dataclasses import dataclass
+from mergecore.api import Evaluator
+
+@dataclass(frozen=True, kw_only=True)
+class Fatal(Evaluator):
+    'Ends its process, as a kernel without memory does.'
+    def evaluate(self, subject):
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_killed_worker_ends_the_search_with_a_sentence(target: Any, three: list[Path], tmp_path: Path) -> None:
+    target.add("mergecore-fatal", {"evaluators": {"fatal": "mod_fatal:Fatal"}}, {"mod_fatal.py": FATAL})
+    recipe = open_recipe(tmp_path, three, "{search: [0, 1]}", "{search: [0, 1]}")
+    (tmp_path / "eval.yml").write_text("evaluate:\n- evaluator: fatal\n")
+    result = run(target, "evolve", recipe, tmp_path / "out", "--with", tmp_path / "eval.yml", "--workers", 2)
+    assert result.returncode == 1 and "was killed" in result.stderr, result.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_sweep_shows_a_grid_and_merges_its_best(target: Any, three: list[Path], tmp_path: Path) -> None:
     recipe = open_recipe(tmp_path, three, "{search: [0.1, 0.5]}", "{search: [0.5, 0.7, 0.9]}")
     arguments = ("sweep", recipe, tmp_path / "out", "--with", tmp_path / "eval.yml", "--steps", 3)
