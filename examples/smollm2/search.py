@@ -162,7 +162,7 @@ def timed_recipe(method: str, number: int, density: float | None) -> dict[str, A
 
 
 def spent(maker: Any, recipes: list[dict[str, Any]], evaluations: Any) -> list[float]:
-    """Median seconds in memory, over the disk, and to measure; the first rounds, which fill the memory, do not count."""
+    """Median seconds in memory, over the disk, and to measure, without the first rounds, which fill the memory."""
     from mergecore_eval.results import measure
 
     from mergecore.documents import Place

@@ -147,7 +147,7 @@ def _floats(job: Job, tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _prepares(job: Job) -> bool:
-    return type(job.method).prepare is not Method.prepare
+    return job.method is not None and type(job.method).prepare is not Method.prepare
 
 
 def _values(job: Job) -> Hashable:

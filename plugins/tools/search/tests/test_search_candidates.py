@@ -110,7 +110,7 @@ def test_what_is_kept_is_taken_for_nothing_else(maker: Maker, three: list[Path],
 
 
 @pytest.mark.parametrize(
-    ("density", "reading"), [((0.4, 0.4, 0.4), (True, False, False)), ((0.4, 0.5, 0.6, 0.7), (True, True, False, False))]
+    ("density", "reading"), [((0.4, 0.4, 0.4), (True, False, False)), ((0.4, 0.5, 0.6), (True, True, False))]
 )
 def test_no_weight_is_read_twice(
     maker: Maker,
