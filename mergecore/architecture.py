@@ -117,7 +117,8 @@ class Module:
     def in_layer(self, index: int) -> Sequence[Weight]:
         """The weights of layer `index`, with their whole names."""
         if index not in self._in_layers:
-            whole = (weight.named({}, self.prefix(index)) for weight in self.layer)
+            prefix = self.prefix(index)
+            whole = (weight.named({}, prefix) for weight in self.layer)
             self._in_layers[index] = [replace(w, optional=True) if index < w.from_layer else w for w in whole]
         return self._in_layers[index]
 
