@@ -59,7 +59,7 @@ class Maker:
     warn: Callable[[str], None]
 
     def __post_init__(self) -> None:
-        self._kept = Kept()
+        self.kept = Kept()
         self._loaded: tuple[Any, dict[str, Tensor]] | None = None
         self._kind = ""
         self._scratch = Path(tempfile.mkdtemp(prefix="mergecore-search-"))
@@ -127,9 +127,9 @@ class Maker:
 
         needed = self.workers * max((job.memory(TILE_ELEMENTS) for job in plan.jobs), default=0)
         in_flight = min(self.memory, needed)
-        self._kept.limit(self.memory - in_flight)
+        self.kept.limit(self.memory - in_flight)
         work = Work(plan.jobs, read, write, lambda count: None, lambda job: None, in_flight, self.workers)
-        ThreadsExecutor(merger=partial(Keeping, kept=self._kept, models=_models(plan))).run(work)
+        ThreadsExecutor(merger=partial(Keeping, kept=self.kept, models=_models(plan))).run(work)
 
     def _write(self, plan: Plan, folder: Path) -> None:
         """All of a candidate as files."""

@@ -24,15 +24,17 @@ class Kept:
     def __init__(self) -> None:
         self._values: dict[Hashable, tuple[Hashable, Any, int]] = {}
         self._keys: dict[Hashable, Hashable] = {}
-        self._limit = self._held = 0
+        self._limit = 0
+        self.held = 0
+        """Bytes."""
         self._turn = threading.Lock()
 
     def limit(self, size: int) -> None:
         """Hold no more than `size` bytes from now on."""
         self._limit = size
-        if self._held > size:
+        if self.held > size:
             self._values.clear()
-            self._held = 0
+            self.held = 0
 
     def is_steady(self, place: Hashable, key: Hashable) -> bool:
         """Whether a place has had this key alone since the first time."""
@@ -40,30 +42,30 @@ class Kept:
             self._keys[place] = None
         return self._keys[place] == key
 
-    def get(self, place: Hashable, key: Hashable, make: Callable[[], Any]) -> Any:
+    def get(self, place: Hashable, key: Hashable, make: Callable[[], Any], keep: bool = True) -> Any:
         """The value of a place for a key, made unless it is there; what was there for another key is let go of."""
         with self._turn:
             old, value, size = self._values.get(place, (None, None, 0))
             if old == key:
                 return value
             self._values.pop(place, None)
-            self._held -= size
+            self.held -= size
         del value
         made = make()
-        size = held(made)
+        size = size_of(made)
         with self._turn:
-            if self._held + size <= self._limit:
+            if keep and self.held + size <= self._limit:
                 self._values[place] = key, made, size
-                self._held += size
+                self.held += size
         return made
 
 
-def held(value: Any) -> int:
+def size_of(value: Any) -> int:
     """Bytes of the tensors and arrays in a value."""
     if isinstance(value, (tuple, list)):
-        return sum(map(held, value))
+        return sum(map(size_of, value))
     if isinstance(value, dict):
-        return held(list(value.values()))
+        return size_of(list(value.values()))
     return int(getattr(value, "nbytes", 0))
 
 
@@ -110,9 +112,10 @@ class Keeping(TileMerger):
     def _seen(self, job: Job, piece: Piece) -> Tile:
         """A piece of what a job's method gets; the models themselves as they are stored."""
         make, key = partial(self._made_seen, job, piece), self._inputs(job)
-        if (_prepares(job) and self._is_steady(job)) or not self._kept.is_steady((job.name, "inputs"), key):
+        steady = self._kept.is_steady((job.name, "inputs"), key)
+        if _prepares(job) and self._is_steady(job):
             return make()
-        found: Tile = self._kept.get((job.name, piece.start), (key, piece), make)
+        found: Tile = self._kept.get((job.name, piece.start), (key, piece), make, steady)
         return found
 
     def _made_seen(self, job: Job, piece: Piece) -> Tile:

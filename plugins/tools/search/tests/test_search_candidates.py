@@ -129,6 +129,14 @@ def test_no_weight_is_read_twice(
             assert bool(seen) == reading[number], number
 
 
+def test_what_changes_every_time_is_not_kept(maker: Maker, three: list[Path]) -> None:
+    held = []
+    for models in (three[:2], three, three[1:]):
+        with maker.candidate(Place({"merge_method": "linear", "models": sources(models, (1.0,) * 3)}), "candidate"):
+            held.append(maker.kept.held)
+    assert held[0] > held[1] == held[2] == 0
+
+
 def test_no_more_is_kept_than_there_is_room_for() -> None:
     kept, made = Kept(), []
 
