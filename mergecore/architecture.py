@@ -109,16 +109,18 @@ class Module:
     layer_numbers: Keys = ()
     leading_layers: Keys = ()
     layer_periods: tuple[Period, ...] = ()
+    _in_layers: dict[int, list[Weight]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def prefix(self, index: int) -> str:
         return fill(self.layer_prefix, {"layer": index})
 
-    def in_layer(self, index: int) -> Iterator[Weight]:
+    def in_layer(self, index: int) -> Sequence[Weight]:
         """The weights of layer `index`, with their whole names."""
-        prefix = self.prefix(index)
-        for weight in self.layer:
-            whole = weight.named({}, prefix)
-            yield replace(whole, optional=True) if index < weight.from_layer else whole
+        if index not in self._in_layers:
+            prefix = self.prefix(index)
+            whole = (weight.named({}, prefix) for weight in self.layer)
+            self._in_layers[index] = [replace(w, optional=True) if index < w.from_layer else w for w in whole]
+        return self._in_layers[index]
 
     def weights(self, layers: int) -> Iterator[Weight]:
         """Every weight of a checkpoint with `layers` layers, in order."""

@@ -22,18 +22,24 @@ COMPUTING = ("mergecore", "numpy", "torch")
 
 def identity(plan: Plan, registry: Registry, shard_bytes: int) -> dict[str, Any]:
     """What must be the same for two runs to write the same files; executor, threads and tiles change nothing."""
-    plans = {"": plan, **plan.stages}
     return {
+        **inputs(plan),
         "packages": packages(registry, *COMPUTERS),
-        "files": dict(_files(plan)),
-        "code": {item.recipe.method: _code(item.method) for item in plans.values()},
+        "code": {item.recipe.method: _code(item.method) for item in (plan, *plan.stages.values())},
         "layout": {"--shard-size": shard_bytes},
+        "recipe": _recipe(plan),
+    }
+
+
+def inputs(plan: Plan) -> dict[str, Any]:
+    """What must be the same for two plans to see the same tensors in models of the same references."""
+    return {
+        "files": dict(_files(plan)),
         "vocabulary": {
             f"the tokens of the models of stage {name!r}" if name else "the models' tokens": _rows(item)
-            for name, item in plans.items()
+            for name, item in {"": plan, **plan.stages}.items()
         },
         "stages": {name: _recipe(item) for name, item in plan.stages.items()},
-        "recipe": _recipe(plan),
     }
 
 

@@ -30,6 +30,13 @@ HAND: dict[str, dict[str, Any]] = {
     "ties, density 0.5": {"merge_method": "ties", "base_model": BASE, "parameters": {"density": 0.5}},
 }
 """Recipes as people write them, without looking at any score."""
+TIMED: dict[str, tuple[str, list[float | None]]] = {
+    "task_arithmetic": ("task_arithmetic", [None] * (ROUNDS + 1)),
+    "ties, weights searched": ("ties", [0.5] * (ROUNDS + 1)),
+    "dare_ties, weights searched": ("dare_ties", [0.5] * (ROUNDS + 1)),
+    "ties, density searched too": ("ties", [0.3, 0.4, 0.5, 0.6, 0.7]),
+}
+"""What is timed: a method, and the density of each round."""
 
 
 def search() -> None:
@@ -125,35 +132,63 @@ def table(losses: dict[str, dict[str, list[float]]], reference: str) -> str:
 
 def speed(wanted: Path) -> str:
     """Seconds to make a candidate in memory, and to merge it into a folder and load that; and to measure one."""
-    from mergecore_eval.results import measure
     from mergecore_search.candidates import Maker
 
     from mergecore import running
     from mergecore.console import warn
-    from mergecore.documents import Place
     from mergecore.evaluations import load_evaluations
     from mergecore.registry import Registry
 
     registry = Registry(warn)
     evaluations = load_evaluations(wanted, registry)
-    maker = Maker(registry, running.spare_memory(), running.available_cores(), warn)
     heads = ["method", "made in memory", "over the disk", "times as fast", "measured", "candidates a minute"]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-    for name in ("task_arithmetic, weight 1", "ties, density 0.5"):
-        spent: dict[str, list[float]] = {"memory": [], "disk": [], "measure": []}
-        for number in range(ROUNDS + 1):  # the first is not counted: it makes what the others use
-            recipe = {**HAND[name], "models": mixed(0.5 + 0.1 * number), "dtype": "bfloat16"}
-            start = time.perf_counter()
-            with maker.candidate(Place(recipe), "candidate") as subject:
-                spent["memory"].append(time.perf_counter() - start)
-                spent["measure"].append(timed(partial(measure, subject, evaluations)))
-            spent["disk"].append(timed(partial(merge_and_load, recipe)))
-        memory, disk, measured = (statistics.median(spent[kind][1:]) for kind in ("memory", "disk", "measure"))
+    for name, (method, densities) in TIMED.items():
+        maker = Maker(registry, running.spare_memory(), running.available_cores(), warn)
+        recipes = [timed_recipe(method, number, density) for number, density in enumerate(densities)]
+        memory, disk, measured = spent(maker, recipes, evaluations)
+        maker.close()
         rates = f"{60 / (memory + measured):.1f} instead of {60 / (disk + measured):.1f}"
         cells = [f"{memory:.2f} s", f"{disk:.2f} s", f"{disk / memory:.1f}", f"{measured:.2f} s", rates]
         lines.append("| " + " | ".join([name, *cells]) + " |")
-    maker.close()
+    lines.append(f"\nA weighted sum of the same tensors in float32, by PyTorch alone: {bare_sum():.2f} s")
     return "\n".join(lines)
+
+
+def timed_recipe(method: str, number: int, density: float | None) -> dict[str, Any]:
+    """The recipe of one round: its weights differ from those of the others."""
+    recipe = {"merge_method": method, "base_model": BASE, "models": mixed(0.5 + 0.1 * number), "dtype": "bfloat16"}
+    return {**recipe, "parameters": {"density": density}} if density else recipe
+
+
+def spent(maker: Any, recipes: list[dict[str, Any]], evaluations: Any) -> list[float]:
+    """Median seconds in memory, over the disk, and to measure, without the first rounds, which fill the memory."""
+    from mergecore_eval.results import measure
+
+    from mergecore.documents import Place
+
+    seconds: list[tuple[float, float, float]] = []
+    for recipe in recipes:
+        start = time.perf_counter()
+        with maker.candidate(Place(recipe), "candidate") as subject:
+            memory = time.perf_counter() - start
+            measured = timed(partial(measure, subject, evaluations))
+        seconds.append((memory, timed(partial(merge_and_load, recipe)), measured))
+    return [statistics.median(column) for column in zip(*seconds[-ROUNDS:], strict=True)]
+
+
+def bare_sum() -> float:
+    """Seconds for base + a * (code - base) + b * (prose - base) with all three in memory, the least of several."""
+    from safetensors.torch import load_file
+
+    base, code, prose = (load_file(ROOT / folder / "model.safetensors") for folder in (BASE, CODE, PROSE))
+    sums = [(t.float(), code[n].float() - t.float(), prose[n].float() - t.float(), t.float()) for n, t in base.items()]
+
+    def add() -> None:
+        for start, one, two, out in sums:
+            torch.add(start, one, alpha=0.5, out=out).add_(two, alpha=0.6)
+
+    return min(timed(add) for _ in range(ROUNDS + 1))
 
 
 def merge_and_load(recipe: dict[str, Any]) -> None:

@@ -106,10 +106,18 @@ class Job:
 
     def merge(self, tensors: Sequence[Tensor], ctx: Context) -> Tensor:
         """The merged tile from the inputs' tiles, all of `compute_dtype` and one shape, on any device."""
-        if isinstance(self.method, DeltaMethod) and self.has_base:
-            return tensors[0] + self.method.merge(self.models(tensors), ctx)
+        return self.apply(tensors[0] if self.has_base else None, self.prepare(tensors, ctx), ctx)
+
+    def prepare(self, tensors: Sequence[Tensor], ctx: Context) -> Sequence[Tensor]:
+        """The first half of `merge`: what the method prepares of the inputs' tiles."""
+        assert self.method is not None
+        return self.method.prepare(self.models(tensors), ctx)
+
+    def apply(self, base: Tensor | None, prepared: Sequence[Tensor], ctx: Context) -> Tensor:
+        """The second half of `merge`: the merged tile from what was prepared, and the base's tile if `has_base`."""
         assert isinstance(self.method, (WeightMethod, DeltaMethod))
-        return self.method.merge(tensors, ctx)
+        merged = self.method.merge(prepared, ctx)
+        return merged if base is None else base + merged
 
     def models(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
         """What the method sees of the inputs' tiles: the weights, or their differences from the base."""

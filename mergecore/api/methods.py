@@ -81,7 +81,8 @@ class Method:
     """Parameters that recipes of other tools carry and that change nothing here; the plan says so."""
 
     measured_by: ClassVar[tuple[str, ...] | None] = None
-    """Parameters that `measure` depends on: a search measures again only when one of them changes; None: all."""
+    """Parameters that `measure` and `prepare` depend on: a search does both again only when one of them changes; None:
+    all."""
 
     def measure(self, tiles: Sequence[Sequence[Tensor]], ctx: Context) -> Any:
         """Look at the whole tensor before any tile of it is merged.
@@ -97,6 +98,21 @@ class Method:
             measured on, tensors in it come along, alone or in tuples, lists and dicts.
         """
         return None
+
+    def prepare(self, tensors: Sequence[Tensor], ctx: Context) -> Sequence[Tensor]:
+        """Make of a tile what `merge` gets in its place, such as task vectors without their small entries.
+
+        It depends on no parameters but `measured_by`, so that a search keeps the result and calls `merge` alone for
+        each of its candidates.
+
+        Args:
+            tensors: what `merge` would get without it. Not to be changed.
+            ctx: as for `merge`.
+
+        Returns:
+            Tensors of the same shape and dtype, which may be the same ones.
+        """
+        return tensors
 
 
 class WeightMethod(Method):

@@ -141,7 +141,11 @@ class TileMerger:
 
 def merge_piece(job: Job, piece: Piece, tensors: Sequence[Tensor], ctx: Context) -> Tensor:
     """What a job's method makes of a piece of its inputs, checked to have the piece's shape."""
-    merged = job.merge(tensors, replace(ctx, offset=piece.start))
+    return checked(job, piece, job.merge(tensors, replace(ctx, offset=piece.start)))
+
+
+def checked(job: Job, piece: Piece, merged: Tensor) -> Tensor:
+    """What a job's method made of a piece, which must have the piece's shape."""
     if merged.shape != piece.shape:
         raise RunError(
             f"{job.name}: {type(job.method).__name__}.merge returned shape {tuple(merged.shape)} for inputs of shape"

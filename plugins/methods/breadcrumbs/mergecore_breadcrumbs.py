@@ -46,10 +46,13 @@ class _Breadcrumbs(DeltaMethod):
             return bands, [1.0] * models
         return bands, l1_scales(tiles, lambda deltas, offset: _kept(deltas, bands, offset))
 
-    def _weighted(self, deltas: Sequence[Tensor], ctx: Context) -> list[Tensor]:
-        bands, scales = ctx.measured
-        kept = _kept(deltas, bands, ctx.offset)
-        return [x.mul_(weight * scale) for x, weight, scale in zip(kept, self.weight, scales, strict=True)]
+    def prepare(self, deltas: Sequence[Tensor], ctx: Context) -> list[Tensor]:
+        """The entries of each task vector that are in its band."""
+        return _kept(deltas, ctx.measured[0], ctx.offset)
+
+    def _weighted(self, kept: Sequence[Tensor], ctx: Context) -> list[Tensor]:
+        scales = ctx.measured[1]
+        return [x * (weight * scale) for x, weight, scale in zip(kept, self.weight, scales, strict=True)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,8 +65,8 @@ class Breadcrumbs(_Breadcrumbs):
     normalize.
     """
 
-    def merge(self, deltas: Sequence[Tensor], ctx: Context) -> Tensor:
-        return plain_sum(self._weighted(deltas, ctx), self.weight, self.normalize).mul_(self.lambda_)
+    def merge(self, kept: Sequence[Tensor], ctx: Context) -> Tensor:
+        return plain_sum(self._weighted(kept, ctx), self.weight, self.normalize).mul_(self.lambda_)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +80,8 @@ class BreadcrumbsTies(_Breadcrumbs):
 
     normalize: bool = param(False, "Divide by the sum of the weights that agree.")
 
-    def merge(self, deltas: Sequence[Tensor], ctx: Context) -> Tensor:
-        return agreeing_sum(self._weighted(deltas, ctx), self.weight, self.normalize).mul_(self.lambda_)
+    def merge(self, kept: Sequence[Tensor], ctx: Context) -> Tensor:
+        return agreeing_sum(self._weighted(kept, ctx), self.weight, self.normalize).mul_(self.lambda_)
 
 
 def counts(total: int, density: float, gamma: float) -> tuple[int, int]:

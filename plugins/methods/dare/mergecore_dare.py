@@ -32,11 +32,11 @@ class _Dare(DeltaMethod):
             return Thinned([1.0] * len(self.density), Masks(0))
         drawn = Thinned([], Masks())
         scales = l1_scales(
-            tiles, lambda deltas, offset: self._kept(deltas, replace(ctx, offset=offset, measured=drawn))
+            tiles, lambda deltas, offset: self.prepare(deltas, replace(ctx, offset=offset, measured=drawn))
         )
         return drawn._replace(scales=scales)
 
-    def _kept(self, deltas: Sequence[Tensor], ctx: Context) -> list[Tensor]:
+    def prepare(self, deltas: Sequence[Tensor], ctx: Context) -> list[Tensor]:
         """delta * [u < density], u uniform in [0, 1)."""
         kept = []
         for model, (delta, density) in enumerate(zip(deltas, self.density, strict=True)):
@@ -45,8 +45,8 @@ class _Dare(DeltaMethod):
             kept.append(delta if density >= 1 else delta * ctx.measured.masks.get(key, drawn))
         return kept
 
-    def _weighted(self, deltas: Sequence[Tensor], ctx: Context) -> list[Tensor]:
-        kept, scales = self._kept(deltas, ctx), ctx.measured.scales
+    def _weighted(self, kept: Sequence[Tensor], ctx: Context) -> list[Tensor]:
+        scales = ctx.measured.scales
         return [x * (weight * scale) for x, weight, scale in zip(kept, self.weight, scales, strict=True)]
 
 
@@ -63,8 +63,8 @@ class DareLinear(_Dare):
     result = base + lambda * sum(weight * kept), the sum divided by sum(weight) where normalize.
     """
 
-    def merge(self, deltas: Sequence[Tensor], ctx: Context) -> Tensor:
-        return plain_sum(self._weighted(deltas, ctx), self.weight, self.normalize).mul_(self.lambda_)
+    def merge(self, kept: Sequence[Tensor], ctx: Context) -> Tensor:
+        return plain_sum(self._weighted(kept, ctx), self.weight, self.normalize).mul_(self.lambda_)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,5 +78,5 @@ class DareTies(_Dare):
 
     normalize: bool = param(False, "Divide by the sum of the weights that agree.")
 
-    def merge(self, deltas: Sequence[Tensor], ctx: Context) -> Tensor:
-        return agreeing_sum(self._weighted(deltas, ctx), self.weight, self.normalize).mul_(self.lambda_)
+    def merge(self, kept: Sequence[Tensor], ctx: Context) -> Tensor:
+        return agreeing_sum(self._weighted(kept, ctx), self.weight, self.normalize).mul_(self.lambda_)

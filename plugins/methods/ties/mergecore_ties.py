@@ -40,12 +40,14 @@ class Ties(DeltaMethod):
         scales = l1_scales(tiles, partial(_keep, cuts)) if self.rescale else [1.0] * len(cuts)
         return cuts, scales
 
-    def merge(self, deltas: Sequence[Tensor], ctx: Context) -> Tensor:
-        cuts, scales = ctx.measured
-        kept = _keep(cuts, deltas, ctx.offset)
-        for tensor, weight, scale in zip(kept, self.weight, scales, strict=True):
-            tensor.mul_(weight * scale)
-        return agreeing_sum(kept, self.weight, self.normalize).mul_(self.lambda_)
+    def prepare(self, deltas: Sequence[Tensor], ctx: Context) -> list[Tensor]:
+        """The entries of each task vector that are kept."""
+        return _keep(ctx.measured[0], deltas, ctx.offset)
+
+    def merge(self, kept: Sequence[Tensor], ctx: Context) -> Tensor:
+        scales = ctx.measured[1]
+        weighted = [x * (weight * scale) for x, weight, scale in zip(kept, self.weight, scales, strict=True)]
+        return agreeing_sum(weighted, self.weight, self.normalize).mul_(self.lambda_)
 
 
 def _kept(density: float, total: int) -> int:

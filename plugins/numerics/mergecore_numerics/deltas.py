@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from mergecore_numerics.sums import BLOCK, absolute_sums
+from mergecore_numerics.sums import BLOCK, absolute_sums, total
 
 VANISHING_NORM = 1e-7
 """L1 norms below this are not made equal: what is left of the vector is noise."""
@@ -24,9 +24,7 @@ def plain_sum(deltas: Sequence[Tensor], weights: Sequence[float], normalize: boo
     `deltas` (one a model, at least one; same shape, float32 or float64) have been multiplied by their `weights`, and
     stay as they are. Task arithmetic, https://arxiv.org/abs/2212.04089.
     """
-    merged = deltas[0].clone()
-    for delta in deltas[1:]:
-        merged.add_(delta)
+    merged = total(deltas)
     divisor = math.fsum(weights)  # sum() has other bits since Python 3.12
     return merged.div_(divisor) if normalize and abs(divisor) >= VANISHING_WEIGHT else merged
 

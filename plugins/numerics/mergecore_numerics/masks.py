@@ -20,6 +20,11 @@ class Masks:
         self._free = capacity
         self._kept: dict[Hashable, tuple[NDArray[np.uint8], torch.Size, torch.device]] = {}
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the masks that are kept."""
+        return sum(bits.nbytes for bits, _, _ in self._kept.values())
+
     def get(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
         """The mask of `key`, a new float32 tensor of zeros and ones; `make` makes it, always the same one for a key."""
         if key in self._kept:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mergecore_numerics.sums import total
+
 
 def elect_sign(total: Tensor) -> Tensor:
     """The elected sign of each element: -1 where `total`, the sum over the models, is below zero, else (NaN too) +1.
@@ -25,22 +27,17 @@ def agreeing_sum(deltas: Sequence[Tensor], weights: Sequence[float], normalize: 
     negative. The inputs stay as they are; NaN in any of them gives NaN. Raises ValueError where there are not as many
     weights as deltas. TIES-Merging, section 3, steps 2 and 3 (https://arxiv.org/abs/2306.01708).
     """
-    sign = elect_sign(_total(deltas))
-    merged, share = torch.zeros_like(sign), torch.zeros_like(sign)
+    sign = elect_sign(total(deltas))
+    merged = share = None
     for delta, weight in zip(deltas, weights, strict=True):
         # What agrees is positive once the sign is multiplied in, which is exact, and so is taking it out again below.
         kept = torch.mul(sign, delta).relu_()
-        merged.add_(kept)
         if normalize:
-            share.add_(kept.sign_(), alpha=weight)
+            agrees = kept.sign()
+            share = agrees.mul_(weight) if share is None else share.add_(agrees, alpha=weight)
+        merged = kept if merged is None else merged.add_(kept)
+    assert merged is not None
     merged.mul_(sign)
-    if normalize:
+    if share is not None:
         merged.div_(share.add_(torch.eq(share, 0, out=sign)))
     return merged
-
-
-def _total(deltas: Sequence[Tensor]) -> Tensor:
-    total = deltas[0].clone()
-    for delta in deltas[1:]:
-        total.add_(delta)
-    return total

@@ -13,6 +13,14 @@ _PART = 256  # added up in the tensors' own dtype: longer sums of equal numbers 
 _TINY = 1e-25  # underflow may have taken more than 1e-7 of a float32 block sum below this
 
 
+def total(tensors: Sequence[Tensor]) -> Tensor:
+    """The sum of tensors (at least one) of one shape and dtype, element by element and in their order; a new tensor."""
+    result = tensors[0] + tensors[1] if len(tensors) > 1 else tensors[0].clone()
+    for tensor in tensors[2:]:
+        result.add_(tensor)
+    return result
+
+
 def dots(tiles: Sequence[Sequence[Tensor]], pairs: Sequence[tuple[int, int]]) -> list[float]:
     """Dot products of pairs of models, in one pass over the tiles; a pair `(j, j)` gives a squared norm.
 

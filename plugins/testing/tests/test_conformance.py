@@ -98,6 +98,18 @@ def means_of_tiles(self: Method, tiles: Sequence[Sequence[Tensor]], ctx: Context
     return sum(float(tile[0].mean()) for tile in tiles)
 
 
+def times_weight(self: Any, deltas: Sequence[Tensor], ctx: Context) -> list[Tensor]:
+    return [delta * weight for delta, weight in zip(deltas, self.weight, strict=True)]
+
+
+def first_weight(self: Any, tiles: Sequence[Sequence[Tensor]], ctx: Context) -> float:
+    return self.weight[0]
+
+
+def times_measured(self: Method, deltas: Sequence[Tensor], ctx: Context) -> Tensor:
+    return deltas[0] * ctx.measured
+
+
 SEEN = [0.0]
 
 
@@ -147,6 +159,11 @@ FAULTS: dict[str, list[tuple[str, type[Method], str]]] = {
         ("merges in place", each(lambda x, ctx: x.mul_(2)), "merge changes"),
         ("merges float64 in place", each(lambda x, ctx: x.double().mul_(2).to(x.dtype)), "float64"),
         ("measures in place", broken(measure=zero_first), "measure changes"),
+        ("prepares in place", broken(prepare=lambda m, d, ctx: [x.mul_(2) for x in d]), "prepare changes"),
+    ],
+    "only_named_parameters_prepare": [
+        ("prepares by another", broken(WEIGHT, prepare=times_weight, measured_by=()), "prepares by more"),
+        ("measures by another", broken(WEIGHT, measure=first_weight, merge=times_measured, measured_by=()), "by more"),
     ],
     "randomness": [
         ("torch's generator", each(lambda x, ctx: x * torch.rand_like(x)), "merging again"),

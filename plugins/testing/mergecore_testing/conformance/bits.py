@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from unittest.mock import patch
 
 from mergecore.api import BLOCK, Context, Method
+from mergecore.params import declared
 from mergecore_testing.conformance.cases import cases
 from mergecore_testing.conformance.compare import expect, same
 
@@ -49,7 +51,7 @@ def check_threads_change_no_bit(method: type[Method]) -> None:
 
 
 def check_inputs_unchanged(method: type[Method]) -> None:
-    """Neither `measure` nor `merge` changes what it is given."""
+    """Neither `measure` nor `prepare` nor `merge` changes what it is given."""
     import torch
 
     for case in cases(method):
@@ -59,8 +61,29 @@ def check_inputs_unchanged(method: type[Method]) -> None:
             before = [tensor.clone() for tensor in tile]
             ctx = tiled.job.context([tile])
             expect(all(map(same, tile, before)), f"{case}: measure changes its tiles of {dtype}")
-            case.merge_tile(tile, ctx)
-            expect(all(map(same, tile, before)), f"{case}: merge changes its inputs of {dtype}")
+            prepared = case.made().prepare(tile, ctx)
+            expect(all(map(same, tile, before)), f"{case}: prepare changes its inputs of {dtype}")
+            before = [tensor.clone() for tensor in prepared]
+            case.merge_prepared(prepared, ctx)
+            expect(all(map(same, prepared, before)), f"{case}: merge changes its inputs of {dtype}")
+
+
+def check_only_named_parameters_prepare(method: type[Method]) -> None:
+    """What is measured and prepared serves all methods with the same parameters of `measured_by`."""
+    if method.measured_by is None:
+        return
+    known = list(cases(method))
+    others = [item.attribute for item in declared(method).values() if item.attribute not in method.measured_by]
+    for case in known:
+        tiled = case.tiled(case.tensors(5, 9001), BLOCK)
+        tensors, ctx = tiled.read(tiled.job, tiled.pieces[0]), tiled.measured()
+        prepared = tiled.job.prepare(tensors, ctx)
+        for other in known:
+            made = replace(case.made(), **{name: getattr(other.made(), name) for name in others})  # type: ignore[type-var]
+            job = replace(tiled.job, method=made)
+            again = replace(tiled, job=job).measured()
+            served, result = job.apply(None, prepared, ctx), job.apply(None, job.prepare(tensors, again), again)
+            expect(same(served, result), f"{case}: measures or prepares by more than {', '.join(method.measured_by)}")
 
 
 def check_randomness(method: type[Method]) -> None:

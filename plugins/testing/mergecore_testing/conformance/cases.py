@@ -68,9 +68,13 @@ class Case:
 
     def merge_tile(self, tile: Sequence[Tensor], ctx: Context) -> Tensor:
         """What the method itself returns for what it gets of a tile."""
+        return self.merge_prepared(self.made().prepare(tile, ctx), ctx)
+
+    def merge_prepared(self, prepared: Sequence[Tensor], ctx: Context) -> Tensor:
+        """What the method returns for what it has prepared of a tile."""
         method = self.made()
         assert isinstance(method, (WeightMethod, DeltaMethod))
-        return method.merge(tile, ctx)
+        return method.merge(prepared, ctx)
 
     def tiled(self, tensors: Sequence[Tensor], elements: int) -> Tiled:
         """The same merge in pieces of about `elements` elements."""

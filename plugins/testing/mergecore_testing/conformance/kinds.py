@@ -34,6 +34,7 @@ CHECKS: Mapping[str, tuple[Check, ...]] = {
         values.check_zero_deltas_give_the_base,
         values.check_nan_shows,
         bits.check_inputs_unchanged,
+        bits.check_only_named_parameters_prepare,
         bits.check_randomness,
         bits.check_tiles_change_no_bit,
         bits.check_order_of_tiles_changes_no_bit,

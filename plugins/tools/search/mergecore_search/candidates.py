@@ -1,4 +1,4 @@
-"""Candidates made in memory: the plan's jobs write into a loaded model, and what methods measured is kept."""
+"""Candidates made in memory: the plan's jobs write into a loaded model."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,16 +17,19 @@ import yaml
 from mergecore_eval.subjects import Folder
 
 from mergecore import running
-from mergecore.api import Context, Input, Job, RunError, Subject, Work
-from mergecore.builtin.threads import ThreadsExecutor, TileMerger
+from mergecore.api import Input, RunError, Subject, Work
+from mergecore.builtin.threads import TILE_ELEMENTS, ThreadsExecutor
 from mergecore.documents import Place
 from mergecore.errors import InputError
 from mergecore.finishing import load_postprocessors
 from mergecore.finite import is_finite
+from mergecore.identity import inputs
 from mergecore.planning import make_plan
 from mergecore.plans import Plan, merged_model
-from mergecore.recipe import Recipe, parse_recipe
+from mergecore.recipe import Recipe
 from mergecore.registry import Registry
+from mergecore.stages import output_of
+from mergecore_search.keeping import Keeping, Kept
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,7 +39,7 @@ def recipe_of(place: Place) -> Recipe:
     """The recipe of a document without its `evaluate`."""
     value = {key: item for key, item in place.value.items() if key != "evaluate"}
     text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
-    return parse_recipe(Place(value, (), place.file, place.lines), text)
+    return output_of([Place(value, (), place.file, place.lines)], text)
 
 
 @dataclass
@@ -45,7 +48,7 @@ class Maker:
 
     Args:
         registry: the plugins.
-        memory: bytes that merging may have in flight.
+        memory: bytes that merging may have in flight and keep for the next candidate.
         workers: threads that merge.
         warn: told what is not as expected.
     """
@@ -56,7 +59,7 @@ class Maker:
     warn: Callable[[str], None]
 
     def __post_init__(self) -> None:
-        self._measured: dict[Any, Context] = {}
+        self.kept = Kept()
         self._loaded: tuple[Any, dict[str, Tensor]] | None = None
         self._kind = ""
         self._scratch = Path(tempfile.mkdtemp(prefix="mergecore-search-"))
@@ -122,8 +125,11 @@ class Maker:
                 raise RunError(f"{name}: holds NaN or infinity")
             flat[name][start : start + data.numel()].copy_(data)
 
-        work = Work(plan.jobs, read, write, lambda count: None, lambda job: None, self.memory, self.workers)
-        ThreadsExecutor(merger=partial(Keeping, measured=self._measured)).run(work)
+        needed = self.workers * max((job.memory(TILE_ELEMENTS) for job in plan.jobs), default=0)
+        in_flight = min(self.memory, needed)
+        self.kept.limit(self.memory - in_flight)
+        work = Work(plan.jobs, read, write, lambda count: None, lambda job: None, in_flight, self.workers)
+        ThreadsExecutor(merger=partial(Keeping, kept=self.kept, models=_models(plan))).run(work)
 
     def _write(self, plan: Plan, folder: Path) -> None:
         """All of a candidate as files."""
@@ -162,6 +168,12 @@ def _kind(plan: Plan) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def _models(plan: Plan) -> list[Hashable]:
+    """What tells that the tensors of each model are the same as in another candidate."""
+    seen = hashlib.sha256(json.dumps(inputs(plan), sort_keys=True).encode()).hexdigest()
+    return [(seen, checkpoint.reference, checkpoint.origin) for checkpoint in plan.checkpoints]
+
+
 def _empty_model(folder: Path) -> Any:
     """The model of a folder's config, in float32, with weights that are to be overwritten."""
     import torch
@@ -173,29 +185,3 @@ def _empty_model(folder: Path) -> Any:
     except Exception as error:  # transformers raises whatever a config leads it to
         raise InputError(f"transformers cannot make a model of the merge's config: {error}") from error
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-
-
-class Keeping(TileMerger):
-    """Measures a tensor anew only when a parameter that its method measures by has changed."""
-
-    def __init__(self, *arguments: Any, measured: dict[Any, Context]) -> None:
-        super().__init__(*arguments)
-        self._measured = measured
-
-    def context(self, job: Job) -> Context:
-        if not job.measures:
-            return super().context(job)
-        key = _measured_by(job)
-        if key not in self._measured:
-            self._measured[key] = super().context(job)
-        return self._measured[key]
-
-
-def _measured_by(job: Job) -> Any:
-    """All that decides what a job's method measures."""
-    method = job.method
-    assert method is not None
-    names = method.measured_by if method.measured_by is not None else [field.name for field in fields(method)]  # type: ignore[arg-type]
-    values = tuple(getattr(method, name) for name in names)
-    inputs = tuple((item.model, item.tensor) for item in job.inputs)
-    return job.name, inputs, type(method), values, job.has_base, job.seed

@@ -11,7 +11,7 @@ from mergecore_eval.results import measure
 
 from mergecore.api import Evaluation
 from mergecore.console import warn
-from mergecore.errors import MergecoreError
+from mergecore.errors import MergecoreError, RunError
 from mergecore.registry import Registry
 from mergecore_search.candidates import Maker
 from mergecore_search.history import Trial
@@ -73,20 +73,44 @@ def _attempt(point: Sequence[float]) -> Trial:
     return _TRIER[0].attempt(point)
 
 
-class Pool:
-    """Tries points at the same time, in processes of this machine or of a Ray cluster."""
+class Processes:
+    """Tries points at the same time, in processes of this machine."""
 
-    def __init__(self, task: Task, processes: int, ray: str | None) -> None:
-        if ray is not None:
-            import ray as cluster
-            from ray.util.multiprocessing import Pool as RayPool
+    def __init__(self, task: Task, processes: int) -> None:
+        from concurrent.futures import ProcessPoolExecutor
+        from multiprocessing import get_context
 
-            cluster.init(address=ray, ignore_reinit_error=True, log_to_driver=False)
-            self._pool: Any = RayPool(processes, _open, [task])
-        else:
-            from multiprocessing import get_context
+        self._pool = ProcessPoolExecutor(processes, get_context("spawn"), _open, (task,))
 
-            self._pool = get_context("spawn").Pool(processes, _open, [task])
+    def attempt(self, points: Sequence[Sequence[float]]) -> list[Trial]:
+        """A trial for each point, in their order.
+
+        Raises:
+            RunError: a process was killed.
+        """
+        from concurrent.futures import BrokenExecutor
+
+        try:
+            return list(self._pool.map(_attempt, points))
+        except BrokenExecutor:
+            raise RunError(
+                "a process that tried a candidate was killed, perhaps because the memory was used up; type the same"
+                " command again, with fewer --workers or less --memory"
+            ) from None
+
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+
+class Cluster:
+    """Tries points at the same time, in processes of a Ray cluster."""
+
+    def __init__(self, task: Task, processes: int, address: str) -> None:
+        import ray
+        from ray.util.multiprocessing import Pool
+
+        ray.init(address=address, ignore_reinit_error=True, log_to_driver=False)
+        self._pool: Any = Pool(processes, _open, [task])
 
     def attempt(self, points: Sequence[Sequence[float]]) -> list[Trial]:
         """A trial for each point, in their order."""
@@ -101,7 +125,7 @@ class Pool:
 def trying(task: Task, processes: int, ray: str | None) -> Iterator[Callable[[Sequence[Sequence[float]]], list[Trial]]]:
     """What tries points, for as long as the block lasts."""
     if processes > 1 or ray is not None:
-        pool = Pool(task, processes, ray)
+        pool = Processes(task, processes) if ray is None else Cluster(task, processes, ray)
         with closing(pool):
             yield pool.attempt
         return

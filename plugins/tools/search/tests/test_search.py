@@ -1,4 +1,4 @@
-"""Searches find what is known to be best, keep what they found, and make in memory what a run makes on the disk."""
+"""Searches find what is known to be best, and keep what they found."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from mergecore_search.candidates import Maker
 from mergecore_search.evolution import evolve
 from mergecore_search.genomes import read_space
 from mergecore_search.history import History, Trial
@@ -22,7 +21,6 @@ from mergecore_search.objectives import front
 from mergecore_search.optimizers import Cma, RandomSearch
 from mergecore_search.space import find_space
 from opened import open_recipe
-from safetensors.torch import load_file
 
 import mergecore
 from mergecore.documents import load_yaml
@@ -55,34 +53,6 @@ def test_evolution_finds_a_known_optimum_and_a_resumed_one_is_the_same(tmp_path:
 
 def test_random_points_depend_on_the_seed() -> None:
     assert RandomSearch(3, 1).ask() == RandomSearch(3, 1).ask() != RandomSearch(3, 2).ask()
-
-
-RECIPES = {
-    "ties": "parameters: {density: 0.4}",
-    "dare_ties": "parameters: {density: 0.6}",
-    "breadcrumbs": "parameters: {density: 0.7, gamma: 0.1}",
-    "della": "parameters: {density: 0.6, epsilon: 0.1}",
-    "linear": "",
-}
-
-
-@pytest.mark.parametrize("method", RECIPES)
-def test_a_candidate_in_memory_is_what_a_run_writes(three: list[Path], tmp_path: Path, method: str) -> None:
-    maker = Maker(Registry(print), 2**28, 2, pytest.fail)
-    base, one, two = three
-    try:
-        for number, weights in enumerate(((0.2, 0.9), (1.0, 0.5), (0.2, 0.9))):
-            listed = "".join(f"- {{model: {m}, parameters: {{weight: {w}}}}}\n" for m, w in zip((one, two), weights))
-            text = f"merge_method: {method}\nmodels:\n{listed}dtype: bfloat16\n{RECIPES[method]}\n"
-            text += "" if method == "linear" else f"base_model: {base}\n"
-            (tmp_path / "recipe.yml").write_text(text)
-            mergecore.run(tmp_path / "recipe.yml", tmp_path / str(number))
-            with maker.candidate(load_yaml(text)[0], "candidate") as subject:
-                found = dict(subject.model.named_parameters())
-            for name, tensor in load_file(tmp_path / str(number) / "model.safetensors").items():
-                assert torch.equal(found[name], tensor.float()), name
-    finally:
-        maker.close()
 
 
 def weights_of(folder: Path) -> bytes:
@@ -131,6 +101,28 @@ def test_a_killed_search_goes_on_to_the_same_end(target: Any, three: list[Path],
     assert (tmp_path / "cut" / "model.safetensors").read_bytes() == (
         tmp_path / "whole" / "model.safetensors"
     ).read_bytes()
+
+
+FATAL = """
+import os, signal
+from dataclasses import dataclass
+from mergecore.api import Evaluator
+
+@dataclass(frozen=True, kw_only=True)
+class Fatal(Evaluator):
+    'Ends its process, as a kernel without memory does.'
+    def evaluate(self, subject):
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_killed_worker_ends_the_search_with_a_sentence(target: Any, three: list[Path], tmp_path: Path) -> None:
+    target.add("mergecore-fatal", {"evaluators": {"fatal": "mod_fatal:Fatal"}}, {"mod_fatal.py": FATAL})
+    recipe = open_recipe(tmp_path, three, "{search: [0, 1]}", "{search: [0, 1]}")
+    (tmp_path / "eval.yml").write_text("evaluate:\n- evaluator: fatal\n")
+    result = run(target, "evolve", recipe, tmp_path / "out", "--with", tmp_path / "eval.yml", "--workers", 2)
+    assert result.returncode == 1 and "was killed" in result.stderr, result.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_sweep_shows_a_grid_and_merges_its_best(target: Any, three: list[Path], tmp_path: Path) -> None:
