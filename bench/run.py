@@ -52,7 +52,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--memory", default="256MB", help="this tool's memory budget (256MB)")
     parser.add_argument("--limit", type=float, default=300.0, help="MB above torch for --memory-table (300)")
     parser.add_argument("--cold", action="store_true", help="drop the inputs from the page cache before each run")
-    parser.add_argument("--out", type=Path, help="where outputs go; /dev/shm leaves the disk out of the figures")
     parser.add_argument("--name", help="name of the result files")
     return parser.parse_args()
 
@@ -63,8 +62,6 @@ def _plan(args: argparse.Namespace) -> Plan:
     plan = replace(plan, tools=tools, settings=Settings(args.memory), cold=args.cold or plan.cold)
     if args.methods:
         plan = replace(plan, methods=tuple(args.methods.split(",")))
-    if args.out:
-        plan = replace(plan, out=args.out / "mergecore-bench")
     if args.shape:
         plan = replace(plan, shapes=(args.shape,), layers=args.layers)
     for shape in plan.shapes:  # wrong names are said before minutes are spent

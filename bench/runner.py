@@ -17,6 +17,8 @@ from outputs import Sample, difference, problem, sample
 from recipes import Merge, make_merge
 from tools import COPY, IMPORT_TORCH, OURS, Settings, Tool
 
+OUT = WORK / "out"
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -34,7 +36,6 @@ class Plan:
     slow_seconds: float = 1e9
     slow_rounds: int = 1
     cold: bool = False
-    out: Path = WORK / "out"
     settings: Settings = field(default_factory=Settings)
 
 
@@ -112,7 +113,7 @@ def _race(merge: Merge, shape: str, tools: tuple[Tool, ...], plan: Plan) -> Iter
     """All rounds of one merge, the tools in turn."""
     if not plan.cold:
         _warm(merge)
-    out = plan.out / "merged"
+    out = OUT / "merged"
     firsts: dict[str, float] = {}
     reference: Sample | None = None
     given_up: set[str] = set()
@@ -121,11 +122,11 @@ def _race(merge: Merge, shape: str, tools: tuple[Tool, ...], plan: Plan) -> Iter
             slow = firsts.get(tool.name, 0.0) > plan.slow_seconds and tool.name not in (OURS, COPY)
             if (slow and turn >= plan.slow_rounds) or tool.name in given_up:
                 continue
-            _clean(plan.out)
+            _clean(OUT)
             if plan.cold:
                 _chill(merge)
             usage = measure(tool.command(merge, out, plan.settings))
-            safe = usage.wall + _sync(plan.out)
+            safe = usage.wall + _sync(OUT)
             failed, differs, written = why_failed(usage), None, None
             if not failed:
                 failed, differs, written = _check(merge, out, tool, reference)
@@ -152,8 +153,8 @@ def run(plan: Plan, name: str) -> dict[str, Any]:
         label = f"{shape}, layers: {layers}" if layers else shape
         for method in ("linear",) if shape == "tiny" else plan.methods:
             merge = make_merge(method, checkpoints, WORK / "recipes")
-            plan.out.mkdir(parents=True, exist_ok=True)
-            if shutil.disk_usage(plan.out).free < 1.1 * merge.bytes_out:
+            OUT.mkdir(parents=True, exist_ok=True)
+            if shutil.disk_usage(OUT).free < 1.1 * merge.bytes_out:
                 raise SystemExit(f"The disk is too full for the output; type: rm -r {WORK}/models")
             try:
                 for one in _race(merge, label, tools, plan):
@@ -161,8 +162,8 @@ def run(plan: Plan, name: str) -> dict[str, Any]:
                     runs.append(one)
             except KeyboardInterrupt:
                 print(f"Interrupted: leaving the rest of {method}, {label}; press again to stop now.", flush=True)
-            _clean(plan.out)
-    settings = {"memory": plan.settings.memory, "rounds": plan.rounds, "cold": plan.cold, "out": str(plan.out)}
+            _clean(OUT)
+    settings = {"memory": plan.settings.memory, "rounds": plan.rounds, "cold": plan.cold, "work": str(WORK.resolve())}
     shown = [asdict(one) for one in runs]
     return {"name": name, "machine": machine, "settings": settings, "torch_anon": baseline, "runs": shown}
 
