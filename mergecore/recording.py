@@ -20,8 +20,8 @@ from mergecore.registry import Registry
 from mergecore.sources import Added, Checkpoint
 from mergecore.target import Target
 
-UNLOCKED = ("README.md", "mergecore_evaluation.json")
-"""Files of the result that are not in the lock: one is for people to change, the other says when it was made."""
+UNLOCKED = ("README.md", "mergecore_evaluation.json", "mergecore_health.json")
+"""Files of the result that are not in the lock: one is for people to change, the others hold what was measured."""
 
 
 def describe(plan: Plan, folder: Path, registry: Registry, shard_bytes: int) -> dict[str, Any]:
