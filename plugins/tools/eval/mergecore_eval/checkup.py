@@ -168,7 +168,7 @@ def _of_its_class(folder: Folder) -> Folder:
 def _words(error: Exception, folder: Folder) -> str:
     """An error without the way to the model's folder, which is nobody's business."""
     text = str(error) or type(error).__name__
-    if "trust_remote_code" in text:
+    if "trust_remote_code" in f"{error.__cause__}":
         return "it needs code of its own, which is never run"
     return text.replace(str(folder.folder), folder.name).removeprefix(f"{folder.name}: ")
 
