@@ -56,7 +56,7 @@ def _sd_mecha() -> str:
 
 
 def _run_mergecore(merge: Merge, out: Path, settings: Settings) -> list[str]:
-    options = ["--memory", settings.memory, "--no-health", "--quiet", "--force"]
+    options = ["--memory", settings.memory, "--quiet", "--force"]
     return ["-m", "mergecore", "run", str(merge.recipe), str(out), *options]
 
 
