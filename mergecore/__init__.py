@@ -47,6 +47,7 @@ def run(
     allow_nonfinite: bool = False,
     hash_inputs: bool = False,
     keep: Sequence[str] = (),
+    without: Sequence[str] = (),
 ) -> Path:
     """Merge a recipe into the folder `out`, as ``mergecore run`` does; a run that was cut short is gone on with.
 
@@ -62,6 +63,7 @@ def run(
         allow_nonfinite: write tensors with NaN or infinity too, with a warning, instead of stopping there.
         hash_inputs: put the SHA-256 of the models' weight files into the lock, whatever that takes.
         keep: names of stages of the recipe that are written too, each into the folder ``OUT-NAME``.
+        without: names of post-processors that are left out, such as ``health``.
 
     Raises:
         mergecore.errors.MergecoreError: InputError for something to mend, RunError for a run that failed.
@@ -78,6 +80,7 @@ def run(
         force=force,
         allow_nonfinite=allow_nonfinite,
         hash_inputs=hash_inputs,
+        without=tuple(without),
     )
     registry = Registry(_warn, local_definitions([]))
     made = planning.make_plan(stages.load_recipe(recipe), registry, options.memory, keep)

@@ -33,7 +33,7 @@ def run_attended(
         if not quiet:
             print_plan(plan)
         with Progress(sum(item.bytes_out for item in (plan, *plan.kept.values())), quiet) as progress:
-            listener = running.Listener(warn, progress.advance, progress.resume, progress.fetch)
+            listener = running.Listener(warn, progress.advance, progress.resume, progress.fetch, progress.tell)
             running.run_plan(plan, out, registry, options, listener, finishing)
         if as_json:
             print(json.dumps({**plan_view(plan), "out": str(out), "seconds": round(progress.seconds, 3)}, indent=2))

@@ -67,6 +67,7 @@ def run(
         bool, typer.Option("--hash-inputs", help="Put the models' full SHA-256 into the lock; takes a second a GB.")
     ] = False,
     keep: Annotated[list[str], typer.Option(help="Name of a stage of RECIPE that is written too, into OUT-NAME.")] = [],  # noqa: B006
+    no_health: Annotated[bool, typer.Option("--no-health", help="Leave out the health check of the result.")] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -89,6 +90,7 @@ def run(
         force=force,
         allow_nonfinite=allow_nonfinite,
         hash_inputs=hash_inputs,
+        without=("health",) if no_health else (),
     )
     registry = Registry(warn, local_definitions(arch_dir), files=plugin, hooks=not no_hooks, strict=strict_plugins)
     plan = make_plan(load_recipe(recipe), registry, options.memory, keep)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import graphlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from mergecore.api import MergedModel, PostProcessor
 from mergecore.errors import MergecoreError, PluginError, RunError
@@ -11,13 +11,15 @@ from mergecore.plugins import cure
 from mergecore.registry import Registry
 
 
-def load_postprocessors(registry: Registry, warn: Callable[[str], None] | None) -> dict[str, PostProcessor]:
-    """Every post-processor there is, each after those that it names; a broken one is left out.
+def load_postprocessors(
+    registry: Registry, warn: Callable[[str], None] | None, without: Collection[str] = ()
+) -> dict[str, PostProcessor]:
+    """Every post-processor there is but `without`, each after those that it names; a broken one is left out.
 
     `warn` hears of that; None where another call says so.
     """
     found: dict[str, PostProcessor] = {}
-    for name in registry.names("postprocessors"):
+    for name in (name for name in registry.names("postprocessors") if name not in without):
         try:
             found[name] = registry.provide("postprocessors", name)()
         except Exception as error:

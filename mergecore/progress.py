@@ -7,6 +7,8 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from mergecore.errors import printable
+
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
     from rich.progress import TaskID
@@ -22,7 +24,7 @@ class Progress:
         self._total, self._quiet, self._doing, self._written = total, quiet, doing, 0
         self._bar: Bar | None = None
         self._fetching: TaskID | None = None
-        self._started = self._ended = time.perf_counter()
+        self._started = self._ended = self._last = time.perf_counter()
         self._lines = self._fetched = 0
 
     def __enter__(self) -> Progress:
@@ -57,9 +59,17 @@ class Progress:
             self._fetched = done * PLAIN_LINES // total
             print(f"fetching {done / total:4.0%}  {done / 1e6:,.0f} MB", file=sys.stderr, flush=True)
 
+    def tell(self, text: str) -> None:
+        """A line of news, above the bar."""
+        if self._bar is not None:
+            self._bar.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
+        elif not self._quiet:
+            print(printable(text), file=sys.stderr, flush=True)
+
     def advance(self, count: int) -> None:
         """Count bytes that have been written."""
         self._written += count
+        self._last = time.perf_counter()
         if self._bar is not None:
             self._bar.advance(self._task, count)
         elif not self._quiet and self._written * PLAIN_LINES // self._total > self._lines:
@@ -78,6 +88,6 @@ class Progress:
         return self._ended - self._started
 
     def summary(self) -> str:
-        """Bytes, time and rate in a few words."""
-        rate = self._written / max(self.seconds, 1e-9)
-        return f"{self._written / 1e6:,.0f} MB in {self.seconds:.1f} s ({rate / 1e6:,.0f} MB/s)"
+        """Bytes, time and rate in a few words; the rate is that until the last byte: what follows merges nothing."""
+        rate = self._written / max(self._last - self._started, 1e-9)
+        return f"{self._written / 1e6:,.0f} MB in {self.seconds:.1f} s (merged at {rate / 1e6:,.0f} MB/s)"

@@ -22,8 +22,8 @@ from mergecore.sources import Added, Checkpoint
 from mergecore.stamps import stamp
 from mergecore.target import Target
 
-UNLOCKED = ("README.md", "mergecore_evaluation.json")
-"""Files of the result that are not in the lock: one is for people to change, the other says when it was made."""
+UNLOCKED = ("README.md", "mergecore_evaluation.json", "mergecore_health.json")
+"""Files of the result that are not in the lock: one is for people to change, the others hold what was measured."""
 
 
 def describe(plan: Plan, folder: Path, registry: Registry, shard_bytes: int) -> dict[str, Any]:

@@ -61,6 +61,7 @@ class Options:
         allow_nonfinite: write NaN and infinity.
         file: the name of the only file that the writer makes, where OUT is to be that file and no folder.
         hash_inputs: put the SHA-256 of the models' weight files into the lock whatever that takes.
+        without: names of post-processors that are left out.
 
     Without `shard_bytes` it is what a lock says, else `SHARD_BYTES`.
     """
@@ -74,6 +75,7 @@ class Options:
     writer: str = "safetensors"
     file: str | None = None
     hash_inputs: bool = False
+    without: tuple[str, ...] = ()
 
     def settled(self, lock: Lock | None) -> Options:
         """The same with a size for files."""
@@ -89,12 +91,14 @@ class Listener:
         advance: of output bytes as they are written, one thread at a time.
         resume: how many tensors an earlier run finished, of how many, and their bytes.
         fetch: of bytes of weights that have come from the Hub, and of all that will, one thread at a time.
+        tell: of what post-processors found out about the result, line by line.
     """
 
     warn: Callable[[str], None]
     advance: Callable[[int], None] = lambda count: None
     resume: Callable[[int, int, int], None] = lambda done, total, count: None
     fetch: Callable[[int, int], None] = lambda done, total: None
+    tell: Callable[[str], None] = lambda text: None
 
 
 def run_plan(
@@ -113,7 +117,7 @@ def run_plan(
         registry: the plugins.
         options: how to run.
         listener: told of the run's course.
-        finishing: the steps after the weights, by name; default: every installed post-processor.
+        finishing: the steps after the weights, by name; default: every installed post-processor but `without`.
 
     Raises:
         InputError: OUT exists or another run is writing it, the disk is too small, or a plugin is missing.
@@ -130,7 +134,7 @@ def run_plan(
     executor = registry.provide("executors", options.executor)()
     recorded = finishing is None and plan.command == "run"  # what a tool made, a recipe does not make again
     if finishing is None:
-        finishing = load_postprocessors(registry, listener.warn)
+        finishing = load_postprocessors(registry, listener.warn, options.without)
     try:
         with ExitStack() as stack:
             for item, target in results:
@@ -144,6 +148,7 @@ def run_plan(
             for item, target in results:
                 digests = _merge(item, target, registry, executor, options, listener, recorded)
                 model = merged_model(item, target.result, target.folder.name, listener.warn)
+                model = replace(model, tell=listener.tell, memory=options.memory)
                 for name, postprocessor in finishing.items():
                     finish(name, postprocessor, model, registry)
                 content = _lock(item, target, registry, options, listener, digests) if recorded else {}

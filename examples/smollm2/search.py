@@ -195,7 +195,7 @@ def merge_and_load(recipe: dict[str, Any]) -> None:
     """What a candidate costs where it is merged into a folder first."""
     import mergecore
 
-    out = mergecore.run(recipe, WORK / "candidate", force=True)
+    out = mergecore.run(recipe, WORK / "candidate", force=True, without=["health"])
     AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
 
 

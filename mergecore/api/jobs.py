@@ -248,6 +248,8 @@ class MergedModel:
         evaluations: what the recipe wants measured of the result.
         command: what of ``mergecore`` made it from the recipe; several words: the whole line, which takes none.
         warn: tells the user of something left out, as a sentence.
+        tell: gives the user a line of news, unless only warnings are wanted.
+        memory: bytes that a post-processor may take, the run's budget.
     """
 
     name: str
@@ -265,6 +267,8 @@ class MergedModel:
     evaluations: Sequence[Evaluation] = ()
     command: str = "run"
     warn: Callable[[str], None] = warnings.warn
+    tell: Callable[[str], None] = lambda text: None
+    memory: int = 0
 
 
 class PostProcessor:

@@ -30,7 +30,7 @@ HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
 class ModelCard(PostProcessor):
     """Writes README.md with the Hub's front matter, and the recipe as `mergecore_recipe.yml`."""
 
-    after = ("config", "evaluate")
+    after = ("config", "evaluate", "health")
     of_stages = True
 
     def run(self, model: MergedModel) -> None:
@@ -48,6 +48,7 @@ def card(model: MergedModel) -> str:
         f"Made with mergecore {version('mergecore')} from {len(files(model))} pretrained model(s).",
         f"## Method\n\n`{model.method}`: {method}",
         *_score_tables(model),
+        *_health(model),
         "## Models\n\n" + "\n".join(_listed(model)),
         "## Licence\n\n" + _licence_words(model),
         "## Recipe\n\n" + fence("yaml", model.recipe),
@@ -210,3 +211,19 @@ def _score_tables(model: MergedModel) -> list[str]:
     ]
     heads = "| evaluation | score | value ± standard error | samples |\n|---|---|---|---|\n"
     return ["## Evaluation\n\n" + heads + "\n".join(rows)] if rows else []
+
+
+def _health(model: MergedModel) -> list[str]:
+    """The verdict of the health check and its figures as a part of the card; none where there was no check."""
+    path = model.folder / "mergecore_health.json"  # of the post-processor health
+    if not path.exists():
+        return []
+    found = json.loads(path.read_text("utf-8"))
+    heads = "| model | loss a token | a byte | divergence from the merge |\n|---|---|---|---|\n"
+    rows = [
+        f"| {plain(item['name'])} | {item['loss']:.4g} | {item['loss_per_byte']:.4g} |"
+        f" {'' if item['divergence'] is None else format(item['divergence'], '.4g')} |"
+        for item in found["models"]
+    ]
+    words = f"{found['verdict'].capitalize()}: {plain(found['reason'])}."
+    return ["## Health\n\n" + words + (f"\n\n{heads}" + "\n".join(rows) if rows else "")]

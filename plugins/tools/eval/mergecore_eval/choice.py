@@ -50,7 +50,7 @@ class Choice(Evaluator):
 
 def _likelihoods(subject: Subject, prompt: str, choices: Sequence[str]) -> list[float]:
     """The log-likelihood of each choice after the prompt."""
-    from mergecore_eval.likelihood import encode, log_likelihoods, start_ids
+    from mergecore_eval.likelihood import encode, log_likelihoods, shared, start_ids
 
     start = start_ids(subject.tokenizer)
     begun = encode(subject.tokenizer, prompt)
@@ -58,6 +58,5 @@ def _likelihoods(subject: Subject, prompt: str, choices: Sequence[str]) -> list[
     rows = log_likelihoods(subject.model, [[*start, *ids] for ids in whole])
     sums = []
     for ids, row in zip(whole, rows, strict=True):
-        shared = next((i for i, (a, b) in enumerate(zip(begun, ids)) if a != b), min(len(begun), len(ids)))
-        sums.append(float(row[max(0, shared + len(start) - 1) :].double().sum()))
+        sums.append(float(row[max(0, shared(begun, ids) + len(start) - 1) :].double().sum()))
     return sums

@@ -11,6 +11,7 @@ from typing import Any
 from mergecore.api import Evaluator, InputError, Score, Subject, param
 from mergecore_eval.records import read_records
 from mergecore_eval.shares import share
+from mergecore_eval.writing import written
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,24 +47,12 @@ class Generate(Evaluator):
         return records[: self.limit]
 
     def _answer(self, subject: Subject, prompt: str) -> str:
-        import torch
-
         tokenizer = subject.tokenizer
         if self.chat:
             messages = [{"role": "user", "content": prompt}]
             prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=not self.chat).to(subject.model.device)
-        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-        with torch.inference_mode():
-            out = subject.model.generate(
-                input_ids=ids["input_ids"],
-                attention_mask=ids["attention_mask"],
-                max_new_tokens=self.tokens,
-                do_sample=False,
-                num_beams=1,
-                pad_token_id=pad,
-            )
-        return str(tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True))
+        ids = tokenizer(prompt, add_special_tokens=not self.chat)["input_ids"]
+        return str(tokenizer.decode(written(subject, ids, self.tokens), skip_special_tokens=True))
 
 
 def _is_right(record: dict[str, Any], answer: str) -> bool:

@@ -41,6 +41,11 @@ def _of_batch(model: Any, batch: Tensor) -> Tensor:
     return -flat.view(batch.shape[0], -1).cpu()
 
 
+def shared(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many ids two sequences begin with alike."""
+    return next((i for i, (a, b) in enumerate(zip(first, second)) if a != b), min(len(first), len(second)))
+
+
 def encode(tokenizer: Any, text: str) -> list[int]:
     """A text's ids without special tokens."""
     return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])

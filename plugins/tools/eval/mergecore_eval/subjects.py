@@ -12,10 +12,11 @@ from mergecore.errors import InputError
 
 @dataclass(frozen=True)
 class Folder:
-    """A model folder; see `mergecore.api.Subject`. Loaded in float32 on a CPU, as it is stored on a GPU."""
+    """A model folder; see `mergecore.api.Subject`. Loaded in `dtype` on a CPU, as it is stored on a GPU."""
 
     folder: Path
     name: str
+    dtype: str = "float32"
 
     @cached_property
     def model(self) -> Any:
@@ -23,7 +24,7 @@ class Folder:
         from transformers import AutoModelForCausalLM
 
         on_gpu = torch.cuda.is_available()
-        model = self._load(AutoModelForCausalLM, dtype="auto" if on_gpu else torch.float32)
+        model = self._load(AutoModelForCausalLM, dtype="auto" if on_gpu else self.dtype)
         return model.to("cuda" if on_gpu else "cpu").eval()
 
     @cached_property

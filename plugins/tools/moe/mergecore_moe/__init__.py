@@ -56,7 +56,7 @@ def moe(
         plan = mixture.plan(_gates(mixture, options.memory, quiet), registry)
         registry.notify("after_plan", tensors=plan.tensors, notes=list(plan.notes))
         with Progress(plan.bytes_out, quiet) as progress:
-            listener = running.Listener(warn, progress.advance, progress.resume)
+            listener = running.Listener(warn, progress.advance, progress.resume, tell=progress.tell)
             running.run_plan(plan, out, registry, options, listener)
         if as_json:
             view = {**plan_view(plan), "out": str(out), "seconds": round(progress.seconds, 3)}

@@ -134,7 +134,7 @@ class Maker:
     def _write(self, plan: Plan, folder: Path) -> None:
         """All of a candidate as files."""
         shutil.rmtree(folder, ignore_errors=True)
-        options = running.Options(self.memory, self.workers)
+        options = running.Options(self.memory, self.workers, without=("health",))
         running.run_plan(plan, folder, self.registry, options, running.Listener(self.warn))
 
 

@@ -51,7 +51,7 @@ class Setup:
         try:
             options = running.Options(self.memory, running.available_cores(), force=self.force)
             with Progress(plan.bytes_out, quiet=True) as progress:
-                listener = running.Listener(warn, progress.advance, progress.resume)
+                listener = running.Listener(warn, progress.advance, progress.resume, tell=say)
                 running.run_plan(plan, self.out, self.registry, options, listener)
         finally:
             plan.close()

@@ -91,7 +91,7 @@ def tokensurgeon(
         if not quiet:
             print_plan(plan)
         with Progress(plan.bytes_out, quiet) as progress:
-            listener = running.Listener(warn, progress.advance, progress.resume)
+            listener = running.Listener(warn, progress.advance, progress.resume, tell=progress.tell)
             running.run_plan(plan, out, registry, options, listener)
         if as_json:
             print(json.dumps({**plan_view(plan), "out": str(out), "seconds": round(progress.seconds, 3)}, indent=2))
