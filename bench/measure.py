@@ -109,6 +109,7 @@ def measure(command: list[str], timeout: float = 3600.0) -> Usage:
     """Runs `command` to its end (killed after `timeout` seconds) with the Hugging Face Hub switched off."""
     # A health check after the merge is none of its cost.
     env = os.environ | {"HF_HUB_OFFLINE": "1", "MERGECORE_DISABLE": "health"}
+    env.pop("PYTHONDONTWRITEBYTECODE", None)  # what pip installs is compiled; a development install by its first run
     with tempfile.TemporaryFile() as output:
         started = time.perf_counter()
         process = subprocess.Popen(command, stdout=output, stderr=output, env=env, start_new_session=True)

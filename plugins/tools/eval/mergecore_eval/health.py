@@ -12,8 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from mergecore.adapters import split
 from mergecore.api import VOCABULARY_FILES, MergedModel, PostProcessor
+from mergecore.places import split
 from mergecore_eval.figures import TOKENS, Figures, Verdict, judge, table
 
 FILE = "mergecore_health.json"
