@@ -235,10 +235,11 @@ def _merge(
         head = {"identity": made_of, "files": target.files()}
         with Journal(target.journal, head, done, settle) as journal, follower:
             executor.run(_work(jobs, ends, opening, journal, registry, options, listener))
+        digests = follower.digests()  # before anything else can change the files
         ends.writer.finish()
     finally:
         ends.writer.close()
-    return follower.digests()
+    return digests
 
 
 def _resume(target: Target, made_of: dict[str, Any], listener: Listener) -> set[str]:

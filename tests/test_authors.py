@@ -53,7 +53,7 @@ def test_from_an_empty_folder_to_a_merge_with_a_method_of_ones_own(environment, 
         program.chmod(0o755)
     result = environment.call("sh", "-c", script, cwd=tmp_path / "empty")
     assert result.returncode == 0, result.stdout + result.stderr
-    assert " 13 passed" in result.stdout
+    assert " 14 passed" in result.stdout
     merged, *states = (load_file(folder / "model.safetensors") for folder in (tmp_path / "empty/out", *llamas))
     name = "model.layers.1.mlp.up_proj.weight"
     base, one, two = (state[name].double() for state in states)

@@ -78,8 +78,8 @@ class InOrder(SafetensorsWriter):
     """Expects the pieces of a tensor one after the other."""
 
     def write(self, name: str, start: int, data: Any) -> None:
-        self.places = {**getattr(self, "places", {})}
-        start, self.places[name] = self.places.get(name, 0), self.places.get(name, 0) + data.numel()
+        self.ends = {**getattr(self, "ends", {})}
+        start, self.ends[name] = self.ends.get(name, 0), self.ends.get(name, 0) + data.numel()
         super().write(name, start, data)
 
 
@@ -97,6 +97,14 @@ class OneFile(SafetensorsWriter):
 
     def __init__(self, folder: Path, tensors: Mapping[str, TensorInfo], shard_bytes: int) -> None:
         super().__init__(folder, tensors, 2**50)
+
+
+class Misplacing(SafetensorsWriter):
+    """Says that tensors begin later than they do."""
+
+    def finish(self) -> None:
+        super().finish()
+        self.places = {name: (path, start + 4) for name, (path, start) in self.places.items()}
 
 
 def executor(change: Callable[[Work], Work]) -> type[Executor]:
@@ -208,6 +216,7 @@ FAULTS: dict[str, list[tuple[str, Any, str]]] = {
     "pieces_come_in_any_order": [("in order", InOrder, "something else than was written")],
     "what_was_synced_stays": [("begins anew", Truncating, "something else than was written")],
     "small_shards_give_several_files": [("one file", OneFile, "as many files as one of all")],
+    "places_are_where_tensors_are": [("later", Misplacing, "is not where `places` has it")],
     "same_bytes_as_threads": [("louder", executor(louder), "write other bytes")],
     "tells_of_every_byte": [("silent", executor(silent), "tells of 0 bytes")],
     "an_error_ends_the_run": [("swallows", Swallowing, "without complaint")],

@@ -57,6 +57,7 @@ CHECKS: Mapping[str, tuple[Check, ...]] = {
         writers.check_pieces_come_in_any_order,
         writers.check_what_was_synced_stays,
         writers.check_small_shards_give_several_files,
+        writers.check_places_are_where_tensors_are,
     ),
     "executors": (
         executors.check_same_bytes_as_threads,

@@ -65,6 +65,19 @@ def check_small_shards_give_several_files(subject: Subject) -> None:
     expect(counts[1] > counts[0], f"{subject}: shards of {SMALL} bytes give as many files as one of all: {counts[0]}")
 
 
+def check_places_are_where_tensors_are(subject: Subject) -> None:
+    """Where the writer says in which file and where each tensor begins, its bytes are there as they are in memory."""
+    tensors = random_tensors(SHAPES, "F32", 8)
+    with folder() as there:
+        writer = subject.loaded(there, INFOS, SMALL)
+        for piece in _pieces(tensors):
+            writer.write(*piece)
+        _end(writer)
+        for name, (path, start) in getattr(writer, "places", {}).items():
+            held = path.read_bytes()[start : start + INFOS[name].nbytes]
+            expect(held == tensors[name].numpy().tobytes(), f"{subject}: {name!r} is not where `places` has it")
+
+
 def _pieces(tensors: dict[str, Tensor]) -> list[tuple[str, int, Tensor]]:
     flat = {name: tensor.reshape(-1) for name, tensor in tensors.items()}
     return [(name, n, data[n : n + 97]) for name, data in flat.items() for n in range(0, data.numel(), 97)]
