@@ -21,7 +21,7 @@ PACKAGES = (
 AGAIN = """
 import sys, mergecore
 from mergecore.builtin.threads import ThreadsExecutor
-ThreadsExecutor.__init__.__defaults__ = (2**14,)
+ThreadsExecutor.__init__.__defaults__ = (2**14, None)
 mergecore.run(sys.argv[1], sys.argv[2], workers=3, memory=10**7)
 """
 
