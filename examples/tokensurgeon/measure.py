@@ -15,15 +15,16 @@ import texts  # noqa: E402
 from donor import DONOR, make  # noqa: E402
 
 MODELS = HERE / "models"
-METHODS = ("omp", "common_interpolation", "subword", "landmark_pca", "mean")
+METHODS = ("omp", "omp --shrink 0.3", "common_interpolation", "subword", "landmark_pca", "mean")
 CHARACTERS, WINDOWS = 1024, 8
 
 
 def transplanted(base: Path, method: str) -> Path:
-    """The folder of the base with the donor's tokenizer; made unless it is there."""
-    out = MODELS / method
+    """The folder of the base with the donor's tokenizer, by a method with its options; made unless it is there."""
+    out = MODELS / method.replace(" ", "")
     if not out.exists():
-        command = [sys.executable, "-m", "mergecore", "tokensurgeon", base, DONOR, out, "--method", method, "--quiet"]
+        options = ["--quiet", "--method", *method.split()]
+        command = [sys.executable, "-m", "mergecore", "tokensurgeon", base, DONOR, out, *options]
         subprocess.run([str(word) for word in command], check=True)
     return out
 

@@ -53,6 +53,9 @@ def tokensurgeon(
         Where, typer.Option("--byte-match", help="Take the row of a byte token for its character, and the reverse.")
     ] = Where.no,
     magikarp: Annotated[bool, typer.Option("--magikarp", help="Leave out rows that look untrained.")] = False,
+    shrink: Annotated[
+        float, typer.Option(help="Part of the way that made rows go to the mean of MODEL's rows.", min=0, max=1)
+    ] = 0.0,
     noise: Annotated[float, typer.Option(help="Standard deviation of noise on made rows.", min=0)] = 0.0,
     scale: Annotated[float, typer.Option(help="Factor of made rows.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Of random numbers.")] = 0,
@@ -66,7 +69,7 @@ def tokensurgeon(
 ) -> None:
     """Give MODEL the tokenizer of DONOR, in the folder OUT; rows of tokens that both have stay as they are."""
     settings = Settings(
-        method.value, k, cosine, weights, pieces, prefix_match, byte_match, magikarp, noise, scale, seed
+        method.value, k, cosine, weights, pieces, prefix_match, byte_match, magikarp, shrink, noise, scale, seed
     )
     from mergecore import running
     from mergecore.definitions import local_definitions

@@ -51,6 +51,7 @@ class Settings:
         pieces: of a token's text in the model's own tokenizer.
         prefix_match, byte_match: tables in which tokens may take the row of a prefix, or of a byte.
         magikarp: whether rows that look untrained are left out.
+        shrink: part of the way that each made row goes to the mean of the model's rows.
         noise: standard deviation of what is added to each made row.
         scale: what each made row is multiplied by.
         seed: of random numbers.
@@ -64,6 +65,7 @@ class Settings:
     prefix_match: Where = Where.no
     byte_match: Where = Where.no
     magikarp: bool = False
+    shrink: float = 0.0
     noise: float = 0.0
     scale: float = 1.0
     seed: int = 0

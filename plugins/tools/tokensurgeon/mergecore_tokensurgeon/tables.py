@@ -94,6 +94,8 @@ class Table:
         task, make = self.prepared
         rows = torch.from_numpy(self.made[number * BATCH : (number + 1) * BATCH])
         result = make(rows)
+        if task.settings.shrink:
+            result = torch.lerp(result, task.mean, task.settings.shrink)
         if task.settings.noise:
             result = result + task.settings.noise * task.draw(rows)
         return (result * task.settings.scale).to(self.loaded.dtype)

@@ -58,6 +58,19 @@ def test_shared_rows_stay_and_new_ones_are_made(tiny, tmp_path):
     assert Tokenizer.from_file(str(tmp_path / "out/tokenizer.json")).encode("new1 w10").ids == [31, 1]
 
 
+def test_shrunk_rows_are_nearer_to_the_mean_of_the_models_rows(tmp_path):
+    model = patient(TINY["LlamaForCausalLM"], tmp_path / "model")
+    donor = with_rows(model, tmp_path / "donor", ["new0", *WORDS[10:40], "new1"], rows=32)
+    for name, shrink in (("plain", "0"), ("shrunk", "0.25")):
+        assert surgeon(model, donor, tmp_path / name, "-k", 3, "--shrink", shrink) == 0
+    before, plain, shrunk = (tensors(tmp_path / name) for name in ("model", "plain", "shrunk"))
+    for name in filter(is_table, before):
+        mean = before[name].double().mean(0)
+        assert torch.equal(plain[name][1:31], shrunk[name][1:31])
+        expected = mean + 0.75 * (plain[name][[0, 31]].double() - mean)
+        assert torch.allclose(shrunk[name][[0, 31]].double(), expected, atol=1e-6)
+
+
 def test_threads_and_memory_change_no_byte(tmp_path):
     model = patient(TINY["LlamaForCausalLM"], tmp_path / "model")
     words = [*WORDS[:30], *(f"new{number}" for number in range(300))]
