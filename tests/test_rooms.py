@@ -103,7 +103,13 @@ def test_a_package_file_follows_the_convention(package):
     module = project["name"].replace("-", "_")
     assert (package / module).is_dir() or (package / f"{module}.py").is_file(), f"the module must be {module}"
     assert package.name.replace("_", "-") == project["name"].removeprefix(prefix)
-    assert {path.name for path in package.iterdir()} <= {"pyproject.toml", module, f"{module}.py", "tests", "README.md"}
+    assert {path.name for path in package.iterdir()} - {"__pycache__"} <= {
+        "pyproject.toml",
+        module,
+        f"{module}.py",
+        "tests",
+        "README.md",
+    }
 
 
 def test_every_entry_point_of_the_tree_is_installed():
