@@ -10,10 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mergecore.api import ITEM_BYTES, TensorInfo
+from mergecore.fingerprints import CHUNK
 from mergecore.stamps import Stamp, stamp
-
-CHUNK = 2**20
-"""Bytes that are hashed at one time: as many as stay in the cache."""
 
 Digests = Mapping[Path, tuple[Stamp, str]]
 """SHA-256 of files, and what they were when it was taken."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from mergecore_numerics import Cut, Mapped, agreeing_sum, keep_largest, l1_scales, largest, plain_sum
+from mergecore_numerics import Cut, Mapped, agreeing_sum, keep_largest, l1_scales, largest, plain_sum, weighted
 from torch import Tensor
 
 from mergecore.api import Context, DeltaMethod, PerModel, Tile, param
@@ -51,8 +51,7 @@ class _Breadcrumbs(DeltaMethod):
         return _kept(deltas, ctx.measured[0], ctx.offset)
 
     def _weighted(self, kept: Sequence[Tensor], ctx: Context) -> list[Tensor]:
-        scales = ctx.measured[1]
-        return [x * (weight * scale) for x, weight, scale in zip(kept, self.weight, scales, strict=True)]
+        return weighted(kept, self.weight, ctx.measured[1])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from mergecore_numerics import Masks, Thinned, agreeing_sum, l1_scales, plain_sum
+from mergecore_numerics import Masks, Thinned, agreeing_sum, l1_scales, plain_sum, weighted
 from torch import Tensor
 
 from mergecore.api import Context, DeltaMethod, PerModel, Tile, param
@@ -46,8 +46,7 @@ class _Dare(DeltaMethod):
         return kept
 
     def _weighted(self, kept: Sequence[Tensor], ctx: Context) -> list[Tensor]:
-        scales = ctx.measured.scales
-        return [x * (weight * scale) for x, weight, scale in zip(kept, self.weight, scales, strict=True)]
+        return weighted(kept, self.weight, ctx.measured.scales)
 
 
 def _mask(model: int, delta: Tensor, density: float, ctx: Context) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-from mergecore_numerics import Masks, Thinned, agreeing_sum, l1_scales, plain_sum
+from mergecore_numerics import Masks, Thinned, agreeing_sum, l1_scales, plain_sum, weighted
 from torch import Tensor
 
 from mergecore.api import Context, DeltaMethod, InputError, PerModel, Tile, param
@@ -59,8 +59,7 @@ class _Della(DeltaMethod):
         return kept
 
     def _weighted(self, kept: Sequence[Tensor], ctx: Context) -> list[Tensor]:
-        scales = ctx.measured.scales
-        return [x * (weight * scale) for x, weight, scale in zip(kept, self.weight, scales, strict=True)]
+        return weighted(kept, self.weight, ctx.measured.scales)
 
 
 @dataclass(frozen=True, kw_only=True)

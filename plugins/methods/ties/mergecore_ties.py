@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from mergecore_numerics import Cut, agreeing_sum, keep_largest, l1_scales, largest
+from mergecore_numerics import Cut, agreeing_sum, keep_largest, l1_scales, largest, weighted
 from torch import Tensor
 
 from mergecore.api import Context, DeltaMethod, PerModel, Tile, param
@@ -45,9 +45,8 @@ class Ties(DeltaMethod):
         return _keep(ctx.measured[0], deltas, ctx.offset)
 
     def merge(self, kept: Sequence[Tensor], ctx: Context) -> Tensor:
-        scales = ctx.measured[1]
-        weighted = [x * (weight * scale) for x, weight, scale in zip(kept, self.weight, scales, strict=True)]
-        return agreeing_sum(weighted, self.weight, self.normalize).mul_(self.lambda_)
+        scaled = weighted(kept, self.weight, ctx.measured[1])
+        return agreeing_sum(scaled, self.weight, self.normalize).mul_(self.lambda_)
 
 
 def _kept(density: float, total: int) -> int:

@@ -1,6 +1,6 @@
 """Maths that merge methods share, on torch tensors that may be seen whole or tile by tile."""
 
-from mergecore_numerics.deltas import l1_scales, plain_sum
+from mergecore_numerics.deltas import l1_scales, plain_sum, weighted
 from mergecore_numerics.lazily import Mapped
 from mergecore_numerics.masks import Masks, Thinned
 from mergecore_numerics.selection import Cut, keep_largest, largest
@@ -36,5 +36,6 @@ __all__ = [
     "plain_sum",
     "row_gram",
     "row_sums",
+    "weighted",
     "weighted_sum",
 ]

@@ -18,6 +18,11 @@ Keep = Callable[[Sequence[Tensor], int], Sequence[Tensor]]
 """Thins a tile of task vectors, given the flat index of its first element."""
 
 
+def weighted(deltas: Sequence[Tensor], weights: Sequence[float], scales: Sequence[float]) -> list[Tensor]:
+    """New tensors: each delta times its weight and scale, of which there are as many; else ValueError."""
+    return [x * (weight * scale) for x, weight, scale in zip(deltas, weights, scales, strict=True)]
+
+
 def plain_sum(deltas: Sequence[Tensor], weights: Sequence[float], normalize: bool) -> Tensor:
     """Sum of the weighted deltas, divided by the sum of the weights where `normalize` and that is not nearly zero.
 

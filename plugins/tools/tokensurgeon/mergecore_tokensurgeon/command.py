@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from enum import Enum
 from typing import Annotated
 
 import typer
 
-from mergecore.console import say, warn
+from mergecore.console import warn
 from mergecore.options import ArchDirs, AsJson, Force, Memory, ModelPath, Out, Quiet, size
 from mergecore_tokensurgeon.settings import Pieces, Settings, Weights, Where
 
@@ -72,10 +71,9 @@ def tokensurgeon(
         method.value, k, cosine, weights, pieces, prefix_match, byte_match, magikarp, shrink, noise, scale, seed
     )
     from mergecore import running
+    from mergecore.attended import run_attended
     from mergecore.definitions import local_definitions
-    from mergecore.progress import Progress
     from mergecore.registry import Registry
-    from mergecore.views import plan_view, print_plan
     from mergecore_tokensurgeon.memory import check
     from mergecore_tokensurgeon.transplant import make_transplant
 
@@ -91,17 +89,10 @@ def tokensurgeon(
     try:
         check(tables, settings, options.workers, options.memory)
         registry.notify("after_plan", tensors=plan.tensors, notes=list(plan.notes))
-        if not quiet:
-            print_plan(plan)
-        with Progress(plan.bytes_out, quiet) as progress:
-            listener = running.Listener(warn, progress.advance, progress.resume, tell=progress.tell)
-            running.run_plan(plan, out, registry, options, listener)
-        if as_json:
-            print(json.dumps({**plan_view(plan), "out": str(out), "seconds": round(progress.seconds, 3)}, indent=2))
-        elif not quiet:
-            say(f"{out}: {progress.summary()}")
-    finally:
+    except BaseException:
         plan.close()
+        raise
+    run_attended(plan, out, registry, options, quiet=quiet, as_json=as_json)
 
 
 def _line(model: str, donor: str, settings: Settings) -> str:
