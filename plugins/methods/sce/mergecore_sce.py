@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from mergecore_numerics import Cut, Mapped, dots, elect_sign, keep_largest, largest, plain_sum
+from mergecore_numerics import Cut, Mapped, Masks, dots, elect_sign, keep_largest, largest, plain_sum
 from torch import Tensor
 
 from mergecore.api import Context, DeltaMethod, Tile, param
@@ -33,23 +34,24 @@ class Sce(DeltaMethod):
         1.0, "Share of the elements that differ between models that is merged.", minimum=0.0, maximum=1.0
     )
 
-    def measure(self, tiles: Sequence[Sequence[Tensor]], ctx: Context) -> tuple[Cut | None, list[float]]:
-        """Which variances are selected (None: all), and each model's weight."""
-        cut = None
+    def measure(self, tiles: Sequence[Sequence[Tensor]], ctx: Context) -> tuple[Selection | None, list[float]]:
+        """Which elements are selected (None: all), and each model's weight."""
+        selection = None
         if self.select_topk < 1:
             varying = sum(_varying(deltas) for deltas in tiles)
-            variances = Mapped(tiles, lambda deltas, _: [variance(deltas)])
-            (cut,) = largest(variances, [int(self.select_topk * varying)])
-            tiles = Mapped(tiles, lambda deltas, offset: _selected(deltas, cut, offset))
+            spreads = Mapped(tiles, lambda deltas, _: [_spread(deltas)])
+            (cut,) = largest(spreads, [int(self.select_topk * varying)])
+            selection = Selection(cut, Masks())
+            tiles = Mapped(tiles, selection.of)
         models = range(len(tiles[0]))
         energy = dots(tiles, [(model, model) for model in models])
         total = math.fsum(energy)
-        return cut, [1 / len(models) if total == 0 else part / total for part in energy]
+        return selection, [1 / len(models) if total == 0 else part / total for part in energy]
 
     def merge(self, deltas: Sequence[Tensor], ctx: Context) -> Tensor:
-        cut, weights = ctx.measured
-        if cut is not None:
-            deltas = _selected(deltas, cut, ctx.offset)
+        selection, weights = ctx.measured
+        if selection is not None:
+            deltas = selection.of(deltas, ctx.offset)
         sign = elect_sign(plain_sum(deltas, [1.0] * len(deltas), normalize=False))
         merged, share = torch.zeros_like(sign), torch.zeros_like(sign)
         for delta, weight in zip(deltas, weights, strict=True):
@@ -57,6 +59,24 @@ class Sce(DeltaMethod):
             merged.add_(agreeing, alpha=weight)
             share.add_(agreeing.sign_(), alpha=weight)
         return merged.mul_(sign).div_(share.add_(torch.eq(share, 0, out=sign)))
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The elements whose spread over the models `cut` keeps, drawn into `masks` where they are first asked for."""
+
+    cut: Cut
+    masks: Masks
+
+    def of(self, deltas: Sequence[Tensor], offset: int) -> list[Tensor]:
+        """The deltas of a tile, zero where they are not selected; NaN stays."""
+        key = offset, deltas[0].numel(), deltas[0].device
+        mask = self.masks.get(key, partial(self._mask, deltas, offset))
+        return [delta * mask for delta in deltas]
+
+    def _mask(self, deltas: Sequence[Tensor], offset: int) -> Tensor:
+        kept = keep_largest(_spread(deltas), self.cut, offset)
+        return torch.ne(kept, 0, out=torch.empty_like(deltas[0]))
 
 
 def _varying(deltas: Sequence[Tensor]) -> int:
@@ -67,24 +87,19 @@ def _varying(deltas: Sequence[Tensor]) -> int:
     return int(torch.count_nonzero(differing))
 
 
-def variance(deltas: Sequence[Tensor]) -> Tensor:
-    """The population variance over the models of each element, in float64; exactly zero where all are equal.
+def _spread(deltas: Sequence[Tensor]) -> Tensor:
+    """The variance over the n models of each element, times n^2, in float64; exactly zero where all are equal.
 
-    With the differences d from the first model, (n sum(d^2) - sum(d)^2) / n^2: its first term is at least n / (n - 1)
-    times the second, so that nothing cancels.
+    With the differences d from the first model, n sum(d^2) - sum(d)^2: its first term is at least n / (n - 1) times
+    the second, so that nothing cancels.
     """
-    first = deltas[0].double()
-    total, squares = torch.zeros_like(first), torch.zeros_like(first)
-    for delta in deltas[1:]:
-        difference = delta - first
+    first, *others = deltas[0].double(), *deltas[1:]
+    if not others:
+        return torch.zeros_like(first)
+    total = others[0] - first
+    squares = total * total
+    for other in others[1:]:
+        difference = other - first
         total.add_(difference)
         squares.addcmul_(difference, difference)
-    models = len(deltas)
-    return squares.mul_(models).addcmul_(total, total, value=-1).div_(models**2)
-
-
-def _selected(deltas: Sequence[Tensor], cut: Cut, offset: int) -> list[Tensor]:
-    """The deltas, zero where the variance is not selected; NaN stays."""
-    kept = keep_largest(variance(deltas), cut, offset)
-    mask = torch.ne(kept, 0, out=torch.empty_like(deltas[0]))
-    return [delta * mask for delta in deltas]
+    return squares.mul_(len(deltas)).addcmul_(total, total, value=-1)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mergecore_numerics._search import SAMPLE, Bits, Search
 
-_CHUNK = 2**17  # elements worked on at once: they stay in cache
+_CHUNK = 2**18  # elements worked on at once: they stay in cache
 _HELD = 3 * 2**23  # bytes that may be picked out of the tensor, for all models together
 _INTEGERS: dict[torch.dtype, type[np.signedinteger[Any]]] = {torch.float32: np.int32, torch.float64: np.int64}
 

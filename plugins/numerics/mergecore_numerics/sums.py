@@ -1,14 +1,15 @@
 """Streaming sums over a tensor whose results do not depend on how it is cut into tiles."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
+import torch
 from torch import Tensor
 
 BLOCK = 2**14
 """Elements that are added up on their own: the length of every tile but the last must be a multiple of it."""
 
-_CHUNK = 8 * BLOCK  # worked on at once: it stays in cache, and bounds the memory where a tile is a whole tensor
+_CHUNK = 16 * BLOCK  # worked on at once: it stays in cache, and bounds the memory where a tile is a whole tensor
 _PART = 256  # added up in the tensors' own dtype: longer sums of equal numbers lose more than the products have lost
 _TINY = 1e-25  # underflow may have taken more than 1e-7 of a float32 block sum below this
 
@@ -35,7 +36,7 @@ def dots(tiles: Sequence[Sequence[Tensor]], pairs: Sequence[tuple[int, int]]) ->
         tile = tiles[index]
         for place, (left, right) in enumerate(pairs):
             # Not sum(), which compensates since Python 3.12: other versions would give other bits.
-            for block in _block_sums(tile[left], tile[right]):
+            for block in _block_sums(torch.mul, tile[left], tile[right]):
                 sums[place] += block
     return sums
 
@@ -46,28 +47,24 @@ def absolute_sums(tiles: Iterable[Sequence[Tensor]]) -> list[float]:
     for tile in tiles:
         sums = sums or [0.0] * len(tile)
         for place, values in enumerate(tile):
-            for start in range(0, values.numel(), _CHUNK):
-                piece = values[start : start + _CHUNK]
-                for block in _block_sums(piece, piece.sign()):
-                    sums[place] += block
+            for block in _block_sums(torch.abs, values):
+                sums[place] += block
     return sums
 
 
-def _block_sums(one: Tensor, other: Tensor) -> Iterator[float]:
-    """The dot product of every block of two flat tensors, with the incomplete one at the end."""
-    whole = one.numel() - one.numel() % BLOCK
-    for start in range(0, whole, _CHUNK):
-        stop = min(start + _CHUNK, whole)
-        yield from _row_sums(one[start:stop].view(-1, BLOCK), other[start:stop].view(-1, BLOCK))
-    if whole < one.numel():
-        yield _exact_sum(one[whole:], other[whole:])
-
-
-def _row_sums(one: Tensor, other: Tensor) -> Iterator[float]:
-    parts = (one * other).view(-1, BLOCK // _PART, _PART).sum(2)
-    for row, total in enumerate(parts.double().sum(1).tolist()):
-        yield total if _TINY < abs(total) < math.inf else _exact_sum(one[row], other[row])
-
-
-def _exact_sum(one: Tensor, other: Tensor) -> float:
-    return (one.double() * other.double()).sum().item()
+def _block_sums(term: Callable[..., Tensor], *models: Tensor) -> list[float]:
+    """The sum of a term of flat tensors over every block, with the incomplete one at the end."""
+    sums: list[float] = []
+    for start in range(0, models[0].numel(), _CHUNK):
+        chunk = [model[start : start + _CHUNK] for model in models]
+        whole = chunk[0].numel() // BLOCK * BLOCK
+        parts = term(*(values[:whole] for values in chunk)).view(-1, _PART).sum(1)
+        rows = parts.view(-1, BLOCK // _PART).double().sum(1).tolist()
+        if whole < chunk[0].numel():
+            rows.append(0.0)
+        for row, total in enumerate(rows):
+            if not _TINY < abs(total) < math.inf:
+                block = slice(row * BLOCK, (row + 1) * BLOCK)
+                total = term(*(values[block].double() for values in chunk)).sum().item()
+            sums.append(total)
+    return sums
