@@ -67,8 +67,8 @@ def load_yaml(text: str, file: str | None = None) -> list[Place]:
     """Parse YAML documents of plain values; one without a value is left out, as after a last ``---``.
 
     Raises:
-        RecipeError: not YAML, nothing but such documents, a tag that asks for a Python object, a key written twice, or
-            aliases that expand beyond all measure.
+        RecipeError: not YAML, a tag that asks for a Python object, a key written twice, or aliases that expand beyond
+            all measure.
     """
     import yaml
 
@@ -83,15 +83,14 @@ def load_yaml(text: str, file: str | None = None) -> list[Place]:
         raise RecipeError("the YAML is nested too deeply", file=file) from None
     builder = _Builder(file)
     places = [Place(builder.build(node, ()), (), file, builder.lines_found()) for node in nodes]
-    found = [place for place in places if place.value is not None]
-    if not found:
-        raise RecipeError("is empty; a recipe has at least 'merge_method' and 'models'", file=file)
-    return found
+    return [place for place in places if place.value is not None]
 
 
 def load_file(path: Path) -> tuple[Place, str]:
     """The one YAML document in a file, and the text."""
     places, text = load_documents(path)
+    if not places:
+        raise RecipeError("is empty", file=str(path))
     if len(places) > 1:
         raise places[1].error("is a second document; this file holds one")
     return places[0], text

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mergecore.documents import MAX_DEPTH, Place, load_documents, load_yaml
+from mergecore.errors import RecipeError
 from mergecore.lockfile import read_lock
 from mergecore.places import split
 from mergecore.recipe import Recipe, is_recipe, parse_recipe
@@ -30,19 +31,22 @@ def load_recipe(source: Path | str | Mapping[str, Any] | Sequence[Mapping[str, A
     if isinstance(source, (str, Path)):
         if lock := read_lock(Path(source)):
             text = lock.value["recipe"]
-            return replace(output_of(load_yaml(text, lock.recipe_file), text), lock=lock)
-        return output_of(*load_documents(Path(source)))
+            return replace(output_of(load_yaml(text, lock.recipe_file), text, lock.recipe_file), lock=lock)
+        return output_of(*load_documents(Path(source)), str(source))
     places = [Place(source)] if isinstance(source, Mapping) else Place(list(source)).elements()
     return output_of(places, _dump(place.value for place in places))
 
 
-def output_of(places: Sequence[Place], text: str) -> Recipe:
+def output_of(places: Sequence[Place], text: str, file: str | None = None) -> Recipe:
     """The recipe that makes the output: the only one without a name, else the last; all others are its stages.
 
     Args:
-        places: the documents, at least one.
+        places: the documents.
         text: the YAML of all of them.
+        file: where they are from.
     """
+    if not places:
+        raise RecipeError("is empty; a recipe has at least 'merge_method' and 'models'", file=file)
     recipes = _Recipes()
     documents = [parse_recipe(place, text) for place in places]
     unnamed = [recipe for recipe in documents if recipe.name is None]

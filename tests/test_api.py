@@ -139,3 +139,9 @@ def test_sizes_are_read_as_people_write_them():
     for text in ("", "big", "-1MB", "0", "nan", "inf", "5 QB"):
         with pytest.raises(InputError, match="--memory"):
             size(text, "--memory")
+
+
+def test_a_list_without_a_recipe_is_refused(tmp_path):
+    with pytest.raises(InputError, match="is empty; a recipe has at least"):
+        mergecore.run([], tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -61,10 +61,13 @@ def _block_sums(term: Callable[..., Tensor], *models: Tensor) -> list[float]:
         parts = term(*(values[:whole] for values in chunk)).view(-1, _PART).sum(1)
         rows = parts.view(-1, BLOCK // _PART).double().sum(1).tolist()
         if whole < chunk[0].numel():
-            rows.append(0.0)
+            rows.append(0.0)  # the incomplete one, which is too short to be a row
         for row, total in enumerate(rows):
-            if not _TINY < abs(total) < math.inf:
-                block = slice(row * BLOCK, (row + 1) * BLOCK)
-                total = term(*(values[block].double() for values in chunk)).sum().item()
-            sums.append(total)
+            sums.append(total if _TINY < abs(total) < math.inf else _exact_sum(term, chunk, row))
     return sums
+
+
+def _exact_sum(term: Callable[..., Tensor], models: Sequence[Tensor], row: int) -> float:
+    """The sum of one block, which may be incomplete, with products in float64."""
+    block = slice(row * BLOCK, (row + 1) * BLOCK)
+    return float(term(*(values[block].double() for values in models)).sum())

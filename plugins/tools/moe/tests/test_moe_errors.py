@@ -66,7 +66,7 @@ def same(value, **more):
 
 
 CASES = {
-    "nothing": (lambda c, m: "", r"moe.yml: is empty"),
+    "nothing": (lambda c, m: "", r"moe.yml: is empty$"),
     "no yaml": (lambda c, m: "a: [", r"moe.yml:1: this is not valid YAML"),
     "no base": (lambda c, m: {"experts": c["experts"]}, r"'base_model' is missing"),
     "unknown key": (lambda c, m: {**c, "expert_per_token": 2},
