@@ -41,8 +41,7 @@ class _Dare(DeltaMethod):
         kept = []
         for model, (delta, density) in enumerate(zip(deltas, self.density, strict=True)):
             drawn = partial(_mask, model, delta, density, ctx)
-            key = model, ctx.offset, delta.numel(), delta.device
-            kept.append(delta if density >= 1 else delta * ctx.measured.masks.get(key, drawn))
+            kept.append(delta if density >= 1 else delta * ctx.measured.masks.get(model, ctx.offset, delta, drawn))
         return kept
 
     def _weighted(self, kept: Sequence[Tensor], ctx: Context) -> list[Tensor]:

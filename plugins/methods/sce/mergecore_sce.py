@@ -70,13 +70,12 @@ class Selection:
 
     def of(self, deltas: Sequence[Tensor], offset: int) -> list[Tensor]:
         """The deltas of a tile, zero where they are not selected; NaN stays."""
-        key = offset, deltas[0].numel(), deltas[0].device
-        mask = self.masks.get(key, partial(self._mask, deltas, offset))
+        mask = self.masks.get(0, offset, deltas[0], partial(self._mask, deltas, offset))
         return [delta * mask for delta in deltas]
 
     def _mask(self, deltas: Sequence[Tensor], offset: int) -> Tensor:
         kept = keep_largest(_spread(deltas), self.cut, offset)
-        return torch.ne(kept, 0, out=torch.empty_like(deltas[0]))
+        return torch.ne(kept, 0, out=torch.empty_like(deltas[0], dtype=torch.float32))
 
 
 def _varying(deltas: Sequence[Tensor]) -> int:
@@ -93,7 +92,7 @@ def _spread(deltas: Sequence[Tensor]) -> Tensor:
     With the differences d from the first model, n sum(d^2) - sum(d)^2: its first term is at least n / (n - 1) times
     the second, so that nothing cancels.
     """
-    first, *others = deltas[0].double(), *deltas[1:]
+    first, others = deltas[0].double(), deltas[1:]
     if not others:
         return torch.zeros_like(first)
     total = others[0] - first

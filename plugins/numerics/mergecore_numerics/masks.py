@@ -18,24 +18,31 @@ class Masks:
     def __init__(self, capacity: int = CAPACITY) -> None:
         """`capacity` is in bytes; 0 keeps nothing."""
         self._free = capacity
-        self._kept: dict[Hashable, tuple[NDArray[np.uint8], torch.Size, torch.device]] = {}
+        self._kept: dict[Hashable, NDArray[np.uint8]] = {}
 
     @property
     def nbytes(self) -> int:
         """Bytes of the masks that are kept."""
-        return sum(bits.nbytes for bits, _, _ in self._kept.values())
+        return sum(bits.nbytes for bits in self._kept.values())
 
-    def get(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
-        """The mask of `key`, a new float32 tensor of zeros and ones; `make` makes it, always the same one for a key."""
+    def get(self, model: int, offset: int, like: Tensor, make: Callable[[], Tensor]) -> Tensor:
+        """The mask of a tile: a new float32 tensor of zeros and ones, of its shape and on its device.
+
+        Args:
+            model: whose mask it is; any number where one is for all.
+            offset: flat index of the tile's first element in the whole tensor.
+            like: the tile.
+            make: makes the mask, always the same one for a tile.
+        """
+        key = model, offset, like.numel(), like.device
         if key in self._kept:
-            bits, shape, device = self._kept[key]
-            values = np.unpackbits(bits, count=shape.numel())
-            return torch.from_numpy(values).to(device, torch.float32).view(shape)
+            values = np.unpackbits(self._kept[key], count=like.numel())
+            return torch.from_numpy(values).to(like.device, torch.float32).view(like.shape)
         mask = make()
         if mask.numel() <= 8 * self._free:
             bits = np.packbits(mask.numpy(force=True).reshape(-1) > 0)
             self._free -= bits.nbytes
-            self._kept[key] = bits, mask.shape, mask.device
+            self._kept[key] = bits
         return mask
 
 

@@ -35,9 +35,7 @@ def dots(tiles: Sequence[Sequence[Tensor]], pairs: Sequence[tuple[int, int]]) ->
     for index in range(len(tiles)):
         tile = tiles[index]
         for place, (left, right) in enumerate(pairs):
-            # Not sum(), which compensates since Python 3.12: other versions would give other bits.
-            for block in _block_sums(torch.mul, tile[left], tile[right]):
-                sums[place] += block
+            sums[place] = _added(sums[place], torch.mul, tile[left], tile[right])
     return sums
 
 
@@ -47,14 +45,12 @@ def absolute_sums(tiles: Iterable[Sequence[Tensor]]) -> list[float]:
     for tile in tiles:
         sums = sums or [0.0] * len(tile)
         for place, values in enumerate(tile):
-            for block in _block_sums(torch.abs, values):
-                sums[place] += block
+            sums[place] = _added(sums[place], torch.abs, values)
     return sums
 
 
-def _block_sums(term: Callable[..., Tensor], *models: Tensor) -> list[float]:
-    """The sum of a term of flat tensors over every block, with the incomplete one at the end."""
-    sums: list[float] = []
+def _added(result: float, term: Callable[..., Tensor], *models: Tensor) -> float:
+    """A sum with that of a term of flat tensors added to it, block by block, the incomplete one at the end."""
     for start in range(0, models[0].numel(), _CHUNK):
         chunk = [model[start : start + _CHUNK] for model in models]
         whole = chunk[0].numel() // BLOCK * BLOCK
@@ -62,9 +58,10 @@ def _block_sums(term: Callable[..., Tensor], *models: Tensor) -> list[float]:
         rows = parts.view(-1, BLOCK // _PART).double().sum(1).tolist()
         if whole < chunk[0].numel():
             rows.append(0.0)  # the incomplete one, which is too short to be a row
-        for row, total in enumerate(rows):
-            sums.append(total if _TINY < abs(total) < math.inf else _exact_sum(term, chunk, row))
-    return sums
+        # Not sum(), which compensates since Python 3.12: other versions would give other bits.
+        for row, block in enumerate(rows):
+            result += block if _TINY < abs(block) < math.inf else _exact_sum(term, chunk, row)
+    return result
 
 
 def _exact_sum(term: Callable[..., Tensor], models: Sequence[Tensor], row: int) -> float:

@@ -24,7 +24,7 @@ class Made:
 def test_a_kept_mask_is_the_one_that_was_made(shape: tuple[int, ...]) -> None:
     masks, made = Masks(), Made(*shape)
     for _ in range(3):
-        got = masks.get("key", made)
+        got = masks.get(3, 7, made.mask, made)
         assert got.dtype == torch.float32 and got.shape == made.mask.shape and torch.equal(got, made.mask)
         got.fill_(5)  # a new tensor: the kept one stays
     assert made.times == 1
@@ -33,8 +33,8 @@ def test_a_kept_mask_is_the_one_that_was_made(shape: tuple[int, ...]) -> None:
 def test_what_has_no_room_is_made_anew() -> None:
     masks, small, large = Masks(10), Made(64), Made(17)
     for _ in range(2):
-        assert torch.equal(masks.get(1, small), small.mask)
-        assert torch.equal(masks.get(2, large), large.mask)
+        assert torch.equal(masks.get(1, 0, small.mask, small), small.mask)
+        assert torch.equal(masks.get(2, 0, large.mask, large), large.mask)
     assert (small.times, large.times) == (1, 2)
     none, made = Masks(0), Made(1)
-    assert none.get(0, made).shape == none.get(0, made).shape and made.times == 2
+    assert none.get(0, 0, made.mask, made).shape == none.get(0, 0, made.mask, made).shape and made.times == 2

@@ -121,9 +121,9 @@ def test_where_there_is_no_gpu_threads_do_it_and_a_sentence_says_so(tiny):
 def test_no_method_mixes_tensors_of_its_tiles_device_with_others(tiny, method, monkeypatch):
     """On torch's device without values, which mixes with the CPU as little as a GPU does.
 
-    Nothing can come back from there, so this tells nothing of DELLA, which sorts on the CPU, and DARE keeps no masks.
+    Nothing can come back from there, so this tells nothing of DELLA, which sorts on the CPU, and no masks are kept.
     """
-    monkeypatch.setattr(Masks, "get", lambda self, key, make: make())
+    monkeypatch.setattr(Masks, "get", lambda self, model, offset, like, make: make())
     copies = Copies(torch.device("meta"))
     for recipe in recipes_of(tiny, method):
         plan = mergecore.plan(recipe)
