@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import json
 import signal
@@ -193,6 +194,7 @@ def main() -> NoReturn:
             signal.signal(number, _stop)
     # What is imported stays: looking for garbage in it again and again takes a quarter of a second of torch's import.
     gc.set_threshold(100_000)
+    atexit.register(gc.freeze)  # nor is any looked for at the end, which takes as long again
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
