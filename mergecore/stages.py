@@ -46,7 +46,8 @@ def output_of(places: Sequence[Place], text: str, file: str | None = None) -> Re
         file: where they are from.
     """
     if not places:
-        raise RecipeError("is empty; a recipe has at least 'merge_method' and 'models'", file=file)
+        subject = "" if file else "the list of recipes "
+        raise RecipeError(f"{subject}is empty; a recipe has at least 'merge_method' and 'models'", file=file)
     recipes = _Recipes()
     documents = [parse_recipe(place, text) for place in places]
     unnamed = [recipe for recipe in documents if recipe.name is None]

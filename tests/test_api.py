@@ -142,6 +142,6 @@ def test_sizes_are_read_as_people_write_them():
 
 
 def test_a_list_without_a_recipe_is_refused(tmp_path):
-    with pytest.raises(InputError, match="is empty; a recipe has at least"):
+    with pytest.raises(InputError, match=r"^the list of recipes is empty; a recipe has at least"):
         mergecore.run([], tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from mergecore_numerics import Masks, Thinned, agreeing_sum, l1_scales, plain_sum, weighted
+from mergecore_numerics import Thinned, agreeing_sum, plain_sum, thin, thinned, weighted
 from torch import Tensor
 
 from mergecore.api import Context, DeltaMethod, PerModel, Tile, param
@@ -28,28 +28,17 @@ class _Dare(DeltaMethod):
 
     def measure(self, tiles: Sequence[Sequence[Tensor]], ctx: Context) -> Thinned:
         """What scales each thinned task vector back where `rescale`."""
-        if not self.rescale or min(self.density) >= 1:
-            return Thinned([1.0] * len(self.density), Masks(0))
-        drawn = Thinned([], Masks())
-        scales = l1_scales(
-            tiles, lambda deltas, offset: self.prepare(deltas, replace(ctx, offset=offset, measured=drawn))
-        )
-        return drawn._replace(scales=scales)
+        return thinned(tiles, self.density, partial(self._mask, ctx), rescale=self.rescale)
 
     def prepare(self, deltas: Sequence[Tensor], ctx: Context) -> list[Tensor]:
         """delta * [u < density], u uniform in [0, 1)."""
-        kept = []
-        for model, (delta, density) in enumerate(zip(deltas, self.density, strict=True)):
-            drawn = partial(_mask, model, delta, density, ctx)
-            kept.append(delta if density >= 1 else delta * ctx.measured.masks.get(model, ctx.offset, delta, drawn))
-        return kept
+        return thin(deltas, self.density, partial(self._mask, ctx), ctx.measured.masks, ctx.offset)
 
     def _weighted(self, kept: Sequence[Tensor], ctx: Context) -> list[Tensor]:
         return weighted(kept, self.weight, ctx.measured.scales)
 
-
-def _mask(model: int, delta: Tensor, density: float, ctx: Context) -> Tensor:
-    return ctx.random(model, delta).lt_(density)
+    def _mask(self, ctx: Context, model: int, delta: Tensor, offset: int) -> Tensor:
+        return replace(ctx, offset=offset).random(model, delta).lt_(self.density[model])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from mergecore_numerics import cosines, gram, row_gram
+from mergecore_numerics import cosines, gram, row_gram, total
 
 from mergecore.api import Context, DeltaMethod, Tile, param
 
@@ -44,10 +44,7 @@ class ModelStock(DeltaMethod):
 
     def merge(self, deltas: Sequence[Tensor], ctx: Context) -> Tensor:
         t = _ratio(row_gram(deltas)).unsqueeze(-1) if ctx.measured is None else ctx.measured
-        total = deltas[0] + deltas[1]
-        for delta in deltas[2:]:
-            total.add_(delta)
-        return total.mul_(t / len(deltas))
+        return total(deltas).mul_(t / len(deltas))
 
 
 def _ratio(products: Tensor) -> Tensor:

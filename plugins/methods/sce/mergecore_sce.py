@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from mergecore_numerics import Cut, Mapped, Masks, dots, elect_sign, keep_largest, largest, plain_sum
+from mergecore_numerics import Cut, Mapped, Masks, dots, elect_sign, keep_largest, largest, total
 from torch import Tensor
 
 from mergecore.api import Context, DeltaMethod, Tile, param
@@ -45,14 +45,14 @@ class Sce(DeltaMethod):
             tiles = Mapped(tiles, selection.of)
         models = range(len(tiles[0]))
         energy = dots(tiles, [(model, model) for model in models])
-        total = math.fsum(energy)
-        return selection, [1 / len(models) if total == 0 else part / total for part in energy]
+        energies = math.fsum(energy)
+        return selection, [1 / len(models) if energies == 0 else part / energies for part in energy]
 
     def merge(self, deltas: Sequence[Tensor], ctx: Context) -> Tensor:
         selection, weights = ctx.measured
         if selection is not None:
             deltas = selection.of(deltas, ctx.offset)
-        sign = elect_sign(plain_sum(deltas, [1.0] * len(deltas), normalize=False))
+        sign = elect_sign(total(deltas))
         merged, share = torch.zeros_like(sign), torch.zeros_like(sign)
         for delta, weight in zip(deltas, weights, strict=True):
             agreeing = torch.mul(sign, delta).relu_()

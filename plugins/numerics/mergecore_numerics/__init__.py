@@ -2,7 +2,7 @@
 
 from mergecore_numerics.deltas import l1_scales, plain_sum, weighted
 from mergecore_numerics.lazily import Mapped
-from mergecore_numerics.masks import Masks, Thinned
+from mergecore_numerics.masks import Masks
 from mergecore_numerics.selection import Cut, keep_largest, largest
 from mergecore_numerics.signs import agreeing_sum, elect_sign
 from mergecore_numerics.sphere import (
@@ -14,7 +14,8 @@ from mergecore_numerics.sphere import (
     row_sums,
     weighted_sum,
 )
-from mergecore_numerics.sums import BLOCK, absolute_sums, dots
+from mergecore_numerics.sums import BLOCK, absolute_sums, dots, total
+from mergecore_numerics.thinning import Thinned, thin, thinned
 
 __all__ = [
     "BLOCK",
@@ -36,6 +37,9 @@ __all__ = [
     "plain_sum",
     "row_gram",
     "row_sums",
+    "thin",
+    "thinned",
+    "total",
     "weighted",
     "weighted_sum",
 ]

@@ -1,7 +1,6 @@
 """Masks that one pass over a tensor draws and the next one needs again."""
 
 from collections.abc import Callable, Hashable
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -44,10 +43,3 @@ class Masks:
             self._free -= bits.nbytes
             self._kept[key] = bits
         return mask
-
-
-class Thinned(NamedTuple):
-    """What scales each thinned task vector back to its size, and the masks that were drawn to find out."""
-
-    scales: list[float]
-    masks: Masks
