@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -38,7 +39,11 @@ class ArceeFusion(WeightMethod):
 
     def measure(self, tiles: Sequence[Sequence[Tensor]], ctx: Context) -> tuple[Tensor, float]:
         """The divergence of every row, and the least importance that is enough."""
-        divergences = torch.cat([_divergence(models, ctx) for models in tiles])
+        # One block for all: many small tensors that stay, among tiles that come and go, leave the heap full of holes.
+        found = array("d")
+        for models in tiles:
+            found.extend(_divergence(models, ctx).tolist())
+        divergences = torch.tensor(found, dtype=models[0].dtype)
 
         def importances(models: Sequence[Tensor], offset: int) -> list[Tensor]:
             return [_importance(models, divergences, replace(ctx, offset=offset))] * 3  # one for each quartile
