@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import charts
-from recipes import find_method
+from recipes import METHODS, find_method
 from report import show
 from runner import Plan, anon_above_torch, run
 from shapes import find_shape
@@ -28,7 +28,7 @@ PRESETS = {
         slow_seconds=40,
         slow_rounds=2,
     ),
-    "memory": Plan(("tinyllama-1.1b",), ("linear", "ties"), (), rounds=2),
+    "memory": Plan(("tinyllama-1.1b",), tuple(METHODS), (), rounds=1),
     "growth": Plan(("llama-0.25b", "tinyllama-1.1b", "llama-4b"), ("linear", "ties"), (), rounds=3, cold=True),
 }
 DEFAULT_TOOLS = {"quick": EVERYONE, "full": EVERYONE, "memory": OURS, "growth": f"{OURS},{COPY}"}
@@ -40,7 +40,7 @@ def _arguments() -> argparse.Namespace:
     for flag, name, words in (
         ("--quick", "quick", "a small model, linear and ties, within 3 minutes"),
         ("--full", "full", "three 1.1B models, five methods, within 40 minutes"),
-        ("--memory-table", "memory", "only this tool's memory; exit 1 above --limit"),
+        ("--memory-table", "memory", "only this tool's memory, for every method; exit 1 above --limit"),
         ("--growth", "growth", "time against size: 0.25B, 1.1B, 4B (40 GB of disk)"),
     ):
         mode.add_argument(flag, dest="mode", action="store_const", const=name, help=words)
