@@ -95,10 +95,10 @@ def _spread(deltas: Sequence[Tensor]) -> Tensor:
     first, others = deltas[0].double(), deltas[1:]
     if not others:
         return torch.zeros_like(first)
-    total = others[0] - first
-    squares = total * total
+    summed = others[0] - first
+    squares = summed * summed
     for other in others[1:]:
         difference = other - first
-        total.add_(difference)
+        summed.add_(difference)
         squares.addcmul_(difference, difference)
-    return squares.mul_(len(deltas)).addcmul_(total, total, value=-1)
+    return squares.mul_(len(deltas)).addcmul_(summed, summed, value=-1)

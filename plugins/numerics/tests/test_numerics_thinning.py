@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from mergecore_numerics import BLOCK, Thinned, thin, thinned
+from mergecore_numerics import BLOCK, thin, thinned
 from torch import Tensor
 
 SIZE = 3 * BLOCK + 5
@@ -35,17 +35,14 @@ def test_the_norm_of_the_whole_comes_back(deltas: list[Tensor], blocks: int) -> 
     draw, starts = Drawn(), range(0, SIZE, blocks * BLOCK)
     tiles = [[delta[start : start + blocks * BLOCK] for delta in deltas] for start in starts]
     found = thinned(tiles, DENSITIES, draw)
-    kept = [torch.cat(parts) for parts in zip(*(_thin(found, tile, draw, at) for tile, at in zip(tiles, starts)))]
+    cut = [thin(tile, DENSITIES, draw, found.masks, start) for tile, start in zip(tiles, starts, strict=True)]
+    kept = [torch.cat(parts) for parts in zip(*cut, strict=True)]
     for model, (delta, mask) in enumerate(zip(deltas, draw.masks, strict=True)):
         expected = delta if DENSITIES[model] == 1 else delta * mask
         assert torch.equal(kept[model], expected)
         norm = found.scales[model] * expected.double().abs().sum().item()
         assert norm == pytest.approx(delta.double().abs().sum().item(), rel=1e-6)
     assert sorted(draw.asked) == sorted((model, start) for model in (0, 2) for start in starts), "drawn once each"
-
-
-def _thin(found: Thinned, tile: list[Tensor], draw: Drawn, offset: int) -> list[Tensor]:
-    return thin(tile, DENSITIES, draw, found.masks, offset)
 
 
 def test_nothing_is_drawn_before_it_is_needed(deltas: list[Tensor]) -> None:
