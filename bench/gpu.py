@@ -10,8 +10,8 @@ import torch
 from mergecore_cuda import TILE_ELEMENTS, CudaExecutor
 
 from mergecore.api import Input, Job, TensorInfo, Work
+from mergecore.discovery.entry_points import find, load
 from mergecore.inmemory import with_parameters
-from mergecore.plugins import find, load
 
 ELEMENTS, TENSORS = 2**26, 16
 METHODS: dict[str, tuple[int, bool, dict[str, Any]]] = {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mergecore.plans import Plan
+    from mergecore.planning.plan import Plan
 
 __version__ = "0.1.0"
 
@@ -27,12 +27,14 @@ def plan(recipe: Path | str | Mapping[str, Any] | Sequence[Mapping[str, Any]], *
     Raises:
         mergecore.errors.InputError: whatever is wrong, as one sentence.
     """
-    from mergecore import planning, running, stages
-    from mergecore.definitions import local_definitions
-    from mergecore.registry import Registry
+    from mergecore.discovery.registry import Registry
+    from mergecore.models.architecture_lookup import local_definitions
+    from mergecore.planning import planner
+    from mergecore.recipes import composition
+    from mergecore.running import runner
 
     registry = Registry(_warn, local_definitions([]))
-    return planning.make_plan(stages.load_recipe(recipe), registry, memory or running.spare_memory())
+    return planner.make_plan(composition.load_recipe(recipe), registry, memory or runner.spare_memory())
 
 
 def run(
@@ -68,13 +70,15 @@ def run(
     Raises:
         mergecore.errors.MergecoreError: InputError for something to mend, RunError for a run that failed.
     """
-    from mergecore import planning, running, stages
-    from mergecore.definitions import local_definitions
-    from mergecore.registry import Registry
+    from mergecore.discovery.registry import Registry
+    from mergecore.models.architecture_lookup import local_definitions
+    from mergecore.planning import planner
+    from mergecore.recipes import composition
+    from mergecore.running import runner
 
-    options = running.Options(
-        memory=memory or running.spare_memory(),
-        workers=workers or running.available_cores(),
+    options = runner.Options(
+        memory=memory or runner.spare_memory(),
+        workers=workers or runner.available_cores(),
         shard_bytes=shard_bytes or 0,
         executor=executor,
         force=force,
@@ -83,9 +87,9 @@ def run(
         without=tuple(without),
     )
     registry = Registry(_warn, local_definitions([]))
-    made = planning.make_plan(stages.load_recipe(recipe), registry, options.memory, keep)
+    made = planner.make_plan(composition.load_recipe(recipe), registry, options.memory, keep)
     try:
-        return running.run_plan(made, Path(out), registry, options, running.Listener(_warn))
+        return runner.run_plan(made, Path(out), registry, options, runner.Listener(_warn))
     finally:
         made.close()
 
@@ -100,9 +104,10 @@ def merge_tensors(
     seed: int = 0,
 ) -> Tensor:
     """Merge tensors in memory with an installed method; see `mergecore.inmemory.merge_tensors`."""
-    from mergecore import inmemory, plugins
+    from mergecore import inmemory
+    from mergecore.discovery import entry_points
 
-    found = plugins.load(plugins.find("methods", method))
+    found = entry_points.load(entry_points.find("methods", method))
     return inmemory.merge_tensors(tensors, found, parameters or {}, base=base, name=name, seed=seed)
 
 
@@ -115,9 +120,10 @@ def merge_state_dicts(
     seed: int = 0,
 ) -> dict[str, Tensor]:
     """Merge state dicts in memory with an installed method; see `mergecore.inmemory.merge_state_dicts`."""
-    from mergecore import inmemory, plugins
+    from mergecore import inmemory
+    from mergecore.discovery import entry_points
 
-    found = plugins.load(plugins.find("methods", method))
+    found = entry_points.load(entry_points.find("methods", method))
     return inmemory.merge_state_dicts(models, found, parameters or {}, base=base, seed=seed)
 
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from mergecore.api import BLOCK, FLOAT8, FLOATS, Base, DeltaMethod, Input, Job, Method, TensorInfo, Tiles, torch_dtype
 from mergecore.api.files import TORCH_NAMES, common_dtype
+from mergecore.discovery.parameters import convert, declared
 from mergecore.documents import Place
 from mergecore.errors import InputError, RecipeError, nearest
-from mergecore.params import convert, declared
 
 if TYPE_CHECKING:
     from torch import Tensor

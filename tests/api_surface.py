@@ -10,7 +10,8 @@ from typing import Any
 
 from mergecore_testing.conformance import conformance
 
-from mergecore import api, hookspecs, plugins
+from mergecore import api, hookspecs
+from mergecore.discovery import entry_points
 
 
 def surface() -> str:
@@ -18,7 +19,7 @@ def surface() -> str:
     lines = [line for name in sorted(api.__all__) for line in described(name, getattr(api, name))]
     hooks = sorted(name for name in vars(hookspecs) if name.startswith("mergecore_"))
     lines += [f"hook {name}{inspect.signature(getattr(hookspecs, name))}" for name in hooks]
-    lines += [f"group {plugins.PREFIX}{kind}" for kind in plugins.KINDS]
+    lines += [f"group {entry_points.PREFIX}{kind}" for kind in entry_points.KINDS]
     lines += [f"mergecore_testing.conformance.conformance{inspect.signature(conformance)}"]
     return "".join(re.sub(r" object at 0x[0-9a-f]+", "", line) + "\n" for line in lines)
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import safetensors
 
 from mergecore.builtin.safetensors import SafetensorsReader
+from mergecore.discovery.registry import Registry
 from mergecore.documents import load_yaml
 from mergecore.errors import MergecoreError, ModelError
-from mergecore.planning import make_plan
-from mergecore.registry import Registry
-from mergecore.stages import output_of
+from mergecore.planning.planner import make_plan
+from mergecore.recipes.composition import output_of
 
 COUNTS: Counter[str] = Counter()
 """Cases of this process, by what became of them."""

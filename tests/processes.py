@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 
 FORKING = multiprocessing.get_context("forkserver")
-FORKING.set_forkserver_preload(["torch", "jsonschema", "rich.progress", "mergecore.cli", "mergecore.running"])
+FORKING.set_forkserver_preload(
+    ["torch", "jsonschema", "rich.progress", "mergecore.cli.app", "mergecore.running.runner"]
+)
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 """Flags with which a file is opened for more than reading."""
@@ -68,7 +70,8 @@ def report(home: Path) -> dict[str, list[str]]:
 
 
 def _main(home: Path, arguments: list[str], plugins: Path | None, environment: Mapping[str, str] | None) -> None:
-    from mergecore import cli, journal
+    from mergecore import cli
+    from mergecore.running import journal
 
     log = os.open(home / "stderr", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 2)

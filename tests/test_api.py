@@ -132,7 +132,7 @@ def test_run_json_is_alone_on_standard_output(linear_recipe, plugin_env, tmp_pat
 
 
 def test_sizes_are_read_as_people_write_them():
-    from mergecore.options import size
+    from mergecore.cli.options import size
 
     sizes = {"256MB": 256e6, "1.5GB": 1.5e9, "5B": 5e9, "500M": 5e8, "10k": 1e4, "123": 123, "2GiB": 2 * 2**30}
     assert {text: size(text, "--memory") for text in sizes} == sizes

@@ -16,11 +16,11 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 import mergecore
-from mergecore import registry
-from mergecore.architecture import parse
-from mergecore.cli import app
+from mergecore.cli.app import app
+from mergecore.definitions.definition import parse
+from mergecore.definitions.inference import infer
+from mergecore.discovery import registry
 from mergecore.errors import ArchitectureError, MergecoreError, ModelError, RecipeError
-from mergecore.inference import infer
 
 ROOT = Path(__file__).resolve().parent.parent
 LLAMA = json.loads((ROOT / "architectures/llama/mergecore_arch_llama/llama.json").read_text("utf-8"))

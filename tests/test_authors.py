@@ -8,7 +8,7 @@ from llamas import write_model
 from mergecore_testing.checkpoints import write_checkpoint
 from safetensors.torch import load_file
 
-from mergecore.plugins import architecture_definition, find
+from mergecore.discovery.entry_points import architecture_definition, find
 
 PLUGINS, EXAMPLES = ROOT / "plugins", ROOT / "examples/plugins"
 PROJECTS = sorted(path.parent for path in EXAMPLES.glob("*/pyproject.toml"))

@@ -14,9 +14,12 @@ from test_readme import ROOT, blocks
 from typer.main import get_command
 
 import mergecore
-from mergecore import cli, commands, locks, plugins
-from mergecore.definitions import local_definitions
-from mergecore.registry import Registry
+from mergecore import cli
+from mergecore.cli import external_commands
+from mergecore.discovery import entry_points
+from mergecore.discovery.registry import Registry
+from mergecore.models.architecture_lookup import local_definitions
+from mergecore.running import locks
 
 WRITTEN = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES = {path.relative_to(ROOT).as_posix(): path.read_text("utf-8") for path in WRITTEN}
@@ -100,9 +103,13 @@ def unknown(line):
             name = word.partition("=")[0]
             faults += [] if name in options or name in ("--help", "--debug") else [f"option {name}"]
         elif hasattr(command, "commands") and re.fullmatch("[a-z-]+", word):
-            installed = {plugin.name: plugin for plugin in plugins.listed("commands")}
+            installed = {plugin.name: plugin for plugin in entry_points.listed("commands")}
             top = command.name == get_command(cli.app).name and word in installed
-            found = commands.command(word, plugins.load(installed[word])) if top else command.commands.get(word)
+            found = (
+                external_commands.command(word, entry_points.load(installed[word]))
+                if top
+                else command.commands.get(word)
+            )
             if found is None:
                 return [f"command {word}"]
             command = found

@@ -15,7 +15,7 @@ from tiny import Tiny, layers
 
 import mergecore
 from mergecore.api import Base, DeltaMethod, Method
-from mergecore.plugins import find, listed, load
+from mergecore.discovery.entry_points import find, listed, load
 
 LIMIT = 2e-6
 """Of an element's expected magnitude or, if larger, of its tensor's root mean square: where terms of the tensor's size

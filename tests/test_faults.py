@@ -15,15 +15,16 @@ from llamas import write_model
 from safetensors.torch import load_file, save_file
 
 import mergecore
-from mergecore import journal, plugins, running
 from mergecore.builtin.safetensors import SafetensorsReader, SafetensorsWriter
+from mergecore.discovery import entry_points
+from mergecore.discovery.registry import Registry
 from mergecore.errors import InputError, MergecoreError, ModelError, RunError
-from mergecore.identity import difference, identity
-from mergecore.planning import make_plan
-from mergecore.registry import Registry
-from mergecore.stages import load_recipe
+from mergecore.planning.planner import make_plan
+from mergecore.recipes.composition import load_recipe
+from mergecore.running import journal, runner
+from mergecore.running.run_identity import difference, identity
 
-OPTIONS = running.Options(memory=10**9, workers=1, shard_bytes=2000)
+OPTIONS = runner.Options(memory=10**9, workers=1, shard_bytes=2000)
 NORM = "model.norm.weight"
 
 
@@ -93,8 +94,10 @@ class Faults:
         self.plan = make_plan(load_recipe(recipe), self.registry, 10**9)
         self.calls = 0
         finishing = {"config": self.registry.provide("postprocessors", "config")()}
-        monkeypatch.setattr(running, "load_postprocessors", lambda *args: finishing)
-        monkeypatch.setattr(plugins, "listed", lru_cache(plugins.listed))  # most of the time of a run so small
+        monkeypatch.setattr(runner, "load_postprocessors", lambda *args: finishing)
+        monkeypatch.setattr(
+            entry_points, "listed", lru_cache(entry_points.listed)
+        )  # most of the time of a run so small
 
     def run(self, out, number=0, for_good=False):
         """The error of a run, or None; 0: no call fails."""
@@ -103,7 +106,7 @@ class Faults:
             for name in CALLS:
                 patch.setattr(os, name, partial(self._call, getattr(os, name), number, for_good))
             try:
-                running.run_plan(self.plan, out, self.registry, OPTIONS, running.Listener(warnings.warn))
+                runner.run_plan(self.plan, out, self.registry, OPTIONS, runner.Listener(warnings.warn))
             except MergecoreError as error:
                 return error
         return None

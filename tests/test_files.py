@@ -11,10 +11,10 @@ from safetensors.torch import load_file, save_file
 
 from mergecore.api import TensorInfo
 from mergecore.builtin.safetensors import SafetensorsReader, SafetensorsWriter
+from mergecore.discovery.registry import Registry
 from mergecore.errors import ModelError
-from mergecore.layouts import Span, with_views
-from mergecore.registry import Registry
-from mergecore.sources import open_model
+from mergecore.models.adapters import open_model
+from mergecore.models.layout_reader import Span, with_views
 
 NORM = "model.norm.weight"
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from mergecore import fingerprints
 from mergecore.api import TensorInfo
 from mergecore.builtin.safetensors import SafetensorsWriter
-from mergecore.following import Follower
+from mergecore.models import fingerprints
+from mergecore.running.streaming_hash import Follower
 
 TENSORS = {
     "model.norm": TensorInfo("F32", (3, 5)),

@@ -13,7 +13,7 @@ from formulae import FORMULAE, Given
 from torch import Tensor
 
 from mergecore import merge_tensors
-from mergecore.plugins import listed
+from mergecore.discovery.entry_points import listed
 
 B = [[0.5, -0.25, 1.0], [0.05, 0.75, -1.0]]
 M = [[0.71, -0.36, 1.5], [-0.22, 0.72, -1.15]]

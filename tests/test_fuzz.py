@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from llamas import write_model
 
 from mergecore.api import ITEM_BYTES
+from mergecore.discovery.entry_points import listed
+from mergecore.discovery.parameters import declared
+from mergecore.discovery.registry import Registry
 from mergecore.errors import InputError
-from mergecore.params import declared
-from mergecore.planning import make_plan
-from mergecore.plugins import listed
-from mergecore.registry import Registry
-from mergecore.stages import load_recipe
+from mergecore.planning.planner import make_plan
+from mergecore.recipes.composition import load_recipe
 
 HEADERS, VARIANTS, RECIPES = 17_600, 8, 3_000
 

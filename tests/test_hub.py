@@ -16,9 +16,9 @@ import yaml
 from llamas import write_model
 from safetensors.torch import load_file, save_file
 
+from mergecore.discovery.registry import Registry
 from mergecore.errors import ModelError
-from mergecore.registry import Registry
-from mergecore.sources import open_model
+from mergecore.models.adapters import open_model
 
 LAYERS = 4
 REST = f"model-{LAYERS}.safetensors"
@@ -293,7 +293,7 @@ def test_files_that_lie_outside_of_the_model_are_left_there(here, hub, tmp_path)
 
 
 def test_a_file_that_is_not_what_its_header_said_is_refused(here, hub, tmp_path):
-    from mergecore.shards import Shard
+    from mergecore.models.remote_files import Shard
 
     hub.add("org/a", write_model(tmp_path / "a", 0))
     model = here("org/a")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mergecore.plugins import listed
+from mergecore.discovery.entry_points import listed
 
 MUTE = (
     "from mergecore.api import *\nfrom dataclasses import dataclass\n"

@@ -16,11 +16,11 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
 import mergecore
-from mergecore import fingerprints
 from mergecore.api import licence_kind
 from mergecore.errors import InputError, RunError
-from mergecore.fingerprints import fingerprint, known_sha256
-from mergecore.lockfile import NAME
+from mergecore.models import fingerprints
+from mergecore.models.fingerprints import fingerprint, known_sha256
+from mergecore.recipes.lockfile import NAME
 
 
 @pytest.fixture

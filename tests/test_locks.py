@@ -7,8 +7,8 @@ import os
 
 import pytest
 
-from mergecore import locks
 from mergecore.errors import InputError
+from mergecore.running import locks
 
 
 def test_a_held_lock_is_refused_and_a_free_one_leaves_nothing(tmp_path):

@@ -14,12 +14,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mergecore import making
 from mergecore.api import BLOCK, DeltaMethod, Input, Job, Method, TensorInfo, Tile, WeightMethod
 from mergecore.builtin.threads import TileMerger, Work
-from mergecore.layouts import Span, Views
-from mergecore.making import MadeReader, cost, made_of
-from mergecore.sources import Checkpoint
+from mergecore.models.checkpoint import Checkpoint
+from mergecore.models.layout_reader import Span, Views
+from mergecore.planning import stage_reader
+from mergecore.planning.stage_reader import MadeReader, cost, made_of
 
 NAME = "x"
 
@@ -102,7 +102,7 @@ def written(reader: MadeReader) -> torch.Tensor:
 @given(data=st.data())
 @settings(max_examples=15, deadline=None)
 def test_any_run_of_elements_is_that_of_the_written_tensor(method, shape, data) -> None:
-    making.TILE_ELEMENTS, tile = BLOCK, making.TILE_ELEMENTS
+    stage_reader.TILE_ELEMENTS, tile = BLOCK, stage_reader.TILE_ELEMENTS
     try:
         lower = stage(method, models(shape))
         for reader in (lower, stage(Rows(), [shown(lower), shown(lower)], "F32")):
@@ -112,7 +112,7 @@ def test_any_run_of_elements_is_that_of_the_written_tensor(method, shape, data) 
             reader.read(NAME, start, out)
             assert torch.equal(out, expected[start : start + len(out)])
     finally:
-        making.TILE_ELEMENTS = tile
+        stage_reader.TILE_ELEMENTS = tile
 
 
 def test_a_whole_tensor_is_made_once_for_all_threads_until_it_is_released() -> None:

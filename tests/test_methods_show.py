@@ -5,16 +5,16 @@ import re
 
 import pytest
 
-from mergecore import views
 from mergecore.api import Base, DeltaMethod
-from mergecore.params import declared
-from mergecore.plugins import listed, load
+from mergecore.cli import render
+from mergecore.discovery.entry_points import listed, load
+from mergecore.discovery.parameters import declared
 
 
 @pytest.mark.parametrize("plugin", listed("methods"), ids=lambda plugin: plugin.name)
 def test_a_method_is_shown_whole(plugin, capsys):
     method = load(plugin)
-    views.show_method(plugin.name, method, as_json=False)
+    render.show_method(plugin.name, method, as_json=False)
     text = capsys.readouterr().out
     name, _, idea, *_ = text.splitlines()
     assert name == plugin.name and idea.endswith(".")
@@ -35,7 +35,7 @@ def test_a_method_is_shown_whole(plugin, capsys):
 @pytest.mark.parametrize("plugin", listed("methods"), ids=lambda plugin: plugin.name)
 def test_json_tells_the_same(plugin, capsys):
     method = load(plugin)
-    views.show_method(plugin.name, method, as_json=True)
+    render.show_method(plugin.name, method, as_json=True)
     shown = json.loads(capsys.readouterr().out)
     assert shown["doc"].split() == method.__doc__.split()
     assert (shown["base_model"], shown["models"]) == (method.base.value, list(method.models))

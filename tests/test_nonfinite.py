@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 import mergecore
 from mergecore.errors import RunError
-from mergecore.finite import is_finite
+from mergecore.running.nonfinite import is_finite
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*run the recipe again to go on")
 

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 import mergecore
 from mergecore.builtin.threads import ThreadsExecutor
-from mergecore.cli import app
-from mergecore.pricing import price
+from mergecore.cli.app import app
+from mergecore.planning.cost_estimate import price
 
 
 def recipe(models: list[Path], method: str) -> dict[str, object]:
@@ -39,8 +39,8 @@ def test_bytes_are_those_of_the_tensors_twice_where_the_method_measures(models: 
 def test_time_grows_with_what_there_is_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The clock of this test moves by one second for each batch of jobs."""
     ticks = iter(range(1000))
-    monkeypatch.setattr("mergecore.pricing.time.perf_counter", lambda: next(ticks))
-    monkeypatch.setattr("mergecore.pricing.SECONDS", 0.5)
+    monkeypatch.setattr("mergecore.planning.cost_estimate.time.perf_counter", lambda: next(ticks))
+    monkeypatch.setattr("mergecore.planning.cost_estimate.SECONDS", 0.5)
     model = write_model(tmp_path / "deep", 1, num_hidden_layers=40)
     plan = mergecore.plan({"merge_method": "passthrough", "models": [{"model": str(model)}]})
     cost = price(plan, ThreadsExecutor(), tmp_path, 2**30, 1)

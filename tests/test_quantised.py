@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 
 import mergecore
 from mergecore.api import TensorInfo
+from mergecore.discovery.registry import Registry
 from mergecore.errors import InputError
-from mergecore.quantised import dequantised
-from mergecore.registry import Registry
-from mergecore.sources import open_model
+from mergecore.models.adapters import open_model
+from mergecore.models.quantized import dequantised
 
 FP8 = {"F8_E4M3": (torch.float8_e4m3fn, 3, 7), "F8_E5M2": (torch.float8_e5m2, 2, 15)}
 """Name → torch's dtype, bits of the fraction, bias of the exponent."""

@@ -10,8 +10,8 @@ from wrong_parameters import NAMES, PLACES, VALUES
 from wrong_stages import STAGES
 
 from mergecore.builtin.safetensors import SafetensorsReader
-from mergecore.params import declared
-from mergecore.plugins import find, listed, load
+from mergecore.discovery.entry_points import find, listed, load
+from mergecore.discovery.parameters import declared
 
 WRONG = {**DOCUMENTS, **STACKS, **NAMES, **VALUES, **PLACES, **STAGES}
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import mergecore
 from mergecore.errors import ArchitectureError, InputError, ModelError, RunError
-from mergecore.sources import Checkpoint
+from mergecore.models.checkpoint import Checkpoint
 
 
 def linear(*models, **keys):

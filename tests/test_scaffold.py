@@ -3,8 +3,8 @@
 import pytest
 import tomllib
 
+from mergecore.discovery.scaffold import write_package
 from mergecore.errors import InputError
-from mergecore.scaffold import write_package
 
 KINDS = ("arch", "command", "hooks", "method", "postprocessor")
 

@@ -11,8 +11,8 @@ from merges import RECIPES
 from more_merges import MORE
 from wrong_parameters import NAMES, VALUES
 
-from mergecore.recipe_schema import as_text, recipe_schema
-from mergecore.registry import Registry
+from mergecore.discovery.registry import Registry
+from mergecore.recipes.recipe_schema import as_text, recipe_schema
 
 ROOT = Path(__file__).resolve().parent.parent
 WRITTEN = ROOT / "docs/recipe.schema.json"

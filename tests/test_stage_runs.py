@@ -21,15 +21,15 @@ from test_stages import apart, content, linear, ties
 from typer.testing import CliRunner
 
 import mergecore
-from mergecore import finishing
 from mergecore.api import PostProcessor, Tile
 from mergecore.builtin.safetensors import SafetensorsReader
 from mergecore.builtin.threads import ThreadsExecutor
-from mergecore.cli import app
+from mergecore.cli.app import app
+from mergecore.discovery import postprocessors
+from mergecore.discovery.entry_points import find, load
 from mergecore.errors import InputError, RunError
-from mergecore.making import MadeReader
-from mergecore.plugins import find, load
-from mergecore.pricing import price
+from mergecore.planning.cost_estimate import price
+from mergecore.planning.stage_reader import MadeReader
 
 NORM = "model.norm.weight"
 
@@ -238,13 +238,13 @@ def test_post_processors_are_told_of_stages_and_other_ones_do_not_run_for_them(m
         def run(self, model):
             seen.append((model.name, [info.stage and info.stage.method for info in model.models]))
 
-    found = finishing.load_postprocessors
+    found = postprocessors.load_postprocessors
 
     def loaded(*args):
         return {**found(*args), "other": Other()}
 
-    monkeypatch.setattr("mergecore.running.load_postprocessors", loaded)
-    monkeypatch.setattr(finishing, "load_postprocessors", loaded)
+    monkeypatch.setattr("mergecore.running.runner.load_postprocessors", loaded)
+    monkeypatch.setattr(postprocessors, "load_postprocessors", loaded)
     mergecore.run(recipes(models), tmp_path / "out")
     assert seen == [("out", ["linear", "ties", None])]
     card = (tmp_path / "out" / "README.md").read_text("utf-8")

@@ -14,7 +14,7 @@ from test_architectures import MIXTURE, define, mixture, write
 
 import mergecore
 from mergecore.api import Method
-from mergecore.plugins import find, load
+from mergecore.discovery.entry_points import find, load
 
 Recipe = dict[str, Any]
 LAYERS = "num_hidden_layers"

@@ -8,7 +8,7 @@ import pytest
 import mergecore
 from mergecore.builtin.safetensors import SafetensorsWriter
 from mergecore.errors import InputError, RunError
-from mergecore.target import Target
+from mergecore.running.output_folder import Target
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*run the recipe again to go on")
 

@@ -15,8 +15,8 @@ from llamas import write_model
 import mergecore
 from mergecore.api import TensorInfo
 from mergecore.errors import InputError
-from mergecore.gathering import MEAN, ZERO, Gathered
-from mergecore.sources import Checkpoint
+from mergecore.models.checkpoint import Checkpoint
+from mergecore.models.row_reader import MEAN, ZERO, Gathered
 
 
 class InMemory:
@@ -118,7 +118,7 @@ def test_rows_of_one_model_and_config_of_another_are_refused(tmp_path: Path) -> 
 
 
 def test_a_tokenizer_that_no_plugin_makes_is_refused(models: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mergecore.registry.Registry.tokenizer", lambda self, request: None)
+    monkeypatch.setattr("mergecore.discovery.registry.Registry.tokenizer", lambda self, request: None)
     for key in ({"tokenizer": {"source": "base"}}, {"tokenizer_source": "union"}, {"chat_template": "chatml"}):
         with pytest.raises(InputError, match=f"{next(iter(key))}: .*pip install mergecore-tokenizer"):
             mergecore.plan(linear(*models[:2], **key))

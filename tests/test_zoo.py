@@ -12,9 +12,9 @@ import zoo
 from zoo import Tiny
 
 import mergecore
-from mergecore import registry
-from mergecore.definitions import examine, find
-from mergecore.sources import open_model
+from mergecore.discovery import registry
+from mergecore.models.adapters import open_model
+from mergecore.models.architecture_lookup import examine, find
 
 MODELS = [
     model

@@ -9,9 +9,10 @@ from typing import Any
 
 import plots
 
-from mergecore import plugins, views
 from mergecore.api import Base, DeltaMethod, Method
-from mergecore.registry import Registry
+from mergecore.cli import render
+from mergecore.discovery import entry_points
+from mergecore.discovery.registry import Registry
 
 NESTED = r"[^()]*"
 for _ in range(3):
@@ -33,7 +34,7 @@ def pages() -> dict[str, str | bytes]:
 def folders() -> dict[str, str]:
     """The page of the first method of each package of the tree, by the package's folder."""
     pages: dict[str, str] = {}
-    for plugin in sorted(plugins.listed("methods"), key=lambda plugin: plugin.name):
+    for plugin in sorted(entry_points.listed("methods"), key=lambda plugin: plugin.name):
         package = plugin.distribution.removeprefix("mergecore-").replace("-", "_")
         pages.setdefault(f"plugins/methods/{package}", f"reference/methods/{plugin.name}.md")
     return pages
@@ -72,7 +73,7 @@ merged model is from the base. So
 
 def page(name: str, method: type[Method]) -> str:
     """The page of one method."""
-    view = views.method_view(name, method)
+    view = render.method_view(name, method)
     about, _, rest = view["doc"].partition("\n\n")
     settings = plots.settings(method)
     used = f" with {', '.join(f'{key} {value}' for key, value in settings.items())}" if settings else ""
@@ -98,7 +99,7 @@ def page(name: str, method: type[Method]) -> str:
 
 - Models: {takes(method)}
 - `base_model`: {base[view["base_model"]]}
-- Package: `{plugins.find("methods", name).distribution}`
+- Package: `{entry_points.find("methods", name).distribution}`
 
 ## A recipe
 
@@ -133,7 +134,7 @@ def values(item: dict[str, Any]) -> str:
 
 def recipe(name: str, method: type[Method]) -> str:
     """A recipe that uses the method, with the settings of the plot."""
-    items = views.method_view(name, method)["parameters"]
+    items = render.method_view(name, method)["parameters"]
     settings = plots.settings(method)
     own = {key: value for key, value in settings.items() if items[key]["per_model"]}
     top = {key: value for key, value in settings.items() if key not in own}

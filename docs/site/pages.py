@@ -20,7 +20,7 @@ MADE = {
     "plugins/methods": "reference/methods/index.md",
     "mergecore/api": "reference/api.md",
     "mergecore/hookspecs.py": "reference/hooks.md",
-    "mergecore/architecture.schema.json": "reference/architecture-files.md",
+    "mergecore/definitions/architecture.schema.json": "reference/architecture-files.md",
     **methods.folders(),
 }
 """The pages that are made from files and folders of the repository, which pages link to in their stead."""

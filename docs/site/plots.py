@@ -10,8 +10,8 @@ import torch
 from matplotlib.figure import Figure
 
 from mergecore.api import Base, DeltaMethod, Method
+from mergecore.discovery.parameters import declared
 from mergecore.inmemory import merge_tensors
-from mergecore.params import declared
 
 SIDE = 24
 """Rows and columns of the matrix."""

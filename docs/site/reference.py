@@ -13,10 +13,12 @@ import typer
 from typer.main import get_command
 
 import mergecore
-from mergecore import api, cli, commands, errors, hookspecs, plugins
-from mergecore.recipe import json_schema
+from mergecore import api, cli, errors, hookspecs
+from mergecore.cli import external_commands
+from mergecore.discovery import entry_points
+from mergecore.recipes.recipe import json_schema
 
-ARCHITECTURE_SCHEMA = Path(mergecore.__file__).parent / "architecture.schema.json"
+ARCHITECTURE_SCHEMA = Path(mergecore.__file__).parent / "definitions/architecture.schema.json"
 
 HOOKS = """# Hooks
 
@@ -149,8 +151,8 @@ def command_line() -> str:
     ctx = typer.Context(group)
     parts = [COMMAND_LINE]
     for name in sorted(group.list_commands(ctx)):
-        found = {plugin.name: plugin for plugin in plugins.listed("commands")}.get(name)
-        command = commands.command(name, plugins.load(found)) if found else group.get_command(ctx, name)
+        found = {plugin.name: plugin for plugin in entry_points.listed("commands")}.get(name)
+        command = external_commands.command(name, entry_points.load(found)) if found else group.get_command(ctx, name)
         parts += described(command, ctx, f"mergecore {name}", found.distribution if found else "")
     return "\n\n".join(parts) + "\n"
 

@@ -134,17 +134,17 @@ def speed(wanted: Path) -> str:
     """Seconds to make a candidate in memory, and to merge it into a folder and load that; and to measure one."""
     from mergecore_search.candidates import Maker
 
-    from mergecore import running
-    from mergecore.console import warn
-    from mergecore.evaluations import load_evaluations
-    from mergecore.registry import Registry
+    from mergecore.cli.console import warn
+    from mergecore.discovery.registry import Registry
+    from mergecore.recipes.evaluations import load_evaluations
+    from mergecore.running import runner
 
     registry = Registry(warn)
     evaluations = load_evaluations(wanted, registry)
     heads = ["method", "made in memory", "over the disk", "times as fast", "measured", "candidates a minute"]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for name, (method, densities) in TIMED.items():
-        maker = Maker(registry, running.spare_memory(), running.available_cores(), warn)
+        maker = Maker(registry, runner.spare_memory(), runner.available_cores(), warn)
         recipes = [timed_recipe(method, number, density) for number, density in enumerate(densities)]
         memory, disk, measured = spent(maker, recipes, evaluations)
         maker.close()

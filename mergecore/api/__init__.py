@@ -3,7 +3,6 @@
 from pluggy import HookimplMarker
 
 from mergecore.api.adapters import Adapter, AdapterRequest, Change
-from mergecore.api.beside import TOKENIZER_FILES, VOCABULARY_FILES
 from mergecore.api.cards import licence, licence_kind, licence_words, licences_agree, licences_conflict, read_card
 from mergecore.api.evaluation import Evaluation, Evaluator, Score, Subject
 from mergecore.api.files import FLOAT8, FLOATS, ITEM_BYTES, Reader, TensorInfo, Writer, torch_dtype
@@ -12,6 +11,7 @@ from mergecore.api.methods import BLOCK, Base, Context, DeltaMethod, Method, Til
 from mergecore.api.parameters import PerModel, param
 from mergecore.api.reading import lies_within, open_file, read_text
 from mergecore.api.search import Optimizer
+from mergecore.api.tokenizer_files import TOKENIZER_FILES, VOCABULARY_FILES
 from mergecore.api.vocabulary import OutputTokenizer, TokenizerRequest, Vocabulary
 from mergecore.errors import InputError, ModelError, PluginError, RunError
 

@@ -31,7 +31,7 @@ FLOATS = ("F64", "F32", "F16", "BF16")
 """The dtypes that are merged; all others are copied when the inputs agree."""
 
 FLOAT8 = ("F8_E4M3", "F8_E5M2")
-"""The dtypes that are values only together with their scales, which `mergecore.quantised` applies."""
+"""The dtypes that are values only together with their scales, which `mergecore.models.quantized` applies."""
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,14 @@ from collections import Counter
 
 import typer
 
-from mergecore.options import AsJson, ModelPath
+from mergecore.cli.options import AsJson, ModelPath
 
 
 def sizes(model: ModelPath, as_json: AsJson = False) -> None:
     """Show how many bytes MODEL has in weights of each name, all layers together."""
-    from mergecore.console import warn  # imported here, so that --help stays quick
-    from mergecore.registry import Registry
-    from mergecore.sources import open_model
+    from mergecore.cli.console import warn  # imported here, so that --help stays quick
+    from mergecore.discovery.registry import Registry
+    from mergecore.models.adapters import open_model
 
     checkpoint = open_model(model, Registry(warn))
     checkpoint.close()

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from mergecore import plugins
-from mergecore.plugins import Plugin, normal
+from mergecore.discovery import entry_points
+from mergecore.discovery.entry_points import Plugin, normal
 from mergecore_testing.conformance.face import check_reasons
 from mergecore_testing.conformance.kinds import CHECKS, apply, loaded
 from mergecore_testing.conformance.subjects import Check, Subject
@@ -49,7 +49,7 @@ def items(session: pytest.Session, distributions: Iterable[str], failures: Itera
 
 def registered(distribution: str) -> list[Plugin]:
     """Every plugin of a distribution; ``mergecore-`` and ``mergecore-arch-`` may be left out of its name."""
-    every = [plugin for kind in plugins.KINDS for plugin in plugins.listed(kind)]
+    every = [plugin for kind in entry_points.KINDS for plugin in entry_points.listed(kind)]
     for prefix in ("", "mergecore-", "mergecore-arch-"):
         name = normal(prefix + distribution)
         if found := [plugin for plugin in every if normal(plugin.distribution) == name]:

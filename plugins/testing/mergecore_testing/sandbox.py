@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mergecore.api import Context, DeltaMethod, PerModel, Tile, WeightMethod, param
-from mergecore.planning import Plan, make_plan
-from mergecore.registry import Registry
-from mergecore.running import Listener, Options, run_plan
-from mergecore.stages import load_recipe
+from mergecore.discovery.registry import Registry
+from mergecore.planning.planner import Plan, make_plan
+from mergecore.recipes.composition import load_recipe
+from mergecore.running.runner import Listener, Options, run_plan
 from mergecore_testing.checkpoints import write_checkpoint
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class Sandbox(Registry):
         memory: int = 2**30,
         **options: Any,
     ) -> Path:
-        """Merge a recipe into `out`; options are those of `mergecore.running.Options`."""
+        """Merge a recipe into `out`; options are those of `mergecore.running.runner.Options`."""
         plan = self.plan(recipe)
         try:
             settings = Options(**{"memory": memory, "workers": 2, **options})

@@ -17,11 +17,10 @@ from mergecore_testing.conformance.kinds import CHECKS, apply
 from mergecore_testing.conformance.subjects import Subject
 from mergecore_testing.sandbox import DEFINITION, Mean
 
-from mergecore import planning
 from mergecore.api import Evaluator, Executor, InputError, MergedModel, PostProcessor, TensorInfo, Work, hookimpl
 from mergecore.builtin.safetensors import SafetensorsReader, SafetensorsWriter
 from mergecore.builtin.threads import ThreadsExecutor
-from mergecore.definitions import Findings
+from mergecore.models.architecture_lookup import Findings
 
 test_reader = conformance("safetensors", "readers")
 test_writer = conformance("safetensors", "writers")
@@ -200,7 +199,7 @@ class Brittle(Wide):
 PATCHES: dict[str, tuple[Any, str, Any]] = {
     "knows_its_model": (architectures, "examine", lambda *given: Findings(["x"], [], [])),
     "merges_every_tensor": (Mean, "merge", lambda self, weights, ctx: weights[0]),
-    "keeps_the_first_layers": (planning, "layer_config", lambda *given: {}),
+    "keeps_the_first_layers": (planner, "layer_config", lambda *given: {}),
 }
 """Faults of core, which no definition has."""
 FAULTS: dict[str, list[tuple[str, Any, str]]] = {

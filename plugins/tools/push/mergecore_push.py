@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
-from mergecore.console import say, warn
+from mergecore.cli.console import say, warn
+from mergecore.discovery.registry import Registry
 from mergecore.errors import InputError
-from mergecore.hub import is_name
-from mergecore.hub_errors import explained
-from mergecore.registry import Registry
-from mergecore.sources import open_model
+from mergecore.models.adapters import open_model
+from mergecore.models.hub import is_name
+from mergecore.models.hub_errors import explained
 
 LEFT = [".*", ".*/*", "*.lock", "*.partial", "*.partial/*"]
 """Patterns of what stays behind: what systems, editors and unfinished runs leave."""

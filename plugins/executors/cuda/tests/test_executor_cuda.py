@@ -17,9 +17,9 @@ from more_merges import MORE
 from tiny import Tiny, layers
 
 import mergecore
-from mergecore import making
 from mergecore.api import RunError, Work
 from mergecore.builtin.threads import ThreadsExecutor, TileMerger, merge_piece
+from mergecore.planning import stage_reader
 
 CPU = torch.device("cpu")
 EVERY = {**RECIPES, **MORE}
@@ -72,7 +72,7 @@ def test_a_stage_has_the_same_bytes_in_whatever_runs_it_is_read(tiny, method, mo
     made = [{"name": "stage", **recipe_of(tiny, method)}, {"merge_method": "linear", "models": entries}]
     expected = made_by(ThreadsExecutor(), 1, made)
     monkeypatch.setattr(feeder, "RUN", 2**14 - 3)
-    monkeypatch.setattr(making, "TILE_ELEMENTS", 2**14)
+    monkeypatch.setattr(stage_reader, "TILE_ELEMENTS", 2**14)
     got = made_by(CudaExecutor([CPU] * 2, 2**15), 2, made)
     assert all(torch.equal(got[name].view(torch.uint8), expected[name].view(torch.uint8)) for name in expected)
 

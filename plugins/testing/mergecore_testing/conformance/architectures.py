@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mergecore.architecture import parse
-from mergecore.definitions import examine
-from mergecore.sources import open_model
+from mergecore.definitions.definition import parse
+from mergecore.models.adapters import open_model
+from mergecore.models.architecture_lookup import examine
 from mergecore_testing.checkpoints import write_checkpoint
 from mergecore_testing.conformance.compare import expect
 from mergecore_testing.conformance.subjects import Subject, folder

@@ -8,7 +8,7 @@ from dataclasses import replace
 from unittest.mock import patch
 
 from mergecore.api import BLOCK, Context, Method
-from mergecore.params import declared
+from mergecore.discovery.parameters import declared
 from mergecore_testing.conformance.cases import cases
 from mergecore_testing.conformance.compare import expect, same
 

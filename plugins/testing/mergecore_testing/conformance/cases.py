@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mergecore.api import Base, Context, DeltaMethod, Method, WeightMethod
+from mergecore.discovery.parameters import Parameter, declared
 from mergecore.errors import InputError
 from mergecore.inmemory import merge_tensors, with_parameters
-from mergecore.params import Parameter, declared
 from mergecore_testing.tiling import Tiled
 
 if TYPE_CHECKING:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 
 from mergecore.api import Method
-from mergecore.contracts import check
+from mergecore.discovery.contracts import check
+from mergecore.discovery.parameters import convert, declared
 from mergecore.documents import Place
 from mergecore.errors import MergecoreError
-from mergecore.params import convert, declared
 from mergecore_testing.conformance.compare import expect
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mergecore.params import declared
+from mergecore.discovery.parameters import declared
 from mergecore_testing.conformance.compare import expect
 from mergecore_testing.conformance.subjects import Subject
 

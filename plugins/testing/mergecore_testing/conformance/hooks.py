@@ -10,8 +10,8 @@ from typing import Any
 import pluggy
 
 from mergecore import hookspecs
+from mergecore.discovery.entry_points import Plugin
 from mergecore.errors import InputError
-from mergecore.plugins import Plugin
 from mergecore_testing.conformance.compare import expect
 from mergecore_testing.conformance.subjects import Subject, folder
 from mergecore_testing.sandbox import Sandbox, models, recipe

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mergecore import plugins
 from mergecore.api import Method
+from mergecore.discovery import entry_points
 from mergecore_testing.conformance import (
     architectures,
     bits,
@@ -100,8 +100,8 @@ def loaded(kind: str, name: str, distribution: str | None = None) -> Any:
     Raises:
         mergecore.errors.PluginError: there is none, or it cannot be loaded.
     """
-    found = plugins.find(kind, name, [distribution] if distribution else [])
-    return plugins.architecture_definition(found) if kind == "architectures" else plugins.load(found)
+    found = entry_points.find(kind, name, [distribution] if distribution else [])
+    return entry_points.architecture_definition(found) if kind == "architectures" else entry_points.load(found)
 
 
 def apply(check: Check, subject: Subject) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mergecore.api import MergedModel
-from mergecore.plans import merged_model
+from mergecore.planning.plan import merged_model
 from mergecore_testing.conformance.compare import expect
 from mergecore_testing.conformance.subjects import Subject, folder
 from mergecore_testing.sandbox import Sandbox, models, recipe

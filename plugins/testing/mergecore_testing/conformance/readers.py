@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mergecore import plugins
 from mergecore.api import TensorInfo, torch_dtype
+from mergecore.discovery import entry_points
 from mergecore.errors import MergecoreError, ModelError
 from mergecore_testing.checkpoints import random_tensors
 from mergecore_testing.conformance.compare import expect, same
@@ -39,9 +39,9 @@ def sample(subject: Subject, path: Path, tensors: Mapping[str, Tensor]) -> Path:
     if subject.write is not None:
         subject.write(path, tensors)
         return path
-    if not any(plugin.name == subject.name for plugin in plugins.listed("writers")):
+    if not any(plugin.name == subject.name for plugin in entry_points.listed("writers")):
         pytest.skip(f"nobody writes .{subject.name}: conformance({subject.name!r}, kind='readers', write=...)")
-    write_folder(plugins.load(plugins.find("writers", subject.name)), path.parent / "written", tensors)
+    write_folder(entry_points.load(entry_points.find("writers", subject.name)), path.parent / "written", tensors)
     (file,) = (path.parent / "written").glob(f"*.{subject.name}")
     return Path(shutil.move(file, path))
 

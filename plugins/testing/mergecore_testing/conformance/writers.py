@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mergecore.api import TensorInfo, torch_dtype
-from mergecore.sources import open_model
+from mergecore.models.adapters import open_model
 from mergecore_testing.checkpoints import random_tensors
 from mergecore_testing.conformance.compare import expect, same
 from mergecore_testing.conformance.readers import SHAPES

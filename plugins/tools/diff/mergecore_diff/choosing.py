@@ -9,8 +9,8 @@ from pathlib import Path
 
 from mergecore.api import FLOATS, ModelError, read_text
 from mergecore.api.files import TORCH_NAMES
+from mergecore.discovery.entry_points import listed
 from mergecore.errors import InputError
-from mergecore.plugins import listed
 from mergecore_diff.differences import token_differences
 from mergecore_diff.lineup import Lineup
 from mergecore_diff.survey import Survey

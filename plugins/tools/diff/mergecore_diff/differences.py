@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mergecore.api import ModelError, read_text
-from mergecore.config import leaves
-from mergecore.sources import Checkpoint
-from mergecore.tokens import token_ids
+from mergecore.definitions.config import leaves
+from mergecore.models.checkpoint import Checkpoint
+from mergecore.models.vocabulary_check import token_ids
 
 ABSENT = "absent"
 """What stands for a value that a file does not have."""

@@ -8,16 +8,14 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from mergecore.api import FLOATS
-from mergecore.architecture import Architecture, Weight
-from mergecore.definitions import fit
-from mergecore.documents import Place
+from mergecore.definitions.definition import Architecture, Weight
+from mergecore.discovery.registry import Registry
 from mergecore.errors import ArchitectureError, ModelError
-from mergecore.gathering import Gathered, with_gathered
-from mergecore.matching import stored
-from mergecore.recipe import parse_recipe
-from mergecore.registry import Registry
-from mergecore.sources import Checkpoint, open_model
-from mergecore.tokens import token_ids
+from mergecore.models.adapters import open_model
+from mergecore.models.architecture_lookup import fit, stored
+from mergecore.models.checkpoint import Checkpoint
+from mergecore.models.row_reader import Gathered, with_gathered
+from mergecore.models.vocabulary_check import token_ids
 
 if TYPE_CHECKING:
     import numpy as np
@@ -103,13 +101,11 @@ def line_up(references: Sequence[str], registry: Registry) -> Lineup:
 
 
 def _matched(checkpoints: Sequence[Checkpoint], registry: Registry) -> Lineup:
-    models = [{"model": checkpoint.reference} for checkpoint in checkpoints]
-    recipe = parse_recipe(Place({"merge_method": "diff", "models": models}), "")
-    architecture, (base,), notes = fit(recipe, registry, checkpoints[:1], 0)
+    architecture, (base,), notes = fit({}, registry, checkpoints[:1], 0)
     shown, strangers = [base], {}
     for model, checkpoint in enumerate(checkpoints[1:], 1):
         try:
-            _, (_, fitted), more = fit(recipe, registry, [checkpoints[0], checkpoint], 0)
+            _, (_, fitted), more = fit({}, registry, [checkpoints[0], checkpoint], 0)
         except (ModelError, ArchitectureError) as error:
             fitted, strangers[model] = checkpoint, str(error)
         else:

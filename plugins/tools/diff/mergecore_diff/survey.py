@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mergecore.api import TensorInfo, torch_dtype
 from mergecore.builtin.threads import in_threads, keep_freed_pages
-from mergecore.shards import shards_of
+from mergecore.models.remote_files import shards_of
 from mergecore_diff.lineup import Lineup, Row
 from mergecore_diff.ranks import Rank, Spectrum
 from mergecore_diff.sums import Change, Clash, total_change, total_clash

@@ -23,7 +23,7 @@ from refusing import Refused, check_refused, run
 from safetensors.torch import load_file, save_file
 from tiny import Tiny
 
-from mergecore.registry import Registry
+from mergecore.discovery.registry import Registry
 
 FAMILIES = ["llama", "llama-tied", "mistral", "qwen2", "qwen3", "gpt_neox", "phi", "phi3-tied"]
 

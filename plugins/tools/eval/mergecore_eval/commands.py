@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mergecore.api import Score
-from mergecore.console import say, warn
+from mergecore.cli.console import say, warn
+from mergecore.cli.options import AsJson, Quiet
+from mergecore.discovery.registry import Registry
 from mergecore.errors import InputError
-from mergecore.evaluations import load_evaluations
-from mergecore.options import AsJson, Quiet
-from mergecore.registry import Registry
+from mergecore.recipes.evaluations import load_evaluations
 
 if TYPE_CHECKING:
     from rich.text import Text

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mergecore.api import VOCABULARY_FILES, MergedModel, PostProcessor
-from mergecore.places import split
+from mergecore.models.references import split
 from mergecore_eval.figures import TOKENS, Figures, Verdict, judge, table
 
 FILE = "mergecore_health.json"

@@ -21,9 +21,9 @@ from talkers import write_talker
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import mergecore
+from mergecore.discovery.registry import Registry
 from mergecore.errors import InputError
-from mergecore.evaluations import load_evaluations
-from mergecore.registry import Registry
+from mergecore.recipes.evaluations import load_evaluations
 
 TEXT = "To be, or not to be, that is the question: whether 'tis nobler. Größe, naïveté, 目。" * 3
 

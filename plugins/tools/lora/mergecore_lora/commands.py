@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from mergecore.api import InputError
-from mergecore.console import say, warn
+from mergecore.cli.console import say, warn
+from mergecore.cli.options import AsJson, Force, Memory, Quiet, size
 from mergecore.errors import printable
-from mergecore.options import AsJson, Force, Memory, Quiet, size
 
 app = typer.Typer(help="Turn fine-tunes into LoRA adapters; merge adapters.", no_args_is_help=True)
 
@@ -60,8 +60,8 @@ def extract(
         raise InputError("--added-tokens save stores the embedding and the head; leave out their drop")
     import torch
 
-    from mergecore.registry import Registry
-    from mergecore.running import available_cores, spare_memory
+    from mergecore.discovery.registry import Registry
+    from mergecore.running.runner import available_cores, spare_memory
     from mergecore_lora.extracting import Choices
     from mergecore_lora.extracting import extract as run
 
@@ -103,7 +103,7 @@ def merge(
     weights = check_way(len(adapters), weight)
     import torch
 
-    from mergecore.registry import Registry
+    from mergecore.discovery.registry import Registry
 
     way = Way(method, weights, dict(map(_parameter, parameter)), rank or None, getattr(torch, dtype))
     report = run(adapters, out, way, Registry(warn), force=force)

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from mergecore.api import FLOATS, InputError, ModelError
 from mergecore.builtin.threads import Budget
-from mergecore.config import class_name
-from mergecore.registry import Registry
+from mergecore.definitions.config import class_name
+from mergecore.discovery.registry import Registry
 from mergecore_lora.decomposing import Product, Wanted, decompose, squared_norm
 from mergecore_lora.experts import factored, laid_out, nest
 from mergecore_lora.pairs import Entry, Kind, Pair, open_pair

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mergecore.adapters import find_adapter
 from mergecore.api import Base, DeltaMethod, InputError, Method, ModelError, Reader
+from mergecore.discovery.parameters import declared
+from mergecore.discovery.registry import Registry
 from mergecore.inmemory import merge_tensors
-from mergecore.params import declared
-from mergecore.registry import Registry
-from mergecore.sources import check_link
+from mergecore.models.adapters import find_adapter
+from mergecore.models.checkpoint import check_link
 from mergecore_lora.applying import PART, PREFIX
 from mergecore_lora.changes import Stored
 from mergecore_lora.settings import WEIGHTS, Settings, base_name, read_settings

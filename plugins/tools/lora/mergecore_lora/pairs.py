@@ -10,13 +10,13 @@ from enum import Enum
 import torch
 from torch import Tensor
 
-from mergecore.adapters import open_model, tied_heads
 from mergecore.api import FLOATS, ModelError, TensorInfo, torch_dtype
-from mergecore.architecture import Architecture
-from mergecore.definitions import find
-from mergecore.layouts import as_whole, renamed
-from mergecore.registry import Registry
-from mergecore.sources import Checkpoint
+from mergecore.definitions.definition import Architecture
+from mergecore.discovery.registry import Registry
+from mergecore.models.adapters import open_model, tied_heads
+from mergecore.models.architecture_lookup import find
+from mergecore.models.checkpoint import Checkpoint
+from mergecore.models.layout_reader import as_whole, renamed
 
 EMBEDDING = re.compile(r"(^|[._])(w[tp]e|\w*emb(ed)?(ding)?s?(_\w+)?|relative_attention_bias|\w*position\w*)\.weight$")
 """How the weights of embeddings are called that do not hold tokens."""

@@ -15,8 +15,8 @@ from torch import Tensor
 from mergecore.api import ITEM_BYTES, TensorInfo
 from mergecore.api.files import TORCH_NAMES
 from mergecore.builtin.safetensors import as_bytes
-from mergecore.locks import locked
-from mergecore.target import Target
+from mergecore.running.locks import locked
+from mergecore.running.output_folder import Target
 from mergecore_lora.applying import PREFIX
 from mergecore_lora.settings import CONFIG, WEIGHTS
 

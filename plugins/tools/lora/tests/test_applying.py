@@ -13,11 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import mergecore
-from mergecore import planning
-from mergecore.adapters import open_model
+from mergecore.discovery.registry import Registry
 from mergecore.errors import InputError
-from mergecore.places import split
-from mergecore.registry import Registry
+from mergecore.models.adapters import open_model
+from mergecore.models.references import split
+from mergecore.planning import planner
 
 spec = importlib.util.spec_from_file_location("lora_models", Path(__file__).with_name("lora_models.py"))
 assert spec and spec.loader
@@ -140,8 +140,8 @@ def test_a_head_of_its_own_is_untied(tmp_path):
 
 
 def test_the_plan_and_the_journals_identity_name_the_adapter(llama):
-    from mergecore.identity import identity
-    from mergecore.views import plan_view
+    from mergecore.cli.render import plan_view
+    from mergecore.running.run_identity import identity
 
     registry = Registry(print)
     with_one = mergecore.plan(copy_recipe(f"{llama}/base+{llama}/one"))
@@ -183,7 +183,7 @@ def test_an_adapter_on_a_stage_is_an_adapter_on_what_the_stage_writes(llama, tmp
 
 
 def test_a_plan_with_an_adapter_on_a_stage_tells_of_it_and_leaves_no_file_open(llama, monkeypatch):
-    from mergecore.identity import identity
+    from mergecore.running.run_identity import identity
 
     closed, registry = [], Registry(print)
     monkeypatch.setattr("mergecore.builtin.safetensors.SafetensorsReader.close", lambda file: closed.extend([file]))
@@ -233,7 +233,7 @@ def test_nothing_is_opened_twice_or_left_open(llama, monkeypatch):
 
     close = SafetensorsReader.close
     monkeypatch.setattr(SafetensorsReader, "close", lambda self: (closed.append(self), close(self))[1])
-    planning.Plan.close(mergecore.plan(copy_recipe(f"{llama}/base+{llama}/one")))
+    planner.Plan.close(mergecore.plan(copy_recipe(f"{llama}/base+{llama}/one")))
     assert len(closed) == len(set(map(id, closed))) == 2
 
 

@@ -19,8 +19,8 @@ from zoo.composites import MODELS as COMPOSITES
 
 import mergecore
 from mergecore import cli
+from mergecore.discovery.registry import Registry
 from mergecore.errors import InputError
-from mergecore.registry import Registry
 
 spec = importlib.util.spec_from_file_location("lora_models", Path(__file__).with_name("lora_models.py"))
 assert spec and spec.loader

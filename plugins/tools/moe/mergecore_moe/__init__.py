@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mergecore.console import say, warn
-from mergecore.options import AsJson, Force, Memory, Out, Quiet, size
+from mergecore.cli.console import say, warn
+from mergecore.cli.options import AsJson, Force, Memory, Out, Quiet, size
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mergecore.registry import Registry
+    from mergecore.discovery.registry import Registry
     from mergecore_moe.config import Config
     from mergecore_moe.mixing import Mixture
 
@@ -30,17 +30,17 @@ def moe(
     as_json: AsJson = False,
 ) -> None:
     """Make a mixture of experts of the dense models in CONFIG, in the folder OUT."""
-    from mergecore import running
-    from mergecore.fetching import fetch
-    from mergecore.progress import Progress
-    from mergecore.registry import Registry
-    from mergecore.target import Target
-    from mergecore.views import plan_view, print_plan
+    from mergecore.cli.progress import Progress
+    from mergecore.cli.render import plan_view, print_plan
+    from mergecore.discovery.registry import Registry
+    from mergecore.running import runner
+    from mergecore.running.output_folder import Target
+    from mergecore.running.prefetch import fetch
     from mergecore_moe.config import load_config
 
-    options = running.Options(
-        memory=size(memory, "--memory") if memory else running.spare_memory(),
-        workers=workers or running.available_cores(),
+    options = runner.Options(
+        memory=size(memory, "--memory") if memory else runner.spare_memory(),
+        workers=workers or runner.available_cores(),
         shard_bytes=size(shard_size, "--shard-size"),
         force=force,
     )
@@ -56,8 +56,8 @@ def moe(
         plan = mixture.plan(_gates(mixture, options.memory, quiet), registry)
         registry.notify("after_plan", tensors=plan.tensors, notes=list(plan.notes))
         with Progress(plan.bytes_out, quiet) as progress:
-            listener = running.Listener(warn, progress.advance, progress.resume, tell=progress.tell)
-            running.run_plan(plan, out, registry, options, listener)
+            listener = runner.Listener(warn, progress.advance, progress.resume, tell=progress.tell)
+            runner.run_plan(plan, out, registry, options, listener)
         if as_json:
             view = {**plan_view(plan), "out": str(out), "seconds": round(progress.seconds, 3)}
             typer.echo(json.dumps(view, indent=2))

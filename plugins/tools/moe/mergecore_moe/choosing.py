@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mergecore import plugins
+from mergecore.discovery import entry_points
 from mergecore.errors import PluginError
 from mergecore_moe.config import Config
 from mergecore_moe.dense import Dense
@@ -22,9 +22,9 @@ def families() -> list[Family]:
         PluginError: one cannot be imported, or is no family.
     """
     found = []
-    for name in dict.fromkeys(plugin.name for plugin in plugins.listed(GROUP)):
-        plugin = plugins.find(GROUP, name)
-        kind = plugins.load(plugin)
+    for name in dict.fromkeys(plugin.name for plugin in entry_points.listed(GROUP)):
+        plugin = entry_points.find(GROUP, name)
+        kind = entry_points.load(plugin)
         if not (isinstance(kind, type) and issubclass(kind, Family)):
             raise PluginError(f"{plugin} is no family of mixtures: pip uninstall {plugin.distribution}")
         found.append(kind())

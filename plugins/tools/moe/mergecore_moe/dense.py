@@ -7,9 +7,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mergecore.config import get_key
+from mergecore.definitions.config import get_key
 from mergecore.errors import ModelError
-from mergecore.sources import Checkpoint
+from mergecore.models.checkpoint import Checkpoint
 
 COMMON = {
     "hidden_act": "silu",

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from mergecore.api import FLOATS, Input, Job, Method, ModelError, PluginError, TensorInfo
 from mergecore.api.files import TORCH_NAMES, common_dtype
-from mergecore.architecture import Architecture, Weight, parse
+from mergecore.definitions.definition import Architecture, Weight, parse
+from mergecore.discovery.registry import Registry
 from mergecore.documents import Place
-from mergecore.making import cost
-from mergecore.matching import stored
-from mergecore.plans import Plan
-from mergecore.recipe import Recipe, parse_recipe
-from mergecore.registry import Registry
-from mergecore.sources import Checkpoint
+from mergecore.models.architecture_lookup import stored
+from mergecore.models.checkpoint import Checkpoint
+from mergecore.planning.plan import Plan
+from mergecore.planning.stage_reader import cost
+from mergecore.recipes.recipe import Recipe, parse_recipe
 from mergecore_moe.config import Config, Expert
 from mergecore_moe.families import PROJECTIONS, Family
 from mergecore_moe.method import Moe

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from mergecore.api import Job, TensorInfo
-from mergecore.layouts import Span, Views
-from mergecore.making import MadeReader
-from mergecore.sources import Checkpoint
+from mergecore.models.checkpoint import Checkpoint
+from mergecore.models.layout_reader import Span, Views
+from mergecore.planning.stage_reader import MadeReader
 
 
 def stacked(pieces: Mapping[str, Sequence[Job]], experts: int, checkpoints: Sequence[Checkpoint]) -> Views:

@@ -155,8 +155,8 @@ def test_a_shared_expert_counts_as_its_scale_says(tmp_path, prompts):
 
 
 def test_the_base_is_run_one_layer_at_a_time_in_as_many_passes_as_memory_asks_for(tmp_path):
-    from mergecore.registry import Registry
-    from mergecore.sources import open_model
+    from mergecore.discovery.registry import Registry
+    from mergecore.models.adapters import open_model
 
     model = dense(tmp_path / "dense", "llama", 1)
     checkpoint = open_model(str(model), Registry(print))

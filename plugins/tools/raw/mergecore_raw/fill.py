@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mergecore.console import say, warn
+from mergecore.cli.console import say, warn
+from mergecore.cli.options import ArchDirs, AsJson, Force, Memory, ModelPath, Quiet, size
 from mergecore.errors import InputError, ModelError
-from mergecore.options import ArchDirs, AsJson, Force, Memory, ModelPath, Quiet, size
 from mergecore_raw.opening import CLASS, is_diffusers, is_file, open_state
 from mergecore_raw.raw import check_out, definition, finishing, run_options
 
 if TYPE_CHECKING:
     from mergecore.api import PostProcessor
-    from mergecore.registry import Registry
-    from mergecore.running import Options
-    from mergecore.sources import Checkpoint
+    from mergecore.discovery.registry import Registry
+    from mergecore.models.checkpoint import Checkpoint
+    from mergecore.running.runner import Options
 
 Template = Annotated[str, typer.Argument(help="What has all weights: of the same sort as MODEL.", show_default=False)]
 FillOut = Annotated[Path, typer.Argument(help="The folder or .safetensors file to make.", show_default=False)]
@@ -38,12 +38,12 @@ def fill(
     as_json: AsJson = False,
 ) -> None:
     """Write TEMPLATE with every tensor that MODEL has in the place of its own: what MODEL lacks is filled in."""
-    from mergecore.attended import run_attended
-    from mergecore.definitions import local_definitions
+    from mergecore.cli.run_with_progress import run_attended
+    from mergecore.discovery.registry import Registry
     from mergecore.documents import Place
-    from mergecore.planning import make_plan
-    from mergecore.recipe import parse_recipe
-    from mergecore.registry import Registry
+    from mergecore.models.architecture_lookup import local_definitions
+    from mergecore.planning.planner import make_plan
+    from mergecore.recipes.recipe import parse_recipe
 
     sort = "file" if is_file(template) else "components" if is_diffusers(template) else "folder"
     if sort != "folder":
@@ -97,7 +97,7 @@ def _overlaid(model: str, template: str, registry: Registry, quiet: bool) -> Che
 
 
 def _open(reference: str, registry: Registry) -> Checkpoint:
-    from mergecore.sources import open_model
+    from mergecore.models.adapters import open_model
 
     plain = is_file(reference) or is_diffusers(reference)
     return open_state(reference, registry) if plain else open_model(reference, registry)
@@ -117,8 +117,8 @@ def _places(part: Checkpoint, whole: Checkpoint, registry: Registry) -> dict[str
 
 def _renamed(part: Checkpoint, whole: Checkpoint, registry: Registry) -> Iterable[tuple[str, str]]:
     """Every tensor of the model by the name that the template's architecture has for it, with its own."""
-    from mergecore.definitions import find
-    from mergecore.layouts import renamed
+    from mergecore.models.architecture_lookup import find
+    from mergecore.models.layout_reader import renamed
 
     architecture, _ = find(whole, registry, {})
     shown, _ = renamed(part, architecture)
@@ -153,7 +153,7 @@ def _check_places(part: Checkpoint, whole: Checkpoint, places: Mapping[str, str]
 
 
 def _with(whole: Checkpoint, part: Checkpoint, places: Mapping[str, str]) -> Checkpoint:
-    from mergecore.layouts import Span, with_views
+    from mergecore.models.layout_reader import Span, with_views
 
     infos = {label: part.tensors[name] for label, name in places.items()}
     spans = {label: [Span(name, 0, part.tensors[name].elements)] for label, name in places.items()}

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from mergecore.api import ModelError, Reader, lies_within, read_text
-from mergecore.registry import Registry
-from mergecore.sources import Checkpoint
-from mergecore.stamps import stamp
+from mergecore.discovery.registry import Registry
+from mergecore.models.checkpoint import Checkpoint
+from mergecore.models.stamps import stamp
 
 CLASS = "StateDict"
 """The model class that stands for any names."""

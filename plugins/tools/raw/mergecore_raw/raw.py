@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mergecore.console import say, warn
+from mergecore.cli.console import say, warn
+from mergecore.cli.options import AsJson, Force, Memory, Quiet, RecipePath, size
 from mergecore.errors import InputError
-from mergecore.options import AsJson, Force, Memory, Quiet, RecipePath, size
 
 if TYPE_CHECKING:
     from mergecore.api import PostProcessor
-    from mergecore.planning import Plan
-    from mergecore.recipe import Recipe
-    from mergecore.registry import Registry
-    from mergecore.running import Options
-    from mergecore.sources import Checkpoint
+    from mergecore.discovery.registry import Registry
+    from mergecore.models.checkpoint import Checkpoint
+    from mergecore.planning.planner import Plan
+    from mergecore.recipes.recipe import Recipe
+    from mergecore.running.runner import Options
 
 RawOut = Annotated[Path, typer.Argument(help="A .safetensors file, or for diffusers a folder.", show_default=False)]
 Intersection = Annotated[
@@ -46,8 +46,8 @@ def raw(
     as_json: AsJson = False,
 ) -> None:
     """Merge weight files (.safetensors, .pt, .bin, .ckpt) or diffusers folders by the names of their tensors."""
-    from mergecore.attended import run_attended
-    from mergecore.stages import load_recipe
+    from mergecore.cli.run_with_progress import run_attended
+    from mergecore.recipes.composition import load_recipe
     from mergecore_raw.opening import is_diffusers
 
     if intersection and union:
@@ -66,12 +66,12 @@ def run_options(
     memory: str, workers: int, shard_size: str, force: bool, allow_nonfinite: bool, components: bool
 ) -> Options:
     """How to run: into one file, or into the components of a folder."""
-    from mergecore import running
+    from mergecore.running import runner
 
     whole = 2**62
-    return running.Options(
-        memory=size(memory, "--memory") if memory else running.spare_memory(),
-        workers=workers or running.available_cores(),
+    return runner.Options(
+        memory=size(memory, "--memory") if memory else runner.spare_memory(),
+        workers=workers or runner.available_cores(),
         shard_bytes=size(shard_size, "--shard-size") if components else whole,
         force=force,
         allow_nonfinite=allow_nonfinite,
@@ -99,8 +99,8 @@ def check_out(out: Path, components: bool) -> None:
 
 def _plan(recipe: Recipe, intersection: bool, union: bool, memory: int, quiet: bool) -> tuple[Plan, Registry]:
     """The plan of a recipe whose architecture is the names that its models have."""
-    from mergecore.planning import make_plan
-    from mergecore.registry import Registry
+    from mergecore.discovery.registry import Registry
+    from mergecore.planning.planner import make_plan
     from mergecore_raw.opening import CLASS
 
     for key in ("tokenizer", "tokenizer_source", "chat_template"):

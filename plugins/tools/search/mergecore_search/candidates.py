@@ -16,19 +16,19 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from mergecore_eval.subjects import Folder
 
-from mergecore import running
 from mergecore.api import Input, RunError, Subject, Work
 from mergecore.builtin.threads import TILE_ELEMENTS, ThreadsExecutor
+from mergecore.discovery.postprocessors import load_postprocessors
+from mergecore.discovery.registry import Registry
 from mergecore.documents import Place
 from mergecore.errors import InputError
-from mergecore.finishing import load_postprocessors
-from mergecore.finite import is_finite
-from mergecore.identity import inputs
-from mergecore.planning import make_plan
-from mergecore.plans import Plan, merged_model
-from mergecore.recipe import Recipe
-from mergecore.registry import Registry
-from mergecore.stages import output_of
+from mergecore.planning.plan import Plan, merged_model
+from mergecore.planning.planner import make_plan
+from mergecore.recipes.composition import output_of
+from mergecore.recipes.recipe import Recipe
+from mergecore.running import runner
+from mergecore.running.nonfinite import is_finite
+from mergecore.running.run_identity import inputs
 from mergecore_search.keeping import Keeping, Kept
 
 if TYPE_CHECKING:
@@ -134,8 +134,8 @@ class Maker:
     def _write(self, plan: Plan, folder: Path) -> None:
         """All of a candidate as files."""
         shutil.rmtree(folder, ignore_errors=True)
-        options = running.Options(self.memory, self.workers, without=("health",))
-        running.run_plan(plan, folder, self.registry, options, running.Listener(self.warn))
+        options = runner.Options(self.memory, self.workers, without=("health",))
+        runner.run_plan(plan, folder, self.registry, options, runner.Listener(self.warn))
 
 
 @dataclass

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mergecore.console import say
+from mergecore.cli.console import say
+from mergecore.cli.options import Force, Memory, Out
 from mergecore.errors import InputError, RunError
-from mergecore.options import Force, Memory, Out
 
 if TYPE_CHECKING:
     from mergecore_search.history import Trial
@@ -181,6 +181,6 @@ def split(paths: list[Path]) -> tuple[list[Path], Path]:
 
 def cores(workers: int) -> int:
     """Threads for each of several candidates at a time."""
-    from mergecore.running import available_cores
+    from mergecore.running.runner import available_cores
 
     return max(1, available_cores() // workers)

@@ -10,8 +10,8 @@ from pathlib import Path
 from mergecore_eval.results import measure
 from mergecore_eval.subjects import Folder
 
-from mergecore import running
-from mergecore.console import say, warn
+from mergecore.cli.console import say, warn
+from mergecore.running import runner
 from mergecore_search.candidates import Maker
 from mergecore_search.objectives import total
 from mergecore_search.setup import Setup, linear
@@ -57,7 +57,7 @@ def greedy(models: Sequence[Mixture], mean: Callable[[tuple[int, ...]], Mixture]
 
 def measured_mean(setup: Setup, models: Sequence[Path]) -> tuple[Callable[[tuple[int, ...]], Mixture], Maker]:
     """What makes and measures an even mean of some of the models, and what is to be closed after it."""
-    maker = Maker(setup.registry, setup.memory, running.available_cores(), warn)
+    maker = Maker(setup.registry, setup.memory, runner.available_cores(), warn)
 
     def mean(chosen: tuple[int, ...]) -> Mixture:
         say(f"tasting {' + '.join(models[index].name for index in chosen)}")

@@ -9,16 +9,16 @@ from typing import Any
 
 import yaml
 
-from mergecore import running
 from mergecore.api import Evaluation
-from mergecore.console import say, warn
+from mergecore.cli.console import say, warn
+from mergecore.cli.options import size
+from mergecore.cli.progress import Progress
+from mergecore.discovery.registry import Registry
 from mergecore.documents import Place
 from mergecore.errors import InputError
-from mergecore.evaluations import load_evaluations
-from mergecore.options import size
-from mergecore.planning import make_plan
-from mergecore.progress import Progress
-from mergecore.registry import Registry
+from mergecore.planning.planner import make_plan
+from mergecore.recipes.evaluations import load_evaluations
+from mergecore.running import runner
 from mergecore_search.candidates import recipe_of
 from mergecore_search.objectives import Objectives, find_objectives
 
@@ -49,10 +49,10 @@ class Setup:
         self.write("best.yml", recipe.text)
         plan = make_plan(recipe, self.registry, self.memory)
         try:
-            options = running.Options(self.memory, running.available_cores(), force=self.force)
+            options = runner.Options(self.memory, runner.available_cores(), force=self.force)
             with Progress(plan.bytes_out, quiet=True) as progress:
-                listener = running.Listener(warn, progress.advance, progress.resume, tell=say)
-                running.run_plan(plan, self.out, self.registry, options, listener)
+                listener = runner.Listener(warn, progress.advance, progress.resume, tell=say)
+                runner.run_plan(plan, self.out, self.registry, options, listener)
         finally:
             plan.close()
         say(f"{self.out}: merged; {self.report}: recipe, table and plot")
@@ -73,7 +73,7 @@ def prepare(out: Path, wanted: Path, objective: Sequence[str], memory: str, forc
         raise InputError(f"{out}: exists already; name another folder, or replace it with --force")
     registry = Registry(warn)
     evaluations = load_evaluations(wanted, registry)
-    budget = size(memory, "--memory") if memory else running.spare_memory()
+    budget = size(memory, "--memory") if memory else runner.spare_memory()
     return Setup(registry, evaluations, find_objectives(objective, evaluations), budget, out, force)
 
 

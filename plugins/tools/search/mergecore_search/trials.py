@@ -10,9 +10,9 @@ from typing import Any
 from mergecore_eval.results import measure
 
 from mergecore.api import Evaluation
-from mergecore.console import warn
+from mergecore.cli.console import warn
+from mergecore.discovery.registry import Registry
 from mergecore.errors import MergecoreError, RunError
-from mergecore.registry import Registry
 from mergecore_search.candidates import Maker
 from mergecore_search.history import Trial
 from mergecore_search.objectives import Objectives

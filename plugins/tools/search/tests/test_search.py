@@ -23,9 +23,9 @@ from mergecore_search.space import find_space
 from opened import open_recipe
 
 import mergecore
+from mergecore.discovery.registry import Registry
 from mergecore.documents import load_yaml
 from mergecore.errors import InputError
-from mergecore.registry import Registry
 
 
 def quadratic(point: Any) -> Trial:

@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 import mergecore
 from mergecore.api import Base, WeightMethod
 from mergecore.builtin.safetensors import SafetensorsReader
+from mergecore.discovery.entry_points import find, listed, load
+from mergecore.discovery.parameters import declared
+from mergecore.discovery.registry import Registry
 from mergecore.documents import Place
-from mergecore.params import declared
-from mergecore.plugins import find, listed, load
-from mergecore.registry import Registry
 
 THINNED = {"density": 0.6}
 SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {

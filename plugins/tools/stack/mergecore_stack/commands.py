@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mergecore.console import say, warn
+from mergecore.cli.console import say, warn
+from mergecore.cli.options import ArchDirs
 from mergecore.errors import InputError, printable
-from mergecore.options import ArchDirs
 
 if TYPE_CHECKING:
     from mergecore_stack.drawing import Run

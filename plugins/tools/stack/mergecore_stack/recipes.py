@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mergecore.architecture import Architecture
-from mergecore.definitions import find, local_definitions
+from mergecore.definitions.definition import Architecture
+from mergecore.discovery.registry import Registry
 from mergecore.documents import Place
 from mergecore.errors import InputError, RunError
-from mergecore.layouts import renamed
-from mergecore.planning import make_plan
-from mergecore.recipe import parse_recipe
-from mergecore.registry import Registry
-from mergecore.running import spare_memory
-from mergecore.sources import open_model
+from mergecore.models.adapters import open_model
+from mergecore.models.architecture_lookup import find, local_definitions
+from mergecore.models.layout_reader import renamed
+from mergecore.planning.planner import make_plan
+from mergecore.recipes.recipe import parse_recipe
+from mergecore.running.runner import spare_memory
 from mergecore_stack.drawing import Run
 
 SCALED = "down_proj"

@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from mergecore.console import warn
-from mergecore.options import ArchDirs, AsJson, Force, Memory, ModelPath, Out, Quiet, size
+from mergecore.cli.console import warn
+from mergecore.cli.options import ArchDirs, AsJson, Force, Memory, ModelPath, Out, Quiet, size
 from mergecore_tokensurgeon.settings import Pieces, Settings, Weights, Where
 
 
@@ -70,16 +70,16 @@ def tokensurgeon(
     settings = Settings(
         method.value, k, cosine, weights, pieces, prefix_match, byte_match, magikarp, shrink, noise, scale, seed
     )
-    from mergecore import running
-    from mergecore.attended import run_attended
-    from mergecore.definitions import local_definitions
-    from mergecore.registry import Registry
+    from mergecore.cli.run_with_progress import run_attended
+    from mergecore.discovery.registry import Registry
+    from mergecore.models.architecture_lookup import local_definitions
+    from mergecore.running import runner
     from mergecore_tokensurgeon.memory import check
     from mergecore_tokensurgeon.transplant import make_transplant
 
-    options = running.Options(
-        memory=size(memory, "--memory") if memory else running.spare_memory(),
-        workers=workers or running.available_cores(),
+    options = runner.Options(
+        memory=size(memory, "--memory") if memory else runner.spare_memory(),
+        workers=workers or runner.available_cores(),
         shard_bytes=size(shard_size, "--shard-size"),
         force=force,
     )

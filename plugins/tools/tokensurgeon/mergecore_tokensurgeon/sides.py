@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from mergecore.api import FLOATS, ModelError
-from mergecore.architecture import Architecture, Weight
-from mergecore.config import TIES, get_key
-from mergecore.definitions import fit
-from mergecore.matching import stored
-from mergecore.recipe import Recipe
-from mergecore.registry import Registry
-from mergecore.sources import Checkpoint, open_model
+from mergecore.definitions.config import TIES, get_key
+from mergecore.definitions.definition import Architecture, Weight
+from mergecore.discovery.registry import Registry
+from mergecore.models.adapters import open_model
+from mergecore.models.architecture_lookup import fit, own_definitions
+from mergecore.models.checkpoint import Checkpoint
+from mergecore.planning.matching import stored
+from mergecore.recipes.recipe import Recipe
 from mergecore_tokensurgeon.tables import Stored
 
 
@@ -72,7 +73,7 @@ def open_side(reference: str, registry: Registry, recipe: Recipe) -> Side:
     """
     checkpoint = open_model(reference, registry)
     try:
-        architecture, (fitted,), notes = fit(recipe, registry, [checkpoint], 0)
+        architecture, (fitted,), notes = fit(own_definitions(recipe.architectures), registry, [checkpoint], 0)
         side = Side(fitted, architecture, notes)
         _check(side)
     except BaseException:

@@ -23,13 +23,13 @@ from mergecore.api import (
     TokenizerRequest,
     WeightMethod,
 )
-from mergecore.config import with_keys
+from mergecore.definitions.config import with_keys
+from mergecore.discovery.registry import Registry
 from mergecore.documents import Place
-from mergecore.places import locate
-from mergecore.plans import Plan
-from mergecore.recipe import Recipe, parse_recipe
-from mergecore.registry import Registry
-from mergecore.vocabulary import size_config
+from mergecore.models.references import locate
+from mergecore.planning.plan import Plan
+from mergecore.planning.vocabulary import size_config
+from mergecore.recipes.recipe import Recipe, parse_recipe
 from mergecore_tokensurgeon import meanings
 from mergecore_tokensurgeon.approximations.rotated import rotation
 from mergecore_tokensurgeon.meanings import Tokens

@@ -6,14 +6,15 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from mergecore.config import leaves
-from mergecore.definitions import examine as examine_names
-from mergecore.definitions import find, local_definitions
+from mergecore.definitions.config import leaves
+from mergecore.discovery.registry import Registry
 from mergecore.errors import InputError, MergecoreError, ModelError
-from mergecore.layouts import renamed
-from mergecore.lockfile import NAME, Lock, read_lock
-from mergecore.registry import Registry
-from mergecore.sources import Checkpoint, open_model
+from mergecore.models.adapters import open_model
+from mergecore.models.architecture_lookup import examine as examine_names
+from mergecore.models.architecture_lookup import find, local_definitions
+from mergecore.models.checkpoint import Checkpoint
+from mergecore.models.layout_reader import renamed
+from mergecore.recipes.lockfile import NAME, Lock, read_lock
 from mergecore_verify.content import check_finite, check_hashes
 from mergecore_verify.findings import Finding, few, skipped
 from mergecore_verify.loading import check_loading

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
+from mergecore.cli.options import AsJson
 from mergecore.errors import printable
-from mergecore.options import AsJson
 
 
 def verify(

@@ -7,11 +7,11 @@ from itertools import islice
 from pathlib import Path
 
 from mergecore.api import FLOATS, torch_dtype
-from mergecore.fingerprints import matches
-from mergecore.finite import STEP, is_finite
-from mergecore.lockfile import Lock
-from mergecore.running import available_cores
-from mergecore.sources import Checkpoint
+from mergecore.models.checkpoint import Checkpoint
+from mergecore.models.fingerprints import matches
+from mergecore.recipes.lockfile import Lock
+from mergecore.running.nonfinite import STEP, is_finite
+from mergecore.running.runner import available_cores
 from mergecore_verify.findings import Finding, few, skipped
 
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from mergecore import quantised
 from mergecore.api import read_text, torch_dtype
-from mergecore.sources import CONFIG_LIMIT, Checkpoint
+from mergecore.models import quantized
+from mergecore.models.checkpoint import CONFIG_LIMIT, Checkpoint
 from mergecore_verify.findings import Finding, few, skipped
 
 NAME = "loading"
@@ -29,7 +29,7 @@ def check_loading(checkpoint: Checkpoint) -> Finding:
     model_class = getattr(transformers, str(name), None)
     if model_class is None:
         return skipped(NAME, f"transformers {transformers.__version__} has no class {name}")
-    if quantised.KEY in json.loads(read_text(checkpoint.folder / "config.json", CONFIG_LIMIT)):
+    if quantized.KEY in json.loads(read_text(checkpoint.folder / "config.json", CONFIG_LIMIT)):
         return skipped(NAME, "its weights are quantised")
     try:
         with _quiet(transformers):

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 from mergecore.api import TensorInfo, Work
 from mergecore.builtin.safetensors import as_bytes
-from mergecore.ends import FileEnds
+from mergecore.discovery.registry import Registry
 from mergecore.errors import InputError
-from mergecore.fetching import fetch
-from mergecore.lockfile import Lock
-from mergecore.planning import Plan, make_plan
-from mergecore.recording import changes, describe
-from mergecore.registry import Registry
-from mergecore.running import available_cores, spare_memory
-from mergecore.sources import Checkpoint
-from mergecore.stages import load_recipe
+from mergecore.models.checkpoint import Checkpoint
+from mergecore.planning.planner import Plan, make_plan
+from mergecore.recipes.composition import load_recipe
+from mergecore.recipes.lockfile import Lock
+from mergecore.running.lock_writer import changes, describe
+from mergecore.running.prefetch import fetch
+from mergecore.running.runner import available_cores, spare_memory
+from mergecore.running.tensor_io import FileEnds
 from mergecore_verify.findings import Finding, few
 
 if TYPE_CHECKING:

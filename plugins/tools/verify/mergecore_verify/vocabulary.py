@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from mergecore.api import read_text
-from mergecore.config import leaves
+from mergecore.definitions.config import leaves
 from mergecore.errors import ModelError
-from mergecore.sources import Checkpoint
-from mergecore.tokens import token_ids
+from mergecore.models.checkpoint import Checkpoint
+from mergecore.models.vocabulary_check import token_ids
 from mergecore_verify.findings import Finding, few, skipped
 
 SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "forced_bos_token_id")

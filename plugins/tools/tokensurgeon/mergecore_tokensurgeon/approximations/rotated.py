@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mergecore.api import InputError
-from mergecore.config import first_of
+from mergecore.definitions.config import first_of
 from mergecore_tokensurgeon.omp import Dictionary
 from mergecore_tokensurgeon.task import Rows, Task
 

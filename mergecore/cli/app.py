@@ -1,0 +1,224 @@
+"""The command line: every command a few lines over the modules that do the work."""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import json
+import signal
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from mergecore.cli import arch_commands, plugin_commands
+from mergecore.cli.console import say, warn
+from mergecore.cli.external_commands import Commands
+from mergecore.cli.options import (
+    ArchDirs,
+    AsJson,
+    Force,
+    Memory,
+    NoHooks,
+    Out,
+    PluginFiles,
+    Quiet,
+    RecipePath,
+    RequireLicence,
+    StrictPlugins,
+    size,
+)
+from mergecore.errors import MergecoreError
+
+app = typer.Typer(
+    cls=Commands,
+    help="Merge pretrained models in weight space.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+methods_app = typer.Typer(help="Installed merge methods.", no_args_is_help=True)
+app.add_typer(methods_app, name="methods")
+app.add_typer(arch_commands.app, name="arch")
+app.add_typer(plugin_commands.app, name="plugins")
+app.command()(plugin_commands.new)
+
+
+@app.command()
+def run(
+    recipe: RecipePath,
+    out: Out,
+    memory: Memory = "",
+    arch_dir: ArchDirs = [],  # noqa: B006  typer makes a new list each time
+    plugin: PluginFiles = [],  # noqa: B006
+    no_hooks: NoHooks = False,
+    strict_plugins: StrictPlugins = False,
+    require_license: RequireLicence = "",
+    workers: Annotated[int, typer.Option(help="Threads; default: one for each core.", min=0)] = 0,
+    shard_size: Annotated[str, typer.Option(help="Largest weight file; default: 5GB.")] = "",
+    executor: Annotated[str, typer.Option(help="Name of an installed executor.")] = "threads",
+    force: Force = False,
+    allow_nonfinite: Annotated[
+        bool, typer.Option("--allow-nonfinite", help="Write tensors with NaN or infinity too, with a warning.")
+    ] = False,
+    hash_inputs: Annotated[
+        bool, typer.Option("--hash-inputs", help="Put the models' full SHA-256 into the lock; takes a second a GB.")
+    ] = False,
+    keep: Annotated[list[str], typer.Option(help="Name of a stage of RECIPE that is written too, into OUT-NAME.")] = [],  # noqa: B006
+    no_health: Annotated[bool, typer.Option("--no-health", help="Leave out the health check of the result.")] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Merge the models of RECIPE into the folder OUT; a run that was cut short goes on where it was.
+
+    RECIPE may be the mergecore.lock.json of an earlier result, which is then made again.
+    """
+    from mergecore.cli.run_with_progress import run_attended
+    from mergecore.discovery.registry import Registry
+    from mergecore.models.architecture_lookup import local_definitions
+    from mergecore.planning.planner import make_plan
+    from mergecore.recipes.composition import load_recipe
+    from mergecore.running import runner
+
+    options = runner.Options(
+        memory=size(memory, "--memory") if memory else runner.spare_memory(),
+        workers=workers or runner.available_cores(),
+        shard_bytes=size(shard_size, "--shard-size") if shard_size else 0,
+        executor=executor,
+        force=force,
+        allow_nonfinite=allow_nonfinite,
+        hash_inputs=hash_inputs,
+        without=("health",) if no_health else (),
+    )
+    registry = Registry(warn, local_definitions(arch_dir), files=plugin, hooks=not no_hooks, strict=strict_plugins)
+    plan = make_plan(load_recipe(recipe), registry, options.memory, keep)
+    run_attended(plan, out, registry, options, quiet=quiet, as_json=as_json, require_license=require_license)
+
+
+@app.command("plan")
+def plan_command(
+    recipe: RecipePath,
+    out: Annotated[Path, typer.Argument(help="The folder that a run would make; its disk is measured.")] = Path("out"),
+    memory: Memory = "",
+    arch_dir: ArchDirs = [],  # noqa: B006
+    plugin: PluginFiles = [],  # noqa: B006
+    no_hooks: NoHooks = False,
+    strict_plugins: StrictPlugins = False,
+    require_license: RequireLicence = "",
+    weights: Annotated[
+        bool, typer.Option("--weights", help="Show every weight with its inputs and parameters.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check RECIPE against the models' headers, show what a run would do and what it would cost; nothing is kept."""
+    from mergecore.cli import render
+    from mergecore.discovery.registry import Registry
+    from mergecore.models.architecture_lookup import local_definitions
+    from mergecore.planning import cost_estimate
+    from mergecore.planning.licenses import require_licence
+    from mergecore.planning.planner import make_plan
+    from mergecore.recipes.composition import load_recipe
+    from mergecore.running import runner
+
+    budget = size(memory, "--memory") if memory else runner.spare_memory()
+    registry = Registry(warn, local_definitions(arch_dir), files=plugin, hooks=not no_hooks, strict=strict_plugins)
+    plan = make_plan(load_recipe(recipe), registry, budget)
+    try:
+        require_licence(require_license, plan.parents)
+        executor = registry.provide("executors", "threads")()
+        cost = cost_estimate.price(plan, executor, out, budget, runner.available_cores())
+        if as_json:
+            view = {**render.plan_view(plan), "price": asdict(cost), "weights": render.weights_view(plan)}
+            print(json.dumps(view, indent=2))
+            return
+        render.print_plan(plan, cost)
+        if weights:
+            render.print_weights(plan)
+    finally:
+        plan.close()
+
+
+@app.command()
+def schema(plugin: PluginFiles = []) -> None:  # noqa: B006
+    """Print the JSON Schema of recipes, with the parameters of every method, for editors that check while you type."""
+    from mergecore.discovery.registry import Registry
+    from mergecore.recipes.recipe_schema import as_text, recipe_schema
+
+    registry = Registry(warn, files=plugin)
+    print(as_text(recipe_schema(registry.all_methods())), end="")
+
+
+@methods_app.command("list")
+def methods_list(as_json: AsJson = False) -> None:
+    """The merge methods that a recipe can name."""
+    plugin_commands.print_kind("methods", as_json)
+
+
+@methods_app.command("show")
+def methods_show(
+    name: Annotated[str, typer.Argument(help="A method of `methods list`.")],
+    plugin: PluginFiles = [],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
+    """What a method does, and its parameters."""
+    from mergecore.cli import render
+    from mergecore.discovery.registry import Registry
+
+    render.show_method(name, Registry(warn, files=plugin).provide("methods", name), as_json)
+
+
+@arch_commands.app.command("list")
+def arch_list(as_json: AsJson = False) -> None:
+    """The model classes that a definition is installed for."""
+    plugin_commands.print_kind("architectures", as_json)
+
+
+class Stopped(BaseException):
+    """Ctrl-C, or a request to end; `number` is the signal's."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+def _stop(number: int, _frame: Any) -> None:
+    signal.signal(number, signal.SIG_DFL)  # a second one ends at once; what is journaled stays all the same
+    raise Stopped(number)
+
+
+def main() -> NoReturn:
+    """Run the command line; errors are one sentence, and the exit status says whose turn it is."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, _stop)
+    # What is imported stays: looking for garbage in it again and again takes a quarter of a second of torch's import.
+    gc.set_threshold(100_000)
+    atexit.register(gc.freeze)  # nor is any looked for at the end, which takes as long again
+    debug = "--debug" in sys.argv
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    try:
+        status: Any = app(args=arguments, standalone_mode=False)
+    except Stopped as stopped:
+        say("stopped" if stopped.number == signal.SIGTERM else "interrupted")
+        sys.exit(128 + stopped.number)
+    except MergecoreError as error:
+        if debug:
+            raise
+        say(f"error: {error}")
+        sys.exit(error.exit_code)
+    except Exception as error:
+        if debug:
+            raise
+        if hasattr(error, "exit_code") and hasattr(error, "format_message"):  # typer's, whose classes are private
+            if type(error).__name__ == "NoArgsIsHelpError":
+                print(error.format_message(), file=sys.stderr)
+            else:
+                say(f"error: {error.format_message()}")
+            sys.exit(error.exit_code)
+        cause = f"{type(error).__name__}: {error}"
+        say(f"error: {cause}; this is a fault of mergecore: run again with --debug and report it")
+        sys.exit(1)
+    sys.exit(status if isinstance(status, int) else 0)

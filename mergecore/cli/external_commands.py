@@ -1,0 +1,90 @@
+"""Commands of installed packages beside core's own: listed without an import, imported when one is called."""
+
+from __future__ import annotations
+
+import ast
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_group
+
+from mergecore.discovery import entry_points
+from mergecore.errors import PluginError
+
+
+class Commands(TyperGroup):
+    """Core's commands, then those of the entry-point group ``mergecore.v1.commands``."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        own = super().list_commands(ctx)
+        return own + [plugin.name for plugin in _installed() if plugin.name not in own]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        own = super().get_command(ctx, cmd_name)
+        installed = {plugin.name: plugin for plugin in _installed()}
+        return _Deferred(installed[cmd_name]) if own is None and cmd_name in installed else own
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            message = entry_points.not_installed("commands", args[0], self.list_commands(ctx))
+            raise PluginError(message)
+        return super().resolve_command(ctx, args)
+
+
+def _installed() -> list[entry_points.Plugin]:
+    return entry_points.listed("commands")
+
+
+class _Deferred(TyperCommand):
+    """The place of a package's command in the help; becomes that command once it is called."""
+
+    def __init__(self, plugin: entry_points.Plugin) -> None:
+        super().__init__(plugin.name, callback=None, help=about(plugin), rich_markup_mode=None)
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        name = str(self.name)
+        real = command(name, entry_points.load(entry_points.find("commands", name)))
+        return real.make_context(info_name, args, parent, **extra)
+
+
+def about(plugin: entry_points.Plugin) -> str:
+    """What a command says of itself, read from its source without importing it; else its package's summary."""
+    module, _, name = plugin.value.partition(":")
+    try:
+        tree = ast.parse(_source(module).read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return entry_points.summary(plugin)
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and node.name == name:
+            return ast.get_docstring(node) or entry_points.summary(plugin)
+        if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == [name]:
+            words = node.value.keywords if isinstance(node.value, ast.Call) else []
+            found = [word.value.value for word in words if word.arg == "help" and isinstance(word.value, ast.Constant)]
+            return str(found[0]) if found else entry_points.summary(plugin)
+    return entry_points.summary(plugin)
+
+
+def _source(module: str) -> Path:
+    """The file of a module; of packages only the outermost is looked for, which imports nothing."""
+    top, *rest = module.split(".")
+    spec = find_spec(top)
+    if spec is None or spec.origin is None:
+        raise OSError(f"there is no module {top}")
+    if not spec.submodule_search_locations:
+        return Path(spec.origin)
+    place = Path(spec.origin).parent.joinpath(*rest)
+    return place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+
+
+def command(name: str, plugin: Any) -> Any:
+    """What a package registers, ready to be called: a ``typer.Typer``, or a function whose arguments typer reads."""
+    outer = typer.Typer(rich_markup_mode=None, add_completion=False)
+    outer.callback()(lambda: None)
+    if isinstance(plugin, typer.Typer):
+        outer.add_typer(plugin, name=name)
+    else:
+        outer.command(name)(plugin)
+    return get_group(outer).commands[name]

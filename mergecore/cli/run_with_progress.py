@@ -1,0 +1,44 @@
+"""A plan carried out before a person's eyes: shown, run with progress, summed up."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from mergecore.api import PostProcessor
+from mergecore.cli.console import say, warn
+from mergecore.cli.progress import Progress
+from mergecore.cli.render import plan_view, print_plan
+from mergecore.discovery.registry import Registry
+from mergecore.planning.licenses import require_licence
+from mergecore.planning.plan import Plan
+from mergecore.running import runner
+
+
+def run_attended(
+    plan: Plan,
+    out: Path,
+    registry: Registry,
+    options: runner.Options,
+    *,
+    quiet: bool,
+    as_json: bool,
+    require_license: str = "",
+    finishing: Mapping[str, PostProcessor] | None = None,
+) -> None:
+    """Run a plan as `runner.run_plan` does, tell of it as the flags ask, and close it."""
+    try:
+        require_licence(require_license, plan.parents)
+        if not quiet:
+            print_plan(plan)
+        with Progress(sum(item.bytes_out for item in (plan, *plan.kept.values())), quiet) as progress:
+            listener = runner.Listener(warn, progress.advance, progress.resume, progress.fetch, progress.tell)
+            runner.run_plan(plan, out, registry, options, listener, finishing)
+        if as_json:
+            print(json.dumps({**plan_view(plan), "out": str(out), "seconds": round(progress.seconds, 3)}, indent=2))
+        elif not quiet:
+            folders = [*(str(runner.kept_folder(out, name)) for name in plan.kept), str(out)]
+            say(f"{' and '.join(folders)}: {progress.summary()}")
+    finally:
+        plan.close()

@@ -1,0 +1,301 @@
+"""Architecture definitions: from their JSON to the weights that a checkpoint with a given config must have."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any
+
+from mergecore.definitions.config import Keys, Period, first_of
+from mergecore.documents import Place, check
+from mergecore.errors import ArchitectureError, RecipeError
+
+MAX_COUNT = 10_000
+"""More layers, or experts, than any model has; a config.json that claims billions would be counted without end."""
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One weight of an architecture; inside a module's `layer`, without the layer's prefix.
+
+    Attributes:
+        name: as checkpoints of this class are written.
+        optional: checkpoints may lack it.
+        group: optional weights of one group are in a layer together or not at all.
+        aliases: other names of it in checkpoints.
+        tied_to: the weight that stands for it where a checkpoint lacks it.
+        vocabulary_axis: the axis with one entry a token, if it has one.
+        each: word in the name → count of config.json; one weight for each number. Empty once bound to a config.
+        parts: the weights that stand for it in another layout. Empty once bound to a checkpoint.
+        from_layer: the first layer that has it.
+    """
+
+    name: str
+    optional: bool = False
+    aliases: tuple[str, ...] = ()
+    tied_to: str | None = None
+    vocabulary_axis: int | None = None
+    group: str | None = None
+    each: Mapping[str, Keys] = field(default_factory=dict)
+    parts: tuple[str, ...] = ()
+    from_layer: int = 0
+
+    @property
+    def may_lack(self) -> bool:
+        return self.optional or self.tied_to is not None
+
+    def named(self, values: Mapping[str, int], prefix: str = "") -> Weight:
+        """The weight with `values` filled into its names and `prefix` before them."""
+
+        def full(name: str) -> str:
+            return prefix + fill(name, values)
+
+        return replace(
+            self,
+            name=full(self.name),
+            aliases=tuple(map(full, self.aliases)),
+            tied_to=full(self.tied_to) if self.tied_to else None,
+            each={},
+        )
+
+    def count(self, word: str, config: Mapping[str, Any], model: str) -> int:
+        """How many numbers a config gives to a word of `each`; a list there counts by its length.
+
+        Raises:
+            ArchitectureError: it gives none, and the weight is not optional.
+        """
+        count = first_of(config, self.each[word])
+        if count is None and self.optional:
+            return 0
+        count = len(count) if isinstance(count, list) else count
+        if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count <= MAX_COUNT:
+            keys = " or ".join(self.each[word])
+            raise ArchitectureError(f"{model}: config.json must give the number of {self.name!r} as {keys}")
+        return count
+
+
+def fill(name: str, values: Mapping[str, int]) -> str:
+    """A name with the numbers of its {words} filled in."""
+    for word, number in values.items():
+        name = name.replace(f"{{{word}}}", str(number))
+    return name
+
+
+@dataclass(frozen=True)
+class Module:
+    """The weights before, in and after one stack of layers; `layer_prefix` is empty where there are no layers.
+
+    Attributes:
+        layers_key: of the layer count in config.json.
+        extra_key: of the number of layers after the counted ones, which a checkpoint may lack.
+        per_layer_config: keys of config lists with one entry a layer.
+        layer_numbers: keys of config lists of layer numbers, or of the last number of a kind.
+        leading_layers: keys of the number of first layers that are of another kind.
+        layer_periods: after how many layers the kinds repeat.
+    """
+
+    before: tuple[Weight, ...]
+    layer: tuple[Weight, ...]
+    after: tuple[Weight, ...]
+    layers_key: Keys = ()
+    extra_key: Keys = ()
+    layer_prefix: str = ""
+    per_layer_config: Keys = ()
+    layer_numbers: Keys = ()
+    leading_layers: Keys = ()
+    layer_periods: tuple[Period, ...] = ()
+    _in_layers: dict[int, list[Weight]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def prefix(self, index: int) -> str:
+        return fill(self.layer_prefix, {"layer": index})
+
+    def in_layer(self, index: int) -> Sequence[Weight]:
+        """The weights of layer `index`, with their whole names."""
+        if index not in self._in_layers:
+            prefix = self.prefix(index)
+            whole = (weight.named({}, prefix) for weight in self.layer)
+            self._in_layers[index] = [replace(w, optional=True) if index < w.from_layer else w for w in whole]
+        return self._in_layers[index]
+
+    def weights(self, layers: int) -> Iterator[Weight]:
+        """Every weight of a checkpoint with `layers` layers, in order."""
+        yield from self.before
+        for index in range(layers):
+            yield from self.in_layer(index)
+        yield from self.after
+
+    def layer_count(self, config: Mapping[str, Any], model: str) -> int:
+        """The number of layers that a model's config.json states, the extra ones too; see `counted`."""
+        extra = first_of(config, self.extra_key)
+        return self.counted(config, model) + (extra if isinstance(extra, int) else 0)
+
+    def counted(self, config: Mapping[str, Any], model: str) -> int:
+        """The number of layers that a model's config.json states; 0 for a module that has none.
+
+        Raises:
+            ArchitectureError: config.json has no such number.
+        """
+        if not self.layers_key:
+            return 0
+        count = first_of(config, self.layers_key)
+        if type(count) is not int or not 0 <= count <= MAX_COUNT:
+            keys = " or ".join(map(repr, self.layers_key))
+            raise ArchitectureError(f"{model}: config.json must give its number of layers as {keys}")
+        return count
+
+    def bind(self, config: Mapping[str, Any], model: str, stored: Collection[str]) -> Module:
+        """This module with `each` counted by a config, and each `parts` decided by the names that a checkpoint stores.
+
+        Raises:
+            ArchitectureError: a count is missing in the config.
+        """
+        prefixes = [self.prefix(index) for index in range(self.layer_count(config, model))]
+
+        def bound(weights: Sequence[Weight], starts: Sequence[str]) -> tuple[Weight, ...]:
+            whole = [(w, any(start + w.name in stored for start in starts)) for w in weights]
+            return tuple(item for w, as_whole in whole for item in _expanded(w, as_whole, config, model))
+
+        return replace(
+            self,
+            before=bound(self.before, [""]),
+            layer=bound(self.layer, prefixes),
+            after=bound(self.after, [""]),
+        )
+
+
+def _expanded(weight: Weight, as_whole: bool, config: Mapping[str, Any], model: str) -> Iterator[Weight]:
+    """The weights that an entry stands for: its parts unless it is stored whole, one for each number."""
+    names = [weight.name] if as_whole or not weight.parts else list(weight.parts)
+    words = [word for word in weight.each if any(f"{{{word}}}" in name for name in names)]
+    for values in numbers({word: weight.count(word, config, model) for word in words}):
+        for name in names:
+            yield replace(weight, name=name, parts=()).named(values)
+
+
+def numbers(counts: Mapping[str, int]) -> Iterator[dict[str, int]]:
+    """Every combination of numbers below the counts of some words; one empty combination of no words."""
+    for values in itertools.product(*map(range, counts.values())):
+        yield dict(zip(counts, values))
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A model class: its name in config.json, its modules, and other beginnings of its names with the right ones.
+
+    A definition read from JSON has `each` and `parts` in its weights; `bind` makes the one of a checkpoint.
+    One that is `inferred` was made from headers, and knows no more than they say.
+    """
+
+    name: str
+    modules: Mapping[str, Module]
+    prefixes: Mapping[str, str] = field(default_factory=dict)
+    inferred: bool = False
+
+    def bind(self, config: Mapping[str, Any], model: str, stored: Collection[str]) -> Architecture:
+        """This definition for a checkpoint with this config that stores these names."""
+        bound = {name: module.bind(config, model, stored) for name, module in self.modules.items()}
+        return replace(self, modules=bound)
+
+    def weights(self, config: Mapping[str, Any], model: str) -> Iterator[Weight]:
+        """Every weight that a checkpoint with this config.json may have."""
+        for module in self.modules.values():
+            yield from module.weights(module.layer_count(config, model))
+
+
+@lru_cache(maxsize=1)
+def json_schema() -> Mapping[str, Any]:
+    """The JSON Schema of architecture definitions."""
+    schema: Mapping[str, Any] = json.loads(
+        files("mergecore.definitions").joinpath("architecture.schema.json").read_text("utf-8")
+    )
+    return schema
+
+
+def parse(name: str, definition: Any, origin: str) -> Architecture:
+    """An architecture from its JSON.
+
+    Args:
+        name: class name, as in config.json.
+        definition: the parsed JSON.
+        origin: the file or package it comes from, for errors.
+
+    Raises:
+        ArchitectureError: it does not follow the schema, or names a weight twice.
+    """
+    try:
+        place = Place(definition)
+        check(place, json_schema())
+        modules = place.get("modules")
+        if modules is not None and any(key in definition for key in ("layers", "before", "layer", "after")):
+            raise modules.error("excludes weights beside it; move them into a module")
+        named = {"default": place} if modules is None else dict(modules.items())
+        parsed = {key: _module(module, name.partition("/")[0]) for key, module in named.items()}
+    except RecipeError as error:
+        raise ArchitectureError(f"architecture {name} ({origin}): {error}") from None
+    seen: set[str] = set()
+    for label in (label for module in parsed.values() for weight in module.weights(1) for label in _labels(weight)):
+        if label in seen:
+            raise ArchitectureError(f"architecture {name} ({origin}): the weight {label!r} is named twice; remove one")
+        seen.add(label)
+    if not seen:
+        raise ArchitectureError(f"architecture {name} ({origin}): names no weight; list them in before, layer, after")
+    return Architecture(name, parsed, definition.get("prefixes", {}))
+
+
+def _labels(weight: Weight) -> tuple[str, ...]:
+    return (weight.name, *weight.aliases, *weight.parts)
+
+
+def _module(place: Place, name: str) -> Module:
+    value = place.value
+    stack = value.get("layers")
+    if bool(stack) is not bool(value.get("layer")):
+        raise place.error("'layers' and 'layer' need each other: how layers are named, and what is in one")
+    return Module(
+        before=_weights(value.get("before", ()), name),
+        layer=_weights(value.get("layer", ()), name),
+        after=_weights(value.get("after", ()), name),
+        layers_key=_keys(stack["count"]) if stack else (),
+        extra_key=_keys(stack.get("extra", ())) if stack else (),
+        layer_prefix=stack["prefix"] if stack else "",
+        layer_periods=tuple(_period(entry) for entry in value.get("layer_periods", ())),
+        **{key: tuple(value.get(key, ())) for key in CONFIG_KEYS},
+    )
+
+
+CONFIG_KEYS = ("per_layer_config", "layer_numbers", "leading_layers")
+
+
+def _period(entry: str | Mapping[str, Any]) -> Period:
+    if isinstance(entry, str):
+        return Period(entry)
+    return Period(entry["key"], entry.get("default"), _keys(entry.get("unless", ())))
+
+
+def _keys(value: str | Sequence[str]) -> Keys:
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _weights(entries: Sequence[str | Mapping[str, Any]], name: str) -> tuple[Weight, ...]:
+    """The weights of a list of entries that the class `name` has."""
+    whole = ({"name": entry} if isinstance(entry, str) else entry for entry in entries)
+    return tuple(_weight(**entry) for entry in whole if any(fnmatchcase(name, p) for p in entry.get("classes", "*")))
+
+
+def _weight(
+    name: str,
+    optional: bool | str = False,
+    aliases: Sequence[str] = (),
+    each: Mapping[str, str | Sequence[str]] | None = None,
+    parts: Sequence[str] = (),
+    classes: Sequence[str] = (),
+    **rest: Any,
+) -> Weight:
+    group = optional if isinstance(optional, str) else None
+    counts = {word: _keys(keys) for word, keys in (each or {}).items()}
+    return Weight(name, bool(optional), tuple(aliases), group=group, each=counts, parts=tuple(parts), **rest)

@@ -1,0 +1,89 @@
+"""The doctor: imports every plugin on its own and says what is wrong with it and what mends it."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+
+from mergecore.definitions import definition
+from mergecore.discovery.entry_points import KINDS, PREFIX, Plugin, architecture_definition, listed, load
+from mergecore.errors import MergecoreError
+
+SLOW_SECONDS = 0.5
+"""Import time, torch not counted, from which a plugin is called slow."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One plugin's health: ok, FAIL, OLD or SLOW, with the cause and the command that mends it."""
+
+    plugin: Plugin
+    status: str
+    cause: str = ""
+    cure: str = ""
+
+    @property
+    def bad(self) -> bool:
+        return self.status in ("FAIL", "OLD")
+
+
+def examine() -> list[Finding]:
+    """Look at every installed plugin, those written for other API versions included."""
+    import torch  # noqa: F401  # so that its import is not counted against the first plugin
+
+    findings = [_examine(plugin) for kind in KINDS for plugin in listed(kind)]
+    return [*_duplicates(findings), *_of_other_versions()]
+
+
+def _examine(plugin: Plugin) -> Finding:
+    started = time.perf_counter()
+    try:
+        if plugin.kind == "architectures":
+            definition.parse(plugin.name, architecture_definition(plugin), plugin.distribution)
+        else:
+            load(plugin)
+    except MergecoreError as error:
+        cause, _, cure = str(error).rpartition(": ")
+        mends = cure.startswith("pip ")
+        return Finding(plugin, "FAIL", cause if mends else str(error), cure if mends else _replace(plugin))
+    except Exception as error:
+        return Finding(plugin, "FAIL", f"{type(error).__name__}: {error}", _replace(plugin))
+    seconds = time.perf_counter() - started
+    if seconds > SLOW_SECONDS:
+        cause = f"importing it takes {seconds:.1f} s; imports inside its functions would keep every run quick"
+        return Finding(plugin, "SLOW", cause)
+    return Finding(plugin, "ok")
+
+
+def _replace(plugin: Plugin) -> str:
+    return f"pip install --upgrade {plugin.distribution}, or pip uninstall {plugin.distribution}"
+
+
+def _duplicates(findings: list[Finding]) -> list[Finding]:
+    counts = Counter((finding.plugin.kind, finding.plugin.name) for finding in findings)
+
+    def judged(finding: Finding) -> Finding:
+        plugin = finding.plugin
+        if counts[plugin.kind, plugin.name] == 1:
+            return finding
+        others = [o.plugin.distribution for o in findings if o.plugin.name == plugin.name and o.plugin != plugin]
+        cause = f"{plugin.name!r} comes from {' and '.join(others)} too; a recipe must prefer one to name it"
+        return Finding(plugin, "FAIL", cause, f"pip uninstall {plugin.distribution}")
+
+    return [judged(finding) for finding in findings]
+
+
+def _of_other_versions() -> list[Finding]:
+    """Plugins of groups such as ``mergecore.v0.methods``, which this version never loads."""
+    findings = []
+    for group in sorted(entry_points().groups):
+        if group.startswith("mergecore.v") and not group.startswith(PREFIX):
+            version, _, kind = group.removeprefix("mergecore.").partition(".")
+            for point in entry_points(group=group):
+                name, release = (point.dist.name, point.dist.version) if point.dist else ("?", "?")
+                plugin = Plugin(kind, point.name, point.value, name, release)
+                cause = f"is written for API {version}, this is {PREFIX.split('.')[1]}; it is never loaded"
+                findings.append(Finding(plugin, "OLD", cause, f"pip install --upgrade {name}"))
+    return findings

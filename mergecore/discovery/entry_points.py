@@ -1,0 +1,218 @@
+"""Plugins: listed without importing them, and loaded by name with stevedore."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import EntryPoint, distributions, metadata
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from mergecore.errors import PluginError, nearest
+
+PREFIX = "mergecore.v1."
+KINDS = (
+    "methods",
+    "architectures",
+    "readers",
+    "writers",
+    "executors",
+    "postprocessors",
+    "evaluators",
+    "optimizers",
+    "commands",
+    "hooks",
+)
+"""Core's entry-point groups, without their prefix; tools have groups of their own, such as ``moe_families``."""
+DISABLE = "MERGECORE_DISABLE"
+"""Names the environment variable with plugins and distributions, separated by commas, that are never loaded."""
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """An installed entry point and the distribution that brings it."""
+
+    kind: str
+    name: str
+    value: str
+    distribution: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.kind.removesuffix('s')} {self.name!r} of {self.distribution} {self.version}"
+
+    @property
+    def labels(self) -> set[str]:
+        """What `MERGECORE_DISABLE` may call it."""
+        return {normal(self.name), normal(self.distribution)}
+
+
+def listed(kind: str) -> list[Plugin]:
+    """Every plugin of a kind by name, without the disabled ones; nothing is imported. Duplicates are listed too."""
+    off = disabled()
+    return [plugin for plugin in installed(kind) if not off & plugin.labels] if off else installed(kind)
+
+
+def installed(kind: str) -> list[Plugin]:
+    """Every installed plugin of a kind by name, disabled or not."""
+    stamps = tuple((folder, os.stat(folder or ".").st_mtime_ns) for folder in sys.path if os.path.exists(folder or "."))
+    return list(_scanned(stamps).get(kind, ()))
+
+
+def disabled() -> set[str]:
+    """What `MERGECORE_DISABLE` names, as `normal` spells it."""
+    return {normal(name.strip()) for name in os.environ.get(DISABLE, "").split(",") if name.strip()}
+
+
+def normal(name: str) -> str:
+    """A name as pip compares it: ``My_Package`` is ``my-package``."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+@lru_cache(maxsize=1)
+def _scanned(stamps: tuple[tuple[str, int], ...]) -> Mapping[str, tuple[Plugin, ...]]:
+    """All plugins by kind; looked for once, and again when a folder of sys.path has changed.
+
+    Each distribution is read once, where `importlib.metadata.entry_points` would read all of them for every kind: with
+    hundreds of packages that was most of a small run's time.
+    """
+    found: dict[str, list[Plugin]] = {}
+    seen: set[str] = set()
+    for distribution in distributions():
+        if PREFIX not in (distribution.read_text("entry_points.txt") or ""):
+            continue
+        about = distribution.metadata  # parsed anew at every access
+        if about["Name"] in seen:
+            continue
+        seen.add(about["Name"])  # what comes later on the path is hidden by it
+        for point in distribution.entry_points:
+            kind = point.group.removeprefix(PREFIX)
+            if point.group.startswith(PREFIX):
+                found.setdefault(kind, []).append(
+                    Plugin(kind, point.name, point.value, about["Name"], about["Version"])
+                )
+    return {kind: tuple(sorted(items, key=lambda item: (item.name, item.value))) for kind, items in found.items()}
+
+
+def summary(plugin: Plugin) -> str:
+    """What a plugin's distribution says of itself in one line."""
+    return metadata(plugin.distribution)["Summary"] or str(plugin)
+
+
+def find(kind: str, name: str, prefer: Sequence[str] = ()) -> Plugin:
+    """The one installed plugin of this kind and name; where several have the name, that of the first of `prefer`.
+
+    Raises:
+        PluginError: none (with what to install), or several.
+    """
+    plugins = listed(kind)
+    found = [plugin for plugin in plugins if plugin.name == name]
+    if len(found) > 1:
+        owners = [normal(plugin.distribution) for plugin in found]
+        chosen = next((owners.index(normal(item)) for item in prefer if normal(item) in owners), None)
+        if chosen is not None:
+            return found[chosen]
+        both = " and ".join(f"{plugin.distribution} {plugin.version}" for plugin in found)
+        choice = f", or choose one in the recipe with prefer: [{found[0].distribution}]"
+        raise PluginError(
+            f"{kind.removesuffix('s')} {name!r} comes from {both}: pip uninstall {found[-1].distribution}"
+            f"{choice if kind not in ('commands', 'hooks') else ''}"
+        )
+    if not found:
+        if any(plugin.name == name for plugin in installed(kind)):
+            raise PluginError(f"{kind.removesuffix('s')} {name!r} is disabled by {DISABLE}; take its name out of there")
+        raise PluginError(not_installed(kind, name, [plugin.name for plugin in plugins]))
+    return found[0]
+
+
+def not_installed(kind: str, name: str, present: list[str]) -> str:
+    """The sentence for a plugin that is not there, ending with the command that brings it, where known."""
+    known = known_plugins().get(kind, {})
+    label = f"{kind.removesuffix('s')} {name!r} is not installed"
+    if name in known:
+        return f"{label}: pip install {known[name]}"
+    hint = nearest(name, [*present, *known])
+    close = hint.removeprefix("; did you mean ").rstrip("?").strip("'")
+    if hint and close not in present:
+        return f"{label}{hint} pip install {known[close]}"
+    return f"{label}{hint}" if hint else f"{label}; installed: {', '.join(present) or 'none'}"
+
+
+@lru_cache(maxsize=1)
+def known_plugins() -> Mapping[str, Mapping[str, str]]:
+    """First-party plugins by kind and name, with their distributions; written by ``./dev sync``."""
+    text = files("mergecore.discovery").joinpath("known.json").read_text("utf-8")
+    known: Mapping[str, Mapping[str, str]] = json.loads(text)
+    return known
+
+
+def load(plugin: Plugin) -> Any:
+    """Import a plugin and return its object, checked to be what its kind asks for.
+
+    Raises:
+        PluginError: whatever the import or the check raised, with the distribution to mend.
+    """
+    from stevedore.named import NamedExtensionManager
+
+    from mergecore.discovery.contracts import check
+
+    failures: list[BaseException] = []
+
+    class OneOfOne(NamedExtensionManager):  # type: ignore[misc,type-arg,unused-ignore]
+        """Looks at this entry point alone, where another distribution has one of the same name."""
+
+        def list_entry_points(self) -> list[EntryPoint]:
+            return [EntryPoint(plugin.name, plugin.value, PREFIX + plugin.kind)]
+
+    def failed(_manager: Any, _point: Any, error: BaseException) -> None:
+        failures.append(error)
+
+    try:
+        manager = OneOfOne(PREFIX + plugin.kind, [plugin.name], on_load_failure_callback=failed)
+        loaded = [extension.plugin for extension in manager]
+        for item in loaded:
+            check(plugin.kind, item)
+    except (Exception, SystemExit) as error:  # stevedore lets AssertionError and SystemExit through
+        failures.append(error)
+    if failures:
+        cause = f"{type(failures[0]).__name__}: {failures[0]}".rstrip(": ")
+        raise PluginError(f"{plugin} cannot be used ({cause}): {cure(plugin, failures[0])}")
+    return loaded[0]
+
+
+def cure(plugin: Plugin, error: BaseException) -> str:
+    """The command that most likely mends a plugin that failed to import."""
+    if plugin.value == plugin.distribution:  # a file that the command line named
+        return f"mend {plugin.value}"
+    if isinstance(error, ModuleNotFoundError) and error.name and not plugin.value.startswith(error.name):
+        return f"pip install {error.name.split('.')[0]}"
+    return f"pip install --upgrade {plugin.distribution}, or pip uninstall {plugin.distribution}"
+
+
+def architecture_file(plugin: Plugin) -> Path:
+    """The JSON file that an architecture entry point ``package:file`` names; the package is not imported."""
+    package, _, file = plugin.value.partition(":")
+    spec = find_spec(package)
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        if (path := Path(folder) / file).is_file():
+            return path
+    raise PluginError(f"{plugin} names {plugin.value}, which is not there: pip install --upgrade {plugin.distribution}")
+
+
+def architecture_definition(plugin: Plugin) -> Mapping[str, Any]:
+    """The parsed JSON of an architecture entry point."""
+    path = architecture_file(plugin)
+    try:
+        definition: Mapping[str, Any] = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise PluginError(
+            f"{path}: {plugin} is not valid JSON ({error}): pip install --upgrade {plugin.distribution}"
+        ) from None
+    return definition

@@ -1,0 +1,178 @@
+"""Adapters in recipes: `base+adapter` is the base with what a plugin computes for each tensor, piece by piece."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mergecore.api import FLOATS, Adapter, AdapterRequest, Change, ModelInfo, Reader, TensorInfo, torch_dtype
+from mergecore.definitions.config import tie_keys, with_keys
+from mergecore.definitions.definition import Architecture
+from mergecore.discovery.registry import Registry
+from mergecore.errors import ModelError, PluginError
+from mergecore.models.architecture_lookup import find, stored
+from mergecore.models.checkpoint import Added, Checkpoint, check_link, open_folder
+from mergecore.models.layout_reader import as_whole, rearranged, renamed
+from mergecore.models.references import locate, split
+from mergecore.models.stamps import stamp
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def open_model(reference: str, registry: Registry, own: Mapping[str, Any] | None = None) -> Checkpoint:
+    """Open a model folder, or one with adapters as ``base+adapter+adapter``.
+
+    Args:
+        reference: as a recipe writes it; a folder whose name has a ``+`` is that folder.
+        registry: the plugins.
+        own: definitions of architectures that come before all others.
+
+    Raises:
+        ModelError: a folder, or what is in it, cannot be used.
+        PluginError: no plugin knows an adapter.
+    """
+    base, adapters = split(reference)
+    checkpoint = open_folder(base, registry)
+    opened: list[Reader] = [*checkpoint.files]
+    try:
+        for adapter in adapters:
+            checkpoint = with_adapter(checkpoint, find_adapter(adapter), registry, own or {}, opened)
+    except BaseException:
+        for file in opened:
+            file.close()
+        raise
+    return replace(checkpoint, reference=reference, files=opened) if adapters else checkpoint
+
+
+def find_adapter(reference: str) -> Path:
+    """The folder of an adapter; one on the Hub is fetched whole, as it is small.
+
+    Raises:
+        ModelError: there is no such folder, nor such a repository.
+    """
+    folder, snapshot = locate(reference)
+    for name in snapshot.names if snapshot else ():
+        if snapshot and name.startswith("adapter_") and not snapshot.has(name):
+            snapshot.fetch(name, lambda count: None)
+    return folder
+
+
+def with_adapter(
+    checkpoint: Checkpoint, folder: Path, registry: Registry, own: Mapping[str, Any], opened: list[Reader]
+) -> Checkpoint:
+    """The checkpoint, under its definition's names, with what the adapter in a folder changes.
+
+    Args:
+        checkpoint: a model.
+        folder: of the adapter.
+        registry: the plugins.
+        own: definitions of architectures that come before all others.
+        opened: takes the adapter's files, which the caller closes.
+
+    Raises:
+        ModelError: it does not fit the model.
+        PluginError: no plugin knows it.
+    """
+    definition, _ = find(checkpoint, registry, own)
+    checkpoint, _ = renamed(checkpoint, definition)
+    whole, bound = as_whole(checkpoint, definition)
+    tied = tied_heads(bound, checkpoint)
+
+    def open_file(path: Path) -> Reader:
+        check_link(folder, path)
+        reader: Reader = registry.provide("readers", path.suffix.removeprefix("."))(path)
+        opened.append(reader)
+        return reader
+
+    heads = {head: checkpoint.tensors[embedding] for head, embedding in tied.items()}
+    tensors = {**whole.tensors, **checkpoint.tensors, **heads}
+    info = ModelInfo(checkpoint.reference, checkpoint.folder, checkpoint.config)
+    others = {**_aliases(bound, checkpoint, tensors), **definition.prefixes}
+    adapter = registry.adapter(AdapterRequest(folder, info, tensors, others, open_file))
+    if adapter is None:
+        raise PluginError(
+            f"{folder}: no installed package knows this adapter; for LoRA adapters of PEFT: pip install mergecore-lora"
+        )
+    _check(adapter, tensors, folder)
+    direct = {name: change for name, change in adapter.changes.items() if name in {**checkpoint.tensors, **tied}}
+    changed = _changed(checkpoint, direct, tied)
+    if direct.keys() & tied.keys():  # the head is no longer the embedding
+        changed = replace(changed, config=with_keys(changed.config, tie_keys(changed.config, False)))
+    if rest := {name: change for name, change in adapter.changes.items() if name not in direct}:
+        in_parts = definition.bind(checkpoint.config, checkpoint.reference, frozenset(checkpoint.tensors))
+        changed = _changed(rearranged(changed, definition, bound, checkpoint), rest, {})
+        changed = rearranged(changed, definition, in_parts, checkpoint)
+    added = Added(folder, adapter.summary, len(adapter.changes))
+    stamps = {**checkpoint.stamps, **{path: stamp(path) for path in adapter.files}}
+    return replace(changed, stamps=stamps, adapters=(*checkpoint.adapters, added))
+
+
+def _aliases(architecture: Architecture, checkpoint: Checkpoint, tensors: Mapping[str, TensorInfo]) -> dict[str, str]:
+    """Other names of tensors."""
+    weights = architecture.weights(checkpoint.config, checkpoint.reference)
+    spellings = ((weight.name, *weight.aliases) for weight in weights if weight.aliases)
+    return {name: there for names in spellings if (there := next((n for n in names if n in tensors), None))
+            for name in names if name != there}  # fmt: skip
+
+
+def tied_heads(architecture: Architecture, checkpoint: Checkpoint) -> dict[str, str]:
+    """The weights that are not stored because another one stands for them, with that one."""
+    weights = architecture.weights(checkpoint.config, checkpoint.reference)
+    return {
+        weight.name: weight.tied_to
+        for weight in weights
+        if weight.tied_to and weight.tied_to in checkpoint.tensors and stored(checkpoint, weight) is None
+    }
+
+
+def _check(adapter: Adapter, tensors: Mapping[str, TensorInfo], folder: Path) -> None:
+    for name in adapter.changes:
+        if tensors[name].dtype not in FLOATS:
+            raise ModelError(f"{folder}: changes {name!r}, which the model stores as {tensors[name].dtype}")
+
+
+def _changed(checkpoint: Checkpoint, changes: Mapping[str, Change], tied: Mapping[str, str]) -> Checkpoint:
+    """The checkpoint with these tensors changed; a tied one that is changed is a tensor of its own from then on."""
+    names = {name: tied.get(name, name) for name in changes}
+    changed = Changed(checkpoint, changes, names)
+    readers = {**checkpoint.readers, **dict.fromkeys(changes, changed)}
+    return replace(checkpoint, tensors={**checkpoint.tensors, **changed.tensors}, readers=readers)
+
+
+class Changed:
+    """The changed tensors of a checkpoint, computed as they are read, unrounded; a `mergecore.api.Reader`."""
+
+    def __init__(self, checkpoint: Checkpoint, changes: Mapping[str, Change], names: Mapping[str, str]) -> None:
+        infos = {name: checkpoint.tensors[source] for name, source in names.items()}
+        self.tensors: Mapping[str, TensorInfo] = {
+            name: TensorInfo("F64" if info.dtype == "F64" else "F32", info.shape, info.kept)
+            for name, info in infos.items()
+        }
+        self._checkpoint, self._changes, self._names = checkpoint, changes, names
+
+    def read(self, name: str, start: int, out: Tensor) -> None:
+        """See `mergecore.api.Reader.read`."""
+        unchanged = partial(self._read, self._names[name])
+        unchanged(start, out)
+        self._changes[name].apply(start, out, unchanged)
+
+    def _read(self, name: str, start: int, out: Tensor) -> None:
+        dtype = torch_dtype(self._checkpoint.tensors[name].dtype)
+        if out.dtype == dtype:
+            self._checkpoint.read(name, start, out)
+            return
+        stored = out.new_empty(out.shape, dtype=dtype)
+        self._checkpoint.read(name, start, stored)
+        out.copy_(stored)
+
+    def parts(self, name: str) -> list[tuple[Reader, str, int]]:
+        """What a tensor of the base is read from; see `shards.shards_of`."""
+        source = self._names[name]
+        return [(self._checkpoint.readers[source], source, self.tensors[name].elements)]
+
+    def close(self) -> None:
+        """Nothing: the files belong to the checkpoint."""

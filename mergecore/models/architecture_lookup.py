@@ -1,0 +1,169 @@
+"""Where a model's architecture comes from: the recipe's files, a folder, the installed packages, or its own headers."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mergecore.api import read_text
+from mergecore.definitions.config import class_name, leaves
+from mergecore.definitions.definition import Architecture, Weight, parse
+from mergecore.definitions.inference import infer
+from mergecore.discovery.entry_points import known_plugins
+from mergecore.discovery.registry import Registry
+from mergecore.documents import Place
+from mergecore.errors import ArchitectureError, ModelError
+from mergecore.models.checkpoint import Checkpoint
+from mergecore.models.layout_reader import rearranged, renamed
+
+PATH_VARIABLE = "MERGECORE_ARCH_PATH"
+"""Folders of an organisation's own architecture files, separated as in PATH."""
+
+LIMIT = 10**7
+"""Bytes that an architecture file may have; the largest here has some thousands."""
+
+
+def load_definition(path: Path) -> Mapping[str, Any]:
+    """The content of an architecture file.
+
+    Raises:
+        ArchitectureError: it cannot be read, or does not say which classes it is for.
+    """
+    try:
+        definition = json.loads(read_text(path, LIMIT))
+    except ModelError as error:
+        raise ArchitectureError(str(error)) from None
+    except (ValueError, RecursionError) as error:
+        raise ArchitectureError(f"{path}: cannot be read as JSON: {error}") from None
+    classes = definition.get("classes") if isinstance(definition, dict) else None
+    if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
+        raise ArchitectureError(f'{path}: must say which model classes it is for, as "classes": ["LlamaForCausalLM"]')
+    parse(classes[0], definition, str(path))
+    return definition  # type: ignore[no-any-return]
+
+
+def load_definitions(paths: Sequence[Path]) -> dict[str, Any]:
+    """Architectures by class name from files and from the JSON files of folders; the first file with a class counts."""
+    found: dict[str, Any] = {}
+    for path in paths:
+        if not path.exists():
+            raise ArchitectureError(f"{path}: there is no such file or folder of architectures")
+        for file in sorted(path.glob("*.json")) if path.is_dir() else [path]:
+            definition = load_definition(file)
+            for name in definition["classes"]:
+                found.setdefault(name, definition)
+    return found
+
+
+def local_definitions(folders: Sequence[Path]) -> dict[str, Any]:
+    """The architectures of these folders, then of those in MERGECORE_ARCH_PATH."""
+    from_variable = [Path(part) for part in os.environ.get(PATH_VARIABLE, "").split(os.pathsep) if part]
+    return load_definitions([*folders, *from_variable])
+
+
+def find(checkpoint: Checkpoint, registry: Registry, own: Mapping[str, Any]) -> tuple[Architecture, list[str]]:
+    """The architecture of a checkpoint, and what its user should know of where it comes from.
+
+    Args:
+        checkpoint: whose config.json names its class.
+        registry: the plugins.
+        own: definitions that come before all others.
+    """
+    name = class_name(checkpoint.config, str(checkpoint.folder))
+    kinds = [value for key, value in leaves(checkpoint.config) if key.split(".")[-1] == "model_type"]
+    for label in (*(f"{name}/{kind}" for kind in kinds), name):
+        definition = own.get(label) or registry.definitions.get(label) or registry.provide("architectures", label)
+        if definition is not None:
+            return parse(name, definition, f"for {checkpoint.folder}"), []
+    return inferred(checkpoint, name)
+
+
+def inferred(checkpoint: Checkpoint, name: str) -> tuple[Architecture, list[str]]:
+    """The architecture that a checkpoint's headers and config show, and the note that says so."""
+    definition = infer(checkpoint.config, checkpoint.tensors)
+    architecture = replace(parse(name, definition, f"inferred from {checkpoint.folder}"), inferred=True)
+    stacks = [module for module in architecture.modules.values() if module.layers_key]
+    seen = ", ".join(
+        f"{module.layer_count(checkpoint.config, checkpoint.reference)} layers in {module.layer_prefix!r}"
+        for module in stacks
+    )
+    package = known_plugins().get("architectures", {}).get(name)
+    hint = f"; its definition: pip install {package}" if package else ""
+    return architecture, [f"{name}: no definition is installed, so its weights are inferred from the headers"
+                          f" ({seen or 'no layers that can be told apart'}){hint}"]  # fmt: skip
+
+
+def fit(
+    own: Mapping[str, Any], registry: Registry, checkpoints: Sequence[Checkpoint], donor: int
+) -> tuple[Architecture, list[Checkpoint], list[str]]:
+    """The architecture of the output, and every checkpoint with its names and in the donor's layout.
+
+    Args:
+        own: definitions that come before all others, such as the recipe's.
+        registry: the plugins.
+        checkpoints: the models.
+        donor: position of the model whose class the output has.
+
+    Raises:
+        ArchitectureError: there is no class name, or a definition is wrong.
+        ModelError: a checkpoint cannot be brought into the layout.
+    """
+    definition, notes = find(checkpoints[donor], registry, own)
+    kept, used = renamed(checkpoints[donor], definition)
+    bound = definition.bind(kept.config, kept.reference, frozenset(kept.tensors))
+    fitted = []
+    for index, checkpoint in enumerate(checkpoints):
+        item, prefixes = (kept, used) if index == donor else renamed(checkpoint, definition)
+        fitted.append(item if index == donor else rearranged(item, definition, bound, kept))
+        for there, here in prefixes.items():
+            begin = (
+                f"names that begin with {there!r} are taken as {here!r}" if there else f"{here!r} is put before names"
+            )
+            notes.append(f"{checkpoint.reference}: {begin}")
+        if fitted[-1].tensors.keys() != item.tensors.keys():
+            notes.append(f"{checkpoint.reference}: is read in the layout of {kept.reference}")
+    return bound, fitted, notes
+
+
+def own_definitions(architectures: Sequence[tuple[Path, Place]]) -> dict[str, Any]:
+    """The architectures of the files that a recipe names, each with its place there."""
+    found: dict[str, Any] = {}
+    for path, place in architectures:
+        try:
+            found = {**load_definitions([path]), **found}
+        except ArchitectureError as error:
+            raise place.error(str(error)) from None
+    return found
+
+
+@dataclass(frozen=True)
+class Findings:
+    """How an architecture fits a checkpoint: tensors that it does not know, weights that are missing, and those that
+    may be and are."""
+
+    unknown: list[str]
+    missing: list[str]
+    absent: list[str]
+
+
+def examine(definition: Architecture, checkpoint: Checkpoint) -> Findings:
+    """Compare the names of an architecture's weights with those of a checkpoint."""
+    checkpoint, _ = renamed(checkpoint, definition)
+    bound = definition.bind(checkpoint.config, checkpoint.reference, frozenset(checkpoint.tensors))
+    weights = list(bound.weights(checkpoint.config, checkpoint.reference))
+    known = {name for weight in weights for name in (weight.name, *weight.aliases)}
+    lacking = [w for w in weights if not any(name in checkpoint.tensors for name in (w.name, *w.aliases))]
+    return Findings(
+        unknown=sorted(set(checkpoint.tensors) - known),
+        missing=[weight.name for weight in lacking if not weight.may_lack],
+        absent=[weight.name for weight in lacking if weight.may_lack],
+    )
+
+
+def stored(checkpoint: Checkpoint, weight: Weight) -> str | None:
+    """The name under which a checkpoint holds a weight; None when it does not."""
+    return next((name for name in (weight.name, *weight.aliases) if name in checkpoint.tensors), None)

@@ -1,0 +1,91 @@
+"""From what makes each output weight to its job: shapes and dtypes checked, parameters resolved."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from mergecore.api import FLOATS, Input, Job, Method, TensorInfo
+from mergecore.api.files import common_dtype
+from mergecore.errors import ModelError
+from mergecore.models.vocabulary_check import VOCABULARY_CURE
+from mergecore.planning.matching import Match, Part
+from mergecore.planning.parameter_values import Values
+from mergecore.planning.stage_reader import cost
+from mergecore.planning.vocabulary import Aligned
+from mergecore.recipes.recipe import Recipe
+
+
+@dataclass
+class Jobs:
+    """Turns matches into jobs: shapes and dtypes checked, parameters resolved."""
+
+    recipe: Recipe
+    method: type[Method]
+    values: Values
+    aligned: Aligned
+    jobs: list[Job] = field(default_factory=list)
+    tables: list[Job] = field(default_factory=list)
+    """The jobs of weights with one row a token."""
+    _lacking: Counter[tuple[str, ...]] = field(default_factory=Counter)
+
+    def add(self, match: Match) -> None:
+        """Append the job of one output weight."""
+        inputs = tuple(self._input(part) for part in match.parts)
+        self._check_shapes(match, inputs)
+        if match.lacking:
+            self._lacking[match.lacking] += 1
+        self.jobs.append(self._job(match, inputs))
+        if match.weight.vocabulary_axis == 0:
+            self.tables.append(self.jobs[-1])
+
+    def _input(self, part: Part) -> Input:
+        checkpoint = self.aligned.checkpoints[part.model]
+        making = cost(checkpoint.readers[part.tensor], part.tensor).memory
+        return Input(part.model, part.tensor, checkpoint.tensors[part.tensor], making)
+
+    def _job(self, match: Match, inputs: tuple[Input, ...]) -> Job:
+        name, shape = match.weight.name, inputs[0].info.shape
+        dtypes = {self.aligned.dtypes.get((item.model, item.tensor), item.info.kept) for item in inputs}
+        if not dtypes <= set(FLOATS):
+            if len(dtypes) > 1:
+                raise ModelError(f"{name}: is stored as {' and '.join(sorted(dtypes))} in different models")
+            return Job(name, inputs[0].info, inputs, None)
+        info = TensorInfo(self.recipe.dtype or common_dtype(dtypes), shape)
+        if self._is_lone(match):
+            return Job(name, info, inputs[:1], None)
+        method = self.values.method_for(match)
+        return Job(name, info, inputs, method, match.subtracts(self.method), self.recipe.seed)
+
+    def _check_shapes(self, match: Match, inputs: Sequence[Input]) -> None:
+        shapes: dict[tuple[int, ...], str] = {}
+        for item in inputs:
+            shapes.setdefault(item.info.shape, self.aligned.checkpoints[item.model].reference)
+        if len(shapes) > 1:
+            found = ", ".join(f"{list(shape)} in {model}" for shape, model in shapes.items())
+            cure = "only equal shapes can be merged" if match.weight.vocabulary_axis is None else VOCABULARY_CURE
+            raise ModelError(f"{match.weight.name}: the models differ in shape: {found}; {cure}")
+
+    def _is_lone(self, match: Match) -> bool:
+        """Whether a weight that only one model has is copied from it."""
+        if match.alone:
+            return True
+        low = self.method.models[0]
+        subtracted = match.subtracts(self.method)
+        if len(match.parts) - subtracted >= low and not match.lacks_base:
+            return False
+        if len(match.parts) == 1 and (subtracted or self.method.copies_lone):
+            return True
+        lacking = ", ".join(match.lacking)
+        raise ModelError(
+            f"{match.weight.name}: is missing in {lacking}, and method {self.recipe.method!r} cannot do without;"
+            " use models that all have it"
+        )
+
+    def notes(self) -> list[str]:
+        """What is unusual about the jobs."""
+        return [
+            f"{count} optional weight(s) missing in {', '.join(models)}: made from the models that have them"
+            for models, count in self._lacking.items()
+        ]

@@ -1,0 +1,274 @@
+"""Which tensors of which models make each output weight, with every tensor of every input accounted for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from mergecore.api import Base, DeltaMethod, Method
+from mergecore.definitions.definition import Architecture, Module, Weight
+from mergecore.errors import ArchitectureError, ModelError
+from mergecore.models.architecture_lookup import stored
+from mergecore.models.checkpoint import Checkpoint
+from mergecore.recipes.recipe import ModuleRecipe, Recipe, Slice, Source
+
+
+@dataclass(frozen=True)
+class Part:
+    """One source's contribution to an output weight."""
+
+    model: int
+    tensor: str
+    weight: Weight
+    source: Source
+
+
+@dataclass(frozen=True)
+class Match:
+    """An output weight, what it is made of, and where in the recipe that stands.
+
+    Attributes:
+        weight: with its output name.
+        parts: in the recipe's order, but a base that the method treats apart first.
+        lacking: models among the sources that do not have this optional weight.
+        has_base: `parts[0]` is a base that the method treats apart.
+        lacks_base: such a base is wanted but does not have this optional weight.
+        t: position in the slice's layers, 0 to 1; 0 outside the layers.
+        alone: no other model of the recipe has this module of the architecture.
+    """
+
+    weight: Weight
+    parts: tuple[Part, ...]
+    lacking: tuple[str, ...]
+    has_base: bool
+    lacks_base: bool
+    t: float
+    piece: Slice
+    module: ModuleRecipe
+    alone: bool
+
+    def subtracts(self, method: type[Method]) -> bool:
+        """Whether the method sees differences from `parts[0]`, and not `parts[0]` itself."""
+        return self.has_base and issubclass(method, DeltaMethod)
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A slice of the recipe with its sources' models, layer ranges and base found; the base, if apart, comes first.
+
+    `alone`: the slice has several sources, but only one has this module of the architecture.
+    """
+
+    piece: Slice
+    sources: tuple[Source, ...]
+    models: tuple[int, ...]
+    ranges: tuple[tuple[int, int], ...]
+    has_base: bool
+    alone: bool
+
+    @property
+    def layers(self) -> int:
+        return self.ranges[0][1] - self.ranges[0][0]
+
+
+@dataclass(frozen=True)
+class Matcher:
+    """Finds the inputs of every output weight of one recipe."""
+
+    recipe: Recipe
+    method: type[Method]
+    architecture: Architecture
+    checkpoints: Sequence[Checkpoint]
+    positions: dict[str, int]
+    """Model reference → position in `checkpoints`."""
+    donor: int
+    """Position of the model whose class the output is of."""
+
+    def modules(self) -> Iterator[tuple[Module, ModuleRecipe, list[Stack]]]:
+        """The architecture's modules with their recipes and slices.
+
+        Raises:
+            RecipeError: a module is unknown or left out, or a slice's sources, layers or base cannot be right.
+        """
+        recipes = self.recipe.modules
+        for name, item in recipes.items():
+            if name is not None and name not in self.architecture.modules:
+                known = ", ".join(self.architecture.modules)
+                raise item.place.error(f"{self.architecture.name} has no module {name!r}; it has: {known}")
+        for name, module in self.architecture.modules.items():
+            recipe = recipes.get(name, recipes.get(None))
+            if recipe is None:
+                raise self.recipe.place.child("modules").error(
+                    f"the module {name!r} is left out; say what it is made of"
+                )
+            self._check_sliceable(name, module, recipe)
+            yield module, recipe, [self._stack(module, recipe, piece) for piece in recipe.slices]
+
+    def _check_sliceable(self, name: str, module: Module, recipe: ModuleRecipe) -> None:
+        """Layers can be chosen where there are some, and where it is clear of which module."""
+        if recipe.whole:
+            return
+        if None in self.recipe.modules and len(self.architecture.modules) > 1:
+            known = ", ".join(self.architecture.modules)
+            raise recipe.place.error(
+                f"{self.architecture.name} has several modules; give slices under modules: {known}"
+            )
+        if not module.layers_key and any(source.layer_range for piece in recipe.slices for source in piece.sources):
+            raise recipe.place.error(
+                f"the module {name!r} of {self.architecture.name} has no layers that can be told apart; give 'models'"
+            )
+
+    def _stack(self, module: Module, recipe: ModuleRecipe, piece: Slice) -> Stack:
+        base = piece.base_model or self.recipe.base_model
+        sources = list(piece.sources)
+        own = next((s for s in sources if base is not None and self._at(s) == self.positions[base]), None)
+        if base is not None and own is None and recipe.whole:
+            own = Source(base, None, None, self.recipe.place.child("base_model"))
+            sources.append(own)
+        apart = self.method.base is not Base.INPUT and base is not None
+        if self.method.base is Base.REQUIRED and base is None:
+            raise self.recipe.place.error(f"method {self.recipe.method!r} needs a base model; add base_model: MODEL")
+        if apart:
+            if own is None:
+                raise piece.place.error(f"the base model {base!r} must be one of the sources of the slice")
+            sources.remove(own)
+            sources.insert(0, own)
+        self._check_count(piece, len(sources), apart, own is not None)
+        count = len(sources)
+        sources = [source for source in sources if self._takes_part(module, source)]
+        apart = apart and self._at(sources[0]) == self.positions[base or ""]
+        alone = len(sources) == 1 < count
+        ranges = [self._range(module, source) for source in sources]
+        if len({end - start for start, end in ranges}) > 1:
+            spans = ", ".join(f"{source.model}: {end - start}" for source, (start, end) in zip(sources, ranges))
+            raise piece.place.error(f"all models of a slice must bring the same number of layers, not {spans}")
+        return Stack(piece, tuple(sources), tuple(map(self._at, sources)), tuple(ranges), apart, alone)
+
+    def _at(self, source: Source) -> int:
+        return self.positions[source.model]
+
+    def _takes_part(self, module: Module, source: Source) -> bool:
+        """Whether a model has this module: one of the output's class must; a language model lacks the vision tower."""
+        checkpoint = self.checkpoints[self._at(source)]
+        if not self._is_foreign(source):
+            return True
+        weights = module.weights(module.layer_count(checkpoint.config, source.model))
+        return any(stored(checkpoint, weight) for weight in weights)
+
+    def _is_foreign(self, source: Source) -> bool:
+        """Whether a model is of another class than the output."""
+        config, donor = (self.checkpoints[at].config for at in (self._at(source), self.donor))
+        return config.get("architectures") != donor.get("architectures")
+
+    def _check_count(self, piece: Slice, count: int, apart: bool, based: bool) -> None:
+        low, high = self.method.models
+        subtracted = apart and issubclass(self.method, DeltaMethod)
+        taken = count - 1 if subtracted else count
+        if taken < low or (high is not None and taken > high):
+            base = " besides the base model" if subtracted else ", counting the base model" if based else ""
+            wanted = f"at least {low}" if high is None else f"exactly {low}" if low == high else f"{low} to {high}"
+            models = "model" if wanted.endswith(" 1") else "models"
+            raise piece.place.error(f"method {self.recipe.method!r} takes {wanted} {models}{base}, not {taken}")
+
+    def _range(self, module: Module, source: Source) -> tuple[int, int]:
+        checkpoint = self.checkpoints[self._at(source)]
+        count = module.layer_count(checkpoint.config, source.model)
+        start, end = source.layer_range or (0, count)
+        if end > count:
+            place = source.place.child("layer_range")
+            raise place.error(f"{source.model} has {count} layers, so the range may end at {count} at most, not {end}")
+        return start, end
+
+    def matches(self, module: Module, recipe: ModuleRecipe, stacks: Sequence[Stack]) -> Iterator[Match]:
+        """Every output weight of a module, in order: before the layers, the layers of each slice, after the layers."""
+        yield from self._outside(module.before, recipe, stacks[0])
+        layer = 0
+        for stack in stacks:
+            for k in range(stack.layers):
+                inputs = [list(module.in_layer(start + k)) for start, _ in stack.ranges]
+                self._check_groups(inputs, stack)
+                t = k / (stack.layers - 1) if stack.layers > 1 else 1.0
+                for index, weight in enumerate(module.in_layer(layer)):
+                    yield from self._match(weight, [weights[index] for weights in inputs], recipe, stack, t)
+                layer += 1
+        yield from self._outside(module.after, recipe, stacks[-1])
+
+    def _check_groups(self, inputs: Sequence[Sequence[Weight]], stack: Stack) -> None:
+        """Optional weights that belong together are in a layer together."""
+        for model, weights in zip(stack.models, inputs):
+            checkpoint = self.checkpoints[model]
+            first: dict[str, tuple[Weight, bool]] = {}
+            for weight in weights:
+                if weight.group is None:
+                    continue
+                there = stored(checkpoint, weight) is not None
+                other = first.setdefault(weight.group, (weight, there))
+                if other[1] != there:
+                    lacking, present = (other[0], weight) if there else (weight, other[0])
+                    raise ModelError(
+                        f"{checkpoint.folder}: has no tensor {lacking.name!r}, though it has {present.name!r}, which"
+                        f" {self.architecture.name} has only with it; fetch the whole checkpoint"
+                    )
+
+    def _outside(self, weights: Sequence[Weight], recipe: ModuleRecipe, stack: Stack) -> Iterator[Match]:
+        """Weights that are in no layer; a model of another class may lack them, such as a task's head."""
+        foreign = [self._is_foreign(source) for source in stack.sources]
+        for weight in weights:
+            inputs = [replace(weight, optional=True) if other else weight for other in foreign]
+            yield from self._match(weight, inputs, recipe, stack, 0.0)
+
+    def _match(
+        self, weight: Weight, inputs: Sequence[Weight], recipe: ModuleRecipe, stack: Stack, t: float
+    ) -> Iterator[Match]:
+        checkpoints = [self.checkpoints[model] for model in stack.models]
+        if weight.may_lack and not any(stored(c, item) for c, item in zip(checkpoints, inputs)):
+            return
+        parts, lacking = [], []
+        for model, checkpoint, item, source in zip(stack.models, checkpoints, inputs, stack.sources):
+            tied = Weight(item.tied_to) if item.tied_to else item
+            name = stored(checkpoint, item) or stored(checkpoint, tied)
+            if name is not None:
+                parts.append(Part(model, name, item, source))
+            elif item.optional:
+                lacking.append(source)
+            else:
+                raise self._lacks(checkpoint, item)
+        if not parts:
+            raise self._lacks(checkpoints[0], weight)
+        has_base = stack.has_base and parts[0].source is stack.sources[0]
+        lacks_base = stack.has_base and not has_base
+        alone = stack.alone or (len(parts) == 1 and bool(lacking) and all(map(self._is_foreign, lacking)))
+        yield Match(
+            weight, tuple(parts), tuple(source.model for source in lacking), has_base, lacks_base, t, stack.piece,
+            recipe, alone,
+        )  # fmt: skip
+
+    def _lacks(self, checkpoint: Checkpoint, weight: Weight) -> ModelError:
+        needs = f"{weight.name!r}, which {self.architecture.name} needs"
+        return ModelError(f"{checkpoint.folder}: has no tensor {needs}; fetch the whole checkpoint")
+
+    def check_accounted(self) -> None:
+        """Every tensor of every input is one that the architecture knows; see `check_accounted`."""
+        check_accounted(self.architecture, self.checkpoints, self.donor)
+
+
+def check_accounted(architecture: Architecture, checkpoints: Sequence[Checkpoint], donor: int) -> None:
+    """Every tensor of every checkpoint is one that the architecture of one of them, the donor, knows.
+
+    Raises:
+        ArchitectureError: it names the unknown tensors.
+    """
+    for checkpoint in checkpoints:
+        weights = architecture.weights(checkpoint.config, checkpoint.reference)
+        known = {name for weight in weights for name in (weight.name, *weight.aliases)}
+        unknown = sorted(set(checkpoint.tensors) - known)
+        if unknown:
+            more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+            own, wanted = (item.config.get("architectures") for item in (checkpoint, checkpoints[donor]))
+            cure = "install or write the architecture that this checkpoint has"
+            if own != wanted:
+                cure = f"{' '.join(map(str, own or ['a model of no class']))} cannot be merged into it"
+            raise ArchitectureError(
+                f"{checkpoint.folder}: holds {unknown[0]!r}{more}, unknown to {architecture.name}; nothing is"
+                f" dropped in silence: {cure}"
+            )

@@ -1,0 +1,300 @@
+"""The plan: every output tensor with its inputs and parameters, made from headers alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from mergecore.api import BLOCK, FLOATS, Evaluation, Job, Method, Tile
+from mergecore.api.files import TORCH_NAMES, common_dtype
+from mergecore.definitions.config import with_keys
+from mergecore.discovery.entry_points import find
+from mergecore.discovery.registry import Registry
+from mergecore.errors import InputError, MergecoreError, PluginError, RecipeError, nearest
+from mergecore.models.adapters import find_adapter, open_model
+from mergecore.models.architecture_lookup import fit, own_definitions
+from mergecore.models.checkpoint import Checkpoint
+from mergecore.models.references import Source, locate, split
+from mergecore.models.vocabulary_check import check_vocabularies
+from mergecore.planning.config_notes import config_notes
+from mergecore.planning.job_builder import Jobs
+from mergecore.planning.layer_config import layer_config, tie_config
+from mergecore.planning.licenses import licence_notes
+from mergecore.planning.matching import Matcher
+from mergecore.planning.parameter_values import Values
+from mergecore.planning.plan import Plan
+from mergecore.planning.stage_checkpoint import adapted, shown
+from mergecore.planning.vocabulary import align
+from mergecore.recipes.composition import alone
+from mergecore.recipes.evaluations import parse_evaluations
+from mergecore.recipes.lockfile import Lock
+from mergecore.recipes.recipe import Recipe
+
+__all__ = ["Plan", "make_plan"]
+
+
+Opening = Callable[[str, Registry], Checkpoint]
+"""Opens what a recipe names where a model stands."""
+
+
+def make_plan(
+    recipe: Recipe, registry: Registry, memory: int, keep: Sequence[str] = (), opening: Opening | None = None
+) -> Plan:
+    """Plan a recipe.
+
+    Args:
+        recipe: as loaded.
+        registry: the plugins.
+        memory: bytes that may be in flight.
+        keep: names of the recipe's stages that are to be written too.
+        opening: for tools whose models are no model folders.
+
+    Raises:
+        InputError: whatever is wrong with the recipe, the models or the plugins.
+    """
+    models = _Models(registry, recipe.lock, opening)
+    try:
+        plan = _plan_of(recipe, models)
+        kept = {name: models.kept(recipe, name) for name in keep}
+        for item in (plan, *kept.values()):
+            _check_memory(item.jobs, memory)
+        unused = recipe.others.keys() - plan.stages.keys() - kept.keys()
+        notes = [f"the recipe {name!r} is no part of the output; --keep {name} writes it" for name in sorted(unused)]
+        notes = [*plan.notes, *licence_notes(plan.models), *notes]
+        plan = replace(plan, kept=kept, scratch=models.scratch, notes=tuple(notes))
+        parents = tuple(checkpoint.info for checkpoint in plan.parents)
+        registry.notify("after_plan", tensors=plan.tensors, notes=notes, models=parents)
+    except BaseException as error:
+        models.close()
+        if isinstance(error, MergecoreError):
+            raise models.explained(error)  # noqa: B904
+        raise
+    return plan
+
+
+def _plan_of(recipe: Recipe, models: _Models) -> Plan:
+    models.registry.before_plan(recipe.place.value)
+    try:
+        models.registry.prefer(recipe.prefer)
+    except MergecoreError as error:
+        raise recipe.place.child("prefer").error(str(error)) from None
+    try:
+        method: type[Method] = models.registry.provide("methods", recipe.method)
+    except MergecoreError as error:
+        raise recipe.place.child("merge_method").error(str(error)) from None
+    values = Values(recipe, method)
+    checkpoints: list[Checkpoint] = []
+    positions = _open_models(recipe, models, checkpoints)
+    models.registry.prefer(recipe.prefer)  # again: stages that were planned meanwhile may prefer others
+    plan = _plan(recipe, models, method, values, checkpoints, positions)
+    stages: dict[str, Plan] = {}
+    for reference in (*recipe.stages, *(name for name in recipe.models if name in models.stages)):
+        stages |= {**models.stages[reference].stages, reference: models.stages[reference]}
+    source = models.sources.get((recipe.tokenizer or {}).get("source", ""))
+    return replace(plan, positions=positions, stages=stages, tokenizer_source=source)
+
+
+class _Models:
+    """Opens each model once, whichever recipe names it, where a lock says that it is; and shows stages as models.
+
+    Attributes:
+        registry: the plugins.
+        stages: the plan of each stage so far, by reference.
+        sources: the models that only tokenizers are taken from, by reference.
+        scratch: holds a folder for each stage, with all but its weights.
+    """
+
+    def __init__(self, registry: Registry, lock: Lock | None, opening: Opening | None) -> None:
+        self.registry = registry
+        self.stages: dict[str, Plan] = {}
+        self.sources: dict[str, Source] = {}
+        self.scratch: TemporaryDirectory[str] | None = None
+        self._lock, self._opening = lock, opening
+        self._opened: dict[str, Checkpoint] = {}
+        self._shown: dict[str, Checkpoint] = {}
+
+    def open(self, recipe: Recipe, reference: str) -> Checkpoint:
+        """A model or stage that a recipe names."""
+        if reference not in self._shown:
+            stage, adapters = split(reference)
+            if stage not in recipe.stages:
+                model = self._stored(recipe, reference)
+            elif adapters:
+                model = self._adapted(recipe, reference, stage, adapters)
+            else:
+                model = self._made(reference, recipe.stages[stage])
+            self._shown[reference] = model
+        return self._shown[reference]
+
+    def _stored(self, recipe: Recipe, reference: str) -> Checkpoint:
+        try:
+            opened = self._open(recipe, self._where(reference))
+        except InputError as error:
+            hint = nearest(reference, recipe.others)
+            raise recipe.place_of(reference).error(f"{error}{hint}") from None
+        known = self._opened.setdefault(opened.origin, opened)
+        if known is not opened:
+            opened.close()
+        self._check(reference, known)
+        return replace(known, reference=reference)
+
+    def _adapted(self, recipe: Recipe, reference: str, stage: str, adapters: Sequence[str]) -> Checkpoint:
+        made = self.open(recipe, stage)
+        try:
+            found = [Source(name, find_adapter(self._where(name)), None) for name in adapters]
+            for source in found:
+                self._check(source.reference, source)
+            plan = adapted(self.stages[stage], made, found, self.registry, own_definitions(recipe.architectures))
+        except InputError as error:
+            raise recipe.place_of(reference).error(str(error)) from None
+        self._opened[reference] = plan.checkpoints[0]
+        return self._shown_as(reference, plan)
+
+    def _open(self, recipe: Recipe, reference: str) -> Checkpoint:
+        if self._opening is not None:
+            return self._opening(reference, self.registry)
+        return open_model(reference, self.registry, own_definitions(recipe.architectures))
+
+    def find(self, reference: str) -> Path:
+        """The folder of a model that only its tokenizer is taken from, as `mergecore.api.TokenizerRequest` has it."""
+        source = self.sources[reference] = Source(reference, *locate(self._where(reference)))
+        self._check(reference, source)
+        return source.folder
+
+    def _where(self, reference: str) -> str:
+        return self._lock.where(reference) if self._lock else reference
+
+    def _check(self, reference: str, model: Checkpoint | Source) -> None:
+        if self._lock:
+            self._lock.check_input(reference, model.folder, model.snapshot is not None)
+
+    def kept(self, recipe: Recipe, name: str) -> Plan:
+        """The plan of a named recipe that is to be written for itself."""
+        if name not in recipe.others:
+            known = f"; it has: {', '.join(recipe.others)}" if recipe.others else ""
+            raise InputError(f"--keep {name}: the recipe has no stage of that name{known}")
+        if name not in self.stages:
+            self.stages[name] = _plan_of(recipe.others[name], self)
+        return replace(self.stages[name], recipe=alone(recipe.others[name]))
+
+    def _made(self, reference: str, recipe: Recipe) -> Checkpoint:
+        try:
+            plan = _plan_of(recipe, self)
+        except RecipeError:
+            raise
+        except InputError as error:
+            raise recipe.place.error(str(error)) from None
+        return self._shown_as(reference, plan)
+
+    def _shown_as(self, reference: str, plan: Plan) -> Checkpoint:
+        self.scratch = self.scratch or TemporaryDirectory(prefix="mergecore-")
+        self.stages[reference], model = shown(reference, plan, Path(self.scratch.name), self.registry)
+        return model
+
+    def explained(self, error: MergecoreError) -> MergecoreError:
+        """An error in which no folder of a stage is named, which nobody knows and which is gone."""
+        if self.scratch is not None:
+            error.args = tuple(str(text).replace(f"{self.scratch.name}/", "stage ") for text in error.args)
+        return error
+
+    def close(self) -> None:
+        """Let go of all files."""
+        for checkpoint in self._opened.values():
+            checkpoint.close()
+        if self.scratch is not None:
+            self.scratch.cleanup()
+
+
+def _open_models(recipe: Recipe, models: _Models, checkpoints: list[Checkpoint]) -> dict[str, int]:
+    """Open the recipe's models into `checkpoints`, a folder that is named twice once; gives the place of each there."""
+    folders: dict[str, int] = {}
+    positions = {}
+    for reference in recipe.models:
+        checkpoint = models.open(recipe, reference)
+        if checkpoint.origin not in folders:
+            folders[checkpoint.origin] = len(checkpoints)
+            checkpoints.append(checkpoint)
+        positions[reference] = folders[checkpoint.origin]
+    return positions
+
+
+def _plan(
+    recipe: Recipe,
+    models: _Models,
+    method: type[Method],
+    values: Values,
+    checkpoints: list[Checkpoint],
+    positions: dict[str, int],
+) -> Plan:
+    donor = positions[recipe.base_model or recipe.models[0]]
+    architecture, fitted, notes = fit(own_definitions(recipe.architectures), models.registry, checkpoints, donor)
+    aligned = align(recipe, models.registry, architecture, fitted, donor, models.find)
+    checkpoints = list(aligned.checkpoints)
+    matcher = Matcher(recipe, method, architecture, checkpoints, positions, donor)
+    matcher.check_accounted()
+    builder = Jobs(recipe, method, values, aligned)
+    changes: dict[str, Any] = dict(aligned.config)
+    for module, module_recipe, stacks in matcher.modules():
+        if not module_recipe.whole:
+            changes.update(layer_config(architecture, module, stacks, checkpoints, donor))
+        for match in matcher.matches(module, module_recipe, stacks):
+            builder.add(match)
+    changes.update(tied := tie_config(architecture, {job.name for job in builder.jobs}, fitted[donor]))
+    notes += [f"{key}: is {str(value).lower()} in the result, as its weights are" for key, value in tied.items()]
+    changes.update(_dtype_config(builder.jobs, checkpoints[donor].config))
+    if recipe.tokenizer is None:
+        notes += check_vocabularies(builder.tables, checkpoints, donor)
+    used = {(item.model, item.tensor) for job in builder.jobs for item in job.inputs}
+    return Plan(
+        recipe=recipe,
+        method=method,
+        architecture=architecture,
+        checkpoints=tuple(checkpoints),
+        donor=donor,
+        jobs=tuple(builder.jobs),
+        config=with_keys(checkpoints[donor].config, changes),
+        dropped=sum(len(checkpoint.tensors) for checkpoint in checkpoints) - len(used),
+        notes=(
+            *(note for checkpoint in checkpoints for note in checkpoint.notes),
+            *notes,
+            *aligned.notes,
+            *builder.notes(),
+            *values.notes(builder.jobs),
+            *config_notes(checkpoints, donor, set(changes)),
+        ),
+        rows=aligned.rows,
+        tokenizer_files=aligned.files,
+        evaluations=_evaluations(recipe, models.registry),
+    )
+
+
+def _evaluations(recipe: Recipe, registry: Registry) -> tuple[Evaluation, ...]:
+    if recipe.evaluate is None:
+        return ()
+    try:
+        find("postprocessors", "evaluate")
+    except PluginError as error:
+        raise recipe.evaluate.error(str(error)) from None
+    return parse_evaluations(recipe.evaluate, registry)
+
+
+def _dtype_config(jobs: Sequence[Job], config: Mapping[str, Any]) -> dict[str, Any]:
+    """The output's dtype under the keys that the config uses for it."""
+    dtypes = {job.info.dtype for job in jobs if job.info.dtype in FLOATS}
+    keys = [key for key in ("dtype", "torch_dtype") if key in config] or ["torch_dtype"]
+    return {key: TORCH_NAMES[common_dtype(dtypes)] for key in keys} if dtypes else {}
+
+
+def _check_memory(jobs: Sequence[Job], memory: int) -> None:
+    """A tensor that its method wants whole must fit the budget."""
+    for job in jobs:
+        in_pieces = job.method is None or job.method.tile is Tile.ELEMENTS
+        needed = 0 if in_pieces and not any(item.making for item in job.inputs) else job.memory(BLOCK)
+        if needed > memory:
+            raise InputError(
+                f"{job.name}: {type(job.method).__name__} needs {needed / 1e6:.0f} MB for it at one time, more than the"
+                f" {memory / 1e6:.0f} MB allowed; give --memory {needed // 10**6 + 1}MB"
+            )

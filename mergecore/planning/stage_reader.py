@@ -1,0 +1,185 @@
+"""Tensors of a stage, made when they are read, so that a recipe's intermediate models are written nowhere."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mergecore.api import ITEM_BYTES, Input, Job, Reader, TensorInfo, Work, torch_dtype
+from mergecore.builtin.threads import TILE_ELEMENTS, TileMerger
+from mergecore.models.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What it takes to read a tensor.
+
+    Attributes:
+        once: bytes of files that are read before its first element is there: to measure, or to make all of it.
+        each: bytes of files that are read each time that one goes through it.
+        memory: bytes in flight while a piece of it is made, and held between pieces; 0: it is stored.
+    """
+
+    once: int = 0
+    each: int = 0
+    memory: int = 0
+
+
+def cost(reader: Reader, name: str, elements: int | None = None) -> Cost:
+    """What it takes to read so many elements of a tensor; all of them by default."""
+    info = reader.tensors[name]
+    if isinstance(reader, MadeReader):
+        whole = reader.cost(name)
+    elif (parts := getattr(reader, "parts", None)) is not None:
+        found = [cost(*part) for part in parts(name)]
+        whole = Cost(*(sum(getattr(item, key) for item in found) for key in ("once", "each", "memory")))
+    else:
+        whole = Cost(each=info.elements * ITEM_BYTES[info.dtype])
+    if elements is None or not info.elements:
+        return whole
+    return Cost(whole.once, whole.each * elements // info.elements, whole.memory)
+
+
+def inputs_of(job: Job, checkpoints: Sequence[Checkpoint]) -> list[tuple[Reader, str, int]]:
+    """What a job reads: readers, tensors, and how many elements of each."""
+    return [(checkpoints[i.model].readers[i.tensor], i.tensor, i.info.elements) for i in job.inputs]
+
+
+def made_of(reader: Reader, name: str) -> Iterator[tuple[MadeReader, str]]:
+    """The stages' tensors that a tensor is read from, however it is shown."""
+    if isinstance(reader, MadeReader):
+        yield reader, name
+    elif (parts := getattr(reader, "parts", None)) is not None:
+        for part, label, _ in parts(name):
+            yield from made_of(part, label)
+
+
+def release(job: Job, checkpoints: Sequence[Checkpoint]) -> None:
+    """Let go of all that was held to make a job's inputs; it is made again if another job wants it."""
+    for reader, name, _ in inputs_of(job, checkpoints):
+        for maker, label in made_of(reader, name):
+            maker.release(label)
+
+
+@dataclass
+class _Held:
+    """What is made once for a tensor, by the first who asks."""
+
+    turn: threading.Lock = field(default_factory=threading.Lock)
+    value: Any = None
+
+    def get(self, make: Callable[[], Any]) -> Any:
+        with self.turn:
+            if self.value is None:
+                self.value = make()
+            return self.value
+
+
+class MadeReader:
+    """Reads a stage's tensors as if a run had written them, each rounded to its dtype; a `mergecore.api.Reader`.
+
+    A tensor whose method may cut it is made in the tiles that are asked for; what the method measures is held until
+    `release`. One that its method wants whole is made whole, and that is held.
+
+    Args:
+        jobs: what a run of the stage would do.
+        checkpoints: its input models.
+    """
+
+    def __init__(self, jobs: Sequence[Job], checkpoints: Sequence[Checkpoint]) -> None:
+        self.tensors: Mapping[str, TensorInfo] = {job.name: job.info for job in jobs}
+        self._jobs, self._checkpoints = {job.name: job for job in jobs}, checkpoints
+        self._costs: dict[str, Cost] = {}
+        self._held: dict[str, _Held] = {}
+        self._turn = threading.Lock()
+        self._of_thread = threading.local()
+
+    def __reduce__(self) -> tuple[type[MadeReader], tuple[Any, ...]]:
+        return MadeReader, (list(self._jobs.values()), self._checkpoints)
+
+    def read(self, name: str, start: int, out: Tensor) -> None:
+        """See `mergecore.api.Reader.read`."""
+        job = self._jobs[name]
+        if not len(out):
+            return
+        if job.is_whole:
+            out.copy_(self._hold(name, lambda: self._whole(job))[start : start + len(out)])
+            return
+        merger, end = self._merger(), start + len(out)
+        ctx = self._hold(name, lambda: merger.context(job))
+        for piece in job.pieces(TILE_ELEMENTS, start, end):
+            made = merger.made(job, piece, ctx).reshape(-1)
+            first, last = max(start, piece.start), min(end, piece.start + piece.elements)
+            out[first - start : last - start] = made[first - piece.start : last - piece.start]
+
+    def _whole(self, job: Job) -> Tensor:
+        import torch
+
+        merger = self._merger()
+        ctx, (piece,) = merger.context(job), job.pieces(TILE_ELEMENTS)
+        return torch.empty(piece.elements, dtype=torch_dtype(job.info.dtype)).copy_(
+            merger.made(job, piece, ctx).reshape(-1)
+        )
+
+    def _hold(self, name: str, make: Callable[[], Any]) -> Any:
+        with self._turn:
+            held = self._held.setdefault(name, _Held())
+        return held.get(make)
+
+    def _merger(self) -> TileMerger:
+        if not hasattr(self._of_thread, "merger"):
+            work = Work([], self._read, _nowhere, _nobody, _nobody, 0, 1)
+            self._of_thread.merger = TileMerger(work, TILE_ELEMENTS)
+        merger: TileMerger = self._of_thread.merger
+        return merger
+
+    def _read(self, item: Input, start: int, out: Tensor) -> None:
+        self._checkpoints[item.model].read(item.tensor, start, out)
+
+    def release(self, name: str) -> None:
+        """Let go of what was held to make a tensor, and to make what it is made of."""
+        with self._turn:
+            held = self._held.pop(name, None)
+        if held is not None:
+            release(self._jobs[name], self._checkpoints)
+
+    def cost(self, name: str) -> Cost:
+        """What it takes to read a whole tensor."""
+        if name not in self._costs:
+            job = self._jobs[name]
+            once, each = job_cost(job, self._checkpoints)
+            memory = job.memory(TILE_ELEMENTS)
+            whole = job.is_whole
+            self._costs[name] = Cost(once + each, 0, memory + job.info.nbytes) if whole else Cost(once, each, memory)
+        return self._costs[name]
+
+    def parts(self, name: str) -> list[tuple[Reader, str, int]]:
+        """What a tensor is made of: readers, tensors, and how many elements of each."""
+        return inputs_of(self._jobs[name], self._checkpoints)
+
+    def job(self, name: str) -> tuple[Job, Sequence[Checkpoint]]:
+        """What makes a tensor."""
+        return self._jobs[name], self._checkpoints
+
+    def close(self) -> None:
+        """Nothing: the files belong to the models."""
+
+
+def job_cost(job: Job, checkpoints: Sequence[Checkpoint]) -> tuple[int, int]:
+    """Bytes of files that a job reads before its method merges, and while it does."""
+    found = [cost(*item) for item in inputs_of(job, checkpoints)]
+    each = sum(item.each for item in found)
+    return sum(item.once for item in found) + (each if job.measures else 0), each
+
+
+def _nowhere(_name: str, _start: int, _data: Tensor) -> None:
+    """What is made is read, not written."""
+
+
+def _nobody(_value: object) -> None:
+    """Nobody is told."""

@@ -1,0 +1,136 @@
+"""Writes mergecore.lock.json, which says what a result was made of, and compares a run with the lock it is from."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from mergecore.api import TOKENIZER_FILES
+from mergecore.discovery.registry import Registry
+from mergecore.errors import RunError
+from mergecore.models.checkpoint import Added, Checkpoint
+from mergecore.models.fingerprints import fingerprint
+from mergecore.models.references import Source
+from mergecore.models.stamps import stamp
+from mergecore.planning.plan import Plan
+from mergecore.recipes.lockfile import KEY, NAME, Lock
+from mergecore.running.output_folder import Target
+from mergecore.running.run_identity import COMPUTERS, packages, plan_digest
+from mergecore.running.streaming_hash import Digests
+
+UNLOCKED = ("README.md", "mergecore_evaluation.json", "mergecore_health.json")
+"""Files of the result that are not in the lock: one is for people to change, the others hold what was measured."""
+
+
+def describe(plan: Plan, folder: Path, registry: Registry, shard_bytes: int) -> dict[str, Any]:
+    """What decides a result, as the lock in `folder` will say it; its files come with `write_lock`."""
+    file = plan.recipe.place.file
+    return {
+        KEY: 1,
+        "recipe": plan.recipe.text,
+        "recipe_file": _relative(Path(file) if file else Path("recipe.yml"), folder),
+        "seed": plan.recipe.seed,
+        "shard_size": shard_bytes,
+        "plan": plan_digest(plan),
+        "packages": dict(sorted(packages(registry, *COMPUTERS, "architectures", "postprocessors").items())),
+    }
+
+
+def write_lock(
+    plan: Plan, target: Target, described: Mapping[str, Any], digests: Digests, workers: int, whole: bool
+) -> dict[str, Any]:
+    """Write the lock into a finished result and return its content.
+
+    The files that are not hashed yet are so while the disk takes in what was written, by one thread for each.
+
+    Args:
+        plan: what was run.
+        target: the result's folder.
+        described: the lock without its files.
+        digests: of files that were hashed while they were written; they hold where nothing has changed those since.
+        workers: threads to use.
+        whole: whether the models' weight files are hashed from end to end.
+    """
+    with ThreadPoolExecutor(workers) as pool:
+        made = {
+            path.relative_to(target.result).as_posix(): pool.submit(_made, path, digests)
+            for path in sorted(target.result.rglob("*"))
+            if path.is_file() and path.relative_to(target.result).as_posix() not in (NAME, *UNLOCKED)
+        }
+        models = _named(plan)
+        used = {
+            reference: {name: pool.submit(fingerprint, path, whole) for name, path in _files(model, plan)}
+            for reference, model in models.items()
+        }
+        target.sync()
+    inputs = [
+        {
+            "reference": reference,
+            "folder": None if model.snapshot else _relative(model.folder, target.folder),
+            "adapters": [_relative(item.folder, target.folder) for item in _added(model)],
+            "revision": model.snapshot.commit if model.snapshot else None,
+            "files": {name: item.result() for name, item in used[reference].items()},
+        }
+        for reference, model in models.items()
+    ]
+    content = {**described, "inputs": inputs, "outputs": {name: item.result() for name, item in made.items()}}
+    (target.result / NAME).write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+    return content
+
+
+def _made(path: Path, digests: Digests) -> dict[str, Any]:
+    then, digest = digests.get(path, (None, ""))
+    return {"size": then.size, "sha256": digest} if then and then == stamp(path) else fingerprint(path, True)
+
+
+def _named(plan: Plan) -> dict[str, Checkpoint | Source]:
+    """The models in files by every reference to them in the recipe and its stages, and those with only a tokenizer."""
+    found: dict[str, Checkpoint | Source] = {}
+    for item in (plan, *plan.stages.values()):
+        found |= {name: item.checkpoints[at] for name, at in item.positions.items() if name not in plan.stages}
+        if item.tokenizer_source:
+            found[item.tokenizer_source.reference] = item.tokenizer_source
+    return found
+
+
+def _files(model: Checkpoint | Source, plan: Plan) -> Iterator[tuple[str, Path]]:
+    """The files of a model that decide the result, by their paths relative to its folder."""
+    small = [model.folder / "config.json"]
+    small += [path for pattern in TOKENIZER_FILES for path in sorted(model.folder.glob(pattern))]
+    weights: list[Path] = []
+    if isinstance(model, Checkpoint):
+        weights = [*model.stamps, *(shard.path for shard in plan.shards if shard.path.parent == model.folder)]
+    for path in (*small, *weights):
+        if path.is_file():
+            yield Path(os.path.relpath(path, model.folder)).as_posix(), path
+
+
+def _added(model: Checkpoint | Source) -> Sequence[Added]:
+    return model.adapters if isinstance(model, Checkpoint) else ()
+
+
+def _relative(path: Path, folder: Path) -> str:
+    return Path(os.path.relpath(path.expanduser(), folder)).as_posix()
+
+
+def changes(lock: Lock, described: Mapping[str, Any]) -> str:
+    """In words, what of a run is not as the lock says; empty: nothing."""
+    then, now = lock.value["packages"], described["packages"]
+    changed = [f"{name} {then[name]} (now {now[name]})" for name in then.keys() & now.keys() if then[name] != now[name]]
+    if changed:
+        return f"{lock.file}: was made with {', '.join(sorted(changed))}; the result may differ in its last bits"
+    if lock.value["plan"] != described["plan"]:
+        return f"{lock.file}: the plan is not the one it was made by; architectures or methods were changed since then"
+    return ""
+
+
+def check_outputs(lock: Lock, outputs: Mapping[str, Any], out: Path) -> None:
+    """Raise RunError naming the files of a result that are not what they were."""
+    then = lock.value["outputs"]
+    wrong = [name for name in {**then, **outputs} if then.get(name) != outputs.get(name)]
+    if wrong:
+        raise RunError(f"{out}: is made, but {', '.join(wrong)} not the same as when {lock.file} was written")

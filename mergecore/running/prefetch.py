@@ -1,0 +1,48 @@
+"""The weight files that a plan reads are brought from the Hub before it runs; no others are."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from mergecore.errors import InputError
+from mergecore.models.hub import each
+from mergecore.planning.planner import Plan
+
+
+def fetch(plan: Plan, tell: Callable[[int, int], None]) -> None:
+    """Bring the files into the Hub's cache, several at one time; those that are there stay as they are.
+
+    Args:
+        plan: whose jobs read them.
+        tell: of the bytes that have come and of all that will, from one thread at a time.
+
+    Raises:
+        InputError: a file cannot be had, or the cache's disk is too small.
+    """
+    donor = plan.checkpoints[plan.donor].snapshot
+    heads = [name for name in donor.heads if not donor.has(name)] if donor else []
+    total = plan.download + sum(donor.sizes[name] or 0 for name in heads if donor)
+    missing = [shard for shard in plan.shards if not shard.here]
+    for folder in {shard.snapshot.folder for shard in missing}:
+        free = shutil.disk_usage(folder).free
+        if free < total:
+            room = f"has {free / 1e9:.1f} GB free, the weights to fetch need {total / 1e9:.1f} GB"
+            raise InputError(f"{folder}: {room}; make room, or set HF_HOME to another disk")
+    done, turn = 0, threading.Lock()
+
+    def work(task: Callable[[Callable[[int], None]], object], check: Callable[[], None]) -> None:
+        def advance(count: int) -> None:
+            nonlocal done
+            check()
+            with turn:
+                done += count
+                tell(done, total)
+
+        task(advance)
+
+    tasks: list[Callable[[Callable[[int], None]], Any]] = [shard.fetch for shard in missing]
+    each([*tasks, *(partial(donor.fetch, name) for name in heads if donor)], work)

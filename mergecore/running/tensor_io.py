@@ -1,0 +1,73 @@
+"""The two ends of a run, in its own process or another: the models' tensors, and the result's files."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from mergecore.api import Input, Job, Writer
+from mergecore.errors import RunError
+from mergecore.models.checkpoint import Checkpoint
+from mergecore.planning.stage_reader import release
+from mergecore.running.nonfinite import explain, is_finite
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class FileEnds:
+    """Reads the models and writes the result; see `mergecore.api.Ends`.
+
+    Args:
+        checkpoints: the input models.
+        jobs: every tensor of the result.
+        make_writer: opens the result's files.
+        allow_nonfinite: write NaN and infinity, and keep the tensors' names, instead of stopping there.
+    """
+
+    def __init__(
+        self,
+        checkpoints: Sequence[Checkpoint],
+        jobs: Sequence[Job],
+        make_writer: Callable[[], Writer],
+        allow_nonfinite: bool,
+    ) -> None:
+        self.nonfinite: set[str] = set()
+        self._checkpoints, self._allow_nonfinite = checkpoints, allow_nonfinite
+        self._jobs = {job.name: job for job in jobs}
+        self._turn = threading.Lock()
+        self._left = {job.name: job.info.elements for job in jobs if any(item.making for item in job.inputs)}
+        """Elements that are still to be written of each tensor that is made of stages."""
+        self.writer = make_writer()
+        self.wrote: Callable[[str, int, int], None] = lambda name, start, elements: None
+        """Told of what has been written from this process."""
+
+    def read(self, item: Input, start: int, out: Tensor) -> None:
+        """See `mergecore.api.Work`."""
+        self._checkpoints[item.model].read(item.tensor, start, out)
+
+    def write(self, name: str, start: int, data: Tensor) -> None:
+        """See `mergecore.api.Work`."""
+        if not is_finite(data):
+            if not self._allow_nonfinite:
+                raise RunError(
+                    f"{explain(self._jobs[name], self._checkpoints)}; --allow-nonfinite writes them as they are"
+                )
+            self.nonfinite.add(name)
+        self.writer.write(name, start, data)
+        self.wrote(name, start, data.numel())
+        if name in self._left:
+            self._count(name, data.numel())
+
+    def _count(self, name: str, elements: int) -> None:
+        """Once the whole of a tensor is written, let go of what was held to make its inputs."""
+        with self._turn:
+            self._left[name] -= elements
+            whole = self._left[name] == 0
+        if whole:
+            release(self._jobs[name], self._checkpoints)
+
+    def sync(self) -> None:
+        """See `mergecore.api.Writer.sync`."""
+        self.writer.sync()
