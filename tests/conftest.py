@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from inside import inside  # noqa: F401
-from llamas import write_model
+from cli_in_process import inside  # noqa: F401
+from tiny_llamas import write_model
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # a model that is not there is asked of no server, but of the tests' own
 

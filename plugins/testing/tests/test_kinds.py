@@ -21,6 +21,7 @@ from mergecore.api import Evaluator, Executor, InputError, MergedModel, PostProc
 from mergecore.builtin.safetensors import SafetensorsReader, SafetensorsWriter
 from mergecore.builtin.threads import ThreadsExecutor
 from mergecore.models.architecture_lookup import Findings
+from mergecore.planning import planner
 
 test_reader = conformance("safetensors", "readers")
 test_writer = conformance("safetensors", "writers")

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import hubs
+import fake_hub
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizer_models import TABLES, TEXTS, byte_level, expected, ids, model, permuted, put, tables, tensors, unigram
 from tokenizers import AddedToken, Tokenizer
 from transformers import AutoTokenizer
 
 import mergecore
 from mergecore.builtin import threads
 from mergecore.errors import InputError
-
-sys.path.insert(0, str(Path(__file__).parent))
-from words import TABLES, TEXTS, byte_level, expected, ids, model, permuted, put, tables, tensors, unigram
 
 CHAT = ("<|im_start|>", "<|im_end|>")
 
@@ -328,7 +325,7 @@ def test_a_model_without_tokenizer_files_has_the_bases(tmp_path: Path) -> None:
 def test_a_vocabulary_of_a_model_on_the_hub_that_is_not_merged(tmp_path: Path, monkeypatch: Any) -> None:
     models = [model(tmp_path / name, seed, byte_level("sea")) for seed, name in enumerate("ab")]
     words = model(tmp_path / "words", 2, byte_level("sea", special=["<x>"]), rows=300)
-    with hubs.running() as hub:
+    with fake_hub.running() as hub:
         hub.used_here(monkeypatch, tmp_path)
         hub.add("org/words", words)
         made = [linear(*models, tokenizer={"source": source, "tokens": {"<x>": {"source": {"kind": "zero"}}}})

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from llamas import write_model
 from mergecore_tokenizer.reading import read
 from safetensors.torch import save_file
+from tiny_llamas import write_model
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 

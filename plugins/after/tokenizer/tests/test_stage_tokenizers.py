@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizer_models import byte_level, model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import mergecore
-
-sys.path.insert(0, str(Path(__file__).parent))
-from words import byte_level, model
 
 CHAT = ("<|im_start|>", "<|im_end|>")
 BESIDE = ("README.md", "mergecore_recipe.yml", "mergecore.lock.json")

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizer_models import byte_level, model
 from transformers import AutoTokenizer
 
 import mergecore
 from mergecore.errors import InputError
-
-sys.path.insert(0, str(Path(__file__).parent))
-from words import byte_level, model
 
 TALK = [
     {"role": "system", "content": "Be brief."},

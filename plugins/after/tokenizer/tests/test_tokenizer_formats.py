@@ -5,21 +5,18 @@ from __future__ import annotations
 import base64
 import json
 import struct
-import sys
 from pathlib import Path
 
 import pytest
 from mergecore_tokenizer import sentencepiece, tiktoken
 from mergecore_tokenizer.reading import read
+from tiny_llamas import write_model
+from tokenizer_models import TEXTS, byte_level, ids, model, unigram
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer
 
 import mergecore
 from mergecore.errors import InputError
-
-sys.path.insert(0, str(Path(__file__).parent))
-from llamas import write_model
-from words import TEXTS, byte_level, ids, model, unigram
 
 TEXT = TEXTS["sea"][0]
 

@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from executed import made_by
-from llamas import write_model
+from executed_tensors import made_by
 from mergecore_cuda import CudaExecutor, feeder
 from mergecore_cuda.copies import Copies
 from mergecore_numerics import Masks
-from merges import RECIPES
-from more_merges import MORE
-from tiny import Tiny, layers
+from method_recipes import RECIPES
+from more_method_recipes import MORE
+from tiny_llamas import write_model
+from tiny_models import Tiny, layers
 
 import mergecore
 from mergecore.api import RunError, Work

@@ -9,10 +9,10 @@ import time
 
 import pytest
 import yaml
-from llamas import write_model
 from mergecore_testing import PluginEnv
 from ray.cluster_utils import Cluster
 from stevedore import ExtensionManager
+from tiny_llamas import write_model
 
 import mergecore
 from mergecore.errors import InputError, RunError

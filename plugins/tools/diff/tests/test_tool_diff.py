@@ -12,16 +12,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from llamas import write_model
 from mergecore_diff import survey as surveying
 from mergecore_diff.lineup import Lineup, line_up
 from mergecore_diff.ranks import Spectrum
 from mergecore_diff.report import as_values, report
 from mergecore_diff.survey import Survey, survey
 from mergecore_diff.verdict import percent
-from refusing import Refused, check_refused, run
+from refused_commands import Refused, check_refused, run
 from safetensors.torch import load_file, save_file
-from tiny import Tiny
+from tiny_llamas import write_model
+from tiny_models import Tiny
 
 from mergecore.discovery.registry import Registry
 

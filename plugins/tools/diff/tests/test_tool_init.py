@@ -10,11 +10,11 @@ import pytest
 import torch
 import typer
 import yaml
-from llamas import write_model
 from mergecore_diff.writing import scalar
-from refusing import Refused, check_refused, run
+from refused_commands import Refused, check_refused, run
 from safetensors.torch import load_file, save_file
-from tiny import Tiny
+from tiny_llamas import write_model
+from tiny_models import Tiny
 
 import mergecore
 

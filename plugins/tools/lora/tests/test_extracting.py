@@ -11,10 +11,10 @@ import peft
 import pytest
 import torch
 import transformers
-from llamas import write_model
 from mergecore_lora.decomposing import Wanted, decompose, squared_norm
 from mergecore_lora.extracting import Choices, extract
 from safetensors.torch import load_file, save_file
+from tiny_llamas import write_model
 from zoo.composites import MODELS as COMPOSITES
 
 import mergecore

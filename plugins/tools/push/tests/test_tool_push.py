@@ -1,14 +1,14 @@
 """A finished result reaches the Hub whole, in one commit; an unfinished one does not."""
 
-import hubs
-import processes
+import cli_processes
+import fake_hub
 import pytest
-from llamas import write_model
+from tiny_llamas import write_model
 
 
 @pytest.fixture
 def hub():
-    with hubs.running() as server:
+    with fake_hub.running() as server:
         yield server
 
 
@@ -18,7 +18,7 @@ def push(hub, tmp_path):
 
     def run(*arguments, token="writer"):
         variables = hub.environment(tmp_path, HF_TOKEN=token, HF_HUB_DISABLE_XET="1")
-        return processes.start(tmp_path / "home", "push", *arguments, environment=variables).ended()
+        return cli_processes.start(tmp_path / "home", "push", *arguments, environment=variables).ended()
 
     return run
 
@@ -48,12 +48,14 @@ def test_what_is_pushed_is_the_folder_and_can_be_merged_from_there(hub, push, ou
     recipe = tmp_path / "recipe.yml"
     recipe.write_text("{merge_method: passthrough, models: [{model: me/merged}]}")
     variables = hub.environment(tmp_path, HF_TOKEN="writer")
-    status, said = processes.start(tmp_path / "home", "run", recipe, tmp_path / "again", environment=variables).ended()
+    status, said = cli_processes.start(
+        tmp_path / "home", "run", recipe, tmp_path / "again", environment=variables
+    ).ended()
     assert status == 0, said
 
 
 def test_on_a_branch_the_weights_of_another_result_make_room(hub, push, out):
-    hub.repos["me/merged"] = hubs.Repo()
+    hub.repos["me/merged"] = fake_hub.Repo()
     first = hub.repos["me/merged"].commit({"model-00001-of-00002.safetensors": b"old", "notes.txt": b"mine"})
     status, said = push(out, "me/merged", "--revision", "v2", "--message", "Again")
     assert status == 0, said

@@ -8,10 +8,10 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-import processes
+import cli_processes
 import pytest
 import torch
-from refusing import Refused, check_refused, run
+from refused_commands import Refused, check_refused, run
 from safetensors.torch import load_file, save_file
 
 import mergecore
@@ -121,9 +121,9 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: pyt
         save(tmp_path / f"{seed}.safetensors", tensors)
     recipe("ties", ["0.safetensors", "1.safetensors"], base="0.safetensors", density=0.3)
     command = ["raw", tmp_path / "r.yml", tmp_path / "out.safetensors", "--workers", "1"]
-    whole = processes.start(tmp_path / "h0", "raw", tmp_path / "r.yml", tmp_path / "whole.safetensors")
+    whole = cli_processes.start(tmp_path / "h0", "raw", tmp_path / "r.yml", tmp_path / "whole.safetensors")
     assert whole.ended()[0] == 0
-    killed = processes.start(tmp_path / "h1", *command)
+    killed = cli_processes.start(tmp_path / "h1", *command)
     journal = tmp_path / "out.safetensors.partial/journal"
     assert killed.reached(journal)
     while killed.process.is_alive() and journal.exists() and journal.read_bytes().count(b"\n") < 5:
@@ -133,7 +133,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: pyt
         assert not (tmp_path / "out.safetensors").exists()
     else:
         (tmp_path / "out.safetensors").unlink()
-    status, err = processes.start(tmp_path / "h2", *command).ended()
+    status, err = cli_processes.start(tmp_path / "h2", *command).ended()
     assert status == 0, err
     assert (tmp_path / "out.safetensors").read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
     assert not journal.exists()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from llamas import write_model
+from tiny_llamas import write_model
 
 sys.path.insert(0, str(Path(__file__).parent))
 

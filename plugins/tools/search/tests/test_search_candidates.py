@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from llamas import write_model
 from mergecore_search.candidates import Maker
 from mergecore_search.keeping import Kept
 from safetensors.torch import load_file
+from tiny_llamas import write_model
 
 import mergecore
 from mergecore.api import Base, WeightMethod

@@ -12,11 +12,11 @@ import pytest
 import torch
 import transformers
 import yaml
-from llamas import write_model
 from mergecore_stack.drawing import Run, joined, scattered, shares, shuffled
-from refusing import Refused, check_refused, run
+from refused_commands import Refused, check_refused, run
 from safetensors.torch import load_file
-from tiny import Tiny
+from tiny_llamas import write_model
+from tiny_models import Tiny
 
 import mergecore
 

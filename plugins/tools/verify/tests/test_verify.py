@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 import typer
-from llamas import write_model
 from mergecore_verify import Finding, examine
 from safetensors.torch import load_file, save_file
+from tiny_llamas import write_model
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from typer.testing import CliRunner

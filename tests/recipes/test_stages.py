@@ -1,0 +1,166 @@
+"""A recipe of several stages gives, bit for bit, what its stages give one after the other with each result written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from method_recipes import CASES, RECIPES
+from more_method_recipes import MORE, MORE_CASES
+from test_architectures import MIXTURE, define, mixture, write
+from tiny_llamas import write_model
+
+import mergecore
+from mergecore.api import Method
+from mergecore.discovery.entry_points import find, load
+
+Recipe = dict[str, Any]
+LAYERS = "num_hidden_layers"
+BESIDE = ("README.md", "mergecore_recipe.yml", "mergecore.lock.json")
+"""Files that name models and recipes, which are not the same."""
+
+
+def replaced(value: Any, models: Mapping[str, Any]) -> Any:
+    """A recipe with other models in the place of some."""
+    if isinstance(value, str):
+        return models.get(value, value)
+    if isinstance(value, list):
+        return [replaced(item, models) for item in value]
+    if isinstance(value, dict):
+        return {key: replaced(item, models) for key, item in value.items()}
+    return value
+
+
+def apart(recipes: Sequence[Recipe], root: Path) -> Path:
+    """The recipes' results, each written, where the next ones find it."""
+    written: dict[str, Any] = {}
+    for number, recipe in enumerate(recipes):
+        head = {"merge_method": recipe["merge_method"]}
+        rest = {key: value for key, value in recipe.items() if key not in ("name", "merge_method")}
+        folder = mergecore.run({**head, **replaced(rest, written)}, root / f"apart-{number}")
+        if "name" in recipe:
+            written[recipe["name"]] = str(folder)
+    return folder
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in BESIDE}
+
+
+def check_same(recipes: Sequence[Recipe], root: Path) -> Path:
+    """Run them as one and apart; gives the folder of the one."""
+    fused = mergecore.run(recipes, root / "fused")
+    expected = apart(recipes, root)
+    assert content(fused) == content(expected)
+    return fused
+
+
+def linear(*models: Any, **keys: Any) -> Recipe:
+    entries = [{"model": model, "parameters": {"weight": 0.3 + 0.2 * n}} for n, model in enumerate(models)]
+    return {"merge_method": "linear", "models": entries, **keys}
+
+
+def ties(base: Any, *models: Any, **keys: Any) -> Recipe:
+    entries = [{"model": model, "parameters": {"density": 0.4 + 0.1 * n}} for n, model in enumerate(models)]
+    return {"merge_method": "ties", "base_model": base, "models": entries, **keys}
+
+
+@pytest.fixture(autouse=True)
+def _without_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.fsync", lambda file: None)
+
+
+def cases() -> list[Any]:
+    """One recipe for each kind of method quickly, with slices where it has any; all of them if there is time."""
+    seen, found = set(), []
+    for method, label in sorted((*CASES, *MORE_CASES), key=lambda case: "slices" not in case[1]):
+        item = load(find("methods", method))
+        kind = (item.tile, item.measure is Method.measure, item.base)
+        found.append(pytest.param(method, label, marks=[pytest.mark.slow] if kind in seen else []))
+        seen.add(kind)
+    return found
+
+
+@pytest.mark.parametrize(("method", "label"), cases())
+def test_every_method_between_two_other_stages(tmp_path: Path, method: str, label: str) -> None:
+    models = [str(write_model(tmp_path / f"{n}", n, num_hidden_layers=3, dtype="bfloat16")) for n in range(4)]
+    recipe = {"merge_method": method, **{**RECIPES, **MORE}[method](models, 3)[label]}
+    plan = mergecore.plan(recipe)
+    plan.close()
+    deep = [str(write_model(tmp_path / f"deep-{n}", n, **{LAYERS: plan.config[LAYERS]})) for n in range(2)]
+    first = {"name": "first", **linear(models[1], models[2]), "dtype": "float32"}
+    check_same(
+        [first, {"name": "second", **replaced(recipe, {models[1]: "first"})}, ties(deep[0], "second", deep[1])],
+        tmp_path,
+    )
+
+
+@pytest.mark.parametrize("dtype", [None, "float32", "bfloat16", "float16", "float64"])
+def test_a_stage_is_rounded_as_its_recipe_says(models: list[Path], tmp_path: Path, dtype: str | None) -> None:
+    base, code, prose = (str(model) for model in models)
+    stage = {"name": "mix", **linear(code, prose), **({"dtype": dtype} if dtype else {})}
+    check_same([stage, ties(base, "mix", prose, dtype="bfloat16")], tmp_path)
+
+
+def stack(*sources: tuple[Any, int, int]) -> Recipe:
+    pieces = [{"sources": [{"model": model, "layer_range": [start, end]}]} for model, start, end in sources]
+    return {"merge_method": "passthrough", "slices": pieces}
+
+
+def chains(base: str, code: str, prose: str) -> dict[str, list[Recipe]]:
+    """Recipes of several stages over three models of two layers."""
+    mix = {"name": "mix", **linear(code, prose)}
+    return {
+        "a stage as base": [mix, ties("mix", base, code)],
+        "a stage as base and source": [mix, {**linear("mix", prose), "base_model": "mix"}],
+        "layers of a stage": [mix, stack(("mix", 1, 2), (base, 0, 2), ("mix", 0, 1))],
+        "a stage of layers": [{"name": "deep", **stack((code, 0, 2), (prose, 1, 2))}, linear("deep", "deep")],
+        "three levels": [
+            {"name": "one", **ties(base, code, prose)},
+            {"name": "two", **ties("one", code, prose), "dtype": "bfloat16"},
+            {"name": "three", "merge_method": "karcher", "models": [{"model": m} for m in ("two", "one", prose)]},
+            ties("one", "two", "three"),
+        ],
+        "a stage twice": [
+            mix,
+            {"name": "left", **ties(base, "mix")},
+            {"name": "right", **linear("mix", base)},
+            ties("mix", "left", "right"),
+        ],
+        "random numbers": [
+            {"name": "x", "merge_method": "dare_ties", "base_model": base, "models": [{"model": code}], "seed": 7},
+            {"merge_method": "dare_linear", "base_model": base, "models": [{"model": "x"}, {"model": code}], "seed": 3},
+        ],
+        "called like methods": [{"name": "linear", **linear(code, prose)}, linear("linear", base)],
+        "later ones first": [{"name": "b", **linear("a", base)}, linear("b", "a"), {**mix, "name": "a"}],
+        "all with names": [mix, {"name": "result", **linear("mix", base)}],
+        "rows": [
+            {"name": "stock", "merge_method": "model_stock", "base_model": base, "parameters": {"filter_wise": True},
+             "models": [{"model": code}, {"model": prose}]},
+            {"merge_method": "model_stock", "base_model": "stock", "models": [{"model": code}, {"model": prose}]},
+        ],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("label", chains("", "", ""))
+def test_chains_of_stages(models: list[Path], tmp_path: Path, label: str) -> None:
+    recipes = chains(*map(str, models))[label]
+    if label == "later ones first":
+        fused = mergecore.run(recipes, tmp_path / "fused")
+        assert content(fused) == content(apart([recipes[2], recipes[0], recipes[1]], tmp_path))
+    else:
+        check_same(recipes, tmp_path)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("method", ["linear", "della_linear"])
+def test_layouts_go_over_stages_as_over_files(tmp_path: Path, fused: bool, method: str) -> None:
+    """Fused experts are joined from, or cut into, what a stage makes; DELLA makes whole rows."""
+    own = {"architectures": [define(tmp_path, **MIXTURE)]}
+    like, *others = (str(write(tmp_path / f"{n}", mixture(n, fused is (n == 0)))) for n in range(3))
+    stage = {"merge_method": method, "models": [{"model": m, "parameters": {"weight": 0.3}} for m in others], **own}
+    if method != "linear":
+        stage |= {"base_model": others[0], "parameters": {"density": 0.5, "epsilon": 0.1}}
+    check_same([{"name": "stage", **stage}, {**ties(like, "stage"), **own}], tmp_path)
