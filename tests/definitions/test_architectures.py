@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from own_models import MIXTURE, define, mixture, write
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
@@ -29,21 +30,6 @@ LLAMA = json.loads((ROOT / "architectures/llama/mergecore_arch_llama/llama.json"
 def copies(*models: Path, **rest: Any) -> dict[str, Any]:
     entries = [{"model": str(model), "parameters": {"weight": 1.0}} for model in models]
     return {"merge_method": "linear", "models": entries, **rest}
-
-
-def write(folder: Path, tensors: dict[str, torch.Tensor], **config: Any) -> Path:
-    """A checkpoint of a class of its own."""
-    folder.mkdir()
-    save_file(tensors, folder / "model.safetensors")
-    values = {"architectures": ["OwnModel"], "num_hidden_layers": 2, "num_experts": 2, **config}
-    (folder / "config.json").write_text(json.dumps(values))
-    return folder
-
-
-def define(folder: Path, **definition: Any) -> str:
-    path = folder / "own.json"
-    path.write_text(json.dumps({"classes": ["OwnModel"], **definition}))
-    return str(path)
 
 
 def change(folder: Path, edit: Callable[[dict[str, torch.Tensor]], None]) -> None:
@@ -111,42 +97,6 @@ def test_layer_ranges_that_cannot_be_are_refused(ranges: list[list[int]], words:
     ]
     with pytest.raises(MergecoreError, match=words):
         mergecore.plan({"merge_method": "linear", "slices": [{"sources": sources}]})
-
-
-def mixture(seed: int, fused: bool) -> dict[str, torch.Tensor]:
-    """Two layers of two experts, each expert's gate, up and down apart, or all experts in two tensors."""
-    draw = torch.Generator().manual_seed(seed)
-    tensors = {"embed.weight": torch.randn(5, 4, generator=draw)}
-    for layer in range(2):
-        gate, up = torch.randn(2, 2, 3, 4, generator=draw)
-        down = torch.randn(2, 4, 3, generator=draw)
-        query, key = torch.randn(4, 4, generator=draw), torch.randn(2, 4, generator=draw)
-        start = f"layers.{layer}."
-        if fused:
-            tensors[start + "experts.gate_up"] = torch.cat([gate, up], dim=1)
-            tensors[start + "experts.down"] = down
-            tensors[start + "qk.weight"] = torch.cat([query, key])
-            continue
-        tensors |= {start + "q.weight": query, start + "k.weight": key}
-        for expert in range(2):
-            parts = {"gate": gate, "up": up, "down": down}
-            tensors |= {f"{start}experts.{expert}.{name}": part[expert].clone() for name, part in parts.items()}
-    return tensors
-
-
-MIXTURE = {
-    "layers": {"count": "num_hidden_layers", "prefix": "layers.{layer}."},
-    "before": ["embed.weight"],
-    "layer": [
-        {
-            "name": "experts.gate_up",
-            "parts": ["experts.{expert}.gate", "experts.{expert}.up"],
-            "each": {"expert": "num_experts"},
-        },
-        {"name": "experts.down", "parts": ["experts.{expert}.down"], "each": {"expert": "num_experts"}},
-        {"name": "qk.weight", "parts": ["q.weight", "k.weight"]},
-    ],
-}
 
 
 @pytest.mark.parametrize("base_is_fused", [True, False])

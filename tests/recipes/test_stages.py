@@ -2,51 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from method_recipes import CASES, RECIPES
 from more_method_recipes import MORE, MORE_CASES
-from test_architectures import MIXTURE, define, mixture, write
+from own_models import MIXTURE, define, mixture, write
+from stage_recipes import Recipe, apart, content, linear, replaced, ties
 from tiny_llamas import write_model
 
 import mergecore
 from mergecore.api import Method
 from mergecore.discovery.entry_points import find, load
 
-Recipe = dict[str, Any]
 LAYERS = "num_hidden_layers"
-BESIDE = ("README.md", "mergecore_recipe.yml", "mergecore.lock.json")
-"""Files that name models and recipes, which are not the same."""
-
-
-def replaced(value: Any, models: Mapping[str, Any]) -> Any:
-    """A recipe with other models in the place of some."""
-    if isinstance(value, str):
-        return models.get(value, value)
-    if isinstance(value, list):
-        return [replaced(item, models) for item in value]
-    if isinstance(value, dict):
-        return {key: replaced(item, models) for key, item in value.items()}
-    return value
-
-
-def apart(recipes: Sequence[Recipe], root: Path) -> Path:
-    """The recipes' results, each written, where the next ones find it."""
-    written: dict[str, Any] = {}
-    for number, recipe in enumerate(recipes):
-        head = {"merge_method": recipe["merge_method"]}
-        rest = {key: value for key, value in recipe.items() if key not in ("name", "merge_method")}
-        folder = mergecore.run({**head, **replaced(rest, written)}, root / f"apart-{number}")
-        if "name" in recipe:
-            written[recipe["name"]] = str(folder)
-    return folder
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in BESIDE}
 
 
 def check_same(recipes: Sequence[Recipe], root: Path) -> Path:
@@ -55,16 +26,6 @@ def check_same(recipes: Sequence[Recipe], root: Path) -> Path:
     expected = apart(recipes, root)
     assert content(fused) == content(expected)
     return fused
-
-
-def linear(*models: Any, **keys: Any) -> Recipe:
-    entries = [{"model": model, "parameters": {"weight": 0.3 + 0.2 * n}} for n, model in enumerate(models)]
-    return {"merge_method": "linear", "models": entries, **keys}
-
-
-def ties(base: Any, *models: Any, **keys: Any) -> Recipe:
-    entries = [{"model": model, "parameters": {"density": 0.4 + 0.1 * n}} for n, model in enumerate(models)]
-    return {"merge_method": "ties", "base_model": base, "models": entries, **keys}
 
 
 @pytest.fixture(autouse=True)

@@ -9,8 +9,8 @@ import plots
 import pytest
 import typer
 import yaml
+from doc_blocks import ROOT, blocks
 from jsonschema import Draft202012Validator
-from test_readme import ROOT, blocks
 from typer.main import get_command
 
 import mergecore

@@ -1,20 +1,14 @@
 """What the README and CONTRIBUTING show works as shown."""
 
 import re
-from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from doc_blocks import ROOT, blocks
 from safetensors.torch import load_file
 
 import mergecore
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def blocks(file, language):
-    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / file).read_text("utf-8"), re.MULTILINE | re.DOTALL)
 
 
 def test_the_readmes_method_and_hook_are_short_and_work_as_a_file(models, inside, tmp_path):

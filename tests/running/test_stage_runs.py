@@ -16,7 +16,7 @@ import torch
 import yaml
 from method_recipes import check_loads
 from safetensors.torch import load_file, save_file
-from test_stages import apart, content, linear, ties
+from stage_recipes import apart, content, linear, ties
 from tiny_llamas import write_model
 from typer.testing import CliRunner
 
