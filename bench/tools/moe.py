@@ -6,9 +6,10 @@ import shutil
 import sys
 
 import torch
-from measure import measure, torch_baseline, why_failed
 from safetensors.torch import load_file
-from tools import ENVS, HERE, PEER, TOOLS
+
+from bench.support.competitors import ENVS, HERE, PEER, TOOLS
+from bench.support.measure import measure, torch_baseline, why_failed
 
 ROOT = HERE.parent
 CONFIG = ROOT / "examples" / "smollm2" / "moe.yml"

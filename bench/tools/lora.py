@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from measure import Usage, measure, why_failed
-from tools import HERE, TOOLS
+from bench.support.competitors import HERE, TOOLS
+from bench.support.measure import Usage, measure, why_failed
 
 ROOT = HERE.parent
 EXAMPLE = ROOT / "examples" / "smollm2"

@@ -7,14 +7,14 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import charts
-from recipes import METHODS, find_method
-from report import show
-from runner import Plan, anon_above_torch, run
-from shapes import find_shape
-from tools import COPY, OURS, Settings, choose
+from bench.running.recipes import METHODS, find_method
+from bench.running.runner import Plan, anon_above_torch, run
+from bench.running.shapes import find_shape
+from bench.support import charts
+from bench.support.competitors import COPY, OURS, Settings, choose
+from bench.support.report import show
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 EVERYONE = "mergecore,mergekit,sd-mecha,raw-copy"
 
 # The slow limits keep --quick within 3 minutes and --full within 40 on two cores: mergekit's TIES takes minutes a run.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
-from report import Row, rows
-from tools import COPY
+from bench.support.competitors import COPY
+from bench.support.report import Row, rows
 
 WIDTH, LEFT, RIGHT = 860, 120, 90
 COLOURS = {"mergecore": "#0b7a75", "mergekit": "#c8553d", "sd-mecha": "#7d5ba6", "raw-copy": "#8a8f98"}

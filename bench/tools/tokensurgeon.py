@@ -1,7 +1,7 @@
 """Time and peak memory of a tokenizer transplant beside mergekit-tokensurgeon, on the same two models in one run.
 
-python bench/tokensurgeon.py                       # 8,000 shared tokens, 2,000 new ones, 512 wide: some minutes
-python bench/tokensurgeon.py --shared 39000 --new 100000 --width 1024 --tools mergecore
+python -m bench.tools.tokensurgeon                       # 8,000 shared tokens, 2,000 new ones, 512 wide: some minutes
+python -m bench.tools.tokensurgeon --shared 39000 --new 100000 --width 1024 --tools mergecore
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ import sys
 from pathlib import Path
 
 import torch
-from machine import describe
-from measure import measure, why_failed
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from tools import ENVS, TOOLS
 from transformers import LlamaConfig, LlamaForCausalLM
 
-WORK = Path(__file__).parent / ".work" / "tokensurgeon"
+from bench.support.competitors import ENVS, TOOLS
+from bench.support.machine import describe
+from bench.support.measure import measure, why_failed
+
+WORK = Path(__file__).parents[1] / ".work" / "tokensurgeon"
 
 
 def make_model(folder: Path, words: list[str], width: int, seed: int) -> Path:

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from tools import HERE, TOOLS
 
 import mergecore
+from bench.support.competitors import HERE, TOOLS
 
 WORK = HERE / ".work" / "against"
 LAYERS, HIDDEN, WIDE, VOCABULARY = 2, 64, 176, 320
@@ -133,7 +133,7 @@ def run_all() -> None:
                 jobs.append((str(path), str(WORK / "mergekit" / place / name)))
     (WORK / "jobs.json").write_text(json.dumps(jobs))
     mergekit = TOOLS["mergekit"].python()
-    subprocess.run([mergekit, str(HERE / "mergekit_runs.py"), str(WORK / "jobs.json")], check=True)
+    subprocess.run([mergekit, str(HERE / "methods/mergekit_runs.py"), str(WORK / "jobs.json")], check=True)
 
 
 def result(tool: str, place: str, name: str) -> dict[str, np.ndarray] | None:

@@ -14,9 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from shapes import SHAPES, Shape, find_shape
 
-WORK = Path(__file__).parent / ".work"
+from bench.running.shapes import SHAPES, Shape, find_shape
+
+WORK = Path(__file__).parents[1] / ".work"
 INDEX = "model.safetensors.index.json"
 STAMP = "made.json"  # written last: a folder without it was interrupted
 BASE_STD = 0.02

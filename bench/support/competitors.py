@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from recipes import Merge
+from bench.running.recipes import Merge
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 ENVS = HERE / ".envs"
 TORCH = "torch==2.13.0"  # the same for every tool, and installed first, so that no tool brings another
 
@@ -66,7 +66,7 @@ def _run_mergekit(merge: Merge, out: Path, _: Settings) -> list[str]:
 
 
 def _run_sd_mecha(merge: Merge, out: Path, _: Settings) -> list[str]:
-    return [str(HERE / "sd_mecha_merge.py"), str(merge.recipe), str(out)]
+    return [str(HERE / "running/sd_mecha_merge.py"), str(merge.recipe), str(out)]
 
 
 def _import_torch(*_: object) -> list[str]:
@@ -74,7 +74,7 @@ def _import_torch(*_: object) -> list[str]:
 
 
 def _run_raw_copy(merge: Merge, out: Path, _: Settings) -> list[str]:
-    return [str(HERE / "raw_copy.py"), str(out), str(merge.bytes_out), *map(str, merge.inputs)]
+    return [str(HERE / "running/raw_copy.py"), str(out), str(merge.bytes_out), *map(str, merge.inputs)]
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from checkpoints import WORK, make_checkpoints
-from machine import describe
-from measure import measure, torch_baseline, why_failed
-from outputs import Sample, difference, problem, sample
-from recipes import Merge, make_merge
-from tools import COPY, IMPORT_TORCH, OURS, Settings, Tool
+from bench.running.checkpoints import WORK, make_checkpoints
+from bench.running.outputs import Sample, difference, problem, sample
+from bench.running.recipes import Merge, make_merge
+from bench.support.competitors import COPY, IMPORT_TORCH, OURS, Settings, Tool
+from bench.support.machine import describe
+from bench.support.measure import measure, torch_baseline, why_failed
 
 OUT = WORK / "out"
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from tools import COPY, IMPORT_TORCH, OURS
+
+from bench.support.competitors import COPY, IMPORT_TORCH, OURS
 
 Runs = list[dict[str, Any]]
 
