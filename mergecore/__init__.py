@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mergecore.planning.plan import Plan
+    from mergecore.planning import Plan
 
 __version__ = "0.1.0"
 
@@ -27,14 +27,14 @@ def plan(recipe: Path | str | Mapping[str, Any] | Sequence[Mapping[str, Any]], *
     Raises:
         mergecore.errors.InputError: whatever is wrong, as one sentence.
     """
-    from mergecore.discovery.registry import Registry
-    from mergecore.models.architecture_lookup import local_definitions
-    from mergecore.planning import planner
-    from mergecore.recipes import composition
-    from mergecore.running import runner
+    from mergecore.discovery import Registry
+    from mergecore.models import local_definitions
+    from mergecore.planning import make_plan
+    from mergecore.recipes import load_recipe
+    from mergecore.running import spare_memory
 
     registry = Registry(_warn, local_definitions([]))
-    return planner.make_plan(composition.load_recipe(recipe), registry, memory or runner.spare_memory())
+    return make_plan(load_recipe(recipe), registry, memory or spare_memory())
 
 
 def run(
@@ -70,15 +70,15 @@ def run(
     Raises:
         mergecore.errors.MergecoreError: InputError for something to mend, RunError for a run that failed.
     """
-    from mergecore.discovery.registry import Registry
-    from mergecore.models.architecture_lookup import local_definitions
-    from mergecore.planning import planner
-    from mergecore.recipes import composition
-    from mergecore.running import runner
+    from mergecore.discovery import Registry
+    from mergecore.models import local_definitions
+    from mergecore.planning import make_plan
+    from mergecore.recipes import load_recipe
+    from mergecore.running import Listener, Options, available_cores, run_plan, spare_memory
 
-    options = runner.Options(
-        memory=memory or runner.spare_memory(),
-        workers=workers or runner.available_cores(),
+    options = Options(
+        memory=memory or spare_memory(),
+        workers=workers or available_cores(),
         shard_bytes=shard_bytes or 0,
         executor=executor,
         force=force,
@@ -87,9 +87,9 @@ def run(
         without=tuple(without),
     )
     registry = Registry(_warn, local_definitions([]))
-    made = planner.make_plan(composition.load_recipe(recipe), registry, options.memory, keep)
+    made = make_plan(load_recipe(recipe), registry, options.memory, keep)
     try:
-        return runner.run_plan(made, Path(out), registry, options, runner.Listener(_warn))
+        return run_plan(made, Path(out), registry, options, Listener(_warn))
     finally:
         made.close()
 
@@ -105,9 +105,9 @@ def merge_tensors(
 ) -> Tensor:
     """Merge tensors in memory with an installed method; see `mergecore.inmemory.merge_tensors`."""
     from mergecore import inmemory
-    from mergecore.discovery import entry_points
+    from mergecore.discovery import find, load
 
-    found = entry_points.load(entry_points.find("methods", method))
+    found = load(find("methods", method))
     return inmemory.merge_tensors(tensors, found, parameters or {}, base=base, name=name, seed=seed)
 
 
@@ -121,9 +121,9 @@ def merge_state_dicts(
 ) -> dict[str, Tensor]:
     """Merge state dicts in memory with an installed method; see `mergecore.inmemory.merge_state_dicts`."""
     from mergecore import inmemory
-    from mergecore.discovery import entry_points
+    from mergecore.discovery import find, load
 
-    found = entry_points.load(entry_points.find("methods", method))
+    found = load(find("methods", method))
     return inmemory.merge_state_dicts(models, found, parameters or {}, base=base, seed=seed)
 
 

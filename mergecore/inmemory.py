@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mergecore.api import BLOCK, FLOAT8, FLOATS, Base, DeltaMethod, Input, Job, Method, TensorInfo, Tiles, torch_dtype
 from mergecore.api.files import TORCH_NAMES, common_dtype
-from mergecore.discovery.parameters import convert, declared
+from mergecore.discovery import convert, declared
 from mergecore.documents import Place
 from mergecore.errors import InputError, RecipeError, nearest
 

@@ -77,15 +77,15 @@ def run(
     RECIPE may be the mergecore.lock.json of an earlier result, which is then made again.
     """
     from mergecore.cli.run_with_progress import run_attended
-    from mergecore.discovery.registry import Registry
-    from mergecore.models.architecture_lookup import local_definitions
-    from mergecore.planning.planner import make_plan
-    from mergecore.recipes.composition import load_recipe
-    from mergecore.running import runner
+    from mergecore.discovery import Registry
+    from mergecore.models import local_definitions
+    from mergecore.planning import make_plan
+    from mergecore.recipes import load_recipe
+    from mergecore.running import Options, available_cores, spare_memory
 
-    options = runner.Options(
-        memory=size(memory, "--memory") if memory else runner.spare_memory(),
-        workers=workers or runner.available_cores(),
+    options = Options(
+        memory=size(memory, "--memory") if memory else spare_memory(),
+        workers=workers or available_cores(),
         shard_bytes=size(shard_size, "--shard-size") if shard_size else 0,
         executor=executor,
         force=force,
@@ -115,21 +115,19 @@ def plan_command(
 ) -> None:
     """Check RECIPE against the models' headers, show what a run would do and what it would cost; nothing is kept."""
     from mergecore.cli import render
-    from mergecore.discovery.registry import Registry
-    from mergecore.models.architecture_lookup import local_definitions
-    from mergecore.planning import cost_estimate
-    from mergecore.planning.licenses import require_licence
-    from mergecore.planning.planner import make_plan
-    from mergecore.recipes.composition import load_recipe
-    from mergecore.running import runner
+    from mergecore.discovery import Registry
+    from mergecore.models import local_definitions
+    from mergecore.planning import make_plan, price, require_licence
+    from mergecore.recipes import load_recipe
+    from mergecore.running import available_cores, spare_memory
 
-    budget = size(memory, "--memory") if memory else runner.spare_memory()
+    budget = size(memory, "--memory") if memory else spare_memory()
     registry = Registry(warn, local_definitions(arch_dir), files=plugin, hooks=not no_hooks, strict=strict_plugins)
     plan = make_plan(load_recipe(recipe), registry, budget)
     try:
         require_licence(require_license, plan.parents)
         executor = registry.provide("executors", "threads")()
-        cost = cost_estimate.price(plan, executor, out, budget, runner.available_cores())
+        cost = price(plan, executor, out, budget, available_cores())
         if as_json:
             view = {**render.plan_view(plan), "price": asdict(cost), "weights": render.weights_view(plan)}
             print(json.dumps(view, indent=2))
@@ -144,8 +142,8 @@ def plan_command(
 @app.command()
 def schema(plugin: PluginFiles = []) -> None:  # noqa: B006
     """Print the JSON Schema of recipes, with the parameters of every method, for editors that check while you type."""
-    from mergecore.discovery.registry import Registry
-    from mergecore.recipes.recipe_schema import as_text, recipe_schema
+    from mergecore.discovery import Registry
+    from mergecore.recipes import as_text, recipe_schema
 
     registry = Registry(warn, files=plugin)
     print(as_text(recipe_schema(registry.all_methods())), end="")
@@ -165,7 +163,7 @@ def methods_show(
 ) -> None:
     """What a method does, and its parameters."""
     from mergecore.cli import render
-    from mergecore.discovery.registry import Registry
+    from mergecore.discovery import Registry
 
     render.show_method(name, Registry(warn, files=plugin).provide("methods", name), as_json)
 

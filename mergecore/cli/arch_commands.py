@@ -10,7 +10,7 @@ import typer
 
 from mergecore.cli.console import warn
 from mergecore.cli.options import AsJson, ModelPath
-from mergecore.discovery.entry_points import listed, not_installed
+from mergecore.discovery import listed, not_installed
 from mergecore.errors import ArchitectureError
 
 app = typer.Typer(help="Architectures: installed, inferred, checked.", no_args_is_help=True)
@@ -23,7 +23,7 @@ def show(
 ) -> None:
     """The weights of a model class."""
     from mergecore.cli import render
-    from mergecore.definitions.definition import parse
+    from mergecore.definitions import parse
 
     label, definition = _definition(name)
     render.show_architecture(parse(label, definition, name), definition, as_json)
@@ -37,9 +37,8 @@ def infer_command(model: ModelPath) -> None:
 
 def inferred_from(model: str) -> dict[str, Any]:
     """The JSON of the architecture that a model folder's headers and config show."""
-    from mergecore.definitions.config import class_name
-    from mergecore.definitions.inference import infer
-    from mergecore.models.adapters import open_model
+    from mergecore.definitions import class_name, infer
+    from mergecore.models import open_model
 
     checkpoint = open_model(model, _registry())
     try:
@@ -55,9 +54,8 @@ def check(
     against: Annotated[str, typer.Option(help="A model folder whose every tensor it must know.")] = "",
 ) -> None:
     """Check an architecture: that it follows the format, and that it fits a model."""
-    from mergecore.definitions.definition import parse
-    from mergecore.models.adapters import open_model
-    from mergecore.models.architecture_lookup import examine
+    from mergecore.definitions import parse
+    from mergecore.models import examine, open_model
 
     label, definition = _definition(name)
     architecture = parse(label, definition, name)
@@ -84,15 +82,15 @@ def check(
 
 
 def _registry() -> Any:
-    from mergecore.discovery.registry import Registry
-    from mergecore.models.architecture_lookup import local_definitions
+    from mergecore.discovery import Registry
+    from mergecore.models import local_definitions
 
     return Registry(warn, local_definitions([]))
 
 
 def _definition(name: str) -> tuple[str, Any]:
     """The class name and content of an architecture file or of an installed class."""
-    from mergecore.models.architecture_lookup import load_definition
+    from mergecore.models import load_definition
 
     path = Path(name)
     if path.suffix == ".json":

@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_group
 
-from mergecore.discovery import entry_points
+from mergecore.discovery import Plugin, find, listed, load, not_installed, summary
 from mergecore.errors import PluginError
 
 
@@ -29,42 +29,42 @@ class Commands(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
-            message = entry_points.not_installed("commands", args[0], self.list_commands(ctx))
+            message = not_installed("commands", args[0], self.list_commands(ctx))
             raise PluginError(message)
         return super().resolve_command(ctx, args)
 
 
-def _installed() -> list[entry_points.Plugin]:
-    return entry_points.listed("commands")
+def _installed() -> list[Plugin]:
+    return listed("commands")
 
 
 class _Deferred(TyperCommand):
     """The place of a package's command in the help; becomes that command once it is called."""
 
-    def __init__(self, plugin: entry_points.Plugin) -> None:
+    def __init__(self, plugin: Plugin) -> None:
         super().__init__(plugin.name, callback=None, help=about(plugin), rich_markup_mode=None)
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         name = str(self.name)
-        real = command(name, entry_points.load(entry_points.find("commands", name)))
+        real = command(name, load(find("commands", name)))
         return real.make_context(info_name, args, parent, **extra)
 
 
-def about(plugin: entry_points.Plugin) -> str:
+def about(plugin: Plugin) -> str:
     """What a command says of itself, read from its source without importing it; else its package's summary."""
     module, _, name = plugin.value.partition(":")
     try:
         tree = ast.parse(_source(module).read_bytes())
     except (OSError, SyntaxError, ValueError):
-        return entry_points.summary(plugin)
+        return summary(plugin)
     for node in tree.body:
         if isinstance(node, ast.FunctionDef) and node.name == name:
-            return ast.get_docstring(node) or entry_points.summary(plugin)
+            return ast.get_docstring(node) or summary(plugin)
         if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == [name]:
             words = node.value.keywords if isinstance(node.value, ast.Call) else []
             found = [word.value.value for word in words if word.arg == "help" and isinstance(word.value, ast.Constant)]
-            return str(found[0]) if found else entry_points.summary(plugin)
-    return entry_points.summary(plugin)
+            return str(found[0]) if found else summary(plugin)
+    return summary(plugin)
 
 
 def _source(module: str) -> Path:

@@ -11,7 +11,7 @@ import typer
 from mergecore.cli import arch_commands
 from mergecore.cli.console import say
 from mergecore.cli.options import AsJson
-from mergecore.discovery import entry_points
+from mergecore.discovery import KINDS, Plugin, known_plugins, listed
 from mergecore.errors import InputError
 
 app = typer.Typer(help="Installed plugins and their health.", no_args_is_help=True)
@@ -20,7 +20,7 @@ app = typer.Typer(help="Installed plugins and their health.", no_args_is_help=Tr
 @app.command("list")
 def plugins_list(as_json: AsJson = False) -> None:
     """Every installed plugin with its distribution."""
-    found = [plugin for kind in entry_points.KINDS for plugin in entry_points.listed(kind)]
+    found = [plugin for kind in KINDS for plugin in listed(kind)]
     _print_plugins(found, as_json, with_kind=True)
 
 
@@ -28,9 +28,9 @@ def plugins_list(as_json: AsJson = False) -> None:
 def doctor(as_json: AsJson = False) -> None:
     """Import every plugin and say which are broken, and the command that mends each."""
     from mergecore.cli import render
-    from mergecore.discovery import doctor
+    from mergecore.discovery import examine
 
-    findings = doctor.examine()
+    findings = examine()
     render.print_findings(findings, as_json)
     if any(finding.bad for finding in findings):
         raise typer.Exit(1)
@@ -43,7 +43,7 @@ def new(
     model: Annotated[str, typer.Option("--from", help="For arch: a model folder whose weights to begin with.")] = "",
 ) -> None:
     """Write the package of a new plugin: installs, passes its tests, waits to be filled."""
-    from mergecore.discovery.scaffold import write_package
+    from mergecore.discovery import write_package
 
     if model and kind != "arch":
         raise InputError(f"--from is for architectures; leave it out of mergecore new {kind}")
@@ -54,14 +54,14 @@ def new(
 
 def print_kind(kind: str, as_json: bool) -> None:
     """The plugins of one kind for its `list` command."""
-    found = entry_points.listed(kind)
+    found = listed(kind)
     _print_plugins(found, as_json, with_kind=False)
     if not found and not as_json:
-        example = next(iter(entry_points.known_plugins()[kind].values()))
+        example = next(iter(known_plugins()[kind].values()))
         say(f"no {kind} are installed; for example: pip install {example}")
 
 
-def _print_plugins(found: list[entry_points.Plugin], as_json: bool, with_kind: bool) -> None:
+def _print_plugins(found: list[Plugin], as_json: bool, with_kind: bool) -> None:
     if as_json:
         keys = ("kind", "name", "distribution", "version", "value")
         print(json.dumps([{key: getattr(plugin, key) for key in keys} for plugin in found], indent=2))

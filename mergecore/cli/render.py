@@ -11,15 +11,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mergecore.api import Base, DeltaMethod, Job, Method, licence, licence_kind
-from mergecore.definitions.definition import Architecture, Weight
-from mergecore.discovery.parameters import NO_VALUE, Parameter, declared
+from mergecore.definitions import Architecture, Weight
+from mergecore.discovery import NO_VALUE, Parameter, declared
 from mergecore.errors import printable
-from mergecore.models.checkpoint import Checkpoint
-from mergecore.planning.plan import Plan
+from mergecore.models import Checkpoint
+from mergecore.planning import Plan
 
 if TYPE_CHECKING:
-    from mergecore.discovery.doctor import Finding
-    from mergecore.planning.cost_estimate import Price
+    from mergecore.discovery import Finding
+    from mergecore.planning import Price
 
 
 def _console() -> Any:

@@ -10,35 +10,34 @@ from mergecore.api import PostProcessor
 from mergecore.cli.console import say, warn
 from mergecore.cli.progress import Progress
 from mergecore.cli.render import plan_view, print_plan
-from mergecore.discovery.registry import Registry
-from mergecore.planning.licenses import require_licence
-from mergecore.planning.plan import Plan
-from mergecore.running import runner
+from mergecore.discovery import Registry
+from mergecore.planning import Plan, require_licence
+from mergecore.running import Listener, Options, kept_folder, run_plan
 
 
 def run_attended(
     plan: Plan,
     out: Path,
     registry: Registry,
-    options: runner.Options,
+    options: Options,
     *,
     quiet: bool,
     as_json: bool,
     require_license: str = "",
     finishing: Mapping[str, PostProcessor] | None = None,
 ) -> None:
-    """Run a plan as `runner.run_plan` does, tell of it as the flags ask, and close it."""
+    """Run a plan as `run_plan` does, tell of it as the flags ask, and close it."""
     try:
         require_licence(require_license, plan.parents)
         if not quiet:
             print_plan(plan)
         with Progress(sum(item.bytes_out for item in (plan, *plan.kept.values())), quiet) as progress:
-            listener = runner.Listener(warn, progress.advance, progress.resume, progress.fetch, progress.tell)
-            runner.run_plan(plan, out, registry, options, listener, finishing)
+            listener = Listener(warn, progress.advance, progress.resume, progress.fetch, progress.tell)
+            run_plan(plan, out, registry, options, listener, finishing)
         if as_json:
             print(json.dumps({**plan_view(plan), "out": str(out), "seconds": round(progress.seconds, 3)}, indent=2))
         elif not quiet:
-            folders = [*(str(runner.kept_folder(out, name)) for name in plan.kept), str(out)]
+            folders = [*(str(kept_folder(out, name)) for name in plan.kept), str(out)]
             say(f"{' and '.join(folders)}: {progress.summary()}")
     finally:
         plan.close()

@@ -1,1 +1,34 @@
-"""definitions."""
+"""Model classes as data: architecture definitions, how they are inferred, and the keys of config.json."""
+
+from mergecore.definitions.config import (
+    Keys,
+    Period,
+    class_name,
+    first_of,
+    get_key,
+    leaves,
+    tie_keys,
+    with_keys,
+    written_key,
+)
+from mergecore.definitions.definition import Architecture, Module, Weight, fill, numbers, parse
+from mergecore.definitions.inference import infer
+
+__all__ = [
+    "Architecture",
+    "Keys",
+    "Module",
+    "Period",
+    "Weight",
+    "class_name",
+    "fill",
+    "first_of",
+    "get_key",
+    "infer",
+    "leaves",
+    "numbers",
+    "parse",
+    "tie_keys",
+    "with_keys",
+    "written_key",
+]

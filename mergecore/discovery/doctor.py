@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 
-from mergecore.definitions import definition
+from mergecore.definitions import parse
 from mergecore.discovery.entry_points import KINDS, PREFIX, Plugin, architecture_definition, listed, load
 from mergecore.errors import MergecoreError
 
@@ -41,7 +41,7 @@ def _examine(plugin: Plugin) -> Finding:
     started = time.perf_counter()
     try:
         if plugin.kind == "architectures":
-            definition.parse(plugin.name, architecture_definition(plugin), plugin.distribution)
+            parse(plugin.name, architecture_definition(plugin), plugin.distribution)
         else:
             load(plugin)
     except MergecoreError as error:

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mergecore.api import FLOATS, Adapter, AdapterRequest, Change, ModelInfo, Reader, TensorInfo, torch_dtype
-from mergecore.definitions.config import tie_keys, with_keys
-from mergecore.definitions.definition import Architecture
-from mergecore.discovery.registry import Registry
+from mergecore.definitions import Architecture, tie_keys, with_keys
+from mergecore.discovery import Registry
 from mergecore.errors import ModelError, PluginError
 from mergecore.models.architecture_lookup import find, stored
 from mergecore.models.checkpoint import Added, Checkpoint, check_link, open_folder

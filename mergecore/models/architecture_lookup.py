@@ -10,11 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mergecore.api import read_text
-from mergecore.definitions.config import class_name, leaves
-from mergecore.definitions.definition import Architecture, Weight, parse
-from mergecore.definitions.inference import infer
-from mergecore.discovery.entry_points import known_plugins
-from mergecore.discovery.registry import Registry
+from mergecore.definitions import Architecture, Weight, class_name, infer, leaves, parse
+from mergecore.discovery import Registry, known_plugins
 from mergecore.documents import Place
 from mergecore.errors import ArchitectureError, ModelError
 from mergecore.models.checkpoint import Checkpoint

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mergecore.api import ModelInfo, Reader, TensorInfo, lies_within, read_card, read_text
-from mergecore.discovery.entry_points import listed
-from mergecore.discovery.registry import Registry
+from mergecore.discovery import Registry, listed
 from mergecore.errors import ModelError, RunError
 from mergecore.models import hub, quantized
 from mergecore.models.hub_errors import endpoint

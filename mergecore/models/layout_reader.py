@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mergecore.api import Reader, TensorInfo
-from mergecore.definitions.config import Keys, first_of, with_keys, written_key
-from mergecore.definitions.definition import Architecture, Module, Weight, fill, numbers
+from mergecore.definitions import Architecture, Keys, Module, Weight, fill, first_of, numbers, with_keys, written_key
 from mergecore.errors import ModelError
 from mergecore.models.checkpoint import Checkpoint
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mergecore.api import Reader, TensorInfo
-from mergecore.builtin.safetensors import HEADER_LIMIT
+from mergecore.builtin import HEADER_LIMIT
 from mergecore.errors import ModelError
 from mergecore.models.hub import CONNECTIONS, Snapshot, each
 from mergecore.models.stamps import Stamp, stamp

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mergecore.models.checkpoint import Checkpoint
+from mergecore.models import Checkpoint
 
 VOLATILE = {"dtype", "torch_dtype", "transformers_version", "use_cache", "architectures", "model_type"}
 """Config keys in which models may differ without a word."""

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mergecore.api import ITEM_BYTES, Executor, Input, Job, Work
-from mergecore.builtin.safetensors import as_bytes, write_at
-from mergecore.builtin.threads import TILE_ELEMENTS
+from mergecore.builtin import TILE_ELEMENTS, as_bytes, write_at
 from mergecore.planning.plan import Plan
 from mergecore.planning.stage_reader import job_cost, release
 

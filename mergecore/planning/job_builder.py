@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from mergecore.api import FLOATS, Input, Job, Method, TensorInfo
 from mergecore.api.files import common_dtype
 from mergecore.errors import ModelError
-from mergecore.models.vocabulary_check import VOCABULARY_CURE
+from mergecore.models import VOCABULARY_CURE
 from mergecore.planning.matching import Match, Part
 from mergecore.planning.parameter_values import Values
 from mergecore.planning.stage_reader import cost
 from mergecore.planning.vocabulary import Aligned
-from mergecore.recipes.recipe import Recipe
+from mergecore.recipes import Recipe
 
 
 @dataclass

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mergecore.definitions.config import Period, first_of, get_key, tie_keys, written_key
-from mergecore.definitions.definition import Architecture, Module, Weight
+from mergecore.definitions import Architecture, Module, Period, Weight, first_of, get_key, tie_keys, written_key
 from mergecore.errors import ModelError
-from mergecore.models.checkpoint import Checkpoint
+from mergecore.models import Checkpoint
 from mergecore.planning.matching import Stack
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from mergecore.api import licence_kind, licence_words, licences_conflict
 from mergecore.errors import InputError
-from mergecore.models.checkpoint import Checkpoint
+from mergecore.models import Checkpoint
 
 REQUIRABLE = ("permissive",)
 """What --require-license takes."""

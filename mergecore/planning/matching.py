@@ -6,11 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from mergecore.api import Base, DeltaMethod, Method
-from mergecore.definitions.definition import Architecture, Module, Weight
+from mergecore.definitions import Architecture, Module, Weight
 from mergecore.errors import ArchitectureError, ModelError
-from mergecore.models.architecture_lookup import stored
-from mergecore.models.checkpoint import Checkpoint
-from mergecore.recipes.recipe import ModuleRecipe, Recipe, Slice, Source
+from mergecore.models import Checkpoint, stored
+from mergecore.recipes import ModuleRecipe, Recipe, Slice, Source
 
 
 @dataclass(frozen=True)

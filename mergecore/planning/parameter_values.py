@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mergecore.api import Job, Method
-from mergecore.discovery.parameters import NO_VALUE, Parameter, Setting, declared, missing, parse_level, value_for
+from mergecore.discovery import NO_VALUE, Parameter, Setting, declared, missing, parse_level, value_for
 from mergecore.documents import Place
 from mergecore.errors import InputError
 from mergecore.planning.matching import Match, Part
-from mergecore.recipes.recipe import Recipe
+from mergecore.recipes import Recipe
 
 Level = Mapping[str, Setting]
 

@@ -10,13 +10,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from mergecore.api import Evaluation, Job, MergedModel, Method, TensorInfo, Vocabulary
-from mergecore.definitions.definition import Architecture
-from mergecore.models.checkpoint import Checkpoint
-from mergecore.models.references import Source
-from mergecore.models.remote_files import Shard, shards_of
-from mergecore.models.stamps import Stamp
+from mergecore.definitions import Architecture
+from mergecore.models import Checkpoint, Shard, Source, Stamp, shards_of
 from mergecore.planning.stage_reader import cost, inputs_of
-from mergecore.recipes.recipe import Recipe
+from mergecore.recipes import Recipe
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,20 @@ from typing import Any
 
 from mergecore.api import BLOCK, FLOATS, Evaluation, Job, Method, Tile
 from mergecore.api.files import TORCH_NAMES, common_dtype
-from mergecore.definitions.config import with_keys
-from mergecore.discovery.entry_points import find
-from mergecore.discovery.registry import Registry
+from mergecore.definitions import with_keys
+from mergecore.discovery import Registry, find
 from mergecore.errors import InputError, MergecoreError, PluginError, RecipeError, nearest
-from mergecore.models.adapters import find_adapter, open_model
-from mergecore.models.architecture_lookup import fit, own_definitions
-from mergecore.models.checkpoint import Checkpoint
-from mergecore.models.references import Source, locate, split
-from mergecore.models.vocabulary_check import check_vocabularies
+from mergecore.models import (
+    Checkpoint,
+    Source,
+    check_vocabularies,
+    find_adapter,
+    fit,
+    locate,
+    open_model,
+    own_definitions,
+    split,
+)
 from mergecore.planning.config_notes import config_notes
 from mergecore.planning.job_builder import Jobs
 from mergecore.planning.layer_config import layer_config, tie_config
@@ -28,10 +33,7 @@ from mergecore.planning.parameter_values import Values
 from mergecore.planning.plan import Plan
 from mergecore.planning.stage_checkpoint import adapted, shown
 from mergecore.planning.vocabulary import align
-from mergecore.recipes.composition import alone
-from mergecore.recipes.evaluations import parse_evaluations
-from mergecore.recipes.lockfile import Lock
-from mergecore.recipes.recipe import Recipe
+from mergecore.recipes import Lock, Recipe, alone, parse_evaluations
 
 __all__ = ["Plan", "make_plan"]
 

@@ -9,15 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from mergecore.api import Input, Job, Method, Reader, read_card
-from mergecore.discovery.postprocessors import describe
-from mergecore.discovery.registry import Registry
+from mergecore.discovery import Registry, describe
 from mergecore.documents import Place
-from mergecore.models.adapters import with_adapter
-from mergecore.models.checkpoint import Checkpoint
-from mergecore.models.references import Source, split
+from mergecore.models import Checkpoint, Source, split, with_adapter
 from mergecore.planning.plan import Plan, merged_model
 from mergecore.planning.stage_reader import MadeReader, cost
-from mergecore.recipes.recipe import parse_recipe
+from mergecore.recipes import parse_recipe
 
 
 def shown(reference: str, plan: Plan, scratch: Path, registry: Registry) -> tuple[Plan, Checkpoint]:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mergecore.api import ITEM_BYTES, Input, Job, Reader, TensorInfo, Work, torch_dtype
-from mergecore.builtin.threads import TILE_ELEMENTS, TileMerger
-from mergecore.models.checkpoint import Checkpoint
+from mergecore.builtin import TILE_ELEMENTS, TileMerger
+from mergecore.models import Checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,14 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from mergecore.api import FLOATS, TokenizerRequest, Vocabulary
-from mergecore.definitions.config import get_key, written_key
-from mergecore.definitions.definition import Architecture, Module, Weight
-from mergecore.discovery.registry import Registry
+from mergecore.definitions import Architecture, Module, Weight, get_key, written_key
+from mergecore.discovery import Registry
 from mergecore.errors import InputError, ModelError, PluginError, RecipeError
-from mergecore.models.architecture_lookup import stored
-from mergecore.models.checkpoint import Checkpoint
-from mergecore.models.row_reader import MEAN, ZERO, Gathered, with_gathered
-from mergecore.recipes.recipe import Recipe
+from mergecore.models import MEAN, ZERO, Checkpoint, Gathered, stored, with_gathered
+from mergecore.recipes import Recipe
 
 
 @dataclass(frozen=True)

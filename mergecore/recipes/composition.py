@@ -11,7 +11,7 @@ from typing import Any
 
 from mergecore.documents import MAX_DEPTH, Place, load_documents, load_yaml
 from mergecore.errors import RecipeError
-from mergecore.models.references import split
+from mergecore.models import split
 from mergecore.recipes.lockfile import read_lock
 from mergecore.recipes.recipe import Recipe, is_recipe, parse_recipe
 

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mergecore.api import Evaluation, Evaluator
-from mergecore.discovery.parameters import Parameter, convert, declared
-from mergecore.discovery.registry import Registry
+from mergecore.discovery import Parameter, Registry, convert, declared
 from mergecore.documents import Place, check, load_file
 from mergecore.errors import InputError, MergecoreError, nearest
 from mergecore.recipes.recipe import json_schema

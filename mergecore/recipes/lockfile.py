@@ -15,7 +15,7 @@ from typing import Any
 from mergecore.api import ModelError, read_text
 from mergecore.documents import Place, check
 from mergecore.errors import InputError, RecipeError
-from mergecore.models.fingerprints import matches
+from mergecore.models import matches
 
 NAME = "mergecore.lock.json"
 KEY = "mergecore_lock"

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mergecore.api import Method
-from mergecore.discovery.parameters import NO_VALUE, Parameter, declared
+from mergecore.discovery import NO_VALUE, Parameter, declared
 from mergecore.recipes.recipe import json_schema
 
 PARAMETERS = {"$ref": "#/$defs/parameters"}

@@ -10,14 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from mergecore.api import TOKENIZER_FILES
-from mergecore.discovery.registry import Registry
+from mergecore.discovery import Registry
 from mergecore.errors import RunError
-from mergecore.models.checkpoint import Added, Checkpoint
-from mergecore.models.fingerprints import fingerprint
-from mergecore.models.references import Source
-from mergecore.models.stamps import stamp
-from mergecore.planning.plan import Plan
-from mergecore.recipes.lockfile import KEY, NAME, Lock
+from mergecore.models import Added, Checkpoint, Source, fingerprint, stamp
+from mergecore.planning import Plan
+from mergecore.recipes import KEY, NAME, Lock
 from mergecore.running.output_folder import Target
 from mergecore.running.run_identity import COMPUTERS, packages, plan_digest
 from mergecore.running.streaming_hash import Digests

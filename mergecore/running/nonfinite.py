@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from mergecore.api import FLOATS, Input, Job, torch_dtype
-from mergecore.models.checkpoint import Checkpoint
-from mergecore.planning.stage_reader import made_of
+from mergecore.models import Checkpoint
+from mergecore.planning import made_of
 
 if TYPE_CHECKING:
     from torch import Tensor

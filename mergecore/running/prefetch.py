@@ -9,8 +9,8 @@ from functools import partial
 from typing import Any
 
 from mergecore.errors import InputError
-from mergecore.models.hub import each
-from mergecore.planning.planner import Plan
+from mergecore.models import each
+from mergecore.planning import Plan
 
 
 def fetch(plan: Plan, tell: Callable[[int, int], None]) -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from mergecore.api import Job
-from mergecore.discovery.registry import Registry
-from mergecore.planning.plan import Plan
+from mergecore.discovery import Registry
+from mergecore.planning import Plan
 
 COMPUTING = ("mergecore", "numpy", "torch")
 """Distributions whose versions count whatever the recipe says."""

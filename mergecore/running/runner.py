@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from mergecore.api import Ends, Executor, Job, PostProcessor, Work
-from mergecore.discovery.postprocessors import finish, load_postprocessors
-from mergecore.discovery.registry import Registry
+from mergecore.discovery import Registry, finish, load_postprocessors
 from mergecore.errors import RunError
-from mergecore.models.stamps import check_unchanged
-from mergecore.planning.plan import Plan, merged_model
-from mergecore.recipes.lockfile import Lock
+from mergecore.models import check_unchanged
+from mergecore.planning import Plan, merged_model
+from mergecore.recipes import Lock
 from mergecore.running.journal import Journal, read_journal
 from mergecore.running.lock_writer import changes, check_outputs, describe, write_lock
 from mergecore.running.locks import locked

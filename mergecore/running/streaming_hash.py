@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mergecore.api import ITEM_BYTES, TensorInfo
-from mergecore.models.fingerprints import CHUNK
-from mergecore.models.stamps import Stamp, stamp
+from mergecore.models import CHUNK, Stamp, stamp
 
 Digests = Mapping[Path, tuple[Stamp, str]]
 """SHA-256 of files, and what they were when it was taken."""

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from mergecore.api import Input, Job, Writer
 from mergecore.errors import RunError
-from mergecore.models.checkpoint import Checkpoint
-from mergecore.planning.stage_reader import release
+from mergecore.models import Checkpoint
+from mergecore.planning import release
 from mergecore.running.nonfinite import explain, is_finite
 
 if TYPE_CHECKING:

@@ -122,7 +122,7 @@ def test_05_a_union_has_no_row_without_numbers(tmp_path: Path) -> None:
 
 LARGE = """
 import resource, sys, torch, mergecore
-from mergecore import planning, tokens
+from mergecore import models, planning
 import mergecore_tokenizer.output
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 mergecore.run(sys.argv[1], sys.argv[2], memory=2**25, workers=2)

@@ -12,7 +12,7 @@ HEAVY = ("torch", "transformers", "numpy")
 
 LOOK = """
 import sys
-from mergecore import plugins
+from mergecore.discovery.entry_points import find, load
 from mergecore.commands import command
 
 def walk(name, found):
@@ -21,7 +21,7 @@ def walk(name, found):
         walk(f"{name} {child}", item)
 
 name = sys.argv[1]
-walk(name, command(name, plugins.load(plugins.find("commands", name))))
+walk(name, command(name, load(find("commands", name))))
 print(*sorted(set(sys.argv[2:]) & set(sys.modules)))
 """
 
