@@ -13,7 +13,7 @@ HEAVY = ("torch", "transformers", "numpy")
 LOOK = """
 import sys
 from mergecore.discovery.entry_points import find, load
-from mergecore.commands import command
+from mergecore.cli.external_commands import command
 
 def walk(name, found):
     assert found.help, f"{name} has no docstring that says what it does"
