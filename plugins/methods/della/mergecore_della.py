@@ -35,7 +35,7 @@ class _Della(DeltaMethod):
             if 0 < density < 1 and not (density + epsilon < 1 and density - epsilon > 0):
                 raise InputError(
                     f"density {density:g} with epsilon {epsilon:g} gives keep probabilities from"
-                    f" {density - epsilon:g} to {density + epsilon:g}. They must be strictly between 0 and 1:"
+                    f" {density - epsilon:g} to {density + epsilon:g}, which must be strictly between 0 and 1;"
                     f" set epsilon below {min(density, 1 - density):g}"
                 )
 
@@ -105,7 +105,7 @@ def chances(delta: Tensor, density: float, epsilon: float) -> Tensor:
 def ascending(rows: Tensor) -> Tensor:
     """Return the stable ascending argsort of the magnitudes in each row of a matrix, computed on the CPU.
 
-    This is a radix sort, 16 bits at a time. NumPy sorts 16-bit integers without comparisons, which is several times faster.
+    This is a radix sort, 16 bits at a time. NumPy sorts 16-bit integers without comparisons, several times faster.
     """
     bits = rows.cpu().abs()
     bits = bits.view(torch.int32 if bits.dtype == torch.float32 else torch.int64)

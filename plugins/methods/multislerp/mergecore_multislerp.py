@@ -41,7 +41,7 @@ class MultiSlerp(DeltaMethod):
     def __post_init__(self) -> None:
         if self.normalize_weights and len(self.weight) > 1 and abs(sum(self.weight)) < VANISHING:
             raise InputError(
-                f"multislerp: the weights {', '.join(map(str, self.weight))} add up to 0 and cannot be normalized:"
+                f"multislerp: the weights {', '.join(map(str, self.weight))} add up to 0 and cannot be normalized;"
                 " change them or set normalize_weights: false"
             )
 
