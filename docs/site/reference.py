@@ -1,4 +1,4 @@
-"""The reference pages that are made from the code: recipe, architecture files, hooks, command line, Python API."""
+"""Generate the reference pages from code: recipe, architecture files, hooks, command line, and Python API."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ after Ctrl-C and 143 after SIGTERM. `--debug` shows where an error came from."""
 
 
 def pages() -> dict[str, str]:
-    """Every page by its path in the site."""
+    """Return every page by its path in the site."""
     return {
         "reference/recipe.md": recipe(),
         "reference/architecture-files.md": architecture_files(),
@@ -43,7 +43,7 @@ def pages() -> dict[str, str]:
 
 
 def recipe() -> str:
-    """The keys of a recipe, from the schema that recipes are checked by."""
+    """Return the page of recipe keys, from the schema that validates recipes."""
     return f"""# Recipe
 
 A recipe is one YAML document, or several with `---` between them ([several merges in one run](../stages.md)). These are
@@ -60,7 +60,7 @@ with a model, with a slice, with a module or at the top, and the innermost one c
 
 
 def architecture_files() -> str:
-    """The keys of an architecture's JSON, from its schema."""
+    """Return the page of keys in an architecture's JSON, from its schema."""
     return f"""# Architecture files
 
 An architecture is one JSON file that says which weights the checkpoints of a model class have:
@@ -72,7 +72,7 @@ any name.
 
 
 def schema_table(schema: Mapping[str, Any]) -> str:
-    """A JSON Schema as a table of its keys; what stands in several places is listed under its own name."""
+    """Return a JSON Schema as tables of its keys. Definitions that are used several times get their own section."""
     sections = [table(rows(schema, schema))]
     for name, part in schema["$defs"].items():
         if found := list(rows(part, schema)):
@@ -81,13 +81,13 @@ def schema_table(schema: Mapping[str, Any]) -> str:
 
 
 def table(found: Any) -> str:
-    """Rows of a schema as a Markdown table."""
+    """Return rows of a schema as a Markdown table."""
     lines = ["| key | what | value |", "|---|---|---|"]
     return "\n".join(lines + [f"| `{key}`{needed} | {words} | {kind} |" for key, needed, words, kind in found])
 
 
 def rows(part: Mapping[str, Any], schema: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, str, str, str]]:
-    """The keys under a part of a schema: path, a mark if required, description, kind of value."""
+    """Yield the keys under a part of a schema: path, a mark if required, description, and value type."""
     if "items" in part and "$ref" not in part["items"]:
         yield from rows(part["items"], schema, f"{at}[]")
     inner = dict(part.get("properties", {}))
@@ -104,13 +104,13 @@ def rows(part: Mapping[str, Any], schema: Mapping[str, Any], at: str = "") -> It
 
 
 def resolved(item: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What a `$ref` leads to, else the item itself."""
+    """Return the target of a `$ref`, or the item itself."""
     found: Mapping[str, Any] = schema["$defs"][item["$ref"].rpartition("/")[2]] if "$ref" in item else item
     return found
 
 
 def kind_of(item: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
-    """The kind of value in words; what has keys of its own is linked."""
+    """Return the type of a value in words. Types with keys are linked to their section."""
     if "$ref" in item:
         name, part = item["$ref"].rpartition("/")[2], resolved(item, schema)
         has_keys = "properties" in part or "properties" in part.get("items", ())
@@ -125,7 +125,7 @@ def kind_of(item: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
 
 
 def hooks() -> str:
-    """Every hook with its signature and example, from its specification."""
+    """Return the page of hooks with signatures and examples, from their specifications."""
     parts = [HOOKS]
     for name, spec in vars(hookspecs).items():
         if name.startswith("mergecore_"):
@@ -139,12 +139,12 @@ def hooks() -> str:
 
 
 def fenced(code: str) -> str:
-    """Python in a fence."""
+    """Return a fenced block of Python code."""
     return f"```python\n{code}\n```"
 
 
 def command_line() -> str:
-    """Every command, those of the installed packages among them."""
+    """Return the page of all commands, including those of installed packages."""
     group: Any = get_command(cli.app)
     ctx = typer.Context(group)
     parts = [COMMAND_LINE]
@@ -156,7 +156,7 @@ def command_line() -> str:
 
 
 def described(command: Any, ctx: typer.Context, name: str, package: str = "", level: int = 2) -> Iterator[str]:
-    """A command as Markdown: its line, what it does, arguments and options; then its own commands."""
+    """Yield a command as Markdown: usage, description, arguments, and options, then its subcommands."""
     yield f"{'#' * level} `{name}`"
     yield command.help + (f" From the package `{package}`." if package else "")
     if hasattr(command, "commands"):
@@ -173,17 +173,17 @@ def described(command: Any, ctx: typer.Context, name: str, package: str = "", le
 
 
 def signs(item: Any, record: tuple[str, str]) -> str:
-    """An argument's name, or how an option is written."""
+    """Return the name of an argument, or the spelling of an option."""
     return f"`{record[0]}`" if item.opts[0].startswith("-") else f"`{item.name.upper()}`"
 
 
 def meaning(text: str) -> str:
-    """The help of an option as a cell of a table."""
+    """Return the help of an option as a table cell."""
     return text.replace("|", "\\|").replace("  [", " [").replace("[", "\\[").replace("<", "&lt;")
 
 
 def python_api() -> str:
-    """The functions of `mergecore`, then all that a plugin author imports."""
+    """Return the page of `mergecore` functions and everything that plugin authors import."""
     functions = [f"mergecore.{name}" for name in ("plan", "run", "merge_tensors", "merge_state_dicts")]
     parts = ["# Python API", "## For whoever merges", *directives(functions)]
     parts += ["## In memory, with a method that is at hand as a class"]
@@ -195,5 +195,5 @@ def python_api() -> str:
 
 
 def directives(names: Any) -> list[str]:
-    """What mkdocstrings replaces by the documentation of each object."""
+    """Return directives that mkdocstrings replaces with the documentation of each object."""
     return [f"::: {name}" for name in names]

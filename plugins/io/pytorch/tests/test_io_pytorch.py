@@ -188,10 +188,11 @@ def test_files_that_are_damaged_or_something_else(tmp_path: Path) -> None:
         good[:-30],
         good[: len(good) // 2],
         good[:10],
-        b"",
     ):
         path.write_bytes(content)
         assert "download the file again" in refusal(path)
+    path.write_bytes(b"")
+    assert "is empty" in refusal(path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("notes/hello.txt", "hello")
     assert "download the file again" in refusal(path)
