@@ -1,4 +1,4 @@
-"""Generate a page for each installed method: formula, plot of its effect on weights, parameters, and a recipe."""
+"""The pages of the installed methods: formula, plot of what it does to weights, parameters, and a first recipe."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ NESTED = r"[^()]*"
 for _ in range(3):
     NESTED = rf"(?:[^()]|\({NESTED}\))*"
 FORMULA = re.compile(rf"result = (?:[^;,.()]|[.](?=\d)|\({NESTED}\))+")
-"""Matches a formula up to the punctuation that ends it, ignoring any inside parentheses."""
+"""A formula up to the mark that ends it, where none inside parentheses counts."""
 
 
 def pages() -> dict[str, str | bytes]:
-    """Return a page and a plot for each method, and their index, by path in the site."""
+    """A page and a plot for each method, and the list of them, by their paths in the site."""
     methods = Registry(stop).all_methods()
     found: dict[str, str | bytes] = {"reference/methods/index.md": index(methods)}
     for name, method in methods.items():
@@ -31,7 +31,7 @@ def pages() -> dict[str, str | bytes]:
 
 
 def folders() -> dict[str, str]:
-    """Return the page of the first method of each package, by the package's folder."""
+    """The page of the first method of each package of the tree, by the package's folder."""
     pages: dict[str, str] = {}
     for plugin in sorted(plugins.listed("methods"), key=lambda plugin: plugin.name):
         package = plugin.distribution.removeprefix("mergecore-").replace("-", "_")
@@ -40,12 +40,12 @@ def folders() -> dict[str, str]:
 
 
 def stop(text: str) -> None:
-    """Abort, because a plugin that cannot be loaded would be missing from the documentation."""
+    """A plugin that cannot be loaded would be left out of the documentation."""
     raise SystemExit(f"documentation: {text}")
 
 
 def index(methods: dict[str, type[Method]]) -> str:
-    """Return the index of the methods and how to read the plots."""
+    """The list of the methods, with how to read the plots."""
     lines = [
         f"| [`{name}`]({name}.md) | {plain(summary(method))} | {takes(method)} |" for name, method in methods.items()
     ]
@@ -71,7 +71,7 @@ merged model is from the base. So
 
 
 def page(name: str, method: type[Method]) -> str:
-    """Return the page of one method."""
+    """The page of one method."""
     view = views.method_view(name, method)
     about, _, rest = view["doc"].partition("\n\n")
     settings = plots.settings(method)
@@ -109,7 +109,7 @@ def page(name: str, method: type[Method]) -> str:
 
 
 def parameters(view: dict[str, Any]) -> str:
-    """Return the parameters as a table."""
+    """The parameters as a table."""
     rows = []
     for name, item in view["parameters"].items():
         where = "for each model" if item["per_model"] else "for the merge"
@@ -121,7 +121,7 @@ def parameters(view: dict[str, Any]) -> str:
 
 
 def values(item: dict[str, Any]) -> str:
-    """Return a description of the values that a parameter accepts."""
+    """The values that a parameter may have."""
     words = [item["type"]] if "type" in item else []
     if "minimum" in item and "maximum" in item:
         words += [f"{item['minimum']:g} to {item['maximum']:g}"]
@@ -132,7 +132,7 @@ def values(item: dict[str, Any]) -> str:
 
 
 def recipe(name: str, method: type[Method]) -> str:
-    """Return a recipe that uses the method with the settings of the plot."""
+    """A recipe that uses the method, with the settings of the plot."""
     items = views.method_view(name, method)["parameters"]
     settings = plots.settings(method)
     own = {key: value for key, value in settings.items() if items[key]["per_model"]}
@@ -148,12 +148,12 @@ def recipe(name: str, method: type[Method]) -> str:
 
 
 def mapping(items: dict[str, Any]) -> str:
-    """Return settings as a YAML flow mapping."""
+    """Settings in YAML's short form."""
     return "{" + ", ".join(f"{key}: {json.dumps(value)}" for key, value in items.items()) + "}"
 
 
 def takes(method: type[Method]) -> str:
-    """Return how many models a method takes, in the words of `mergecore methods show`."""
+    """How many models it takes, as `mergecore methods show` says it."""
     low, high = method.models
     count = f"{low} or more" if high is None else str(low) if low == high else f"{low} to {high}"
     if method.base is Base.INPUT:
@@ -164,13 +164,13 @@ def takes(method: type[Method]) -> str:
 
 
 def summary(method: type[Method]) -> str:
-    """Return the first sentence of a method's docstring without its source link."""
+    """The first sentence of what it says of itself, without the source."""
     first = (method.__doc__ or "").strip().partition("\n\n")[0]
     return re.sub(r" \([^()]*https?://[^()]*\)", "", " ".join(first.split()))
 
 
 def prose(text: str) -> str:
-    """Return a docstring's paragraphs as Markdown, with formulas as code and URLs as links."""
+    """A docstring's paragraphs as Markdown: formulae as code, addresses as links, all else as it is."""
     paragraphs = []
     for paragraph in text.split("\n\n"):
         line, done = " ".join(paragraph.split()), []
@@ -183,7 +183,7 @@ def prose(text: str) -> str:
 
 
 def plain(text: str) -> str:
-    """Return text with Markdown characters escaped and URLs turned into links."""
+    """Text with nothing in it that Markdown would take for markup, but addresses as links."""
     parts = re.split(r"(https?://[^\s)]+)", text)
     escaped = [re.sub(r"([\\*_|\[\]])", r"\\\1", escape(part, quote=False)) for part in parts]
     escaped[1::2] = [f"<{address}>" for address in parts[1::2]]

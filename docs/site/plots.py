@@ -1,4 +1,4 @@
-"""Plot what each method does to the changes of two synthetic fine-tunes, weight by weight."""
+"""A plot for each method: what it makes of the changes of two made-up fine-tunes, weight by weight."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from mergecore.inmemory import merge_tensors
 from mergecore.params import declared
 
 SIDE = 24
-"""Number of rows and columns of the matrix."""
+"""Rows and columns of the matrix."""
 CHANGED = 0.7
-"""Fraction of weights that a fine-tune changes."""
+"""The share of weights that a fine-tune changes."""
 SIZE = 0.3
-"""Standard deviation of the changes, relative to that of the base's weights."""
+"""Standard deviation of the changes; that of the base's weights is 1."""
 SHOWN = {"density": 0.5, "gamma": 0.1, "select_topk": 0.5, "t": 0.3, "weight": 1.0}
-"""Settings, by parameter name, that show what a method does better than the default, or replace a missing one."""
+"""Settings, by the parameter's name, that show what a method does where its default does not, or it has none."""
 
 
 def settings(method: type[Method]) -> dict[str, Any]:
-    """Return the parameters that the plot sets."""
+    """The parameters that the plot does not leave at their defaults."""
     return {
         name: SHOWN[name] for name, item in declared(method).items() if name in SHOWN and item.default != SHOWN[name]
     }
 
 
 def models_of(method: type[Method]) -> int:
-    """Return how many fine-tunes the plot merges: two if the method accepts two besides the base, otherwise one."""
+    """How many fine-tunes the plot merges: two where the method takes so many beside the base."""
     high = method.models[1]
     beside = method.base is Base.REQUIRED and not issubclass(method, DeltaMethod)
     return 2 if high is None else min(2, high - beside)
 
 
 def plot(name: str, method: type[Method]) -> bytes:
-    """Return the plot as SVG: the merged change over A's change, colored by B's change."""
+    """The plot as SVG: the merged change over A's, coloured by B's."""
     base, a, b, merged = example(name, method)
     matplotlib.rcParams.update({"svg.hashsalt": "mergecore", "svg.fonttype": "none", "font.family": "sans-serif"})
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")
@@ -58,7 +58,7 @@ def plot(name: str, method: type[Method]) -> bytes:
 
 
 def example(name: str, method: type[Method]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the base, A's change, B's change, and the merged matrix."""
+    """Base, A's change, B's change and the merged matrix."""
     generator = torch.Generator().manual_seed(0)
     base = torch.randn(SIDE, SIDE, generator=generator)
     shared, *own = torch.randn(3, SIDE, SIDE, generator=generator)

@@ -1,4 +1,4 @@
-"""Generate the reference pages from code: recipe, architecture files, hooks, command line, and Python API."""
+"""The reference pages that are made from the code: recipe, architecture files, hooks, command line, Python API."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ after Ctrl-C and 143 after SIGTERM. `--debug` shows where an error came from."""
 
 
 def pages() -> dict[str, str]:
-    """Return every page by its path in the site."""
+    """Every page by its path in the site."""
     return {
         "reference/recipe.md": recipe(),
         "reference/architecture-files.md": architecture_files(),
@@ -43,7 +43,7 @@ def pages() -> dict[str, str]:
 
 
 def recipe() -> str:
-    """Return the page of recipe keys, from the schema that validates recipes."""
+    """The keys of a recipe, from the schema that recipes are checked by."""
     return f"""# Recipe
 
 A recipe is one YAML document, or several with `---` between them ([several merges in one run](../stages.md)). These are
@@ -60,7 +60,7 @@ with a model, with a slice, with a module or at the top, and the innermost one c
 
 
 def architecture_files() -> str:
-    """Return the page of keys in an architecture's JSON, from its schema."""
+    """The keys of an architecture's JSON, from its schema."""
     return f"""# Architecture files
 
 An architecture is one JSON file that says which weights the checkpoints of a model class have:
@@ -72,7 +72,7 @@ any name.
 
 
 def schema_table(schema: Mapping[str, Any]) -> str:
-    """Return a JSON Schema as tables of its keys. Definitions that are used several times get their own section."""
+    """A JSON Schema as a table of its keys; what stands in several places is listed under its own name."""
     sections = [table(rows(schema, schema))]
     for name, part in schema["$defs"].items():
         if found := list(rows(part, schema)):
@@ -81,13 +81,13 @@ def schema_table(schema: Mapping[str, Any]) -> str:
 
 
 def table(found: Any) -> str:
-    """Return rows of a schema as a Markdown table."""
+    """Rows of a schema as a Markdown table."""
     lines = ["| key | what | value |", "|---|---|---|"]
     return "\n".join(lines + [f"| `{key}`{needed} | {words} | {kind} |" for key, needed, words, kind in found])
 
 
 def rows(part: Mapping[str, Any], schema: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, str, str, str]]:
-    """Yield the keys under a part of a schema: path, a mark if required, description, and value type."""
+    """The keys under a part of a schema: path, a mark if required, description, kind of value."""
     if "items" in part and "$ref" not in part["items"]:
         yield from rows(part["items"], schema, f"{at}[]")
     inner = dict(part.get("properties", {}))
@@ -104,13 +104,13 @@ def rows(part: Mapping[str, Any], schema: Mapping[str, Any], at: str = "") -> It
 
 
 def resolved(item: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the target of a `$ref`, or the item itself."""
+    """What a `$ref` leads to, else the item itself."""
     found: Mapping[str, Any] = schema["$defs"][item["$ref"].rpartition("/")[2]] if "$ref" in item else item
     return found
 
 
 def kind_of(item: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
-    """Return the type of a value in words. Types with keys are linked to their section."""
+    """The kind of value in words; what has keys of its own is linked."""
     if "$ref" in item:
         name, part = item["$ref"].rpartition("/")[2], resolved(item, schema)
         has_keys = "properties" in part or "properties" in part.get("items", ())
@@ -125,7 +125,7 @@ def kind_of(item: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
 
 
 def hooks() -> str:
-    """Return the page of hooks with signatures and examples, from their specifications."""
+    """Every hook with its signature and example, from its specification."""
     parts = [HOOKS]
     for name, spec in vars(hookspecs).items():
         if name.startswith("mergecore_"):
@@ -139,12 +139,12 @@ def hooks() -> str:
 
 
 def fenced(code: str) -> str:
-    """Return a fenced block of Python code."""
+    """Python in a fence."""
     return f"```python\n{code}\n```"
 
 
 def command_line() -> str:
-    """Return the page of all commands, including those of installed packages."""
+    """Every command, those of the installed packages among them."""
     group: Any = get_command(cli.app)
     ctx = typer.Context(group)
     parts = [COMMAND_LINE]
@@ -156,7 +156,7 @@ def command_line() -> str:
 
 
 def described(command: Any, ctx: typer.Context, name: str, package: str = "", level: int = 2) -> Iterator[str]:
-    """Yield a command as Markdown: usage, description, arguments, and options, then its subcommands."""
+    """A command as Markdown: its line, what it does, arguments and options; then its own commands."""
     yield f"{'#' * level} `{name}`"
     yield command.help + (f" From the package `{package}`." if package else "")
     if hasattr(command, "commands"):
@@ -173,17 +173,17 @@ def described(command: Any, ctx: typer.Context, name: str, package: str = "", le
 
 
 def signs(item: Any, record: tuple[str, str]) -> str:
-    """Return the name of an argument, or the spelling of an option."""
+    """An argument's name, or how an option is written."""
     return f"`{record[0]}`" if item.opts[0].startswith("-") else f"`{item.name.upper()}`"
 
 
 def meaning(text: str) -> str:
-    """Return the help of an option as a table cell."""
+    """The help of an option as a cell of a table."""
     return text.replace("|", "\\|").replace("  [", " [").replace("[", "\\[").replace("<", "&lt;")
 
 
 def python_api() -> str:
-    """Return the page of `mergecore` functions and everything that plugin authors import."""
+    """The functions of `mergecore`, then all that a plugin author imports."""
     functions = [f"mergecore.{name}" for name in ("plan", "run", "merge_tensors", "merge_state_dicts")]
     parts = ["# Python API", "## For whoever merges", *directives(functions)]
     parts += ["## In memory, with a method that is at hand as a class"]
@@ -195,5 +195,5 @@ def python_api() -> str:
 
 
 def directives(names: Any) -> list[str]:
-    """Return directives that mkdocstrings replaces with the documentation of each object."""
+    """What mkdocstrings replaces by the documentation of each object."""
     return [f"::: {name}" for name in names]
