@@ -24,7 +24,7 @@ OUT = WORK / "out"
 class Plan:
     """The runs: tools x shapes x methods, alternating for `rounds` rounds, each into a new folder in `out`.
 
-    Another tool whose first round of a method takes longer than `slow_seconds` is run only `slow_rounds` times. `cold`
+    Any other tool whose first round of a method exceeds `slow_seconds` is run only `slow_rounds` times. `cold`
     drops the inputs from the page cache before each run. Otherwise, they are read once to put them into the cache.
     """
 

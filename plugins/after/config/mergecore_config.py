@@ -60,7 +60,7 @@ def carried_files(folder: Path, warn: Callable[[str], None]) -> Iterator[Path]:
         if lies_within(folder, path):
             yield path
         else:
-            warn(f"{path}: is a link to outside the model's folder, so it is not copied")
+            warn(f"{path}: is a link to a file outside the model's folder, so it is not copied")
 
 
 def _modules(folder: Path) -> Iterator[str]:

@@ -21,8 +21,8 @@ class Karcher(WeightMethod):
     """Find the models' center of mass on the sphere (Karcher 1977, https://doi.org/10.1002/cpa.3160300502).
 
     Given the models' directions u_i (a zero tensor has none), the mean m starts at their normalized average. Each step
-    averages the logarithmic maps of the u_i at m, (angle_i / sin(angle_i)) (u_i - cos(angle_i) m), to T and moves m to
-    cos|T| m + sin|T| T/|T|, until |T| < tol. result = m * mean(norms of all models).
+    computes T, the average of the logarithmic maps (angle_i / sin(angle_i)) (u_i - cos(angle_i) m) of the u_i at m, and
+    moves m to cos|T| m + sin|T| T/|T|, until |T| < tol. result = m * mean(norms of all models).
     If the average vanishes, as for two opposite models, m starts at the first direction. A direction opposite to m is
     ignored. Every m is a linear combination of the u_i, so the search needs only their dot products.
     """

@@ -26,9 +26,9 @@ class MultiSlerp(DeltaMethod):
     The y_i are the models, or their task vectors if there is a base model. With norms n_i and directions
     u_i = y_i / (n_i + eps), m is the direction of the weighted mean of the u_i, and T is the weighted mean of the u_i
     projected onto the tangent space at m. With v = |T| + eps, result = (cos(v) m + sin(v) T/v) * sum(weight_i n_i).
-    T is always 0, because m is the direction of that mean, so this is cos(eps) m * sum(weight_i n_i), added to the base
-    if there is one. If the directions cancel out, they have no mean and result = sum(weight_i y_i). A single model is
-    returned unchanged.
+    T is always 0, because m is the direction of that mean, so result = cos(eps) m * sum(weight_i n_i), added to the
+    base if there is one. If the directions cancel out, they have no mean and result = sum(weight_i y_i). A single model
+    is returned unchanged.
     """
 
     tile = Tile.ELEMENTS

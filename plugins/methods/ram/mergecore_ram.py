@@ -13,7 +13,7 @@ from mergecore.api import Context, DeltaMethod, Tile, param
 
 @dataclass(frozen=True, kw_only=True)
 class Ram(DeltaMethod):
-    """Average elements that several models change, keep those that only one changes (https://arxiv.org/abs/2601.13572).
+    """Average elements that several models change and keep those that only one changes (https://arxiv.org/abs/2601.13572).
 
     A model changes an element if |delta| > epsilon, and c is the number of models that change it.
     result = base + sum(the changing deltas) / max(c, 1).

@@ -31,7 +31,7 @@ class Sce(DeltaMethod):
     ignored = ("int8_mask",)
 
     select_topk: float = param(
-        1.0, "Fraction of the elements that differ between models to merge.", minimum=0.0, maximum=1.0
+        1.0, "Fraction of elements to merge, out of those that differ between models.", minimum=0.0, maximum=1.0
     )
 
     def measure(self, tiles: Sequence[Sequence[Tensor]], ctx: Context) -> tuple[Selection | None, list[float]]:

@@ -125,7 +125,7 @@ def test_links_out_of_the_folder_are_named_and_not_followed(tmp_path: Path) -> N
     (donor / "added_tokens.json").symlink_to("gone.json")
     os.mkfifo(donor / "spiece.model")
     (donor / "tool.py").mkdir()
-    with pytest.warns(UserWarning, match="is a link to outside") as warned:
+    with pytest.warns(UserWarning, match="is a link to a file outside") as warned:
         made = finish(donor, tmp_path / "out")
     assert set(made) == {"config.json", "vocab.json"}
     named = "\n".join(str(warning.message) for warning in warned)

@@ -28,9 +28,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(read_text(path, LIMIT))
     except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path}: cannot be read as JSON ({error}); download it again") from None
+        raise ModelError(f"{path}: cannot be parsed as JSON ({error}); download it again") from None
     if not isinstance(value, dict):
-        raise ModelError(f"{path}: does not contain a JSON object; download it again")
+        raise ModelError(f"{path}: must contain a JSON object; download it again")
     return value
 
 

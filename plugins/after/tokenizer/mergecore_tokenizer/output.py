@@ -128,7 +128,7 @@ def _files(folder: Path) -> tuple[Files, list[str]]:
     notes = []
     for path in tokenizer_files(folder):
         if not lies_within(folder, path):
-            notes.append(f"{path}: is a link to outside the model's folder, so it is not copied")
+            notes.append(f"{path}: is a link to a file outside the model's folder, so it is not copied")
         else:
             files[path.relative_to(folder).as_posix()] = path.read_bytes()
     return files, notes

@@ -321,7 +321,7 @@ def test_a_model_without_tokenizer_files_has_the_bases(tmp_path: Path) -> None:
     assert any("has no tokenizer files" in note for note in plan.notes)
     with pytest.raises(InputError, match="has no tokenizer files"):
         mergecore.plan(linear(*models[::-1], tokenizer_source="union"))
-    with pytest.raises(InputError, match="'nowhere' is not union, base, or a model: nowhere: there is no such folder"):
+    with pytest.raises(InputError, match="'nowhere' is not union, base, or a model: nowhere: .*no such folder"):
         mergecore.plan(linear(*models, tokenizer_source="nowhere"))
 
 
@@ -358,7 +358,7 @@ def test_a_link_out_of_the_models_folder_is_not_copied(tmp_path: Path) -> None:
     plan = mergecore.plan(linear(folder, tokenizer={"source": "base"}))
     plan.close()
     assert "special_tokens_map.json" not in (plan.tokenizer_files or {})
-    assert any("is a link to outside the model's folder" in note for note in plan.notes)
+    assert any("is a link to a file outside the model's folder" in note for note in plan.notes)
 
 
 def test_a_tokenizer_that_takes_whole_words_gets_a_note(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def test_a_base_with_only_tokenizer_model_merges_with_one_that_has_only_tokenize
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("tokenizer.json", b"version https://git-lfs", "cannot be read as JSON"),
+        ("tokenizer.json", b"version https://git-lfs", "cannot be parsed as JSON"),
         ("tokenizer.json", b'{"model": {}}', "is not a tokenizer of the tokenizers library"),
         ("tokenizer.model", b"version https://git-lfs", "is not a SentencePiece model"),
         ("tokenizer.model", field(1, field(1, b"whole") + field(2, 0.5))[:-2], "is not a SentencePiece model"),
