@@ -85,7 +85,7 @@ SHAPES = {
 
 
 def find_shape(name: str, layers: int | None = None) -> Shape:
-    """Return a shape by name, cut to `layers` layers if given. Raise SystemExit with the known names if unknown."""
+    """Return a shape by name, cut to `layers` layers if given, or raise SystemExit with the known names."""
     if name not in SHAPES:
         raise SystemExit(f"Unknown shape {name!r}; choose from: {', '.join(SHAPES)}.")
     return replace(SHAPES[name], layers=layers) if layers else SHAPES[name]

@@ -106,7 +106,7 @@ IMPORT_TORCH = Tool("import torch", _this_interpreter, _import_torch, merges=Fal
 
 
 def choose(names: str) -> list[Tool]:
-    """Return the tools in a comma-separated list. Raise SystemExit with the known names if one is unknown."""
+    """Return the tools in a comma-separated list, or raise SystemExit with the known names."""
     wanted = names.split(",")
     if unknown := [name for name in wanted if name not in TOOLS]:
         raise SystemExit(f"Unknown tool {unknown[0]!r}; choose from: {','.join(TOOLS)}.")

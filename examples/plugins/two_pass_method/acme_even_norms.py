@@ -20,7 +20,7 @@ class EvenNorms(DeltaMethod):
     weight: PerModel[float] = param(0.5, "Scale of this model's task vector.")
 
     def measure(self, tiles: Sequence[Sequence[Tensor]], ctx: Context) -> list[float]:
-        """Return the factor of each model. Sums are computed block by block, to not depend on the tiling."""
+        """Return the factor of each model. Summing block by block makes it independent of the tiling."""
         squares = [0.0] * len(self.weight)
         for tile in tiles:
             for model, delta in enumerate(tile):

@@ -33,7 +33,7 @@ class Ram(DeltaMethod):
 
 @dataclass(frozen=True, kw_only=True)
 class RamPlusTl(DeltaMethod):
-    """RAM that amplifies changes made by only one model, by how much it shares (https://arxiv.org/abs/2601.13572).
+    """RAM that amplifies changes made by only one model, based on its overlap (https://arxiv.org/abs/2601.13572).
 
     A model changes an element if |delta| > epsilon, and c is the number of models that change it. Of all elements that
     a model changes in the tensor, S are also changed by others and U are not. With rho = S / max(U, epsilon), the

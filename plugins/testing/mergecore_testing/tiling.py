@@ -1,4 +1,4 @@
-"""Merge tensors with a method in tiles of a chosen size, like a run does."""
+"""Merge tensors with a method in tiles of a chosen size, as a run does."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Tiled:
     def of(
         cls, method: Method, tensors: Sequence[Tensor], elements: int, *, base: Tensor | None = None, seed: int = 0
     ) -> Tiled:
-        """Split a merge like a run would. The arguments match `merge_tiled`."""
+        """Split a merge as a run does. The arguments match `merge_tiled`."""
         inputs = [tensor for tensor in (base, *tensors) if tensor is not None]
         info = TensorInfo(STORED[str(inputs[0].dtype).removeprefix("torch.")], tuple(inputs[0].shape))
         subtracts = base is not None and isinstance(method, DeltaMethod)

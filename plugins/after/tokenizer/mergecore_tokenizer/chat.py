@@ -86,7 +86,7 @@ def _find(wanted: str, folder: Path) -> str:
 
 
 def check(template: str, settings: dict[str, Any]) -> None:
-    """Test a template on a conversation, like transformers would render it.
+    """Check a template by rendering a sample conversation, as transformers would.
 
     Raises:
         InputError: it fails, or its output omits what the user said.

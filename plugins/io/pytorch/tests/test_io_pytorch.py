@@ -1,4 +1,4 @@
-"""The `.bin` reader returns correct values for any torch.save file, rejects other files with an error, and never runs code."""
+"""The `.bin` reader reads any torch.save file correctly, rejects other files with an error, and never runs code."""
 
 from __future__ import annotations
 
