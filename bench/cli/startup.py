@@ -1,4 +1,4 @@
-"""How long the commands that only list things take, with the installed plugins and with 50 more."""
+"""Measure how long the listing commands take with the installed plugins and with 50 more."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RUNS, LIMIT = 9, 0.4
 
 
 def median_seconds(env: PluginEnv, command: list[str]) -> float:
-    """Median wall time of a command in seconds, interpreter included."""
+    """Return the median wall time of a command in seconds, including the interpreter."""
     times = []
     for _ in range(RUNS):
         started = time.perf_counter()
@@ -26,7 +26,7 @@ def median_seconds(env: PluginEnv, command: list[str]) -> float:
 
 
 def main() -> int:
-    """Print the table; exit 1 when a median is over the limit."""
+    """Print the table and return 1 if a median exceeds the limit."""
     slow = False
     for more in (0, 50):
         with tempfile.TemporaryDirectory() as folder:

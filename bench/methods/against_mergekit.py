@@ -1,4 +1,4 @@
-"""The same recipes through mergecore and mergekit 0.1.5: how far apart they are, and each from its float64 result."""
+"""Run the same recipes in mergecore and mergekit 0.1.5 and compare the results with each other and with float64."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch
 TWO = {"weight": [0.6, 0.4]}
 THREE = {"weight": [0.5, 0.3, 0.2]}
 RECIPES: dict[str, tuple[str, bool, int, dict[str, Any]]] = {
-    # name: (method, needs a base, models beside it, parameters; a list is one value a model)
+    # name: (method, needs a base, number of other models, parameters); a list has one value per model
     "linear": ("linear", False, 3, THREE),
-    "linear, not normalised": ("linear", False, 2, {"weight": [0.6, 0.6], "normalize": False}),
+    "linear, not normalized": ("linear", False, 2, {"weight": [0.6, 0.6], "normalize": False}),
     "slerp": ("slerp", True, 1, {"t": 0.3}),
     "nuslerp": ("nuslerp", False, 2, TWO),
     "nuslerp, base": ("nuslerp", True, 2, TWO),
@@ -37,7 +37,7 @@ RECIPES: dict[str, tuple[str, bool, int, dict[str, Any]]] = {
     "karcher": ("karcher", False, 3, {}),
     "passthrough": ("passthrough", False, 1, {"scale": 0.9}),
     "task_arithmetic": ("task_arithmetic", True, 3, {**THREE, "lambda": 0.8}),
-    "task_arithmetic, normalised": ("task_arithmetic", True, 2, {"weight": [0.6, 0.6], "normalize": True}),
+    "task_arithmetic, normalized": ("task_arithmetic", True, 2, {"weight": [0.6, 0.6], "normalize": True}),
     "ties, density 1": ("ties", True, 3, THREE),
     "ties, density 0.5": ("ties", True, 3, {**THREE, "density": 0.5}),
     "ties, rescaled": ("ties", True, 2, {**TWO, "density": 0.3, "rescale": True}),
@@ -56,18 +56,18 @@ RECIPES: dict[str, tuple[str, bool, int, dict[str, Any]]] = {
     "della, density 1": ("della", True, 3, THREE),
     "della_linear, density 1": ("della_linear", True, 3, THREE),
 }
-"""Every method, with values that both tools must agree on."""
+"""Every method, with parameters for which both tools must agree."""
 RANDOM: dict[str, tuple[str, bool, int, dict[str, Any]]] = {
     "dare_linear": ("dare_linear", True, 2, {**TWO, "density": 0.5}),
     "dare_ties": ("dare_ties", True, 2, {**TWO, "density": 0.3, "rescale": False}),
     "della": ("della", True, 2, {**TWO, "density": 0.5, "epsilon": 0.4}),
     "della_linear": ("della_linear", True, 2, {**TWO, "density": 0.4, "epsilon": 0.2}),
 }
-"""Methods that draw random numbers, of which the two tools agree in statistics alone."""
+"""Methods that draw random numbers. The two tools agree on them only statistically."""
 
 
 def make_models() -> None:
-    """A tiny Llama and three fine-tunes: values of float32 and of bfloat16, each stored as such and as float64."""
+    """Create a tiny Llama and three fine-tunes with float32 and bfloat16 values, each stored as is and as float64."""
     generator = torch.Generator().manual_seed(7)
     shapes = {"model.embed_tokens.weight": (VOCABULARY, HIDDEN), "lm_head.weight": (VOCABULARY, HIDDEN)}
     for layer in range(LAYERS):
@@ -88,7 +88,7 @@ def make_models() -> None:
 
 
 def write_model(folder: Path, tensors: dict[str, torch.Tensor], dtype: str) -> None:
-    """One checkpoint of a dtype."""
+    """Write one checkpoint with a dtype."""
     folder.mkdir(parents=True)
     stored = {name: tensor.to(DTYPES[dtype]) for name, tensor in tensors.items()}
     save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
@@ -108,7 +108,7 @@ def write_model(folder: Path, tensors: dict[str, torch.Tensor], dtype: str) -> N
 
 
 def write_recipe(path: Path, models: Path, recipe: tuple[str, bool, int, dict[str, Any]]) -> None:
-    """The YAML of one recipe over the models of one folder."""
+    """Write the YAML of one recipe for the models in a folder."""
     method, based, count, parameters = recipe
     own = {name: value for name, value in parameters.items() if isinstance(value, list)}
     entries = [
@@ -121,7 +121,7 @@ def write_recipe(path: Path, models: Path, recipe: tuple[str, bool, int, dict[st
 
 
 def run_all() -> None:
-    """Every recipe over every set of models, through both tools."""
+    """Run every recipe on every set of models with both tools."""
     jobs = []
     for values in ("float32", "bfloat16"):
         for stored in (values, "float64"):
@@ -137,13 +137,13 @@ def run_all() -> None:
 
 
 def result(tool: str, place: str, name: str) -> dict[str, np.ndarray] | None:
-    """The tensors of one result in float64; None where the tool made none."""
+    """Return the tensors of one result in float64, or None if the tool produced none."""
     path = WORK / tool / place / name / "model.safetensors"
     return {n: t.double().numpy() for n, t in load_file(path).items()} if path.exists() else None
 
 
 def distance(one: dict[str, np.ndarray] | None, other: dict[str, np.ndarray] | None, typical: bool = False) -> str:
-    """Largest difference relative to each tensor's largest value; `typical`: root mean square instead."""
+    """Return the largest difference relative to each tensor's largest value, or the RMS if `typical`."""
     if one is None or other is None:
         return "failed"
     size = (lambda x: float(np.sqrt(np.mean(x**2)))) if typical else (lambda x: float(np.abs(x).max()))
@@ -151,7 +151,7 @@ def distance(one: dict[str, np.ndarray] | None, other: dict[str, np.ndarray] | N
 
 
 def changes(tool: str, name: str) -> tuple[str, str]:
-    """The share of elements that a random merge changes, and the root mean square of the changes by the base's."""
+    """Return the fraction of elements that a random merge changes, and the RMS of the changes relative to the base."""
     place = "float32-as-float32"
     base = load_file(WORK / place / "model-0" / "model.safetensors")
     merged = result(tool, place, name) or {}
@@ -161,7 +161,7 @@ def changes(tool: str, name: str) -> tuple[str, str]:
 
 
 def print_random() -> None:
-    """The table of the random methods."""
+    """Print the table of the random methods."""
     print("\n| recipe | changed: mergecore | mergekit | size: mergecore | mergekit |\n|---|---|---|---|---|")
     for name in RANDOM:
         ours, theirs = changes("mergecore", name), changes("mergekit", name)
@@ -169,7 +169,7 @@ def print_random() -> None:
 
 
 def main() -> None:
-    """Make, run, and print the tables as Markdown."""
+    """Create the models, run the recipes, and print the tables as Markdown."""
     shutil.rmtree(WORK, ignore_errors=True)
     make_models()
     run_all()
@@ -188,13 +188,13 @@ def main() -> None:
     print_random()
     print(
         "\n'apart': largest difference between the two tools, relative to the tensor's largest value. 'bfloat16': root"
-        " mean square of each tool's error against its own result in float64 arithmetic on the same values.",
+        " mean square error of each tool, relative to its own result in float64 arithmetic on the same values.",
         file=sys.stderr,
     )
 
 
 def places() -> list[str]:
-    """The four sets of models."""
+    """Return the names of the four sets of models."""
     return [f"{values}-as-{stored}" for values in ("float32", "bfloat16") for stored in (values, "float64")]
 
 

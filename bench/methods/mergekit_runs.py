@@ -1,4 +1,4 @@
-"""Runs a JSON list of [recipe, output folder] with mergekit, in its own environment and in one process."""
+"""Run a JSON list of [recipe, output folder] with mergekit, in its own environment and a single process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def main() -> None:
         try:
             run_merge(config, out, options)
         except Exception:
-            # One recipe that it cannot do must not end the comparison; the table says so.
+            # An unsupported recipe must not end the comparison. The table shows it.
             traceback.print_exc(limit=1)
 
 

@@ -1,4 +1,4 @@
-"""Makes checkpoints of a published shape: a base and models near it, bfloat16, sharded, the same for the same seed."""
+"""Create checkpoints with a published shape: a base and models close to it, in bfloat16, sharded, and reproducible."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from bench.running.shapes import SHAPES, Shape, find_shape
 
 WORK = Path(__file__).parents[1] / ".work"
 INDEX = "model.safetensors.index.json"
-STAMP = "made.json"  # written last: a folder without it was interrupted
+STAMP = "made.json"  # written last, so a folder without it is incomplete
 BASE_STD = 0.02
-DELTA = 0.015  # relative norm of what fine-tuning changes
-TILE = 1 << 22  # elements in memory at a time, per worker
+DELTA = 0.015  # relative norm of the task vectors
+TILE = 1 << 22  # elements in memory at a time per worker
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a weight's bytes lie: shard number, offset in the file, shape."""
+    """Location of a tensor's bytes: shard number, file offset, and shape."""
 
     shard: int
     offset: int
@@ -36,14 +36,14 @@ class Place:
 
 @dataclass(frozen=True)
 class Layout:
-    """The files of a checkpoint before they are written: headers, sizes and the place of every weight."""
+    """The planned files of a checkpoint: headers, sizes, and the location of every tensor."""
 
     headers: list[bytes]
     sizes: list[int]
     places: dict[str, Place]
 
     def file(self, shard: int) -> str:
-        """The name of one shard's file."""
+        """Return the file name of a shard."""
         count = len(self.headers)
         return "model.safetensors" if count == 1 else f"model-{shard + 1:05d}-of-{count:05d}.safetensors"
 
@@ -62,7 +62,7 @@ def _split(tensors: dict[str, tuple[int, ...]], shard_bytes: int) -> list[dict[s
 
 
 def lay_out(tensors: dict[str, tuple[int, ...]], shard_bytes: int) -> Layout:
-    """Plans shards of at most `shard_bytes` (one weight at least each)."""
+    """Plan shards of at most `shard_bytes` with at least one tensor each."""
     headers: list[bytes] = []
     sizes: list[int] = []
     places: dict[str, Place] = {}
@@ -82,7 +82,7 @@ def lay_out(tensors: dict[str, tuple[int, ...]], shard_bytes: int) -> Layout:
 
 
 def _noise(key: str, count: int) -> torch.Tensor:
-    """`count` normal numbers that depend on the key alone, so that tiles can be made in any order."""
+    """Return `count` normal numbers that depend only on the key, so that tiles can be created in any order."""
     seed = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "little", signed=True)
     return torch.empty(count).normal_(generator=torch.Generator().manual_seed(seed))
 
@@ -95,7 +95,7 @@ def _tiles(layout: Layout) -> Iterator[tuple[str, Place, int, int]]:
 
 
 def _write_tile(files: list[int], base: list[int], key: str, place: Place, start: int, count: int) -> None:
-    norm = len(place.shape) == 1  # norms lie around 1, matrices around 0
+    norm = len(place.shape) == 1  # norm weights are around 1, matrices around 0
     offset = place.offset + 2 * start
     if base:
         values = torch.empty(count, dtype=torch.bfloat16)
@@ -128,7 +128,7 @@ def _write(folder: Path, layout: Layout, base: Path | None, seed: int) -> None:
 
 
 def make_model(folder: Path, model: Shape, base: Path | None, seed: int, shard_bytes: int) -> Path:
-    """Writes one checkpoint, a base when `base` is None; one that is complete with these settings stays as it is."""
+    """Write a checkpoint, or a base if `base` is None. Keep an existing checkpoint if it matches these settings."""
     layout = lay_out(model.tensors(), shard_bytes)
     stamp = json.dumps({"shape": asdict(model), "seed": seed, "delta": DELTA, "shard_bytes": shard_bytes})
     if (folder / STAMP).exists() and (folder / STAMP).read_text() == stamp:
@@ -149,7 +149,7 @@ def make_model(folder: Path, model: Shape, base: Path | None, seed: int, shard_b
 def make_checkpoints(
     name: str, *, layers: int | None = None, models: int = 2, seed: int = 0, shard_bytes: int = 10**9
 ) -> list[Path]:
-    """The folders of a base and `models` models near it, made where missing; SystemExit when the disk is too full."""
+    """Return folders of a base and `models` other models, creating missing ones. SystemExit if the disk is too full."""
     model = find_shape(name, layers)
     root = WORK / "models" / (f"{name}-{layers}-layers" if layers else name)
     root.mkdir(parents=True, exist_ok=True)
@@ -158,17 +158,17 @@ def make_checkpoints(
     need = missing * 2 * sum(math.prod(dims) for dims in model.tensors().values())
     free = shutil.disk_usage(root).free
     if need > free:
-        raise SystemExit(f"{need / 1e9:.1f} GB of models do not fit in {free / 1e9:.1f} GB; type: rm -r {WORK}/models")
+        raise SystemExit(f"{need / 1e9:.1f} GB of models do not fit in {free / 1e9:.1f} GB; run: rm -r {WORK}/models")
     base = make_model(folders[0], model, None, seed, shard_bytes)
     return [base] + [make_model(folder, model, base, seed, shard_bytes) for folder in folders[1:]]
 
 
 def main() -> None:
-    """Makes the checkpoints that the command line names and prints their folders."""
+    """Create the checkpoints requested on the command line and print their folders."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("shape", choices=SHAPES)
     parser.add_argument("--layers", type=int, help="keep only this many layers")
-    parser.add_argument("--models", type=int, default=2, help="models beside the base")
+    parser.add_argument("--models", type=int, default=2, help="number of models besides the base")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--shard-gb", type=float, default=1.0)
     args = parser.parse_args()

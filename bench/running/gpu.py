@@ -1,4 +1,4 @@
-"""Measures merging on a GPU, without files, against the limits of its memory and of the way to it."""
+"""Measure merging on a GPU without files, relative to its memory bandwidth and the host-to-device bandwidth."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ METHODS: dict[str, tuple[int, bool, dict[str, Any]]] = {
     "ties": (3, True, {"density": 0.5}),
     "dare_ties": (3, True, {"density": 0.5, "rescale": False}),
 }
-"""Inputs, whether the first is a base that is subtracted, and the parameters."""
+"""Number of inputs, whether the first is a base to subtract, and the parameters."""
 
 
 def seconds(action: Callable[[], object], times: int = 5) -> float:
-    """The least time of an action on the GPU."""
+    """Return the shortest time of an action on the GPU."""
     best = float("inf")
     for _ in range(times + 1):
         torch.cuda.synchronize()
@@ -37,7 +37,7 @@ def seconds(action: Callable[[], object], times: int = 5) -> float:
 
 
 def limits() -> tuple[float, float]:
-    """GB/s of copies to the GPU from pinned memory, and of copies within its memory, read and write counted."""
+    """Return GB/s of copies from pinned memory to the GPU and within GPU memory, where reads and writes both count."""
     pinned = torch.empty(TILE_ELEMENTS, pin_memory=True)
     there = torch.empty(TILE_ELEMENTS, device="cuda")
     other = torch.empty_like(there)
@@ -47,7 +47,7 @@ def limits() -> tuple[float, float]:
 
 
 def jobs(name: str) -> list[Job]:
-    """Jobs of one method over bfloat16 models."""
+    """Return jobs of one method on bfloat16 models."""
     count, has_base, parameters = METHODS[name]
     method = with_parameters(load(find("methods", name)), parameters, count - has_base)
     info = TensorInfo("BF16", (ELEMENTS,))
@@ -56,14 +56,14 @@ def jobs(name: str) -> list[Job]:
 
 
 def measured(name: str, way: float, memory: float) -> str:
-    """A row of the table."""
+    """Return a row of the table."""
     data = torch.randn(ELEMENTS).bfloat16()
 
     def read(_item: Input, start: int, out: torch.Tensor) -> None:
         out.copy_(data[start : start + len(out)])
 
     def nothing(*_: object) -> None:
-        """Neither files nor progress are measured."""
+        """Do nothing, because neither files nor progress are measured."""
 
     made = jobs(name)
     work = Work(made, read, nothing, nothing, nothing, 8 * 2**30, torch.get_num_threads())
@@ -79,11 +79,11 @@ def measured(name: str, way: float, memory: float) -> str:
 
 def main() -> None:
     if not torch.cuda.is_available():
-        raise SystemExit("torch sees no GPU here, so there is nothing to measure; run it on a machine that has one.")
+        raise SystemExit("torch finds no GPU, so there is nothing to measure; run this on a machine with a GPU.")
     way, memory = limits()
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {torch.cuda.device_count()} GPU")
-    print(f"copies to the GPU {way:.1f} GB/s, within its memory {memory:.0f} GB/s\n")
-    print("| method | uploaded, GB/s | of copies to the GPU | merged there, GB/s | of copies in its memory |")
+    print(f"copies to the GPU: {way:.1f} GB/s, within its memory: {memory:.0f} GB/s\n")
+    print("| method | uploaded, GB/s | of copies to the GPU | merged, GB/s | of copies in its memory |")
     print("|---|---|---|---|---|")
     for name in METHODS:
         print(measured(name, way, memory), flush=True)

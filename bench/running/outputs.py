@@ -1,4 +1,4 @@
-"""Looks at what a tool wrote: is every weight there, and by how much does it differ from what another tool wrote?"""
+"""Check a tool's output: whether every tensor exists, and how much it differs from another tool's output."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-SAMPLE = 4096  # numbers looked at in each weight, from its middle
+SAMPLE = 4096  # numbers sampled from the middle of each tensor
 
 Sample = dict[str, np.ndarray]
 
 
 def sample(folder: Path) -> Sample:
-    """A few numbers of every bfloat16 weight in FOLDER's safetensors files, as float32."""
+    """Return a few numbers of every bfloat16 tensor in FOLDER's safetensors files, as float32."""
     found: Sample = {}
     for path in sorted(folder.glob("*.safetensors")):
         with open(path, "rb") as file:
@@ -23,7 +23,7 @@ def sample(folder: Path) -> Sample:
             header.pop("__metadata__", None)
             for name, entry in header.items():
                 if entry["dtype"] != "BF16":
-                    raise ValueError(f"{name} is written as {entry['dtype']}, not BF16")
+                    raise ValueError(f"{name} is stored as {entry['dtype']}, not BF16")
                 count = min(SAMPLE, math.prod(entry["shape"]))
                 middle = (math.prod(entry["shape"]) - count) // 2
                 file.seek(8 + length + entry["data_offsets"][0] + 2 * middle)
@@ -33,18 +33,18 @@ def sample(folder: Path) -> Sample:
 
 
 def problem(written: Sample, expected: Sample) -> str:
-    """What is wrong with an output beside its inputs' names and sizes; empty when nothing is."""
+    """Return what is wrong with an output, given the expected names and sizes, or an empty string."""
     if missing := expected.keys() - written.keys():
-        return f"{len(missing)} weights are missing, {min(missing)} first"
+        return f"{len(missing)} missing tensors, the first is {min(missing)}"
     if extra := written.keys() - expected.keys():
-        return f"{len(extra)} weights are too many, {min(extra)} first"
+        return f"{len(extra)} unexpected tensors, the first is {min(extra)}"
     for name, values in written.items():
         if values.size != expected[name].size or not np.isfinite(values).all():
-            return f"{name} has the wrong size or numbers that are not finite"
+            return f"{name} has the wrong size or non-finite numbers"
     return ""
 
 
 def difference(left: Sample, right: Sample) -> float:
-    """Root mean square of left minus right over that of right, over all sampled numbers."""
+    """Return the RMS of left - right divided by the RMS of right, over all sampled numbers."""
     error = sum(float(np.square(left[name].astype(np.float64) - right[name]).sum()) for name in right)
     return math.sqrt(error / sum(float(np.square(right[name], dtype=np.float64).sum()) for name in right))

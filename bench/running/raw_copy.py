@@ -1,6 +1,6 @@
-"""Reads all weights of some checkpoints and writes as many bytes as a merge of them: the least that a merge can cost.
+"""Read all weights of checkpoints and write as many bytes as a merge of them, as a lower bound for any merge.
 
-One thread and one buffer of 8 MiB, reads and writes in turn, as `cp` does; no fsync, as the merge tools do none.
+This uses one thread and one 8 MiB buffer with alternating reads and writes, like `cp`. There is no fsync.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ BUFFER = 8 << 20
 
 
 def copy(out: Path, size: int, inputs: list[Path]) -> None:
-    """Reads every safetensors file of the folders `inputs`; writes `size` bytes into OUT between the reads."""
+    """Read every safetensors file in the folders `inputs` and write `size` bytes to OUT between the reads."""
     files = [file for folder in inputs for file in sorted(folder.glob("*.safetensors"))]
     total = sum(file.stat().st_size for file in files)
     buffer = memoryview(bytearray(BUFFER))

@@ -1,4 +1,4 @@
-"""Writes the recipe of each measured method, in the YAML that this tool and mergekit both read."""
+"""Write the recipe of each measured method, in YAML that both mergecore and mergekit read."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import yaml
 
 @dataclass(frozen=True)
 class Method:
-    """A method with the settings it is measured at; `weights` has one entry a model, the base not counted."""
+    """A method with the settings to measure. `weights` has one entry per model, without the base."""
 
     models: int
     takes_base: bool = True
-    lists_base: bool = False  # slerp names its base among the models
+    lists_base: bool = False  # slerp lists its base among the models
     per_model: list[dict[str, float]] = field(default_factory=list)
     shared: dict[str, float] = field(default_factory=dict)
 
 
-# Settings at which every tool computes the same tensors: sd-mecha's TIES knows no weights, so they are equal here.
+# Settings for which all tools compute the same tensors. sd-mecha's TIES has no weights, so they are equal here.
 METHODS = {
     "linear": Method(3, takes_base=False, per_model=[{"weight": 0.5}, {"weight": 0.3}, {"weight": 0.2}]),
     "slerp": Method(1, lists_base=True, shared={"t": 0.4}),
     "task_arithmetic": Method(2, per_model=[{"weight": 0.6}, {"weight": 0.4}]),
     "ties": Method(2, per_model=[{"weight": 0.5, "density": 0.5}, {"weight": 0.5, "density": 0.5}]),
     "passthrough": Method(1, takes_base=False),
-    # The rest at usual settings; sd-mecha runs the five above only.
+    # The rest use common settings. sd-mecha only runs the five above.
     "nuslerp": Method(2, per_model=[{"weight": 0.6}, {"weight": 0.4}]),
     "multislerp": Method(2, per_model=[{"weight": 0.6}, {"weight": 0.4}]),
     "karcher": Method(3, takes_base=False),
@@ -44,7 +44,7 @@ METHODS = {
 
 @dataclass(frozen=True)
 class Merge:
-    """A recipe on disk with what it reads and writes."""
+    """A recipe on disk, with its inputs and expected output."""
 
     method: str
     recipe: Path
@@ -54,26 +54,26 @@ class Merge:
 
 
 def weight_bytes(folder: Path) -> int:
-    """Bytes of the safetensors files of a checkpoint."""
+    """Return the total size of a checkpoint's safetensors files in bytes."""
     return sum(file.stat().st_size for file in folder.glob("*.safetensors"))
 
 
 def find_method(name: str) -> Method:
-    """The named method; raises SystemExit with the known names."""
+    """Return a method by name, or raise SystemExit with the known names."""
     if name not in METHODS:
-        raise SystemExit(f"No method called {name!r} is measured; type some of: {','.join(METHODS)}.")
+        raise SystemExit(f"Unknown method {name!r}; choose from: {','.join(METHODS)}.")
     return METHODS[name]
 
 
 def make_merge(name: str, checkpoints: list[Path], folder: Path) -> Merge:
-    """Writes FOLDER/NAME.yml over the first of `checkpoints`, base first; raises SystemExit on an unknown method."""
+    """Write FOLDER/NAME.yml for the first `checkpoints`, base first. Raise SystemExit for an unknown method."""
     method = find_method(name)
     used = checkpoints[: method.models + method.takes_base]
     listed = used if method.lists_base or not method.takes_base else used[1:]
     models: list[dict[str, Any]] = [{"model": str(path)} for path in listed]
     for model, parameters in zip(models, method.per_model, strict=False):
         model["parameters"] = parameters
-    # Without out_dtype mergekit writes arcee_fusion in float32, whatever dtype says.
+    # Without out_dtype, mergekit writes arcee_fusion in float32, regardless of dtype.
     recipe: dict[str, Any] = {"merge_method": name, "models": models, "dtype": "bfloat16", "out_dtype": "bfloat16"}
     if method.takes_base:
         recipe["base_model"] = str(used[0])

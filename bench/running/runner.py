@@ -1,4 +1,4 @@
-"""Runs the chosen tools in turn over the same merges and keeps every single run."""
+"""Run the chosen tools alternately on the same merges and record every run."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ OUT = WORK / "out"
 
 @dataclass(frozen=True)
 class Plan:
-    """What is run: tools x shapes x methods, `rounds` times in turn, each into a new folder of `out`.
+    """The runs: tools x shapes x methods, alternating for `rounds` rounds, each into a new folder in `out`.
 
-    A peer whose first round of a method took longer than `slow_seconds` is run `slow_rounds` times only. `cold` drops
-    the inputs from the page cache before each run; otherwise they are read once, so that every run finds them there.
+    Any other tool whose first round of a method exceeds `slow_seconds` is run only `slow_rounds` times. `cold`
+    drops the inputs from the page cache before each run. Otherwise, they are read once to put them into the cache.
     """
 
     shapes: tuple[str, ...]
@@ -41,10 +41,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class Run:
-    """One run of one tool; `failed` says why it does not count, `differs` how far it is from the first tool's.
+    """One run of one tool. `failed` is the reason why it does not count, `differs` its distance from the first tool.
 
-    `safe` is the wall time and what it then took until the output was on the disk; a tool that has synced it by itself
-    waits there no more.
+    `safe` is the wall time plus the time until the output was on disk. A tool that has already synced its output
+    does not wait again.
     """
 
     shape: str
@@ -81,14 +81,14 @@ def _chill(merge: Merge) -> None:
 
 
 def _clean(folder: Path) -> None:
-    """Removes the output and lets the disk come to rest, so that no run pays for the one before."""
-    shutil.rmtree(folder, ignore_errors=True)  # tools may keep unfinished work beside the output
+    """Remove the output and flush the disk, so that no run is slowed down by the previous one."""
+    shutil.rmtree(folder, ignore_errors=True)  # tools may keep unfinished work next to the output
     folder.mkdir(parents=True)
     os.sync()
 
 
 def _sync(folder: Path) -> float:
-    """Seconds until all of a folder's files are on the disk."""
+    """Sync all files in a folder to disk and return the seconds it took."""
     started = time.perf_counter()
     for path in folder.rglob("*"):
         handle = os.open(path, os.O_RDONLY)
@@ -98,7 +98,7 @@ def _sync(folder: Path) -> float:
 
 
 def _check(merge: Merge, out: Path, tool: Tool, first: Sample | None) -> tuple[str, float | None, Sample | None]:
-    """What is wrong with the output, how far it is from the first tool's, and its sample."""
+    """Return what is wrong with the output, its distance from the first tool's output, and its sample."""
     if not tool.merges:
         return "", None, None
     try:
@@ -110,7 +110,7 @@ def _check(merge: Merge, out: Path, tool: Tool, first: Sample | None) -> tuple[s
 
 
 def _race(merge: Merge, shape: str, tools: tuple[Tool, ...], plan: Plan) -> Iterator[Run]:
-    """All rounds of one merge, the tools in turn, there and back again."""
+    """Yield all rounds of one merge, reversing the order of the tools in every other round."""
     if not plan.cold:
         _warm(merge)
     out = OUT / "merged"
@@ -118,7 +118,7 @@ def _race(merge: Merge, shape: str, tools: tuple[Tool, ...], plan: Plan) -> Iter
     reference: Sample | None = None
     given_up: set[str] = set()
     for turn in range(plan.rounds):
-        # Memory that the tool before has just freed is cheaper than what a host has to give: none is to get it always.
+        # Memory just freed by the previous tool is cheaper than new memory from the host, so alternate who benefits.
         for tool in tools if turn % 2 == 0 else tools[::-1]:
             slow = firsts.get(tool.name, 0.0) > plan.slow_seconds and tool.name not in (OURS, COPY)
             if (slow and turn >= plan.slow_rounds) or tool.name in given_up:
@@ -141,11 +141,11 @@ def _race(merge: Merge, shape: str, tools: tuple[Tool, ...], plan: Plan) -> Iter
 
 
 def run(plan: Plan, name: str) -> dict[str, Any]:
-    """Carries out the plan, printing a line a run; the first merge, of a tiny model, shows the start-up time."""
+    """Run the plan and print one line per run. The first merge uses a tiny model to measure the start-up time."""
     WORK.mkdir(exist_ok=True)
     machine = describe(WORK)
     if isinstance(load := machine["load_before"], float) and load > 0.5:
-        print(f"Note: the machine is not quiet (load {load}); figures to be published need a quiet one.", flush=True)
+        print(f"Note: the machine is busy (load {load}); do not publish results unless it is idle.", flush=True)
     baseline = {tool.name: torch_baseline(tool.python()) for tool in plan.tools if tool.merges}
     runs: list[Run] = []
     for shape in ("tiny", *plan.shapes):
@@ -156,13 +156,13 @@ def run(plan: Plan, name: str) -> dict[str, Any]:
             merge = make_merge(method, checkpoints, WORK / "recipes")
             OUT.mkdir(parents=True, exist_ok=True)
             if shutil.disk_usage(OUT).free < 1.1 * merge.bytes_out:
-                raise SystemExit(f"The disk is too full for the output; type: rm -r {WORK}/models")
+                raise SystemExit(f"Not enough disk space for the output; run: rm -r {WORK}/models")
             try:
                 for one in _race(merge, label, tools, plan):
                     print(f"  {one.shape} {one.method} {one.tool}: {one.failed or f'{one.wall:.2f} s'}", flush=True)
                     runs.append(one)
             except KeyboardInterrupt:
-                print(f"Interrupted: leaving the rest of {method}, {label}; press again to stop now.", flush=True)
+                print(f"Interrupted: skipping the rest of {method}, {label}; press again to stop now.", flush=True)
             _clean(OUT)
     settings = {"memory": plan.settings.memory, "rounds": plan.rounds, "cold": plan.cold, "work": str(WORK.resolve())}
     shown = [asdict(one) for one in runs]
@@ -170,6 +170,6 @@ def run(plan: Plan, name: str) -> dict[str, Any]:
 
 
 def anon_above_torch(result: dict[str, Any]) -> int:
-    """The highest peak of anonymous memory of this tool above an interpreter with torch, in bytes."""
+    """Return mergecore's highest peak of anonymous memory above an interpreter with torch, in bytes."""
     peaks = [one["peak_anon"] for one in result["runs"] if one["tool"] == OURS and not one["failed"]]
     return max(peaks, default=0) - result["torch_anon"].get(OURS, 0)

@@ -1,7 +1,7 @@
-"""Runs one of the bench's recipes with sd-mecha, in sd-mecha's own environment: `sd_mecha_merge.py RECIPE OUT`.
+"""Run one of the benchmark recipes with sd-mecha, in its own environment: `sd_mecha_merge.py RECIPE OUT`.
 
-sd-mecha reads single files; here a model format (its public extension point) lets it read sharded folders in place, so
-that every tool reads the same bytes. It infers the model's keys from the files, so no model config is needed.
+sd-mecha reads single files. A custom model format (its public extension point) lets it read sharded folders in place,
+so that every tool reads the same bytes. It infers the model's keys from the files, so it needs no model config.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sd_mecha.streaming import InSafetensorsDict, SafetensorsMapping
 
 
 class Shards(SafetensorsMapping):
-    """The weights of a sharded checkpoint as one mapping."""
+    """Mapping of all tensors in a sharded checkpoint."""
 
     def __init__(self, folder: Path, buffer_size: int) -> None:
         files = sorted(folder.glob("*.safetensors"))
@@ -59,7 +59,7 @@ class Shards(SafetensorsMapping):
 
 @register_model_format(identifier="sharded_folder")
 class ShardedFolder:
-    """Tells sd-mecha that a folder of safetensors files is a model."""
+    """Model format that makes sd-mecha accept a folder of safetensors files."""
 
     def matches(self, path: Path) -> bool:
         return any(path.glob("*.safetensors"))
@@ -72,7 +72,7 @@ class ShardedFolder:
 
 
 def build(recipe: dict[str, Any]) -> Any:
-    """The recipe as sd-mecha's graph; raises SystemExit for a method that it does not offer."""
+    """Return the recipe as a sd-mecha graph, or raise SystemExit for an unsupported method."""
     models = [sd_mecha.model(entry["model"]) for entry in recipe["models"]]
     parameters = [entry.get("parameters", {}) for entry in recipe["models"]]
     base = sd_mecha.model(recipe["base_model"]) if "base_model" in recipe else None
@@ -97,11 +97,11 @@ def build(recipe: dict[str, Any]) -> Any:
             merged = sd_mecha.ties_sum(*deltas, k=parameters[0]["density"], vote_sgn=True)
             return add_difference(base, merged)
         case method:
-            raise SystemExit(f"sd-mecha does not offer {method}")
+            raise SystemExit(f"sd-mecha does not support {method}")
 
 
 def main(recipe: Path, out: Path) -> None:
-    """Merges with sd-mecha's own defaults (float32 arithmetic, its threads and buffers), bfloat16 out."""
+    """Merge with sd-mecha's defaults (float32 arithmetic, its threads and buffers) and bfloat16 output."""
     out.mkdir(parents=True, exist_ok=True)
     graph = build(yaml.safe_load(recipe.read_text()))
     sd_mecha.merge(graph, output_dtype=torch.bfloat16, output=(out / "model.safetensors").resolve())

@@ -1,4 +1,4 @@
-"""Says what published models look like: their config.json and the name and shape of every weight."""
+"""Shapes of published models: their config.json and the name and shape of every tensor."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a Llama-like model; `experts` above 0 makes it a Mixtral."""
+    """Sizes of a Llama-like model. If `experts` is above 0, it is a Mixtral."""
 
     architecture: str
     layers: int
@@ -22,7 +22,7 @@ class Shape:
     positions: int = 4096
 
     def tensors(self) -> dict[str, tuple[int, ...]]:
-        """Every weight in the order of the model, `{name: shape}`."""
+        """Return every tensor in model order, as `{name: shape}`."""
         found: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (self.vocab, self.hidden)}
         for layer in range(self.layers):
             found |= {f"model.layers.{layer}.{name}.weight": shape for name, shape in self._layer().items()}
@@ -47,7 +47,7 @@ class Shape:
         return weights
 
     def config(self) -> dict[str, Any]:
-        """The model's config.json, as transformers reads it."""
+        """Return the model's config.json as transformers reads it."""
         config: dict[str, Any] = {
             "architectures": [self.architecture],
             "model_type": self.architecture.removesuffix("ForCausalLM").lower(),
@@ -72,7 +72,7 @@ class Shape:
 
 _LLAMA, _MISTRAL, _MIXTRAL = "LlamaForCausalLM", "MistralForCausalLM", "MixtralForCausalLM"
 
-# tiny is for start-up times; llama-0.25b and llama-4b are no published models but Llamas of the sizes that show growth.
+# tiny is for start-up times. llama-0.25b and llama-4b are not published models, but Llamas in sizes that show scaling.
 SHAPES = {
     "tiny": Shape(_LLAMA, 2, 64, 128, 4, 2, 256),
     "llama-0.25b": Shape(_LLAMA, 16, 1024, 2816, 16, 4, 32000),
@@ -85,7 +85,7 @@ SHAPES = {
 
 
 def find_shape(name: str, layers: int | None = None) -> Shape:
-    """The named shape, cut to `layers` layers if given; raises SystemExit with the known names."""
+    """Return a shape by name, cut to `layers` layers if given, or raise SystemExit with the known names."""
     if name not in SHAPES:
-        raise SystemExit(f"No shape is called {name!r}; type one of: {', '.join(SHAPES)}.")
+        raise SystemExit(f"Unknown shape {name!r}; choose from: {', '.join(SHAPES)}.")
     return replace(SHAPES[name], layers=layers) if layers else SHAPES[name]

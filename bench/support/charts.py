@@ -1,4 +1,4 @@
-"""Draws results as SVG by hand: bars of wall time a method, or time against bytes."""
+"""Draw results as SVG without a plotting library: bars of wall time per method, or time over bytes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bench.support.report import Row, rows
 
 WIDTH, LEFT, RIGHT = 860, 120, 90
 COLOURS = {"mergecore": "#0b7a75", "mergekit": "#c8553d", "sd-mecha": "#7d5ba6", "raw-copy": "#8a8f98"}
-DASHES = ("none", "6 4", "2 3", "10 3 2 3")  # one a method
+DASHES = ("none", "6 4", "2 3", "10 3 2 3")  # one per method
 STYLE = "font-family='system-ui, sans-serif' font-size='13' fill='#1b1f24'"
 
 
@@ -32,7 +32,7 @@ def _note(result: dict[str, Any]) -> str:
 
 
 def bars(result: dict[str, Any]) -> str:
-    """Wall time of each tool, a group of bars a merge; each group has a scale of its own, for TIES is far slower."""
+    """Draw the wall time of each tool with one group of bars per merge. Scales differ, because TIES is far slower."""
     groups: dict[str, list[Row]] = {}
     for row in rows(result):
         name = "start-up (tiny model)" if row.shape == "tiny" else f"{row.method}, {row.shape}"
@@ -56,7 +56,7 @@ def bars(result: dict[str, Any]) -> str:
 
 
 def growth(result: dict[str, Any]) -> str:
-    """Seconds against gigabytes read and written, a line a tool and method; one line will do for the raw copy."""
+    """Draw seconds over gigabytes read and written, with a line per tool and method, and only one for the raw copy."""
     lines: dict[tuple[str, str], list[Row]] = {}
     measured = [row for row in rows(result) if row.wall and row.shape != "tiny"]
     for row in measured:
@@ -85,4 +85,4 @@ def growth(result: dict[str, Any]) -> str:
         parts.append(f"<path d='M{path}' fill='none' stroke='{colour}' stroke-width='2' {dash}/>")
         parts += [f"<circle cx='{a:.1f}' cy='{b:.1f}' r='4' fill='{colour}'/>" for a, b in spots]
         parts.append(_text(spots[-1][0] + 10, spots[-1][1] + 4, f"{tool}, {method}", extra=f"style='fill:{colour}'"))
-    return _page(height, "Time against bytes read and written", parts, _note(result))
+    return _page(height, "Time by bytes read and written", parts, _note(result))

@@ -1,4 +1,4 @@
-"""The tools that are compared: how each is installed in an environment of its own and what to type to run a merge."""
+"""The compared tools: how to install each in a separate environment and the command that runs a merge."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from bench.running.recipes import Merge
 
 HERE = Path(__file__).parents[1]
 ENVS = HERE / ".envs"
-TORCH = "torch==2.13.0"  # the same for every tool, and installed first, so that no tool brings another
+TORCH = "torch==2.13.0"  # same version for all tools, installed first so that no tool installs another one
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the user chose for a run; `memory` is this tool's --memory."""
+    """User settings for a run. `memory` is mergecore's --memory."""
 
     memory: str = "256MB"
 
 
 def _own_environment(name: str, requirement: str) -> str:
-    """The interpreter of bench/.envs/NAME, made with pip the first time; raises SystemExit when pip fails."""
+    """Return the interpreter of bench/.envs/NAME. Create it with pip if needed. Raise SystemExit if pip fails."""
     folder = ENVS / name
     python = folder / "bin" / "python"
     stamp = folder / "ready"
     wanted = f"{TORCH} {requirement}"
     if stamp.exists() and stamp.read_text() == wanted:
         return str(python)
-    print(f"Making the environment of {name} (once, some minutes) ...", flush=True)
+    print(f"Creating the environment for {name} (only once, takes a few minutes)...", flush=True)
     shutil.rmtree(folder, ignore_errors=True)
     venv.create(folder, with_pip=True)
     for packages in (TORCH, requirement):
         if subprocess.run([str(python), "-m", "pip", "install", "--quiet", packages], check=False).returncode:
             others = ",".join(tool for tool in TOOLS if tool != name)
-            raise SystemExit(f"pip could not install {packages} for {name}; go on without it: --tools {others}")
+            raise SystemExit(f"pip could not install {packages} for {name}; continue without it: --tools {others}")
     stamp.write_text(wanted)
     return str(python)
 
@@ -62,7 +62,7 @@ def _run_mergecore(merge: Merge, out: Path, settings: Settings) -> list[str]:
 
 def _run_mergekit(merge: Merge, out: Path, _: Settings) -> list[str]:
     script = str(ENVS / "mergekit" / "bin" / "mergekit-yaml")
-    return [script, str(merge.recipe), str(out), "--quiet", "--no-copy-tokenizer"]  # these models have none
+    return [script, str(merge.recipe), str(out), "--quiet", "--no-copy-tokenizer"]  # these models have no tokenizer
 
 
 def _run_sd_mecha(merge: Merge, out: Path, _: Settings) -> list[str]:
@@ -79,7 +79,7 @@ def _run_raw_copy(merge: Merge, out: Path, _: Settings) -> list[str]:
 
 @dataclass(frozen=True)
 class Tool:
-    """One tool: the interpreter it runs in (made on demand) and its arguments; `merges` if its output is a model."""
+    """One tool: its interpreter (created on demand), its arguments, and whether its output is a model (`merges`)."""
 
     name: str
     python: Callable[[], str]
@@ -87,7 +87,7 @@ class Tool:
     merges: bool = True
 
     def command(self, merge: Merge, out: Path, settings: Settings) -> list[str]:
-        """The whole command line that merges into `out`."""
+        """Return the full command line that merges into `out`."""
         return [self.python(), *self.arguments(merge, out, settings)]
 
 
@@ -101,13 +101,13 @@ TOOLS = {
         Tool(COPY, _this_interpreter, _run_raw_copy, merges=False),
     )
 }
-# Runs beside the tiny model only: the start-up that no tool built on torch can avoid.
+# Runs only with the tiny model: the start-up time that no torch-based tool can avoid.
 IMPORT_TORCH = Tool("import torch", _this_interpreter, _import_torch, merges=False)
 
 
 def choose(names: str) -> list[Tool]:
-    """The tools of a comma-separated list; raises SystemExit with the known names."""
+    """Return the tools in a comma-separated list, or raise SystemExit with the known names."""
     wanted = names.split(",")
     if unknown := [name for name in wanted if name not in TOOLS]:
-        raise SystemExit(f"No tool is called {unknown[0]!r}; type some of: {','.join(TOOLS)}.")
+        raise SystemExit(f"Unknown tool {unknown[0]!r}; choose from: {','.join(TOOLS)}.")
     return [TOOLS[name] for name in wanted]

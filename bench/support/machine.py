@@ -1,4 +1,4 @@
-"""Describes the machine that figures were measured on, without naming it."""
+"""Describe the machine used for measurements without identifying it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 
 
 def _first(path: str, key: str) -> str:
-    """The value of the first `key : value` line of a /proc file."""
+    """Return the value of the first `key : value` line in a /proc file."""
     lines = (line.partition(":") for line in Path(path).read_text().splitlines())
     return next((value.strip() for name, _, value in lines if name.strip() == key), "unknown")
 
 
 def _disk(folder: Path) -> str:
-    """File system, device and kind of disk under `folder`, as far as the kernel tells."""
+    """Return the file system, device, and disk type of `folder`, as reported by the kernel."""
     folder = folder.resolve()
     mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
     holding = [mount for mount in mounts if folder.is_relative_to(mount[1])]
@@ -24,12 +24,12 @@ def _disk(folder: Path) -> str:
     number = os.stat(folder).st_dev
     block = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}").resolve()
     flags = [path for path in (block / "queue/rotational", block.parent / "queue/rotational") if path.exists()]
-    kind = {"0": "solid state", "1": "rotating or virtual"}[flags[0].read_text().strip()] if flags else "unknown kind"
+    kind = {"0": "solid state", "1": "rotating or virtual"}[flags[0].read_text().strip()] if flags else "unknown type"
     return f"{system} on {Path(device).name}, {kind}"
 
 
 def describe(work: Path) -> dict[str, object]:
-    """CPU, cores, memory, disk under `work`, versions, date and load of this machine."""
+    """Return CPU, cores, memory, disk of `work`, versions, date, and load of this machine."""
     return {
         "cpu": _first("/proc/cpuinfo", "model name"),
         "cores": len(os.sched_getaffinity(0)),

@@ -1,12 +1,12 @@
-"""Runs one command and says what it cost: wall and CPU seconds, peak resident and peak anonymous memory.
+"""Run a command and measure wall and CPU seconds, peak resident memory, and peak anonymous memory.
 
-Wall time is taken around start and wait; CPU time (user + system) is what the kernel reports when the process is
-reaped, children included. Memory is read every 10 ms from /proc/PID/statm of the process and all its children, added
-up: "resident" counts file pages too, which the kernel can drop at any time (mapped checkpoints); "resident" less
-"shared" is anonymous memory, which it cannot. Every 100 ms /proc/PID/status is read as well: its RssShmem (memory that
-is shared, yet no file) is added to the anonymous memory, and its VmHWM, the kernel's own high-water mark, to the
-resident peak, so that one between two readings is not lost; an anonymous peak shorter than 10 ms may be. The sampling
-costs about 1 % of one core. Linux only. Nothing of this interpreter is counted: the figures begin anew at exec.
+Wall time covers start and wait. CPU time (user + system, with children) is what the kernel reports when the process is
+reaped. Memory is sampled every 10 ms from /proc/PID/statm and summed over the process and all its children. "Resident"
+includes file pages such as mapped checkpoints, which the kernel can drop at any time. "Resident" minus "shared" is
+anonymous memory, which it cannot drop. Every 100 ms, /proc/PID/status is read too. Its RssShmem (shared memory without
+a file) counts as anonymous, and its VmHWM, the kernel's high-water mark, catches resident peaks between two samples.
+An anonymous peak shorter than 10 ms can be missed. Sampling takes about 1% of one core. Linux only. This interpreter
+is not included, because the counters are reset at exec.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from pathlib import Path
 from statistics import median
 
 INTERVAL = 0.01
-LOOK_CLOSER = 10  # every so many readings: it costs more than a reading
+LOOK_CLOSER = 10  # samples between reads of the status, which is slower to read
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass(frozen=True)
 class Usage:
-    """What a command cost; memory in bytes, time in seconds; `tail` is the last line it printed."""
+    """Resource usage of a command: memory in bytes, time in seconds, and its last line of output (`tail`)."""
 
     wall: float
     cpu: float
@@ -41,7 +41,7 @@ class Usage:
 
 @dataclass
 class _Sampler:
-    """Follows the memory of a process and its children until told to stop."""
+    """Sample the memory of a process and its children until stopped."""
 
     pid: int
     peak_rss: int = 0
@@ -64,7 +64,7 @@ class _Sampler:
 
 
 def _statm(pid: int) -> tuple[int, int]:
-    """Resident and private anonymous bytes of a process; zeros once it is gone."""
+    """Return resident and private anonymous bytes of a process, or zeros if it has ended."""
     try:
         with open(f"/proc/{pid}/statm", "rb", buffering=0) as file:
             _, resident, shared, *_ = map(int, file.read().split())
@@ -74,7 +74,7 @@ def _statm(pid: int) -> tuple[int, int]:
 
 
 def _status(pid: int) -> dict[str, int]:
-    """The memory lines of a process that its statm lacks, in bytes; zeros once it is gone."""
+    """Return memory fields that statm does not have, in bytes, or zeros if the process has ended."""
     found = {"VmHWM": 0, "RssShmem": 0}
     with contextlib.suppress(OSError), open(f"/proc/{pid}/status") as file:
         for line in file:
@@ -85,9 +85,9 @@ def _status(pid: int) -> dict[str, int]:
 
 
 def _family(pid: int) -> list[int]:
-    """A process and all that came from it."""
+    """Return a process and all its descendants."""
     pids = [pid]
-    for parent in pids:  # grows while it is walked: grandchildren are found too
+    for parent in pids:  # the list grows during iteration, to include grandchildren
         with contextlib.suppress(OSError):
             for task in os.listdir(f"/proc/{parent}/task"):
                 pids += [int(child) for child in Path(f"/proc/{parent}/task/{task}/children").read_text().split()]
@@ -95,7 +95,7 @@ def _family(pid: int) -> list[int]:
 
 
 def _sacrifice(pid: int) -> None:
-    """If memory runs out, the measured command shall die, not the user's other work."""
+    """Make the OOM killer choose the measured command over the user's other processes."""
     with contextlib.suppress(OSError):
         Path(f"/proc/{pid}/oom_score_adj").write_text("1000")
 
@@ -106,10 +106,10 @@ def _last_line(output: bytes) -> str:
 
 
 def measure(command: list[str], timeout: float = 3600.0) -> Usage:
-    """Runs `command` to its end (killed after `timeout` seconds) with the Hugging Face Hub switched off."""
-    # A health check after the merge is none of its cost.
+    """Run `command` with Hugging Face Hub access disabled. Kill it after `timeout` seconds."""
+    # The health check after a merge is not part of the measurement.
     env = os.environ | {"HF_HUB_OFFLINE": "1", "MERGECORE_DISABLE": "health"}
-    env.pop("PYTHONDONTWRITEBYTECODE", None)  # what pip installs is compiled; a development install by its first run
+    env.pop("PYTHONDONTWRITEBYTECODE", None)  # development installs are compiled on first run
     with tempfile.TemporaryFile() as output:
         started = time.perf_counter()
         process = subprocess.Popen(command, stdout=output, stderr=output, env=env, start_new_session=True)
@@ -129,7 +129,7 @@ def measure(command: list[str], timeout: float = 3600.0) -> Usage:
             sampler.stop.set()
         wall = time.perf_counter() - started
         thread.join()
-        process.returncode = os.waitstatus_to_exitcode(status)  # so that Popen does not wait for it again
+        process.returncode = os.waitstatus_to_exitcode(status)  # so that Popen does not wait again
         output.seek(0, os.SEEK_END)
         output.seek(max(0, output.tell() - 4096))
         tail = _last_line(output.read())
@@ -138,12 +138,12 @@ def measure(command: list[str], timeout: float = 3600.0) -> Usage:
 
 
 def torch_baseline(python: str, times: int = 3) -> int:
-    """Peak anonymous memory in bytes of an interpreter that only imports torch: the floor for any tool built on it."""
+    """Return the peak anonymous bytes of an interpreter that only imports torch, the minimum for torch-based tools."""
     return int(median(measure([python, "-c", "import torch"]).peak_anon for _ in range(times)))
 
 
 def why_failed(usage: Usage) -> str:
-    """One short sentence on a run that failed, empty for one that did not."""
+    """Return a short reason for a failed run, or an empty string."""
     if usage.returncode == -signal.SIGKILL:
-        return "killed: out of memory or out of time"
+        return "killed: out of memory or timed out"
     return (usage.tail or f"exit {usage.returncode}")[:300] if usage.returncode else ""

@@ -1,4 +1,4 @@
-"""Prints kept results as a table (`report.py FILE.json`): medians, spread, ratios of runs of the same round."""
+"""Print saved results as a table (`report.py FILE.json`): medians, spread, and ratios within the same round."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ Runs = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Spread:
-    """The median of some figures with the lowest and the highest."""
+    """Median, minimum, and maximum of values."""
 
     middle: float
     low: float
     high: float
 
     def text(self, digits: int = 1) -> str:
-        """`1.20 (1.18-1.25)`; the median alone when there was one figure or no spread to see."""
+        """Return `1.20 (1.18-1.25)`, or only the median if the rounded values are equal."""
         middle, low, high = (f"{value:.{digits}f}" for value in (self.middle, self.low, self.high))
         return middle if low == high else f"{middle} ({low}-{high})"
 
 
 def spread(values: list[float]) -> Spread | None:
-    """None for no figures."""
+    """Return the spread of values, or None if there are none."""
     return Spread(median(values), min(values), max(values)) if values else None
 
 
 @dataclass(frozen=True)
 class Row:
-    """One tool on one merge; memory in MB (10^6 bytes); ratios are None where there is nothing to compare with."""
+    """One tool on one merge. Memory is in MB (10^6 bytes). Ratios are None if there is nothing to compare with."""
 
     shape: str
     method: str
@@ -66,18 +66,18 @@ def _startup(runs: Runs, tool: str) -> float:
 
 
 def _safe(run: dict[str, Any]) -> float:
-    """Seconds until the output was on the disk; results kept from before this was measured have the wall time alone."""
+    """Return seconds until the output was on disk, or the wall time for older results without this value."""
     return float(run.get("safe", run["wall"]))
 
 
 def _ratio(upper: Runs, lower: Runs, less: tuple[float, float] = (0.0, 0.0)) -> Spread | None:
-    """Times until the output is on the disk, of the same rounds, divided; `less` is each one's start-up, taken off."""
+    """Return ratios of times until the output is on disk, by round, after subtracting the start-up times in `less`."""
     other = {run["round"]: _safe(run) - less[1] for run in lower}
     return spread([(_safe(run) - less[0]) / other[run["round"]] for run in upper if run["round"] in other])
 
 
 def rows(result: dict[str, Any]) -> list[Row]:
-    """A row for every shape, method and tool, in the order they were run."""
+    """Return a row for every shape, method, and tool, in the order of the runs."""
     runs: Runs = result["runs"]
     found = []
     for shape, method, tool in dict.fromkeys((run["shape"], run["method"], run["tool"]) for run in runs):
@@ -122,7 +122,7 @@ def _cells(row: Row) -> list[str]:
 
 
 def table(result: dict[str, Any]) -> Table:
-    """The result as a rich table; README.md in this folder explains its columns."""
+    """Return the result as a rich table. README.md in this folder explains its columns."""
     machine = result["machine"]
     cores = f"{machine['cores']} cores, {machine['memory_gb']} GB"
     title = f"{result['name']}: {machine['cpu']}, {cores}, {machine['disk']}"
@@ -158,7 +158,7 @@ def table(result: dict[str, Any]) -> Table:
 
 
 def show(result: dict[str, Any]) -> None:
-    """Prints the table; wide enough for its columns even into a file."""
+    """Print the table, wide enough for all columns even if the output is a file."""
     console = Console(width=max(Console().width, 160))
     console.print(table(result))
     for row in rows(result):

@@ -1,4 +1,4 @@
-"""Adapters on SmolLM2 and its specialists: loss by rank, merges by every route, and extraction beside mergekit's."""
+"""LoRA on SmolLM2 and its specialists: loss by rank, merges by every route, and extraction compared with mergekit."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ WORK = HERE / ".work" / "lora"
 RANKS = (4, 8, 16, 32, 64)
 TIMED = (16, 64)
 WINDOWS = 4
-"""Of 256 tokens, of each text."""
+"""Number of windows of 256 tokens from each text."""
 SPECIALISTS = ("code", "prose")
 sys.path.insert(0, str(EXAMPLE))
 
 
 def run(*command: str | Path) -> Usage:
-    """Run a command and say what it cost; stop when it fails."""
+    """Run a command and return its resource usage. Exit if it fails."""
     usage = measure([str(part) for part in command])
     if usage.returncode:
         raise SystemExit(f"{command[0]}: {why_failed(usage)}")
@@ -36,7 +36,7 @@ def mergecore(*arguments: str | Path) -> Usage:
 
 
 def losses(recipe: dict[str, Any], texts: Sequence[str] = SPECIALISTS) -> list[float]:
-    """Held-out losses of what a recipe makes, in nats per token."""
+    """Return held-out losses of a recipe's result, in nats per token."""
     from evaluate import load, loss
 
     path, out = WORK / "recipe.yml", WORK / "model"
@@ -58,11 +58,11 @@ def together(method: str, base: str, models: Sequence[str], **parameters: float)
 
 
 def by_rank(paths: dict[str, Path]) -> None:
-    """Held-out loss of base + extracted adapter, by rank."""
+    """Print the held-out loss of base + extracted adapter by rank."""
     base = str(paths["base"])
     print("| rank | code: error | loss | prose: error | loss | adapter, MB |\n|---|---|---|---|---|---|", flush=True)
     whole = {name: (losses(alone(base), [name])[0], losses(alone(str(paths[name])), [name])[0]) for name in SPECIALISTS}
-    print(f"| base alone | | {whole['code'][0]:.3f} | | {whole['prose'][0]:.3f} | |", flush=True)
+    print(f"| base only | | {whole['code'][0]:.3f} | | {whole['prose'][0]:.3f} | |", flush=True)
     for rank in RANKS:
         cells = []
         for name in SPECIALISTS:
@@ -76,7 +76,7 @@ def by_rank(paths: dict[str, Path]) -> None:
 
 
 def by_route(paths: dict[str, Path]) -> None:
-    """Held-out losses of both adapters merged, by every route."""
+    """Print held-out losses of both adapters merged by every route."""
     base, adapters = str(paths["base"]), [str(EXAMPLE / "adapters" / name) for name in SPECIALISTS]
     models = [f"{base}+{adapter}" for adapter in adapters]
     print("\n| route | code | prose | error |\n|---|---|---|---|", flush=True)
@@ -101,7 +101,7 @@ def by_route(paths: dict[str, Path]) -> None:
 
 
 def beside_mergekit(paths: dict[str, Path], rounds: int = 2) -> None:
-    """Time and memory of extraction, both tools in turn."""
+    """Print time and memory of extraction, alternating between the tools."""
     script = Path(TOOLS["mergekit"].python()).with_name("mergekit-extract-lora")
     print("\n| extraction | mergecore | mergekit 0.1.5 | ratio of times |\n|---|---|---|---|", flush=True)
     for rank in TIMED:
@@ -121,7 +121,7 @@ def beside_mergekit(paths: dict[str, Path], rounds: int = 2) -> None:
 
 
 def main() -> None:
-    """Print the tables that are named, or all, as Markdown."""
+    """Print the requested tables, or all of them, as Markdown."""
     from prepare import prepare
 
     shutil.rmtree(WORK, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The same mixture of experts through mergecore and mergekit 0.1.5: time, memory, and how far apart the results are."""
+"""Build the same mixture of experts with mergecore and mergekit 0.1.5 and compare time, memory, and results."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WORK = HERE / ".work" / "moe"
 
 
 def commands() -> dict[str, list[str]]:
-    """What to type for each tool; the models of examples/smollm2 must be there."""
+    """Return the command of each tool. Requires the models of examples/smollm2."""
     peer = [TOOLS[PEER].python(), str(ENVS / PEER / "bin" / "mergekit-moe")]
     ours = [sys.executable, "-m", "mergecore", "moe"]
     return {
@@ -27,8 +27,8 @@ def commands() -> dict[str, list[str]]:
 
 
 def main(rounds: int = 3) -> None:
-    """Measure the tools in turn, then compare what they wrote."""
-    print(f"| {rounds} runs each, in turn | seconds, best to worst | CPU seconds | peak anonymous MB above torch |")
+    """Measure the tools alternately, then compare their outputs."""
+    print(f"| {rounds} runs each, alternating | seconds, best to worst | CPU seconds | peak anonymous MB above torch |")
     print("|---|---|---|---|")
     runs: dict[str, list] = {tool: [] for tool in commands()}
     for _ in range(rounds):
@@ -47,7 +47,7 @@ def main(rounds: int = 3) -> None:
 
 
 def compare(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> None:
-    """Mergekit writes Mixtral's experts fused, as transformers 5 holds them in memory."""
+    """Compare the results. mergekit fuses Mixtral's experts, like transformers 5 does in memory."""
     alike, cosines = 0, []
     for name, tensor in ours.items():
         layer, _, rest = name.partition(".block_sparse_moe.")
@@ -63,9 +63,9 @@ def compare(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> N
             other = theirs[name]
         alike += torch.equal(tensor, other)
     routers = len(cosines) // 2
-    print(f"\n{alike} of {len(ours) - routers} weights beside the routers are equal, bit by bit.")
+    print(f"\n{alike} of {len(ours) - routers} tensors other than the routers are bitwise equal.")
     mean = sum(cosines) / len(cosines)
-    print(f"Rows of the {routers} routers: cosine {min(cosines):.5f} at least, {mean:.5f} on average.")
+    print(f"Rows of the {routers} routers: minimum cosine {min(cosines):.5f}, mean cosine {mean:.5f}.")
 
 
 if __name__ == "__main__":

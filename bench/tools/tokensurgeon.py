@@ -1,6 +1,6 @@
-"""Time and peak memory of a tokenizer transplant beside mergekit-tokensurgeon, on the same two models in one run.
+"""Compare time and peak memory of a tokenizer transplant with mergekit-tokensurgeon, on the same two models.
 
-python -m bench.tools.tokensurgeon                       # 8,000 shared tokens, 2,000 new ones, 512 wide: some minutes
+python -m bench.tools.tokensurgeon                       # 8,000 shared and 2,000 new tokens, width 512: a few minutes
 python -m bench.tools.tokensurgeon --shared 39000 --new 100000 --width 1024 --tools mergecore
 """
 
@@ -24,7 +24,7 @@ WORK = Path(__file__).parents[1] / ".work" / "tokensurgeon"
 
 
 def make_model(folder: Path, words: list[str], width: int, seed: int) -> Path:
-    """A Llama of one layer with random weights, tied, and a tokenizer of byte-level words."""
+    """Create a Llama with one layer, random tied weights, and a tokenizer with byte-level words."""
     if folder.exists():
         return folder
     torch.manual_seed(seed)
@@ -35,7 +35,7 @@ def make_model(folder: Path, words: list[str], width: int, seed: int) -> Path:
     )  # fmt: skip
     model = LlamaForCausalLM(config)
     table = model.model.embed_tokens.weight.data
-    table += 0.02 * torch.randn(width)  # real rows have a direction in common
+    table += 0.02 * torch.randn(width)  # real rows share a common direction
     model.to(torch.bfloat16).save_pretrained(folder)
     vocabulary = {word: number for number, word in enumerate(words)}
     tokenizer = Tokenizer(models.BPE(vocabulary, []))
@@ -47,7 +47,7 @@ def make_model(folder: Path, words: list[str], width: int, seed: int) -> Path:
 
 
 def commands(model: Path, donor: Path, out: Path, method: str, k: int) -> dict[str, list[str]]:
-    """What to run, by tool."""
+    """Return the command of each tool."""
     script = str(ENVS / "mergekit" / "bin" / "mergekit-tokensurgeon")
     options = [str(model), str(donor), str(out), "-k", str(k)]
     return {
@@ -57,7 +57,7 @@ def commands(model: Path, donor: Path, out: Path, method: str, k: int) -> dict[s
 
 
 def main() -> None:
-    """Make the models, run the tools in turn, print what each cost."""
+    """Create the models, run each tool, and print its resource usage."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name, number in {"shared": 8000, "new": 2000, "width": 512, "k": 64, "rounds": 1}.items():
         parser.add_argument(f"--{name}", type=int, default=number)

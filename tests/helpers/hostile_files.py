@@ -334,7 +334,7 @@ FOLDERS: dict[str, tuple[Damage, str, str]] = {
     "bin empty": (archive(after=lambda data: b""), BIN, "is empty"),
     "bin a git-LFS pointer": (archive(after=lambda data: LFS), BIN, "git lfs pull"),
     "bin a pipe": (both(archive(), replaced(BIN, os.mkfifo)), BIN, "is a folder, pipe or device"),
-    "bin cut short": (archive(after=lambda data: data[:-50]), BIN, CUT),
+    "bin cut short": (archive(after=lambda data: data[:-50]), BIN, "or is truncated"),
     "bin of zeros, packed": (archive(lambda name, data: data + bytes(10**6), zipfile.ZIP_DEFLATED), BIN, "compressed"),
     "bin that claims 4 GB": (archive(after=lambda data: claiming(data, 2**32 - 2)), BIN, "claim more bytes than"),
     "bin with too little data": (archive(lambda n, d: d[:99] if n.endswith("/0") else d), BIN, "cannot be read"),

@@ -1,4 +1,4 @@
-"""Tiny Llamas with real, small tokenizers, and the plain NumPy reference for their rows."""
+"""Tiny Llamas with small real tokenizers, and a plain NumPy reference for their rows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TABLES = ("model.embed_tokens.weight", "lm_head.weight")
 
 
 def byte_level(text: str, size: int = 290, special: Sequence[str] = ()) -> Tokenizer:
-    """A byte-level BPE tokenizer, trained on a few words."""
+    """Train a byte-level BPE tokenizer on a few words."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -33,7 +33,7 @@ def byte_level(text: str, size: int = 290, special: Sequence[str] = ()) -> Token
 
 
 def unigram(text: str, size: int = 60) -> Tokenizer:
-    """A Unigram tokenizer in SentencePiece's style."""
+    """Train a Unigram tokenizer in the style of SentencePiece."""
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.normalizer = normalizers.NFKC()
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
@@ -51,7 +51,7 @@ def put(folder: Path, tokenizer: Tokenizer, settings: Mapping[str, Any] | None =
 
 
 def model(folder: Path, seed: int, tokenizer: Tokenizer, rows: int | None = None, **config: Any) -> Path:
-    """A tiny Llama with a tokenizer; `rows` where it has more or fewer than tokens."""
+    """Create a tiny Llama with a tokenizer. Pass `rows` if their number differs from the number of tokens."""
     size = tokenizer.get_vocab_size() if rows is None else rows
     put(write_model(folder, seed, vocab_size=size, **config), tokenizer)
     return folder
@@ -62,7 +62,7 @@ def ids(folder: Path) -> dict[str, int]:
 
 
 def tables(folder: Path) -> dict[str, np.ndarray]:
-    """The embedding and the head of a model; a head that is not stored is the embedding."""
+    """Return the embedding and the head of a model. If the head is not stored, it is the embedding."""
     stored = {name: tensor.float().numpy() for name, tensor in load_file(folder / "model.safetensors").items()}
     return {name: stored.get(name, stored[TABLES[0]]) for name in TABLES}
 
@@ -72,7 +72,7 @@ def tensors(folder: Path) -> dict[str, np.ndarray]:
 
 
 def expected(out: Path, folders: Sequence[Path], base: int, table: str) -> list[np.ndarray]:
-    """Every model's table in the output's vocabulary, token by token as the rules say, in plain loops."""
+    """Return every model's table in the output's vocabulary, computed token by token in plain loops."""
     result = []
     known, stored = [ids(folder) for folder in folders], [tables(folder)[table] for folder in folders]
     size = json.loads((out / "config.json").read_text())["vocab_size"]
@@ -94,7 +94,7 @@ def expected(out: Path, folders: Sequence[Path], base: int, table: str) -> list[
 
 
 def permuted(folder: Path, out: Path, seed: int = 5) -> Path:
-    """The same model with its tokens numbered otherwise."""
+    """Write the same model with permuted token IDs."""
     out.mkdir()
     value = json.loads((folder / "tokenizer.json").read_text("utf-8"))
     stored = load_file(folder / "model.safetensors")

@@ -22,7 +22,7 @@ def of_model(method: str, name: str, words: str = "is one value for all models; 
 
 
 EMBEDDING = "model.embed_tokens.weight"
-CHANCES = "which must lie between 0 and 1, both excluded; give an epsilon below"
+CHANCES = "which must be strictly between 0 and 1; set epsilon below"
 
 NAMES: dict[str, Wrong] = {
     f"{method}'s {name} misspelt": value(method, f"{name}: 1", name, f"has no parameter {name!r}; {hint}")

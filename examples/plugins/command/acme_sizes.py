@@ -1,4 +1,4 @@
-"""`mergecore sizes`: where the bytes of a model are."""
+"""`mergecore sizes`: show which tensors use the bytes of a model."""
 
 import json
 from collections import Counter
@@ -9,8 +9,8 @@ from mergecore.cli.options import AsJson, ModelPath
 
 
 def sizes(model: ModelPath, as_json: AsJson = False) -> None:
-    """Show how many bytes MODEL has in weights of each name, all layers together."""
-    from mergecore.cli.console import warn  # imported here, so that --help stays quick
+    """Show the bytes of each tensor name in MODEL, summed over layers."""
+    from mergecore.cli.console import warn  # imported here to keep --help fast
     from mergecore.discovery.registry import Registry
     from mergecore.models.adapters import open_model
 

@@ -1,4 +1,4 @@
-"""The policy keeps the promises of all hooks, refuses what it is for, and writes down what it lets through."""
+"""The policy passes the checks for hooks, refuses forbidden licenses, and logs accepted merges."""
 
 import json
 
@@ -24,9 +24,9 @@ def recipe(tmp_path, licences):
 @pytest.mark.parametrize(
     ("licences", "words"),
     [
-        ({"base": "mit", "code": "cc-by-nc-4.0"}, "code is under 'cc-by-nc-4.0'"),
-        ({"base": None, "code": "mit"}, "base is of unknown origin"),
-        ({"base": "[not, one]", "code": "mit"}, "base is of unknown origin"),
+        ({"base": "mit", "code": "cc-by-nc-4.0"}, "code has the license 'cc-by-nc-4.0'"),
+        ({"base": None, "code": "mit"}, "base has no known license"),
+        ({"base": "[not, one]", "code": "mit"}, "base has no known license"),
     ],
 )
 def test_what_may_not_be_merged_is_refused(tmp_path, licences, words):

@@ -1,4 +1,4 @@
-"""Stages with other vocabularies give, bit for bit, what they give when each is written and read again."""
+"""Stages with other vocabularies give bitwise the same result as when each stage is written and read back."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ CHAINS = {
         {"name": "mix", **linear(a, b, **UNION), "chat_template": TEMPLATE},
         {"merge_method": "karcher", "models": [{"model": m} for m in (c, "mix")], "tokenizer_source": "mix"},
     ],
-    "a stage made whole": lambda a, b, c: [
+    "a materialized stage": lambda a, b, c: [
         {"name": "mix", "merge_method": "nuslerp", "parameters": {"weight": 0.5, "nuslerp_flatten": False},
          "models": [{"model": a}, {"model": c}]},
         linear(b, "mix", **UNION),

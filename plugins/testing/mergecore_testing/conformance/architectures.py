@@ -1,4 +1,4 @@
-"""Checks of architectures: a model made from the definition is known whole, merged and cut by layers."""
+"""Checks for architectures: a model built from the definition is fully recognized, merged, and sliced."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from mergecore_testing.sandbox import Sandbox, recipe
 
 
 def check_follows_the_format(subject: Subject) -> None:
-    """The JSON follows the schema and names no weight twice."""
+    """The JSON follows the schema and lists no tensor twice."""
     parse(_class(subject), subject.loaded, "of the plugin")
 
 
 def check_knows_its_model(subject: Subject) -> None:
-    """Every tensor of a model with all weights is known, and none is missing; the same without optional weights."""
+    """Every tensor of a model is known and none is missing, both with and without the optional tensors."""
     with folder() as there:
         for bare in (False, True):
             _expect_fit(subject, write_checkpoint(there / str(bare), subject.name, subject.loaded, bare=bare))
 
 
 def check_knows_a_real_model(subject: Subject) -> None:
-    """Every tensor of a real checkpoint is known, and none is missing."""
+    """Every tensor of a real checkpoint is known and none is missing."""
     assert subject.model is not None
     _expect_fit(subject, subject.model)
 
 
 def check_merges_every_tensor(subject: Subject) -> None:
-    """A merge of two models has all their tensors, each the mean of the two."""
+    """A merge of two models has all their tensors, each equal to the mean of the two."""
     import torch
     from safetensors.torch import load_file
 
@@ -49,7 +49,7 @@ def check_merges_every_tensor(subject: Subject) -> None:
 
 
 def check_keeps_the_first_layers(subject: Subject) -> None:
-    """A recipe that takes all layers but the last gives a model without it, which the definition knows too."""
+    """A recipe that omits the last layer gives a model without it, which matches the definition too."""
     with folder() as there:
         model = str(write_checkpoint(there / "model", subject.name, subject.loaded))
         architecture = parse(_class(subject), subject.loaded, "of the plugin")
@@ -66,9 +66,9 @@ def check_keeps_the_first_layers(subject: Subject) -> None:
             known = {weight.name for weight in plan.architecture.weights(plan.config, "the output")}
         finally:
             plan.close()
-        expect(counts <= {0, 2}, f"{subject}: a model of the first two layers says that it has {sorted(counts)}")
+        expect(counts <= {0, 2}, f"{subject}: the config of a model with two layers says {sorted(counts)}")
         unknown = sorted(set(plan.tensors) - known)
-        expect(not unknown, f"{subject}: a model of the first two layers has {unknown[:3]}, which no such model has")
+        expect(not unknown, f"{subject}: a model with two layers has unknown tensors: {unknown[:3]}")
 
 
 def _class(subject: Subject) -> str:
@@ -85,5 +85,5 @@ def _expect_fit(subject: Subject, model: Path) -> None:
         findings = examine(parse(_class(subject), subject.loaded, "of the plugin"), checkpoint)
     finally:
         checkpoint.close()
-    expect(not findings.unknown, f"{subject}: does not know {findings.unknown[:3]} of {model}")
-    expect(not findings.missing, f"{subject}: {model} lacks {findings.missing[:3]}; say that they are optional")
+    expect(not findings.unknown, f"{subject}: does not know {findings.unknown[:3]} in {model}")
+    expect(not findings.missing, f"{subject}: {model} has no {findings.missing[:3]}; mark them as optional")
