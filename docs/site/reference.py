@@ -147,7 +147,7 @@ def fenced(code: str) -> str:
 
 def command_line() -> str:
     """Every command, those of the installed packages among them."""
-    group: Any = get_command(cli.app)
+    group: Any = get_command(app)
     ctx = typer.Context(group)
     parts = [COMMAND_LINE]
     for name in sorted(group.list_commands(ctx)):

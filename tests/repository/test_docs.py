@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator
 from typer.main import get_command
 
 import mergecore
-from mergecore import cli
+from mergecore.cli.app import app
 from mergecore.cli import external_commands
 from mergecore.discovery import entry_points
 from mergecore.discovery.registry import Registry
@@ -96,7 +96,7 @@ def lines(text):
 def unknown(line):
     """What a command line has that the command does not: its name, a subcommand, or an option."""
     words = re.split(r" [>|&] ?", line)[0]
-    command = get_command(cli.app)
+    command = get_command(app)
     ctx, options, faults = typer.Context(command), set(), []
     for word in shlex.split(words, comments=True)[1:]:
         if word.startswith("-"):
@@ -104,7 +104,7 @@ def unknown(line):
             faults += [] if name in options or name in ("--help", "--debug") else [f"option {name}"]
         elif hasattr(command, "commands") and re.fullmatch("[a-z-]+", word):
             installed = {plugin.name: plugin for plugin in entry_points.listed("commands")}
-            top = command.name == get_command(cli.app).name and word in installed
+            top = command.name == get_command(app).name and word in installed
             found = (
                 external_commands.command(word, entry_points.load(installed[word]))
                 if top

@@ -12,7 +12,7 @@ import transformers
 import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from mergecore import cli
+from mergecore.cli.app import app
 
 VOCABULARY, LAYERS, HIDDEN = 37, 3, 24
 SIZES = {
@@ -76,7 +76,7 @@ def mix(folder: Path, value: Any, *options: str) -> Path:
     """What `mergecore moe` makes of a config, as its command line is called; errors are raised."""
     path, out = folder / "moe.yml", folder / "out"
     path.write_text(value if isinstance(value, str) else yaml.safe_dump(value, sort_keys=False), "utf-8")
-    cli.app(args=["moe", str(path), str(out), "--quiet", "--workers", "1", *options], standalone_mode=False)
+    app(args=["moe", str(path), str(out), "--quiet", "--workers", "1", *options], standalone_mode=False)
     return out
 
 
