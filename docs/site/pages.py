@@ -15,6 +15,7 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 LINK = re.compile(r"(?P<image>!?)\[(?P<text>[^\]]*)\]\((?P<target>(?!https?:|mailto:|#)[^)#\s]+)(?P<anchor>#[^)]*)?\)")
+CODE = re.compile(r"<pre.*?</pre>|<code>(?P<words>[^<]*)</code>", re.DOTALL)
 
 MADE = {
     "plugins/methods": "reference/methods/index.md",
@@ -46,6 +47,16 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         page.meta["hide"] = ["navigation"]  # it would list only this page
     source = origin.get(page.file.src_uri, DOCS / page.file.src_uri)
     return LINK.sub(lambda link: rewritten(link, source), markdown) if source.exists() else markdown
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Keep each word of inline code on one line, because browsers would split options after their hyphens."""
+    return CODE.sub(lambda code: code[0] if code["words"] is None else f"<code>{unsplit(code['words'])}</code>", html)
+
+
+def unsplit(words: str) -> str:
+    """Mark the words with hyphens so that site.css can keep them on one line."""
+    return re.sub(r"[^\s/]*-[^\s/]*", lambda word: f'<span class="word">{word[0]}</span>', words)
 
 
 def rewritten(link: re.Match[str], source: Path) -> str:
@@ -89,4 +100,5 @@ def site_path(source: Path) -> str:
     if source == ROOT / "README.md":
         return "index.md"
     path = source.relative_to(ROOT).as_posix()
-    return MADE.get(path, path.removeprefix("docs/"))
+    page = re.sub(r"/README\.md$", ".md", path)  # as README.md, it would become the index of its section
+    return MADE.get(path, page.removeprefix("docs/"))
