@@ -14,8 +14,8 @@ from jsonschema import Draft202012Validator
 from typer.main import get_command
 
 import mergecore
-from mergecore.cli.app import app
 from mergecore.cli import external_commands
+from mergecore.cli.app import app
 from mergecore.discovery import entry_points
 from mergecore.discovery.registry import Registry
 from mergecore.models.architecture_lookup import local_definitions
