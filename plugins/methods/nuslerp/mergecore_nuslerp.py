@@ -75,7 +75,7 @@ def _column_gram(tiles: Sequence[Sequence[Tensor]]) -> Tensor:
     total: Tensor | None = None
     for models in tiles:
         exact = [model.double() for model in models]
-        # Row by row, so that the order of additions, and thus every bit, does not depend on the tiling.
+        # Row by row, so that neither the order of additions nor any bit depends on the tiling.
         for row in torch.stack([one * other for one in exact for other in exact], 1):
             total = row if total is None else total + row
     assert total is not None

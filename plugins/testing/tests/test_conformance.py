@@ -167,7 +167,7 @@ FAULTS: dict[str, list[tuple[str, type[Method], str]]] = {
     ],
     "randomness": [
         ("torch's generator", each(lambda x, ctx: x * torch.rand_like(x)), "merging again"),
-        ("a generator of its own", each(own_generator), "without using ctx.random"),
+        ("a separate generator", each(own_generator), "without using ctx.random"),
         ("draws in vain", each(lambda x, ctx: x + 0 * ctx.random(0, x)), "change nothing"),
     ],
     "tiles_change_no_bit": [

@@ -18,7 +18,7 @@ def changes(
 ) -> tuple[dict[str, Any], list[str]]:
     """Return the changed config values by dotted key, and notes. Add generation_config.json to the files if needed.
 
-    Special tokens of `source` keep their roles. A token that only the donor's config lists is looked up by its text.
+    Special tokens of `source` keep their roles. Tokens only in the config of `donor` are looked up by their text.
     """
     if source.folder.resolve() == donor.folder.resolve():
         return {}, []
