@@ -41,6 +41,7 @@ def new(
     name: Annotated[str, typer.Argument(help="Small letters, digits and _.")],
     into: Annotated[Path, typer.Option(help="Where to make its folder.")] = Path("."),
     model: Annotated[str, typer.Option("--from", help="For arch: a model folder whose weights to begin with.")] = "",
+    then: Annotated[str, typer.Option("--next", hidden=True, help="What to do next, where it isn't installing.")] = "",
 ) -> None:
     """Write the package of a new plugin: installs, passes its tests, waits to be filled."""
     from mergecore.discovery import write_package
@@ -49,7 +50,7 @@ def new(
         raise InputError(f"--from is for architectures; leave it out of mergecore new {kind}")
     for path in write_package(kind, name, into, arch_commands.inferred_from(model) if model else None):
         print(path)
-    say(f"next: pip install -e {into / name}")
+    say(f"next: {then or f'pip install -e {into / name}'}")
 
 
 def print_kind(kind: str, as_json: bool) -> None:

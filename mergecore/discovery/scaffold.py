@@ -20,7 +20,7 @@ def write_package(kind: str, name: str, into: Path, inferred: Mapping[str, Any] 
         kind: a folder of `TEMPLATES`.
         name: of the method or model family; becomes the folder's and, as ``mergecore_NAME``, the module's name.
         into: folder that the package's folder is made in.
-        inferred: for an architecture, the JSON to begin with; its `classes` go to the entry points.
+        inferred: for an architecture, the JSON to begin with; the first of its `classes` becomes an entry point.
 
     Returns:
         The files written.
@@ -50,8 +50,7 @@ def write_package(kind: str, name: str, into: Path, inferred: Mapping[str, Any] 
         target.write_text(_fill(template.read_text("utf-8"), words), "utf-8")
         written.append(target)
         if inferred and target.suffix == ".json":
-            own = {key: value for key, value in inferred.items() if key != "classes"}
-            target.write_text(json.dumps(own, indent=2) + "\n", "utf-8")
+            target.write_text(json.dumps(inferred, indent=2) + "\n", "utf-8")
     return written
 
 

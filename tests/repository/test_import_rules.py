@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import tomllib
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
 CORE = {"mergecore"}
@@ -124,6 +126,20 @@ def test_generated_lists_are_up_to_date():
     command = [sys.executable, "dev", "sync", "--check"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
+
+
+def test_the_lock_has_a_version_within_every_bound_and_no_address():
+    text = (ROOT / "requirements-lock.txt").read_text("utf-8")
+    locked = [Requirement(line) for line in text.splitlines() if not line.startswith("#")]
+    assert "://" not in text and "--" not in text
+    lines = {line for line in (ROOT / "requirements-dev.txt").read_text("utf-8").splitlines() if line[:1] not in "#"}
+    for package in [ROOT, *PACKAGES]:
+        data = tomllib.loads((package / "pyproject.toml").read_text("utf-8"))
+        lines |= {*data["project"].get("dependencies", ()), *data["build-system"]["requires"]}
+    for bound in (Requirement(line) for line in lines if not line.startswith("mergecore")):
+        same = [entry for entry in locked if canonicalize_name(entry.name) == canonicalize_name(bound.name)]
+        versions = [str(entry.specifier).removeprefix("==") for entry in same]
+        assert versions and all(map(bound.specifier.contains, versions)), f"{bound}: run ./dev lock"
 
 
 @pytest.mark.parametrize("command", [["--help"], ["methods", "list"], ["arch", "list"], ["plugins", "list"]])
