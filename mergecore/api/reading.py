@@ -20,18 +20,18 @@ def open_file(path: Path) -> int:
     try:
         # Checked before opening, because opening a pipe would wait for a writer.
         if not stat.S_ISREG(os.stat(path).st_mode):
-            raise ModelError(f"{path}: is a folder, pipe or device where a file is expected; fetch the model again")
+            raise ModelError(f"{path}: is a folder, pipe, or device instead of a file; download the model again")
         file = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
-        raise ModelError(f"{path}: there is no such file; fetch the whole model") from None
+        raise ModelError(f"{path}: no such file; download the complete model") from None
     except (OSError, ValueError) as error:
         raise ModelError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     try:
         start = os.pread(file, len(LFS_POINTER), 0)
         if not start:
-            raise ModelError(f"{path}: is empty; fetch it again")
+            raise ModelError(f"{path}: is empty; download it again")
         if start == LFS_POINTER:
-            raise ModelError(f"{path}: is a git-LFS pointer, not the file itself; fetch it with: git lfs pull")
+            raise ModelError(f"{path}: is a Git LFS pointer instead of the file; download it with: git lfs pull")
     except BaseException as error:
         os.close(file)
         if isinstance(error, OSError):
@@ -48,7 +48,7 @@ def read_text(path: Path, limit: int) -> str:
     """
     with os.fdopen(open_file(path), "rb") as file:
         if os.fstat(file.fileno()).st_size > limit:
-            raise ModelError(f"{path}: is larger than {limit / 1e6:.0f} MB, which no such file needs; fetch it again")
+            raise ModelError(f"{path}: is larger than the limit of {limit / 1e6:.0f} MB; download it again")
         try:
             return file.read(limit).decode("utf-8-sig")
         except (OSError, ValueError) as error:

@@ -1,1 +1,1 @@
-"""What core ships through the same entry points as everyone: safetensors files, and threads to run on."""
+"""Core's plugins, registered through the same entry points as all others: safetensors files and a thread executor."""

@@ -321,7 +321,7 @@ def test_a_model_without_tokenizer_files_has_the_bases(tmp_path: Path) -> None:
     assert any("has no tokenizer files" in note for note in plan.notes)
     with pytest.raises(InputError, match="has no tokenizer files"):
         mergecore.plan(linear(*models[::-1], tokenizer_source="union"))
-    with pytest.raises(InputError, match="'nowhere' is neither union nor base, and nowhere: there is no such folder"):
+    with pytest.raises(InputError, match="'nowhere' is neither union nor base, and nowhere: no such folder"):
         mergecore.plan(linear(*models, tokenizer_source="nowhere"))
 
 
