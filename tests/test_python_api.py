@@ -68,9 +68,9 @@ def test_mistakes_are_sentences(method, parameters, base, words):
 def test_shapes_and_names_must_agree():
     with pytest.raises(InputError, match="differ in shape"):
         mergecore.merge_tensors([torch.ones(2), torch.ones(3)], "linear", {"weight": 1})
-    with pytest.raises(InputError, match="model 1 and model 0 differ in 'a'"):
+    with pytest.raises(InputError, match="only one of model 0 and model 1 has 'a'"):
         mergecore.merge_state_dicts([{"a": torch.ones(2)}, {"b": torch.ones(2)}], "linear", {"weight": 1})
-    with pytest.raises(InputError, match="the models differ in it"):
+    with pytest.raises(InputError, match="the models' values differ"):
         mergecore.merge_tensors([torch.tensor(1), torch.tensor(2)], "linear", {"weight": 1})
 
 
@@ -142,6 +142,6 @@ def test_sizes_are_read_as_people_write_them():
 
 
 def test_a_list_without_a_recipe_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"^the list of recipes is empty; a recipe has at least"):
+    with pytest.raises(InputError, match=r"^the list of recipes is empty; a recipe needs at least"):
         mergecore.run([], tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -1,4 +1,4 @@
-"""All that a plugin author imports: `from mergecore.api import DeltaMethod, Tile, param, ...`."""
+"""The plugin API: `from mergecore.api import DeltaMethod, Tile, param, ...`."""
 
 from pluggy import HookimplMarker
 
@@ -16,7 +16,7 @@ from mergecore.api.vocabulary import OutputTokenizer, TokenizerRequest, Vocabula
 from mergecore.errors import InputError, ModelError, PluginError, RunError
 
 hookimpl = HookimplMarker("mergecore")
-"""Marks a function of a `mergecore.v1.hooks` module as a hook implementation."""
+"""Decorator that marks a function in a `mergecore.v1.hooks` module as a hook implementation."""
 
 __all__ = [
     "BLOCK",

@@ -1,4 +1,4 @@
-"""Which files of a model folder are its tokenizer's."""
+"""Names of the tokenizer files in a model folder."""
 
 VOCABULARY_FILES = (
     "added_tokens.json",
@@ -28,7 +28,7 @@ VOCABULARY_FILES = (
     "bpe.codes",
     "prophetnet.tokenizer",
 )
-"""Patterns of the files that hold a vocabulary in other formats than tokenizer.json."""
+"""Glob patterns for files that hold a vocabulary in a format other than tokenizer.json."""
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -40,5 +40,5 @@ TOKENIZER_FILES = (
     "chat_template.json",
     "additional_chat_templates/*.jinja",
 )
-"""Patterns of all files of a tokenizer, relative to the model folder: what transformers' classes, its remote-code ones
-and mistral-common read."""
+"""Glob patterns for all tokenizer files, relative to the model folder. They cover the files that transformers, its
+remote-code tokenizers, and mistral-common read."""

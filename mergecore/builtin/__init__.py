@@ -1,4 +1,4 @@
-"""The built-in plugins: the safetensors reader and writer, and the threads executor."""
+"""Core's plugins, registered through the same entry points as all others: safetensors files and a thread executor."""
 
 from mergecore.builtin.safetensors import HEADER_LIMIT, as_bytes, write_at
 from mergecore.builtin.threads import TILE_ELEMENTS, TileMerger, in_threads

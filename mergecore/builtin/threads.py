@@ -1,4 +1,4 @@
-"""The default executor: one thread a core, each taking a tensor and merging it tile by tile."""
+"""The default executor: one thread per core, each merging one tensor at a time, tile by tile."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TILE_ELEMENTS = 2**18
-"""Elements of a flat tile: few enough for the cache, so many that Python between the calls costs little."""
+"""Elements of a flat tile: small enough for the CPU cache, large enough to make the Python overhead negligible."""
 
 
 class ThreadsExecutor:
-    """Largest tensors first, so that the threads end together; any order and any tile give the same bytes.
+    """Runs the largest tensors first, so that all threads finish together. Order and tiles do not affect the result.
 
     Args:
-        tile_elements: elements of a flat tile.
-        merger: what makes the jobs of one thread, where it is not `TileMerger` itself.
+        tile_elements: number of elements of a flat tile.
+        merger: the class that runs the jobs of one thread. Defaults to `TileMerger`.
     """
 
     def __init__(self, tile_elements: int = TILE_ELEMENTS, merger: Callable[..., TileMerger] | None = None) -> None:
@@ -57,7 +57,7 @@ class ThreadsExecutor:
 
 
 def in_threads(tasks: Sequence[Callable[[], None]], errors: list[BaseException]) -> None:
-    """Run each task in a thread of its own until all have ended; what they raise, and interrupts, go into `errors`."""
+    """Run each task in a separate thread and wait for all. Add their exceptions, and interrupts, to `errors`."""
 
     def run(task: Callable[[], None]) -> None:
         try:
@@ -74,22 +74,22 @@ def in_threads(tasks: Sequence[Callable[[], None]], errors: list[BaseException])
         while thread.is_alive():
             try:
                 thread.join()
-            except BaseException as error:  # an interrupt; the files may be closed only when all have ended
+            except BaseException as error:  # an interrupt, but files can be closed only when all threads have ended
                 errors.append(error)
 
 
 @dataclass
 class TileMerger:
-    """Makes jobs one after another in one thread, reusing its buffers for what files hold."""
+    """Runs jobs one after another in one thread, and reuses its buffers for reading."""
 
     work: Work
     tile: int
     errors: list[BaseException] = field(default_factory=list)
-    """Of all threads; once there is one, nothing more is read."""
+    """Errors of all threads. After the first one, nothing more is read."""
     buffers: dict[tuple[int, str], Tensor] = field(default_factory=dict)
 
     def make(self, job: Job) -> None:
-        """Read, merge and write every tile of a job."""
+        """Read, merge, and write every tile of a job."""
         pieces = job.pieces(self.tile)
         if pieces:
             ctx = self.context(job)
@@ -97,16 +97,16 @@ class TileMerger:
                 self._write(job, piece, self.made(job, piece, ctx))
 
     def context(self, job: Job) -> Context:
-        """The context of a job's tiles, measured where its method asks for it."""
+        """Return the context for the tiles of a job, with measurements if the method uses them."""
         return job.context(Tiles(job, job.pieces(self.tile), self._read))
 
     def made(self, job: Job, piece: Piece, ctx: Context) -> Tensor:
-        """A piece of a job's tensor, not yet rounded to the output's dtype; it may lie in a buffer of this merger."""
+        """Return a piece of the result before rounding to the output's dtype. It can share a buffer of this merger."""
         if job.method is not None:
             return merge_piece(job, piece, self._read(job, piece), ctx)
         first, *others = [self._stored(job, slot, piece) for slot in range(len(job.inputs))]
         if not all(first.equal(other) for other in others):
-            raise RunError(f"{job.name}: holds {job.info.dtype} values, which are copied, but the models differ in it")
+            raise RunError(f"{job.name}: {job.info.dtype} tensors can only be copied, but the models' values differ")
         return first
 
     def _read(self, job: Job, piece: Piece) -> Sequence[Tensor]:
@@ -140,12 +140,12 @@ class TileMerger:
 
 
 def merge_piece(job: Job, piece: Piece, tensors: Sequence[Tensor], ctx: Context) -> Tensor:
-    """What a job's method makes of a piece of its inputs, checked to have the piece's shape."""
+    """Merge a piece of a job's inputs, and check that the result has the shape of the piece."""
     return checked(job, piece, job.merge(tensors, replace(ctx, offset=piece.start)))
 
 
 def checked(job: Job, piece: Piece, merged: Tensor) -> Tensor:
-    """What a job's method made of a piece, which must have the piece's shape."""
+    """Check that the result of a method has the shape of the piece, and return it."""
     if merged.shape != piece.shape:
         raise RunError(
             f"{job.name}: {type(job.method).__name__}.merge returned shape {tuple(merged.shape)} for inputs of shape"
@@ -155,7 +155,7 @@ def checked(job: Job, piece: Piece, merged: Tensor) -> Tensor:
 
 
 class Budget:
-    """Bytes in flight over all threads; a job waits until its share is free."""
+    """A memory budget shared by all threads. A job waits until its share is available."""
 
     def __init__(self, total: int) -> None:
         self._free = self._total = total
@@ -176,7 +176,7 @@ class Budget:
 
 
 def keep_freed_pages() -> None:
-    """Ask glibc to keep freed memory: giving pages back after every tile costs more than the arithmetic."""
+    """Ask glibc to keep freed memory. Returning pages after every tile takes longer than the arithmetic."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):

@@ -1,4 +1,4 @@
-"""The command line: every command a few lines over the modules that do the work."""
+"""The command line. Each command is a thin wrapper over the modules that do the work."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-methods_app = typer.Typer(help="Installed merge methods.", no_args_is_help=True)
+methods_app = typer.Typer(help="List and describe the installed merge methods.", no_args_is_help=True)
 app.add_typer(methods_app, name="methods")
 app.add_typer(arch_commands.app, name="arch")
 app.add_typer(plugin_commands.app, name="plugins")
@@ -52,29 +52,29 @@ def run(
     recipe: RecipePath,
     out: Out,
     memory: Memory = "",
-    arch_dir: ArchDirs = [],  # noqa: B006  typer makes a new list each time
+    arch_dir: ArchDirs = [],  # noqa: B006  typer creates a new list each time
     plugin: PluginFiles = [],  # noqa: B006
     no_hooks: NoHooks = False,
     strict_plugins: StrictPlugins = False,
     require_license: RequireLicence = "",
-    workers: Annotated[int, typer.Option(help="Threads; default: one for each core.", min=0)] = 0,
-    shard_size: Annotated[str, typer.Option(help="Largest weight file; default: 5GB.")] = "",
+    workers: Annotated[int, typer.Option(help="Number of threads. Default: one per core.", min=0)] = 0,
+    shard_size: Annotated[str, typer.Option(help="Maximum size of a weight file. Default: 5GB.")] = "",
     executor: Annotated[str, typer.Option(help="Name of an installed executor.")] = "threads",
     force: Force = False,
     allow_nonfinite: Annotated[
-        bool, typer.Option("--allow-nonfinite", help="Write tensors with NaN or infinity too, with a warning.")
+        bool, typer.Option("--allow-nonfinite", help="Warn about NaN or infinity in the result instead of stopping.")
     ] = False,
     hash_inputs: Annotated[
-        bool, typer.Option("--hash-inputs", help="Put the models' full SHA-256 into the lock; takes a second a GB.")
+        bool, typer.Option("--hash-inputs", help="Add full SHA-256 hashes of the models to the lock file (1 s per GB).")
     ] = False,
-    keep: Annotated[list[str], typer.Option(help="Name of a stage of RECIPE that is written too, into OUT-NAME.")] = [],  # noqa: B006
-    no_health: Annotated[bool, typer.Option("--no-health", help="Leave out the health check of the result.")] = False,
+    keep: Annotated[list[str], typer.Option(help="Name of a stage to write as well, to OUT-NAME.")] = [],  # noqa: B006
+    no_health: Annotated[bool, typer.Option("--no-health", help="Skip the health check of the result.")] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Merge the models of RECIPE into the folder OUT; a run that was cut short goes on where it was.
+    """Merge the models of RECIPE into the folder OUT. An interrupted run resumes where it stopped.
 
-    RECIPE may be the mergecore.lock.json of an earlier result, which is then made again.
+    RECIPE can also be the mergecore.lock.json of an earlier result, to reproduce that result.
     """
     from mergecore.cli.run_with_progress import run_attended
     from mergecore.discovery import Registry
@@ -101,19 +101,17 @@ def run(
 @app.command("plan")
 def plan_command(
     recipe: RecipePath,
-    out: Annotated[Path, typer.Argument(help="The folder that a run would make; its disk is measured.")] = Path("out"),
+    out: Annotated[Path, typer.Argument(help="Output folder of the run, for measuring disk speed.")] = Path("out"),
     memory: Memory = "",
     arch_dir: ArchDirs = [],  # noqa: B006
     plugin: PluginFiles = [],  # noqa: B006
     no_hooks: NoHooks = False,
     strict_plugins: StrictPlugins = False,
     require_license: RequireLicence = "",
-    weights: Annotated[
-        bool, typer.Option("--weights", help="Show every weight with its inputs and parameters.")
-    ] = False,
+    weights: Annotated[bool, typer.Option("--weights", help="Show the inputs and parameters of every weight.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check RECIPE against the models' headers, show what a run would do and what it would cost; nothing is kept."""
+    """Check RECIPE against the models' headers and estimate the time, memory, and disk use of a run. Write nothing."""
     from mergecore.cli import render
     from mergecore.discovery import Registry
     from mergecore.models import local_definitions
@@ -141,7 +139,7 @@ def plan_command(
 
 @app.command()
 def schema(plugin: PluginFiles = []) -> None:  # noqa: B006
-    """Print the JSON Schema of recipes, with the parameters of every method, for editors that check while you type."""
+    """Print the JSON Schema of recipes, including the parameters of every method, for validation in your editor."""
     from mergecore.discovery import Registry
     from mergecore.recipes import as_text, recipe_schema
 
@@ -151,17 +149,17 @@ def schema(plugin: PluginFiles = []) -> None:  # noqa: B006
 
 @methods_app.command("list")
 def methods_list(as_json: AsJson = False) -> None:
-    """The merge methods that a recipe can name."""
+    """List the merge methods that a recipe can use."""
     plugin_commands.print_kind("methods", as_json)
 
 
 @methods_app.command("show")
 def methods_show(
-    name: Annotated[str, typer.Argument(help="A method of `methods list`.")],
+    name: Annotated[str, typer.Argument(help="Name of a method, as shown by `methods list`.")],
     plugin: PluginFiles = [],  # noqa: B006
     as_json: AsJson = False,
 ) -> None:
-    """What a method does, and its parameters."""
+    """Describe a method and its parameters."""
     from mergecore.cli import render
     from mergecore.discovery import Registry
 
@@ -170,12 +168,12 @@ def methods_show(
 
 @arch_commands.app.command("list")
 def arch_list(as_json: AsJson = False) -> None:
-    """The model classes that a definition is installed for."""
+    """List the model classes that have an installed architecture definition."""
     plugin_commands.print_kind("architectures", as_json)
 
 
 class Stopped(BaseException):
-    """Ctrl-C, or a request to end; `number` is the signal's."""
+    """Raised on Ctrl-C or SIGTERM. `number` is the signal number."""
 
     def __init__(self, number: int) -> None:
         super().__init__()
@@ -183,18 +181,18 @@ class Stopped(BaseException):
 
 
 def _stop(number: int, _frame: Any) -> None:
-    signal.signal(number, signal.SIG_DFL)  # a second one ends at once; what is journaled stays all the same
+    signal.signal(number, signal.SIG_DFL)  # a second signal ends the process at once; the journal survives that too
     raise Stopped(number)
 
 
 def main() -> NoReturn:
-    """Run the command line; errors are one sentence, and the exit status says whose turn it is."""
+    """Run the command line. Print errors without a traceback and set the exit status."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+        if signal.getsignal(number) != signal.SIG_IGN:  # ignored under nohup, for example
             signal.signal(number, _stop)
-    # What is imported stays: looking for garbage in it again and again takes a quarter of a second of torch's import.
+    # Imported modules stay in memory. Repeated garbage collection would add 0.25 s to the import of torch.
     gc.set_threshold(100_000)
-    atexit.register(gc.freeze)  # nor is any looked for at the end, which takes as long again
+    atexit.register(gc.freeze)  # skip the collection at exit, which takes just as long
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
@@ -210,13 +208,13 @@ def main() -> NoReturn:
     except Exception as error:
         if debug:
             raise
-        if hasattr(error, "exit_code") and hasattr(error, "format_message"):  # typer's, whose classes are private
+        if hasattr(error, "exit_code") and hasattr(error, "format_message"):  # from typer, whose classes are private
             if type(error).__name__ == "NoArgsIsHelpError":
                 print(error.format_message(), file=sys.stderr)
             else:
                 say(f"error: {error.format_message()}")
             sys.exit(error.exit_code)
         cause = f"{type(error).__name__}: {error}"
-        say(f"error: {cause}; this is a fault of mergecore: run again with --debug and report it")
+        say(f"error: {cause}; this is a bug in mergecore: run again with --debug and report it")
         sys.exit(1)
     sys.exit(status if isinstance(status, int) else 0)

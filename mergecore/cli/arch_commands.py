@@ -1,4 +1,4 @@
-"""`mergecore arch`: the definitions that are installed, the one that headers show, and whether one fits a model."""
+"""`mergecore arch`: show installed definitions, infer one from headers, and check one against a model."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from mergecore.cli.options import AsJson, ModelPath
 from mergecore.discovery import listed, not_installed
 from mergecore.errors import ArchitectureError
 
-app = typer.Typer(help="Architectures: installed, inferred, checked.", no_args_is_help=True)
+app = typer.Typer(help="List, show, infer, and check architectures.", no_args_is_help=True)
 
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument(help="A class of `arch list`, or an architecture file.")],
+    name: Annotated[str, typer.Argument(help="A class from `arch list`, or an architecture file.")],
     as_json: AsJson = False,
 ) -> None:
-    """The weights of a model class."""
+    """Show the weights of a model class."""
     from mergecore.cli import render
     from mergecore.definitions import parse
 
@@ -31,12 +31,12 @@ def show(
 
 @app.command("infer")
 def infer_command(model: ModelPath) -> None:
-    """Print the architecture that MODEL's headers and config show, as JSON to mend and keep."""
+    """Infer an architecture from the headers and config of MODEL, and print it as JSON for you to edit and save."""
     print(json.dumps(inferred_from(model), indent=2))
 
 
 def inferred_from(model: str) -> dict[str, Any]:
-    """The JSON of the architecture that a model folder's headers and config show."""
+    """Infer an architecture from the headers and config of a model folder, and return it as JSON."""
     from mergecore.definitions import class_name, infer
     from mergecore.models import open_model
 
@@ -50,17 +50,17 @@ def inferred_from(model: str) -> dict[str, Any]:
 
 @app.command()
 def check(
-    name: Annotated[str, typer.Argument(help="An architecture file, or a class of `arch list`.")],
-    against: Annotated[str, typer.Option(help="A model folder whose every tensor it must know.")] = "",
+    name: Annotated[str, typer.Argument(help="An architecture file, or a class from `arch list`.")],
+    against: Annotated[str, typer.Option(help="A model folder. The architecture must know all of its tensors.")] = "",
 ) -> None:
-    """Check an architecture: that it follows the format, and that it fits a model."""
+    """Check that an architecture is valid, and that it matches a model."""
     from mergecore.definitions import parse
     from mergecore.models import examine, open_model
 
     label, definition = _definition(name)
     architecture = parse(label, definition, name)
     if not against:
-        print(f"{name}: follows the format")
+        print(f"{name}: is valid")
         return
     checkpoint = open_model(against, _registry())
     try:
@@ -68,17 +68,17 @@ def check(
     finally:
         checkpoint.close()
     for tensor in findings.absent:
-        print(f"may be absent, and is: {tensor}")
+        print(f"optional, not present: {tensor}")
     for tensor in findings.unknown:
         print(f"unknown to {name}: {tensor}")
     for tensor in findings.missing:
-        print(f"missing in {against}: {tensor}")
+        print(f"missing from {against}: {tensor}")
     if findings.unknown or findings.missing:
         raise ArchitectureError(
-            f"{name}: does not fit {against}: {len(findings.unknown)} tensor(s) are unknown to it,"
-            f" {len(findings.missing)} missing; mend its weights, or see what mergecore arch infer {against} prints"
+            f"{name}: does not match {against}: {len(findings.unknown)} tensor(s) are unknown to it,"
+            f" {len(findings.missing)} missing; fix its weights, or compare with mergecore arch infer {against}"
         )
-    print(f"{name}: fits {against}, all {len(checkpoint.tensors)} tensors are known")
+    print(f"{name}: matches {against}, all {len(checkpoint.tensors)} tensors are known")
 
 
 def _registry() -> Any:
@@ -89,7 +89,7 @@ def _registry() -> Any:
 
 
 def _definition(name: str) -> tuple[str, Any]:
-    """The class name and content of an architecture file or of an installed class."""
+    """Return the class name and definition from an architecture file or an installed class."""
     from mergecore.models import load_definition
 
     path = Path(name)

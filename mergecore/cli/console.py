@@ -1,4 +1,4 @@
-"""Lines for people, beside the results: on standard error."""
+"""Print messages for the user on standard error, separate from results."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from mergecore.errors import printable
 
 
 def say(text: str) -> None:
-    """A line of news."""
+    """Print a message."""
     print(printable(text), file=sys.stderr, flush=True)
 
 
 def warn(text: str) -> None:
-    """A line about something that may not be as wanted."""
+    """Print a warning."""
     say(f"warning: {text}")

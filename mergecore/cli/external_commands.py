@@ -1,4 +1,4 @@
-"""Commands of installed packages beside core's own: listed without an import, imported when one is called."""
+"""Commands of other installed packages. They are listed without being imported and imported only when called."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mergecore.errors import PluginError
 
 
 class Commands(TyperGroup):
-    """Core's commands, then those of the entry-point group ``mergecore.v1.commands``."""
+    """Core's commands, followed by those in the entry-point group ``mergecore.v1.commands``."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         own = super().list_commands(ctx)
@@ -39,7 +39,7 @@ def _installed() -> list[Plugin]:
 
 
 class _Deferred(TyperCommand):
-    """The place of a package's command in the help; becomes that command once it is called."""
+    """Placeholder for a package's command in the help. It loads the real command when called."""
 
     def __init__(self, plugin: Plugin) -> None:
         super().__init__(plugin.name, callback=None, help=about(plugin), rich_markup_mode=None)
@@ -51,7 +51,7 @@ class _Deferred(TyperCommand):
 
 
 def about(plugin: Plugin) -> str:
-    """What a command says of itself, read from its source without importing it; else its package's summary."""
+    """Return a command's docstring, read from its source without importing it, or else its package's summary."""
     module, _, name = plugin.value.partition(":")
     try:
         tree = ast.parse(_source(module).read_bytes())
@@ -68,11 +68,11 @@ def about(plugin: Plugin) -> str:
 
 
 def _source(module: str) -> Path:
-    """The file of a module; of packages only the outermost is looked for, which imports nothing."""
+    """Return the file of a module. Look up only the top-level package, because that imports nothing."""
     top, *rest = module.split(".")
     spec = find_spec(top)
     if spec is None or spec.origin is None:
-        raise OSError(f"there is no module {top}")
+        raise OSError(f"no module named {top}")
     if not spec.submodule_search_locations:
         return Path(spec.origin)
     place = Path(spec.origin).parent.joinpath(*rest)
@@ -80,7 +80,7 @@ def _source(module: str) -> Path:
 
 
 def command(name: str, plugin: Any) -> Any:
-    """What a package registers, ready to be called: a ``typer.Typer``, or a function whose arguments typer reads."""
+    """Return a callable command from the registered ``typer.Typer``, or from a function with typer annotations."""
     outer = typer.Typer(rich_markup_mode=None, add_completion=False)
     outer.callback()(lambda: None)
     if isinstance(plugin, typer.Typer):

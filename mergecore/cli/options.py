@@ -1,4 +1,4 @@
-"""Arguments and options that several commands share, core's and those of packages."""
+"""Arguments and options shared by several commands in core and in other packages."""
 
 from __future__ import annotations
 
@@ -9,35 +9,33 @@ import typer
 
 from mergecore.errors import InputError
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print warnings and errors only.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings and errors.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")]
-RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
-ModelPath = Annotated[str, typer.Argument(help="A model: a folder, or org/name on the Hub.", show_default=False)]
-Out = Annotated[Path, typer.Argument(help="The folder to make.", show_default=False)]
-Memory = Annotated[
-    str, typer.Option("--memory", help="What may be in flight, such as 2GB; default: half of what is free.")
-]
+RecipePath = Annotated[Path, typer.Argument(help="The recipe (a YAML file).", show_default=False)]
+ModelPath = Annotated[str, typer.Argument(help="A model folder, or org/name on the Hub.", show_default=False)]
+Out = Annotated[Path, typer.Argument(help="The output folder to create.", show_default=False)]
+Memory = Annotated[str, typer.Option("--memory", help="Memory budget, such as 2GB. Default: half of the free memory.")]
 ArchDirs = Annotated[
-    list[Path], typer.Option("--arch-dir", help="A folder of architecture files to use before the installed ones.")
+    list[Path], typer.Option("--arch-dir", help="A folder with architecture files to use before installed ones.")
 ]
 PluginFiles = Annotated[
-    list[Path], typer.Option("--plugin", help="A Python file with a method or hooks, used before what is installed.")
+    list[Path], typer.Option("--plugin", help="A Python file with plugins that take precedence over installed ones.")
 ]
-NoHooks = Annotated[bool, typer.Option("--no-hooks", help="Load no installed hook plugin.")]
+NoHooks = Annotated[bool, typer.Option("--no-hooks", help="Do not load installed hook plugins.")]
 StrictPlugins = Annotated[
-    bool, typer.Option("--strict-plugins", help="Stop where a broken plugin would be left out with a warning.")
+    bool, typer.Option("--strict-plugins", help="Fail if a plugin is broken instead of skipping it with a warning.")
 ]
 RequireLicence = Annotated[
-    str, typer.Option("--require-license", help="permissive: refuse models whose cards state no permissive licence.")
+    str, typer.Option("--require-license", help="permissive: reject models without a permissive license in the card.")
 ]
 
 
 def size(text: str, option: str) -> int:
-    """Bytes from ``256MB``, ``1.5GiB``, ``5B`` (billions of bytes, as elsewhere in this field) or a plain number.
+    """Convert ``256MB``, ``1.5GiB``, ``5B`` (billions of bytes, as is common for models), or a plain number to bytes.
 
     Raises:
-        InputError: it is not a size above nothing; `option` says which one to mend.
+        InputError: if it is not a positive size. The message names `option`.
     """
     units = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30}
     upper = text.strip().upper()
@@ -47,7 +45,7 @@ def size(text: str, option: str) -> int:
     try:
         number = float(digits) * units[unit]
     except (ValueError, KeyError):
-        raise InputError(f"{option}: {text!r} is not a size; write one such as 256MB, 2GB or 1.5GiB") from None
+        raise InputError(f"{option}: {text!r} is not a size; write it like 256MB, 2GB, or 1.5GiB") from None
     if not 0 < number < float("inf"):
-        raise InputError(f"{option}: must be more than nothing, not {text!r}")
+        raise InputError(f"{option}: must be greater than zero, not {text!r}")
     return int(number)

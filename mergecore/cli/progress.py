@@ -1,4 +1,4 @@
-"""Progress of a run by bytes: a bar with rate and time left on a terminal, plain lines elsewhere."""
+"""Show the progress of a run: a bar with rate and time left in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 PLAIN_LINES = 10
-"""Lines of a whole run where there is no terminal."""
+"""Number of progress lines in a run without a terminal."""
 
 
 class Progress:
-    """Shows how many of `total` bytes are done; a context manager around the run. `doing` says what is done."""
+    """Shows how many of `total` bytes are done. Use it as a context manager. `doing` is the label of the bar."""
 
     def __init__(self, total: int, quiet: bool, doing: str = "merging") -> None:
         self._total, self._quiet, self._doing, self._written = total, quiet, doing, 0
@@ -41,7 +41,7 @@ class Progress:
         return self
 
     def resume(self, done: int, total: int, count: int) -> None:
-        """Say how many tensors an earlier run finished, and leave out their bytes."""
+        """Report how many tensors an earlier run finished, and subtract their bytes from the total."""
         self._total -= count
         if not self._quiet:
             print(f"resuming: {done} of {total} tensors are done", file=sys.stderr, flush=True)
@@ -49,25 +49,25 @@ class Progress:
             self._bar.update(self._task, total=self._total)
 
     def fetch(self, done: int, total: int) -> None:
-        """Show bytes of weights that have come from the Hub, of all that will; the merge's time begins after them."""
+        """Show the bytes downloaded from the Hub so far. The time of the merge starts after the download."""
         self._started = time.perf_counter()
         if self._bar is not None:
             if self._fetching is None:
-                self._fetching = self._bar.add_task("fetching", total=total)
+                self._fetching = self._bar.add_task("downloading", total=total)
             self._bar.update(self._fetching, completed=done)
         elif not self._quiet and total and done * PLAIN_LINES // total > self._fetched:
             self._fetched = done * PLAIN_LINES // total
-            print(f"fetching {done / total:4.0%}  {done / 1e6:,.0f} MB", file=sys.stderr, flush=True)
+            print(f"downloading {done / total:4.0%}  {done / 1e6:,.0f} MB", file=sys.stderr, flush=True)
 
     def tell(self, text: str) -> None:
-        """A line of news, above the bar."""
+        """Print a line above the bar."""
         if self._bar is not None:
             self._bar.console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
         elif not self._quiet:
             print(printable(text), file=sys.stderr, flush=True)
 
     def advance(self, count: int) -> None:
-        """Count bytes that have been written."""
+        """Count written bytes."""
         self._written += count
         self._last = time.perf_counter()
         if self._bar is not None:
@@ -88,6 +88,6 @@ class Progress:
         return self._ended - self._started
 
     def summary(self) -> str:
-        """Bytes, time and rate in a few words; the rate is that until the last byte: what follows merges nothing."""
+        """Summarize bytes, time, and rate. The rate is measured until the last byte, before post-processing."""
         rate = self._written / max(self._last - self._started, 1e-9)
         return f"{self._written / 1e6:,.0f} MB in {self.seconds:.1f} s (merged at {rate / 1e6:,.0f} MB/s)"

@@ -1,4 +1,4 @@
-"""What the command line prints of plans, methods, architectures and findings."""
+"""Print plans, methods, architectures, and doctor findings on the command line."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _console() -> Any:
 
 
 def plan_view(plan: Plan) -> dict[str, Any]:
-    """A plan as plain values."""
+    """Return a plan as JSON-compatible values."""
     return {
         "merge_method": plan.recipe.method,
         "architecture": plan.architecture.name,
@@ -61,7 +61,7 @@ def _model_view(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _stage_view(name: str, stage: Plan, kept: bool) -> dict[str, Any]:
-    """A stage of a plan as plain values."""
+    """Return a stage of a plan as JSON-compatible values."""
     return {
         "name": name,
         "merge_method": stage.recipe.method,
@@ -75,7 +75,7 @@ def _stage_view(name: str, stage: Plan, kept: bool) -> dict[str, Any]:
 
 
 def weights_view(plan: Plan) -> list[dict[str, Any]]:
-    """Every output weight as plain values: dtype, shape, inputs, resolved parameters."""
+    """Return every output weight as JSON-compatible values: dtype, shape, inputs, and resolved parameters."""
     parameters = declared(plan.method)
     return [
         {
@@ -90,14 +90,14 @@ def weights_view(plan: Plan) -> list[dict[str, Any]]:
 
 
 def resolved(job: Job, parameters: Mapping[str, Parameter]) -> dict[str, Any] | None:
-    """A job's parameters by recipe name; None for a copy."""
+    """Return a job's parameters by their names in recipes, or None for a copy."""
     if job.method is None:
         return None
     return {name: getattr(job.method, item.attribute) for name, item in parameters.items()}
 
 
 def print_plan(plan: Plan, cost: Price | None = None) -> None:
-    """A plan, and what it costs, in a few lines, on standard error so that results stay alone on standard output."""
+    """Print a plan and its estimated cost to standard error, so that standard output contains only results."""
     from rich.console import Console
     from rich.table import Table
 
@@ -109,10 +109,10 @@ def print_plan(plan: Plan, cost: Price | None = None) -> None:
     table.add_row("method", plan.recipe.method)
     table.add_row("architecture", plan.architecture.name)
     donor = plan.checkpoints[plan.donor].reference
-    carried = {donor: "  (config and other files are taken from here)"}
+    carried = {donor: "  (config and other files are copied from here)"}
     for stage in view["stages"]:
         made = f"{stage['merge_method']} of {', '.join(stage['models'])}"
-        fate = "written too" if stage["kept"] else "not written"
+        fate = "also written" if stage["kept"] else "not written"
         about = f"{printable(made)}; {_dtypes(stage)}, {fate}{carried.get(stage['name'], '')}"
         table.add_row("stage", f"{printable(stage['name'])}  {about}")
     for model in view["models"]:
@@ -124,13 +124,13 @@ def print_plan(plan: Plan, cost: Price | None = None) -> None:
             table.add_row("  with", f"{kind}, changes {added['tensors']} tensors")
     table.add_row("output", f"{_dtypes(view)}, {view['bytes_out'] / 1e6:,.0f} MB")
     merged = view["tensors"] - view["copied"]
-    table.add_row("tensors", f"{merged} merged, {view['copied']} copied, {view['dropped']} left out by the recipe")
+    table.add_row("tensors", f"{merged} merged, {view['copied']} copied, {view['dropped']} not used by the recipe")
     if plan.download:
         files = sum(not shard.here for shard in plan.shards)
         table.add_row("download", f"{_bytes(plan.download)} in {files} file(s), before the run")
     if cost is not None:
         table.add_row("disk", f"reads {_bytes(cost.read)}, writes {_bytes(cost.written)}, {_bytes(cost.free)} free")
-        table.add_row("memory", f"{_bytes(cost.memory)} of tensors at one time")
+        table.add_row("memory", f"at most {_bytes(cost.memory)} of tensors at a time")
         table.add_row("time", _time(plan, cost))
     if view["evaluations"]:
         table.add_row("evaluations", printable(", ".join(view["evaluations"])))
@@ -143,11 +143,11 @@ def print_plan(plan: Plan, cost: Price | None = None) -> None:
 def _time(plan: Plan, cost: Price) -> str:
     if cost.seconds is not None:
         return f"about {_span(cost.seconds)}"
-    return "to be told once the weights are here" if plan.download else "too little to tell"
+    return "unknown until the weights are downloaded" if plan.download else "too short to estimate"
 
 
 def _dtypes(view: Mapping[str, Any]) -> str:
-    """How many tensors of which dtypes."""
+    """Return the number of tensors in total and per dtype, as text."""
     return f"{view['tensors']} tensors ({', '.join(f'{count} {dtype}' for dtype, count in view['dtypes'].items())})"
 
 
@@ -162,7 +162,7 @@ def _span(seconds: float) -> str:
 
 
 def print_weights(plan: Plan) -> None:
-    """One line a weight: name, shape, models, parameters."""
+    """Print one line per weight: name, shape, and parameters."""
     parameters = declared(plan.method)
     for job in plan.jobs:
         values = resolved(job, parameters)
@@ -177,7 +177,7 @@ def _short(value: Any) -> str:
 
 
 def method_view(name: str, method: type[Method]) -> dict[str, Any]:
-    """A method as plain values: what it does, what it takes, its parameters as JSON Schema."""
+    """Return a method as JSON-compatible values: description, inputs, and parameters as JSON Schema."""
     low, high = method.models
     return {
         "name": name,
@@ -204,7 +204,7 @@ def _doc(method: type[Method]) -> str:
 
 
 def show_method(name: str, method: type[Method], as_json: bool) -> None:
-    """A method for `methods show`."""
+    """Print a method for `methods show`."""
     view = method_view(name, method)
     if as_json:
         print(json.dumps(view, indent=2))
@@ -212,13 +212,13 @@ def show_method(name: str, method: type[Method], as_json: bool) -> None:
     low, high = method.models
     count = f"{low} or more" if high is None else str(low) if low == high else f"{low} to {high}"
     if method.base is not Base.INPUT:
-        count += " beside the base model" if issubclass(method, DeltaMethod) else ", the base model among them"
-    base = {"required": "required", "optional": "may be given", "input": "if given, a model like the others"}
+        count += " plus the base model" if issubclass(method, DeltaMethod) else ", including the base model"
+    base = {"required": "required", "optional": "optional", "input": "optional, treated like any other model"}
     print(f"{name}\n\n{view['doc']}\n\nmodels      {count}\nbase_model  {base[method.base.value]}\n")
     for item in declared(method).values():
         print(f"  {item.name}  {_kind(item)}\n      {item.doc}")
     for item_name in method.ignored:
-        print(f"  {item_name}  accepted, changes nothing")
+        print(f"  {item_name}  accepted, but has no effect")
 
 
 def _kind(item: Parameter) -> str:
@@ -226,13 +226,13 @@ def _kind(item: Parameter) -> str:
     kind = rules.pop("type", None) or "one of " + ", ".join(map(str, rules.pop("enum", [])))
     bounds = {"minimum": "at least {}", "maximum": "at most {}", "enum": "one of {}"}
     words = [str(kind), *(bounds[rule].format(bound) for rule, bound in rules.items())]
-    words.append("for each model" if item.per_model else "for the merge")
+    words.append("per model" if item.per_model else "for the merge")
     words.append("required" if item.required else f"default {json.dumps(item.default)}")
     return ", ".join(words)
 
 
 def show_architecture(architecture: Architecture, definition: Mapping[str, Any], as_json: bool) -> None:
-    """An architecture for `arch show`."""
+    """Print an architecture for `arch show`."""
     if as_json:
         print(json.dumps(definition, indent=2))
         return
@@ -255,8 +255,8 @@ def show_architecture(architecture: Architecture, definition: Mapping[str, Any],
 
 def _traits(weight: Weight) -> str:
     traits = [
-        *(["may be absent"] if weight.optional else []),
-        *([f"each {word} of {' or '.join(keys)}" for word, keys in weight.each.items()]),
+        *(["optional"] if weight.optional else []),
+        *([f"one per {word}, counted by {' or '.join(keys)}" for word, keys in weight.each.items()]),
         *([f"or in parts {', '.join(weight.parts)}"] if weight.parts else []),
         *([f"or {weight.tied_to}"] if weight.tied_to else []),
         *([f"also called {', '.join(weight.aliases)}"] if weight.aliases else []),
@@ -265,7 +265,7 @@ def _traits(weight: Weight) -> str:
 
 
 def print_findings(findings: Sequence[Finding], as_json: bool) -> None:
-    """Doctor's findings, one line each, the cure under what is not well."""
+    """Print the doctor's findings, one line each, with the fix below each problem."""
     if as_json:
         print(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
         return
@@ -279,6 +279,6 @@ def print_findings(findings: Sequence[Finding], as_json: bool) -> None:
         if finding.cause:
             console.print(f"      {finding.cause}", markup=False)
         if finding.cure:
-            console.print(f"      mend with: {finding.cure}", markup=False)
+            console.print(f"      fix with: {finding.cure}", markup=False)
     bad = sum(finding.bad for finding in findings)
-    console.print(f"{len(findings)} plugins, {bad} to mend" if bad else f"{len(findings)} plugins, all well")
+    console.print(f"{len(findings)} plugins, {bad} to fix" if bad else f"{len(findings)} plugins, all OK")

@@ -1,4 +1,4 @@
-"""A plan carried out before a person's eyes: shown, run with progress, summed up."""
+"""Run a plan on the command line: print it, run it with progress, and print a summary."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def run_attended(
     require_license: str = "",
     finishing: Mapping[str, PostProcessor] | None = None,
 ) -> None:
-    """Run a plan as `run_plan` does, tell of it as the flags ask, and close it."""
+    """Run a plan with `running.run_plan`, print output according to the flags, and close the plan."""
     try:
         require_licence(require_license, plan.parents)
         if not quiet:

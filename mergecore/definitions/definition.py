@@ -1,4 +1,4 @@
-"""Architecture definitions: from their JSON to the weights that a checkpoint with a given config must have."""
+"""Architecture definitions, which list the weights of a model class. They are parsed from JSON and bound to configs."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from mergecore.documents import Place, check
 from mergecore.errors import ArchitectureError, RecipeError
 
 MAX_COUNT = 10_000
-"""More layers, or experts, than any model has; a config.json that claims billions would be counted without end."""
+"""Upper limit for layers and experts, which protects against a config.json that claims to have billions."""
 
 
 @dataclass(frozen=True)
 class Weight:
-    """One weight of an architecture; inside a module's `layer`, without the layer's prefix.
+    """One weight of an architecture. In a module's `layer`, names do not include the layer prefix.
 
     Attributes:
-        name: as checkpoints of this class are written.
-        optional: checkpoints may lack it.
-        group: optional weights of one group are in a layer together or not at all.
-        aliases: other names of it in checkpoints.
-        tied_to: the weight that stands for it where a checkpoint lacks it.
-        vocabulary_axis: the axis with one entry a token, if it has one.
-        each: word in the name → count of config.json; one weight for each number. Empty once bound to a config.
-        parts: the weights that stand for it in another layout. Empty once bound to a checkpoint.
-        from_layer: the first layer that has it.
+        name: the name in checkpoints of this class.
+        optional: whether checkpoints can omit it.
+        group: a layer has either all or none of the optional weights in a group.
+        aliases: alternative names in checkpoints.
+        tied_to: the weight to use if a checkpoint does not have this one.
+        vocabulary_axis: the axis with one entry per token, if any.
+        each: config.json keys of a count, by the word in the name to number. Empty once bound to a config.
+        parts: the weights that replace it in another layout. Empty once bound to a checkpoint.
+        from_layer: the first layer that has this weight.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Weight:
         return self.optional or self.tied_to is not None
 
     def named(self, values: Mapping[str, int], prefix: str = "") -> Weight:
-        """The weight with `values` filled into its names and `prefix` before them."""
+        """Return the weight with `values` filled into its names and `prefix` prepended."""
 
         def full(name: str) -> str:
             return prefix + fill(name, values)
@@ -64,10 +64,10 @@ class Weight:
         )
 
     def count(self, word: str, config: Mapping[str, Any], model: str) -> int:
-        """How many numbers a config gives to a word of `each`; a list there counts by its length.
+        """Return the count in a config for a word of `each`. For a list in the config, this is its length.
 
         Raises:
-            ArchitectureError: it gives none, and the weight is not optional.
+            ArchitectureError: if the config has no valid count and the weight is not optional.
         """
         count = first_of(config, self.each[word])
         if count is None and self.optional:
@@ -75,12 +75,12 @@ class Weight:
         count = len(count) if isinstance(count, list) else count
         if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count <= MAX_COUNT:
             keys = " or ".join(self.each[word])
-            raise ArchitectureError(f"{model}: config.json must give the number of {self.name!r} as {keys}")
+            raise ArchitectureError(f"{model}: config.json must have the number of {self.name!r} as {keys}")
         return count
 
 
 def fill(name: str, values: Mapping[str, int]) -> str:
-    """A name with the numbers of its {words} filled in."""
+    """Replace the {words} in a name by numbers."""
     for word, number in values.items():
         name = name.replace(f"{{{word}}}", str(number))
     return name
@@ -88,15 +88,15 @@ def fill(name: str, values: Mapping[str, int]) -> str:
 
 @dataclass(frozen=True)
 class Module:
-    """The weights before, in and after one stack of layers; `layer_prefix` is empty where there are no layers.
+    """The weights before, in, and after one stack of layers. `layer_prefix` is empty if there are no layers.
 
     Attributes:
-        layers_key: of the layer count in config.json.
-        extra_key: of the number of layers after the counted ones, which a checkpoint may lack.
-        per_layer_config: keys of config lists with one entry a layer.
-        layer_numbers: keys of config lists of layer numbers, or of the last number of a kind.
-        leading_layers: keys of the number of first layers that are of another kind.
-        layer_periods: after how many layers the kinds repeat.
+        layers_key: config.json keys of the layer count.
+        extra_key: config.json keys of the number of additional layers, which a checkpoint can omit.
+        per_layer_config: config.json keys of lists with one entry per layer.
+        layer_numbers: config.json keys of lists of layer numbers, or of the last layer number of a type.
+        leading_layers: config.json keys of the number of leading layers that have a different type.
+        layer_periods: numbers of layers after which the layer types repeat.
     """
 
     before: tuple[Weight, ...]
@@ -115,7 +115,7 @@ class Module:
         return fill(self.layer_prefix, {"layer": index})
 
     def in_layer(self, index: int) -> Sequence[Weight]:
-        """The weights of layer `index`, with their whole names."""
+        """Return the weights of layer `index` with their full names."""
         if index not in self._in_layers:
             prefix = self.prefix(index)
             whole = (weight.named({}, prefix) for weight in self.layer)
@@ -123,36 +123,36 @@ class Module:
         return self._in_layers[index]
 
     def weights(self, layers: int) -> Iterator[Weight]:
-        """Every weight of a checkpoint with `layers` layers, in order."""
+        """Yield every weight of a checkpoint with `layers` layers, in order."""
         yield from self.before
         for index in range(layers):
             yield from self.in_layer(index)
         yield from self.after
 
     def layer_count(self, config: Mapping[str, Any], model: str) -> int:
-        """The number of layers that a model's config.json states, the extra ones too; see `counted`."""
+        """Return the number of layers in a model's config.json, including additional layers. See `counted`."""
         extra = first_of(config, self.extra_key)
         return self.counted(config, model) + (extra if isinstance(extra, int) else 0)
 
     def counted(self, config: Mapping[str, Any], model: str) -> int:
-        """The number of layers that a model's config.json states; 0 for a module that has none.
+        """Return the number of layers in a model's config.json, or 0 for a module without layers.
 
         Raises:
-            ArchitectureError: config.json has no such number.
+            ArchitectureError: if config.json has no valid number of layers.
         """
         if not self.layers_key:
             return 0
         count = first_of(config, self.layers_key)
         if type(count) is not int or not 0 <= count <= MAX_COUNT:
             keys = " or ".join(map(repr, self.layers_key))
-            raise ArchitectureError(f"{model}: config.json must give its number of layers as {keys}")
+            raise ArchitectureError(f"{model}: config.json must have the number of layers as {keys}")
         return count
 
     def bind(self, config: Mapping[str, Any], model: str, stored: Collection[str]) -> Module:
-        """This module with `each` counted by a config, and each `parts` decided by the names that a checkpoint stores.
+        """Resolve `each` with the counts in a config, and `parts` with the names in a checkpoint.
 
         Raises:
-            ArchitectureError: a count is missing in the config.
+            ArchitectureError: if a count is missing from the config.
         """
         prefixes = [self.prefix(index) for index in range(self.layer_count(config, model))]
 
@@ -169,7 +169,7 @@ class Module:
 
 
 def _expanded(weight: Weight, as_whole: bool, config: Mapping[str, Any], model: str) -> Iterator[Weight]:
-    """The weights that an entry stands for: its parts unless it is stored whole, one for each number."""
+    """Expand an entry to one weight per number, or to its parts unless it is stored as a whole."""
     names = [weight.name] if as_whole or not weight.parts else list(weight.parts)
     words = [word for word in weight.each if any(f"{{{word}}}" in name for name in names)]
     for values in numbers({word: weight.count(word, config, model) for word in words}):
@@ -178,17 +178,17 @@ def _expanded(weight: Weight, as_whole: bool, config: Mapping[str, Any], model: 
 
 
 def numbers(counts: Mapping[str, int]) -> Iterator[dict[str, int]]:
-    """Every combination of numbers below the counts of some words; one empty combination of no words."""
+    """Yield every combination of numbers below the counts of some words. Without words, yield one empty mapping."""
     for values in itertools.product(*map(range, counts.values())):
         yield dict(zip(counts, values))
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A model class: its name in config.json, its modules, and other beginnings of its names with the right ones.
+    """A model class: its name in config.json, its modules, and alternative name prefixes with the correct ones.
 
-    A definition read from JSON has `each` and `parts` in its weights; `bind` makes the one of a checkpoint.
-    One that is `inferred` was made from headers, and knows no more than they say.
+    A definition read from JSON has `each` and `parts` in its weights. `bind` resolves them for a checkpoint.
+    An `inferred` definition was created from headers and has only the information in them.
     """
 
     name: str
@@ -197,19 +197,19 @@ class Architecture:
     inferred: bool = False
 
     def bind(self, config: Mapping[str, Any], model: str, stored: Collection[str]) -> Architecture:
-        """This definition for a checkpoint with this config that stores these names."""
+        """Bind this definition to a checkpoint with this config and these tensor names."""
         bound = {name: module.bind(config, model, stored) for name, module in self.modules.items()}
         return replace(self, modules=bound)
 
     def weights(self, config: Mapping[str, Any], model: str) -> Iterator[Weight]:
-        """Every weight that a checkpoint with this config.json may have."""
+        """Yield every weight that a checkpoint with this config.json can have."""
         for module in self.modules.values():
             yield from module.weights(module.layer_count(config, model))
 
 
 @lru_cache(maxsize=1)
 def json_schema() -> Mapping[str, Any]:
-    """The JSON Schema of architecture definitions."""
+    """Return the JSON Schema of architecture definitions."""
     schema: Mapping[str, Any] = json.loads(
         files("mergecore.definitions").joinpath("architecture.schema.json").read_text("utf-8")
     )
@@ -217,22 +217,22 @@ def json_schema() -> Mapping[str, Any]:
 
 
 def parse(name: str, definition: Any, origin: str) -> Architecture:
-    """An architecture from its JSON.
+    """Parse an architecture from its JSON.
 
     Args:
-        name: class name, as in config.json.
+        name: class name as in config.json.
         definition: the parsed JSON.
-        origin: the file or package it comes from, for errors.
+        origin: the file or package that it comes from, for error messages.
 
     Raises:
-        ArchitectureError: it does not follow the schema, or names a weight twice.
+        ArchitectureError: if it does not follow the schema, or lists a weight twice.
     """
     try:
         place = Place(definition)
         check(place, json_schema())
         modules = place.get("modules")
         if modules is not None and any(key in definition for key in ("layers", "before", "layer", "after")):
-            raise modules.error("excludes weights beside it; move them into a module")
+            raise modules.error("cannot be used together with weights at the top level; move them into a module")
         named = {"default": place} if modules is None else dict(modules.items())
         parsed = {key: _module(module, name.partition("/")[0]) for key, module in named.items()}
     except RecipeError as error:
@@ -240,10 +240,10 @@ def parse(name: str, definition: Any, origin: str) -> Architecture:
     seen: set[str] = set()
     for label in (label for module in parsed.values() for weight in module.weights(1) for label in _labels(weight)):
         if label in seen:
-            raise ArchitectureError(f"architecture {name} ({origin}): the weight {label!r} is named twice; remove one")
+            raise ArchitectureError(f"architecture {name} ({origin}): the weight {label!r} is listed twice; remove one")
         seen.add(label)
     if not seen:
-        raise ArchitectureError(f"architecture {name} ({origin}): names no weight; list them in before, layer, after")
+        raise ArchitectureError(f"architecture {name} ({origin}): has no weights; list them in before, layer, or after")
     return Architecture(name, parsed, definition.get("prefixes", {}))
 
 
@@ -255,7 +255,7 @@ def _module(place: Place, name: str) -> Module:
     value = place.value
     stack = value.get("layers")
     if bool(stack) is not bool(value.get("layer")):
-        raise place.error("'layers' and 'layer' need each other: how layers are named, and what is in one")
+        raise place.error("'layers' (how layers are named) and 'layer' (the weights in one) must be used together")
     return Module(
         before=_weights(value.get("before", ()), name),
         layer=_weights(value.get("layer", ()), name),
@@ -282,7 +282,7 @@ def _keys(value: str | Sequence[str]) -> Keys:
 
 
 def _weights(entries: Sequence[str | Mapping[str, Any]], name: str) -> tuple[Weight, ...]:
-    """The weights of a list of entries that the class `name` has."""
+    """Parse the entries of a list that apply to the class `name`."""
     whole = ({"name": entry} if isinstance(entry, str) else entry for entry in entries)
     return tuple(_weight(**entry) for entry in whole if any(fnmatchcase(name, p) for p in entry.get("classes", "*")))
 

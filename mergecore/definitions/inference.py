@@ -1,4 +1,4 @@
-"""A definition made from a checkpoint's headers and config alone, for model classes that nobody has described."""
+"""Infer an architecture definition from a checkpoint's headers and config, for model classes without a definition."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Tensors = Mapping[str, TensorInfo]
 
 @dataclass(frozen=True)
 class Stack:
-    """Weights numbered from 0 under one prefix: the rest of their names, layer by layer; `key` states their count."""
+    """Weights numbered from 0 under one prefix: the rest of their names per layer, and the config key of the count."""
 
     prefix: str
     layers: tuple[frozenset[str], ...]
@@ -38,11 +38,11 @@ class Stack:
 
 
 def infer(config: Mapping[str, Any], tensors: Tensors) -> dict[str, Any]:
-    """The JSON of an architecture that has exactly a checkpoint's weights.
+    """Return the JSON of an architecture with exactly the weights of a checkpoint.
 
-    Layers are the names numbered from 0 under one prefix as often as a count in the config says; each of several
-    stacks becomes a module. Weights that not every layer has are optional. Where the config does not say which count
-    belongs to a stack, its weights are listed one by one, and it cannot be sliced.
+    Layers are names numbered from 0 under one prefix whose number matches a count in the config. If there are several
+    stacks, each becomes a module. Weights that only some layers have are optional. If the count of a stack is
+    ambiguous, its weights are listed one by one, and it cannot be sliced.
     """
     stacks = list(_stacks(config, tensors))
     loose = [name for name in tensors if not any(stack.has(name) for stack in stacks)]
@@ -57,7 +57,7 @@ def infer(config: Mapping[str, Any], tensors: Tensors) -> dict[str, Any]:
 
 
 def _stacks(config: Mapping[str, Any], tensors: Tensors) -> Iterator[Stack]:
-    """The stacks of layers whose count the config states, in the order of their first weights."""
+    """Yield the stacks of layers whose count is in the config, in the order of their first weights."""
     numbered: dict[str, dict[int, set[str]]] = {}
     for name in tensors:
         if found := NUMBERED.match(name):
@@ -71,7 +71,7 @@ def _stacks(config: Mapping[str, Any], tensors: Tensors) -> Iterator[Stack]:
 
 
 def _best_key(prefix: str, keys: Sequence[str]) -> str | None:
-    """The count whose words fit a prefix best; None where two fit alike, or all are another part's."""
+    """Return the count key whose words match a prefix best, or None if there is a tie or no match."""
     here = _parts(prefix)
 
     def misfit(key: str) -> tuple[int, int]:
@@ -89,7 +89,7 @@ def _parts(text: str) -> set[str]:
 
 
 def _home(name: str, stacks: Sequence[Stack], main: Stack | None) -> Stack | None:
-    """The stack whose prefix begins most like a name; the largest where none does."""
+    """Return the stack whose prefix shares the most components with a name, or the main stack if none does."""
 
     def common(stack: Stack) -> int:
         pairs = zip(name.split("."), stack.prefix.split("."))
@@ -109,7 +109,7 @@ def _module_name(stack: Stack | None, stacks: Sequence[Stack]) -> str:
 
 
 def _module(config: Mapping[str, Any], tensors: Tensors, stack: Stack | None, loose: Sequence[str]) -> dict[str, Any]:
-    """The JSON of one stack with the weights before and after it."""
+    """Return the JSON of one stack with the weights before and after it."""
     vocabulary = {value for key, value in leaves(config) if key.split(".")[-1] == "vocab_size"}
     first = [name for name in loose if FIRST.search(name) and not name.endswith(HEADS)]
     after = [name for name in loose if name not in first]
@@ -131,7 +131,7 @@ def _entry(name: str, info: TensorInfo, vocabulary: Collection[int]) -> Any:
 
 
 def _per_layer_lists(config: Mapping[str, Any], stack: Stack) -> Iterator[str]:
-    """Keys of lists as long as there are layers, beside the count of the layers."""
+    """Yield the config keys, at the same level as the layer count, of lists with one entry per layer."""
     parent = stack.key.rpartition(".")[0]
     for key, value in leaves(config):
         where, _, last = key.rpartition(".")
@@ -140,7 +140,7 @@ def _per_layer_lists(config: Mapping[str, Any], stack: Stack) -> Iterator[str]:
 
 
 def _layer_entries(config: Mapping[str, Any], stack: Stack) -> list[Any]:
-    """The weights of a layer; experts that a count in the config numbers are one entry."""
+    """Return the weights of a layer. Experts whose count is in the config become one entry."""
     names = dict.fromkeys(name for layer in stack.layers for name in sorted(layer))
     counts = {value: key for key, value in leaves(config) if EXPERT_COUNT.search(key) and type(value) is int}
     entries: dict[str, Any] = {}
@@ -157,7 +157,7 @@ def _layer_entries(config: Mapping[str, Any], stack: Stack) -> list[Any]:
 
 
 def _expert_key(name: str, stack: Stack, counts: Mapping[int, str]) -> str | None:
-    """The config key that counts the experts that a numbered weight belongs to, if they are numbered from 0 to it."""
+    """Return the config key with the number of experts of a numbered weight, if the numbers match it."""
     found = NUMBERED.match(name)
     if found is None:
         return None
@@ -168,7 +168,7 @@ def _expert_key(name: str, stack: Stack, counts: Mapping[int, str]) -> str | Non
 
 
 def _tie(config: Mapping[str, Any], tensors: Tensors, modules: Sequence[dict[str, Any]]) -> None:
-    """Say which head may be missing because the embedding stands for it."""
+    """Mark the head that can be missing because it is tied to the embedding."""
     lists = [entries for module in modules for entries in (module["before"], module["after"])]
     tables = [
         entry

@@ -1,4 +1,4 @@
-"""What the object behind an entry point must be, for each kind of plugin."""
+"""Check that the object behind an entry point has the interface required of its kind of plugin."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from mergecore.discovery.parameters import declared
 
 
 def check(kind: str, plugin: Any) -> None:
-    """Raise TypeError (pluggy's PluginValidationError for hooks) when a plugin is not what its kind asks for."""
+    """Raise TypeError (PluginValidationError from pluggy for hooks) if a plugin does not match its interface."""
     if kind in CHECKS:
         CHECKS[kind](plugin)
 
 
 def _check_method(method: Any) -> None:
     if not (isinstance(method, type) and issubclass(method, (WeightMethod, DeltaMethod))):
-        raise TypeError("a method must be a class derived from WeightMethod or DeltaMethod")
+        raise TypeError("a method must be a subclass of WeightMethod or DeltaMethod")
     if not (isinstance(method.tile, Tile) and isinstance(method.base, Base)):
-        raise TypeError("'tile' must be a Tile and 'base' a Base")
+        raise TypeError("'tile' must be a Tile, and 'base' must be a Base")
     declared(method)
-    if not method.__doc__ or method.__doc__.startswith(f"{method.__name__}("):  # dataclass writes its signature there
-        raise TypeError("a method needs a docstring that says what it does")
+    if not method.__doc__ or method.__doc__.startswith(f"{method.__name__}("):  # the default docstring of a dataclass
+        raise TypeError("a method needs a docstring that describes it")
 
 
 def _check_evaluator(evaluator: Any) -> None:
     if not (isinstance(evaluator, type) and issubclass(evaluator, Evaluator)):
-        raise TypeError("an evaluator must be a class derived from Evaluator")
+        raise TypeError("an evaluator must be a subclass of Evaluator")
     declared(evaluator)
 
 
@@ -38,7 +38,7 @@ def _has(*names: str) -> Callable[[Any], None]:
     def check(plugin: Any) -> None:
         for name in names:
             if not callable(getattr(plugin, name, None)):
-                raise TypeError(f"it has no {name}()")
+                raise TypeError(f"it has no method {name}()")
 
     return check
 
@@ -51,10 +51,10 @@ def _check_hooks(module: Any) -> None:
 
 
 def _check_command(command: Any) -> None:
-    if not callable(command):  # a typer.Typer is one too
+    if not callable(command):  # a typer.Typer is callable too
         raise TypeError("a command must be a function or a typer.Typer")
     if not (getattr(command, "info", None) or command.__doc__):
-        raise TypeError("a command needs a docstring that says what it does")
+        raise TypeError("a command needs a docstring that describes it")
 
 
 CHECKS: Mapping[str, Callable[[Any], None]] = {

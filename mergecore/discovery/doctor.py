@@ -1,4 +1,4 @@
-"""The doctor: imports every plugin on its own and says what is wrong with it and what mends it."""
+"""The doctor: import every plugin separately, and report what is wrong and how to fix it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from mergecore.discovery.entry_points import KINDS, PREFIX, Plugin, architecture
 from mergecore.errors import MergecoreError
 
 SLOW_SECONDS = 0.5
-"""Import time, torch not counted, from which a plugin is called slow."""
+"""Import time in seconds, not counting torch, above which a plugin is reported as slow."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One plugin's health: ok, FAIL, OLD or SLOW, with the cause and the command that mends it."""
+    """The status of one plugin: ok, FAIL, OLD, or SLOW, with the cause and the command that fixes it."""
 
     plugin: Plugin
     status: str
@@ -30,7 +30,7 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Look at every installed plugin, those written for other API versions included."""
+    """Examine every installed plugin, including those written for other API versions."""
     import torch  # noqa: F401  # so that its import is not counted against the first plugin
 
     findings = [_examine(plugin) for kind in KINDS for plugin in listed(kind)]
@@ -52,7 +52,7 @@ def _examine(plugin: Plugin) -> Finding:
         return Finding(plugin, "FAIL", f"{type(error).__name__}: {error}", _replace(plugin))
     seconds = time.perf_counter() - started
     if seconds > SLOW_SECONDS:
-        cause = f"importing it takes {seconds:.1f} s; imports inside its functions would keep every run quick"
+        cause = f"importing it takes {seconds:.1f} s; move its imports into functions to keep start-up fast"
         return Finding(plugin, "SLOW", cause)
     return Finding(plugin, "ok")
 
@@ -69,14 +69,14 @@ def _duplicates(findings: list[Finding]) -> list[Finding]:
         if counts[plugin.kind, plugin.name] == 1:
             return finding
         others = [o.plugin.distribution for o in findings if o.plugin.name == plugin.name and o.plugin != plugin]
-        cause = f"{plugin.name!r} comes from {' and '.join(others)} too; a recipe must prefer one to name it"
+        cause = f"{plugin.name!r} is also provided by {' and '.join(others)}; a recipe must choose one with prefer"
         return Finding(plugin, "FAIL", cause, f"pip uninstall {plugin.distribution}")
 
     return [judged(finding) for finding in findings]
 
 
 def _of_other_versions() -> list[Finding]:
-    """Plugins of groups such as ``mergecore.v0.methods``, which this version never loads."""
+    """Find plugins in groups such as ``mergecore.v0.methods``, which this version never loads."""
     findings = []
     for group in sorted(entry_points().groups):
         if group.startswith("mergecore.v") and not group.startswith(PREFIX):
@@ -84,6 +84,6 @@ def _of_other_versions() -> list[Finding]:
             for point in entry_points(group=group):
                 name, release = (point.dist.name, point.dist.version) if point.dist else ("?", "?")
                 plugin = Plugin(kind, point.name, point.value, name, release)
-                cause = f"is written for API {version}, this is {PREFIX.split('.')[1]}; it is never loaded"
+                cause = f"written for API {version}, but this is {PREFIX.split('.')[1]}; it is never loaded"
                 findings.append(Finding(plugin, "OLD", cause, f"pip install --upgrade {name}"))
     return findings

@@ -1,4 +1,4 @@
-"""Plugins: listed without importing them, and loaded by name with stevedore."""
+"""Plugins, which are listed without importing them and loaded by name with stevedore."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ KINDS = (
     "commands",
     "hooks",
 )
-"""Core's entry-point groups, without their prefix; tools have groups of their own, such as ``moe_families``."""
+"""Core's entry-point groups, without the prefix. Tools have their own groups, such as ``moe_families``."""
 DISABLE = "MERGECORE_DISABLE"
-"""Names the environment variable with plugins and distributions, separated by commas, that are never loaded."""
+"""The environment variable that lists plugins and distributions to never load, separated by commas."""
 
 
 @dataclass(frozen=True)
 class Plugin:
-    """An installed entry point and the distribution that brings it."""
+    """An installed entry point and the distribution that provides it."""
 
     kind: str
     name: str
@@ -46,52 +46,52 @@ class Plugin:
     version: str
 
     def __str__(self) -> str:
-        return f"{self.kind.removesuffix('s')} {self.name!r} of {self.distribution} {self.version}"
+        return f"{self.kind.removesuffix('s')} {self.name!r} from {self.distribution} {self.version}"
 
     @property
     def labels(self) -> set[str]:
-        """What `MERGECORE_DISABLE` may call it."""
+        """The names that match this plugin in `MERGECORE_DISABLE`."""
         return {normal(self.name), normal(self.distribution)}
 
 
 def listed(kind: str) -> list[Plugin]:
-    """Every plugin of a kind by name, without the disabled ones; nothing is imported. Duplicates are listed too."""
+    """Return every enabled plugin of a kind, sorted by name, including duplicates. Import nothing."""
     off = disabled()
     return [plugin for plugin in installed(kind) if not off & plugin.labels] if off else installed(kind)
 
 
 def installed(kind: str) -> list[Plugin]:
-    """Every installed plugin of a kind by name, disabled or not."""
+    """Return every installed plugin of a kind, sorted by name, including disabled ones."""
     stamps = tuple((folder, os.stat(folder or ".").st_mtime_ns) for folder in sys.path if os.path.exists(folder or "."))
     return list(_scanned(stamps).get(kind, ()))
 
 
 def disabled() -> set[str]:
-    """What `MERGECORE_DISABLE` names, as `normal` spells it."""
+    """Return the names in `MERGECORE_DISABLE`, normalized with `normal`."""
     return {normal(name.strip()) for name in os.environ.get(DISABLE, "").split(",") if name.strip()}
 
 
 def normal(name: str) -> str:
-    """A name as pip compares it: ``My_Package`` is ``my-package``."""
+    """Normalize a name like pip does: ``My_Package`` becomes ``my-package``."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 @lru_cache(maxsize=1)
 def _scanned(stamps: tuple[tuple[str, int], ...]) -> Mapping[str, tuple[Plugin, ...]]:
-    """All plugins by kind; looked for once, and again when a folder of sys.path has changed.
+    """Return all plugins by kind. The result is cached until a folder in sys.path changes.
 
-    Each distribution is read once, where `importlib.metadata.entry_points` would read all of them for every kind: with
-    hundreds of packages that was most of a small run's time.
+    Each distribution is read only once. `importlib.metadata.entry_points` would read all of them for every kind, which
+    took most of the time of a small run with hundreds of packages installed.
     """
     found: dict[str, list[Plugin]] = {}
     seen: set[str] = set()
     for distribution in distributions():
         if PREFIX not in (distribution.read_text("entry_points.txt") or ""):
             continue
-        about = distribution.metadata  # parsed anew at every access
+        about = distribution.metadata  # parsed again on every access
         if about["Name"] in seen:
             continue
-        seen.add(about["Name"])  # what comes later on the path is hidden by it
+        seen.add(about["Name"])  # it hides distributions with the same name later on the path
         for point in distribution.entry_points:
             kind = point.group.removeprefix(PREFIX)
             if point.group.startswith(PREFIX):
@@ -102,7 +102,7 @@ def _scanned(stamps: tuple[tuple[str, int], ...]) -> Mapping[str, tuple[Plugin, 
 
 
 def summary(plugin: Plugin) -> str:
-    """What a plugin's distribution says of itself in one line."""
+    """Return the one-line summary of a plugin's distribution."""
     return metadata(plugin.distribution)["Summary"] or str(plugin)
 
 
@@ -122,18 +122,18 @@ def find(kind: str, name: str, prefer: Sequence[str] = ()) -> Plugin:
         both = " and ".join(f"{plugin.distribution} {plugin.version}" for plugin in found)
         choice = f", or choose one in the recipe with prefer: [{found[0].distribution}]"
         raise PluginError(
-            f"{kind.removesuffix('s')} {name!r} comes from {both}: pip uninstall {found[-1].distribution}"
+            f"{kind.removesuffix('s')} {name!r} is provided by {both}: pip uninstall {found[-1].distribution}"
             f"{choice if kind not in ('commands', 'hooks') else ''}"
         )
     if not found:
         if any(plugin.name == name for plugin in installed(kind)):
-            raise PluginError(f"{kind.removesuffix('s')} {name!r} is disabled by {DISABLE}; take its name out of there")
+            raise PluginError(f"{kind.removesuffix('s')} {name!r} is disabled by {DISABLE}; remove its name from there")
         raise PluginError(not_installed(kind, name, [plugin.name for plugin in plugins]))
     return found[0]
 
 
 def not_installed(kind: str, name: str, present: list[str]) -> str:
-    """The sentence for a plugin that is not there, ending with the command that brings it, where known."""
+    """Return the error message for a missing plugin, ending with the command that installs it if known."""
     known = known_plugins().get(kind, {})
     label = f"{kind.removesuffix('s')} {name!r} is not installed"
     if name in known:
@@ -147,17 +147,17 @@ def not_installed(kind: str, name: str, present: list[str]) -> str:
 
 @lru_cache(maxsize=1)
 def known_plugins() -> Mapping[str, Mapping[str, str]]:
-    """First-party plugins by kind and name, with their distributions; written by ``./dev sync``."""
+    """Return the distributions of first-party plugins by kind and name. The file is generated by ``./dev sync``."""
     text = files("mergecore.discovery").joinpath("known.json").read_text("utf-8")
     known: Mapping[str, Mapping[str, str]] = json.loads(text)
     return known
 
 
 def load(plugin: Plugin) -> Any:
-    """Import a plugin and return its object, checked to be what its kind asks for.
+    """Import a plugin and return its object. Check that it has the interface required of its kind.
 
     Raises:
-        PluginError: whatever the import or the check raised, with the distribution to mend.
+        PluginError: if the import or the check fails. The message names the distribution to fix.
     """
     from stevedore.named import NamedExtensionManager
 
@@ -166,7 +166,7 @@ def load(plugin: Plugin) -> Any:
     failures: list[BaseException] = []
 
     class OneOfOne(NamedExtensionManager):  # type: ignore[misc,type-arg,unused-ignore]
-        """Looks at this entry point alone, where another distribution has one of the same name."""
+        """Loads only this entry point, even if another distribution has one with the same name."""
 
         def list_entry_points(self) -> list[EntryPoint]:
             return [EntryPoint(plugin.name, plugin.value, PREFIX + plugin.kind)]
@@ -179,7 +179,7 @@ def load(plugin: Plugin) -> Any:
         loaded = [extension.plugin for extension in manager]
         for item in loaded:
             check(plugin.kind, item)
-    except (Exception, SystemExit) as error:  # stevedore lets AssertionError and SystemExit through
+    except (Exception, SystemExit) as error:  # stevedore does not catch AssertionError and SystemExit
         failures.append(error)
     if failures:
         cause = f"{type(failures[0]).__name__}: {failures[0]}".rstrip(": ")
@@ -188,26 +188,26 @@ def load(plugin: Plugin) -> Any:
 
 
 def cure(plugin: Plugin, error: BaseException) -> str:
-    """The command that most likely mends a plugin that failed to import."""
-    if plugin.value == plugin.distribution:  # a file that the command line named
-        return f"mend {plugin.value}"
+    """Return the command that most likely fixes a plugin that failed to import."""
+    if plugin.value == plugin.distribution:  # a file given on the command line
+        return f"fix {plugin.value}"
     if isinstance(error, ModuleNotFoundError) and error.name and not plugin.value.startswith(error.name):
         return f"pip install {error.name.split('.')[0]}"
     return f"pip install --upgrade {plugin.distribution}, or pip uninstall {plugin.distribution}"
 
 
 def architecture_file(plugin: Plugin) -> Path:
-    """The JSON file that an architecture entry point ``package:file`` names; the package is not imported."""
+    """Return the JSON file of an architecture entry point ``package:file`` without importing the package."""
     package, _, file = plugin.value.partition(":")
     spec = find_spec(package)
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         if (path := Path(folder) / file).is_file():
             return path
-    raise PluginError(f"{plugin} names {plugin.value}, which is not there: pip install --upgrade {plugin.distribution}")
+    raise PluginError(f"{plugin}: {plugin.value} does not exist: pip install --upgrade {plugin.distribution}")
 
 
 def architecture_definition(plugin: Plugin) -> Mapping[str, Any]:
-    """The parsed JSON of an architecture entry point."""
+    """Return the parsed JSON of an architecture entry point."""
     path = architecture_file(plugin)
     try:
         definition: Mapping[str, Any] = json.loads(path.read_text("utf-8"))

@@ -1,4 +1,4 @@
-"""Declared parameters of a method, and the values that a recipe's levels give them for one weight."""
+"""Parameters declared by a method, and their values for a weight from the levels of a recipe."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from mergecore.documents import Place, explain, show
 from mergecore.errors import RecipeError, nearest
 
 NO_VALUE = object()
-"""What a setting gives where none of its filters matches."""
+"""The value of a setting if none of its filters match."""
 
 JSON_TYPES = {bool: "boolean", int: "integer", float: "number", str: "string"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Parameter:
-    """One declared parameter: its names, what values it takes, and its default (NO_VALUE: required)."""
+    """One declared parameter: its names, allowed values, and default (NO_VALUE if it is required)."""
 
     name: str
     attribute: str
@@ -38,15 +38,15 @@ class Parameter:
 
 
 def declared(method: type[Method | Evaluator]) -> Mapping[str, Parameter]:
-    """The parameters of a method's or an evaluator's class by recipe name.
+    """Return the parameters of a method or evaluator class, by their names in recipes.
 
     Raises:
-        TypeError: the class is no dataclass, or an annotation is none of bool, int, float, str, Path, Literal, one
-            of these or None, and PerModel of these.
+        TypeError: if the class is not a dataclass, or an annotation is not bool, int, float, str, Path, or Literal,
+            optionally with None or in PerModel.
     """
     if not dataclasses.is_dataclass(method):
         raise TypeError(
-            f"{method.__qualname__} must be a dataclass: put @dataclass(frozen=True, kw_only=True) above it"
+            f"{method.__qualname__} must be a dataclass: decorate it with @dataclass(frozen=True, kw_only=True)"
         )
     hints = typing.get_type_hints(method)
     fields = [field for field in dataclasses.fields(method) if SPEC in field.metadata]
@@ -77,14 +77,14 @@ def _schema(hint: Any, where: str) -> Mapping[str, Any]:
         options = [option for option in typing.get_args(hint) if option is not type(None)]
         if len(options) == 1:
             return _schema(options[0], where)
-    raise TypeError(f"{where}: a parameter is bool, int, float, str, Path, Literal or PerModel of these, not {hint}")
+    raise TypeError(f"{where}: must be bool, int, float, str, Path, Literal, or PerModel of these, not {hint}")
 
 
 def convert(parameter: Parameter, place: Place) -> Any:
-    """One plain value as the parameter's type; YAML's ``1e-5`` (text), ``1`` for true and ``3.0`` for 3 are accepted.
+    """Convert a value to the parameter's type. Accept ``1e-5`` (a string in YAML), ``1`` for true, and ``3.0`` for 3.
 
     Raises:
-        RecipeError: not of the type, or out of range.
+        RecipeError: if the value has the wrong type or is out of range.
     """
     value, kind = _lenient(place.value, parameter.schema.get("type")), parameter.schema.get("type")
     if kind == "number" and isinstance(value, float) and not math.isfinite(value):
@@ -105,7 +105,7 @@ def _lenient(value: Any, kind: str | None) -> Any:
             return float(value)
         except ValueError:
             return value
-        except OverflowError:  # of whole numbers alone: those with a point or an exponent become infinite
+        except OverflowError:  # only for whole numbers, since others become infinite
             return math.inf
     return value
 
@@ -121,14 +121,14 @@ def _obeys(rule: str, wanted: Any, value: Any) -> bool:
         }[wanted]
     if rule == "enum":
         return value in wanted
-    if rule == "format":  # whoever knows the recipe's folder looks for the file
+    if rule == "format":  # code that knows the recipe's folder checks the file later
         return bool(value)
     return bool(value >= wanted) if rule == "minimum" else bool(value <= wanted)
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """`values` where `filter` is part of the weight's name; several values are a gradient over the layers."""
+    """`values` for weights whose name contains `filter`. Several values form a gradient over the layers."""
 
     filter: str | None
     values: tuple[Any, ...]
@@ -148,7 +148,7 @@ class Rule:
         high, share = min(len(self.values) - 1, low + 1), position - low
         mixed = (1 - share) * self.values[low] + share * self.values[high]
         if parameter.schema.get("type") == "integer" and not mixed.is_integer():
-            raise self.place.error(f"the gradient gives {mixed:g} between its values; only whole numbers are allowed")
+            raise self.place.error(f"the gradient has {mixed:g} between its values; only whole numbers are allowed")
         return convert(parameter, dataclasses.replace(self.place, value=mixed))
 
 
@@ -156,7 +156,7 @@ Setting = tuple[Rule, ...]
 
 
 def parse_setting(parameter: Parameter, place: Place) -> Setting:
-    """A setting as rules: a value, a list of values (gradient), a ``{value, filter}`` mapping or a list of such."""
+    """Parse a setting: a value, a list of values (gradient), a ``{value, filter}`` mapping, or a list of mappings."""
     value = place.value
     if isinstance(value, Mapping):
         return (_conditional(parameter, place),)
@@ -168,7 +168,7 @@ def parse_setting(parameter: Parameter, place: Place) -> Setting:
 def _conditional(parameter: Parameter, place: Place) -> Rule:
     value = place.value
     if not isinstance(value, Mapping):
-        raise place.error(f"must be a mapping with 'value' and 'filter' like its neighbours, not {show(value)}")
+        raise place.error(f"must be a mapping with 'value' and 'filter' like the other items, not {show(value)}")
     for key in value:
         if key not in ("value", "filter"):
             hint = nearest(key, ["value", "filter"]) or "; known here: value, filter"
@@ -177,7 +177,7 @@ def _conditional(parameter: Parameter, place: Place) -> Rule:
         raise place.error("'value' is missing")
     pattern = value.get("filter")
     if pattern is not None and not isinstance(pattern, str):
-        raise place.child("filter").error(f"must be text, part of a weight's name, not {show(pattern)}")
+        raise place.child("filter").error(f"must be a string that is part of a weight's name, not {show(pattern)}")
     rules = _rules(parameter, pattern, place.child("value"))
     if not rules:
         raise place.child("value").error("must not be empty")
@@ -195,28 +195,28 @@ def _rules(parameter: Parameter, pattern: str | None, place: Place) -> Setting:
 
 
 def parse_level(method: type[Method], place: Place | None) -> dict[str, Setting]:
-    """One `parameters` mapping of a recipe, every name known and every value checked.
+    """Parse one `parameters` mapping of a recipe, and check its names and values.
 
     Raises:
-        RecipeError: an unknown name (with the nearest known one), or a wrong value.
+        RecipeError: if a name is unknown (the message suggests the nearest known one) or a value is invalid.
     """
     known, level = declared(method), {}
     for name, item in place.items() if place is not None else ():
         if name in known:
             level[name] = parse_setting(known[name], item)
         elif name not in method.ignored:
-            hint = nearest(name, known) or (f"; it takes: {', '.join(known)}" if known else "; it takes none")
+            hint = nearest(name, known) or (f"; it takes: {', '.join(known)}" if known else "; it takes no parameters")
             raise item.error(f"the method has no parameter {name!r}{hint}")
     return level
 
 
 def value_for(parameter: Parameter, levels: Sequence[Mapping[str, Setting]], name: str, t: float) -> Any:
-    """A parameter's value for one weight: the first level that gives one, else the default.
+    """Return a parameter's value for one weight, from the first level that has one, or else the default.
 
     Args:
-        levels: from the closest (the model's) to the top of the recipe.
-        name: the weight's name, which filters look at.
-        t: position in the stack of layers, 0 to 1, for gradients.
+        levels: settings from the innermost level (the model) to the top of the recipe.
+        name: the weight's name, for filters.
+        t: relative position in the layers, from 0 to 1, for gradients.
     """
     for level in levels:
         rule = next((rule for rule in level.get(parameter.name, ()) if rule.matches(name)), None)
@@ -228,9 +228,9 @@ def value_for(parameter: Parameter, levels: Sequence[Mapping[str, Setting]], nam
 def missing(
     parameter: Parameter, levels: Sequence[Mapping[str, Setting]], place: Place, weight: str, model: str | None
 ) -> RecipeError:
-    """The error for a required parameter that no level gives, or whose filters all miss the weight."""
+    """Create the error for a required parameter that is not set, or whose filters do not match the weight."""
     name, of = repr(parameter.name), f" of model {model!r}" if model is not None else ""
     if any(level.get(parameter.name) for level in levels):
-        cure = "none of its filters matches; add an entry without a filter for the rest"
+        cure = "none of its filters match; add an entry without a filter for all other weights"
         return place.error(f"parameter {name} has no value for {weight}{of}: {cure}")
-    return place.error(f"parameter {name} is missing (needed by {weight}{of}); give it under 'parameters'")
+    return place.error(f"parameter {name} is missing (needed for {weight}{of}); set it under 'parameters'")

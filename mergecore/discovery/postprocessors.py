@@ -1,4 +1,4 @@
-"""Post-processors: which there are, in which order, and whose fault it is when one fails."""
+"""Load post-processors, sort them, and run them. Failures are reported with the plugin that caused them."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from mergecore.errors import MergecoreError, PluginError, RunError
 def load_postprocessors(
     registry: Registry, warn: Callable[[str], None] | None, without: Collection[str] = ()
 ) -> dict[str, PostProcessor]:
-    """Every post-processor there is but `without`, each after those that it names; a broken one is left out.
+    """Load all post-processors except `without`, in dependency order. Skip broken ones.
 
-    `warn` hears of that; None where another call says so.
+    `warn` is called for each problem. Pass None to skip warnings that another call already shows.
     """
     found: dict[str, PostProcessor] = {}
     for name in (name for name in registry.names("postprocessors") if name not in without):
@@ -24,7 +24,7 @@ def load_postprocessors(
             found[name] = registry.provide("postprocessors", name)()
         except Exception as error:
             if warn:
-                registry.leave_out(f"post-processor {name!r} is left out of this run: {error}")
+                registry.leave_out(f"skipping post-processor {name!r} in this run: {error}")
     if warn and "config" not in found:
         warn("no config.json will be written: pip install mergecore-config")
     order = graphlib.TopologicalSorter({name: set(item.after) & set(found) for name, item in found.items()})
@@ -32,14 +32,14 @@ def load_postprocessors(
         return {name: found[name] for name in order.static_order()}
     except graphlib.CycleError as error:
         circle = ", ".join(map(repr, dict.fromkeys(error.args[1])))
-        raise PluginError(f"the post-processors {circle} each want to run after the other: uninstall one") from None
+        raise PluginError(f"the post-processors {circle} must each run after the other: uninstall one") from None
 
 
 def describe(model: MergedModel, registry: Registry) -> None:
-    """Write all but the weights of a stage into its folder, which is made, for what is merged from it to look at."""
+    """Create the folder of a stage and write all files except the weights, for the merges that use the stage."""
     try:
         model.folder.mkdir()
-        for name, postprocessor in load_postprocessors(registry, None).items():  # the run says what it lacks
+        for name, postprocessor in load_postprocessors(registry, None).items():  # the run itself shows the warnings
             if postprocessor.of_stages:
                 finish(name, postprocessor, model, registry)
     except OSError as error:
@@ -50,7 +50,7 @@ def finish(name: str, postprocessor: PostProcessor, model: MergedModel, registry
     """Run a post-processor.
 
     Raises:
-        RunError: it failed; its distribution is named.
+        RunError: if it fails. The message names its distribution.
     """
     try:
         postprocessor.run(model)

@@ -1,4 +1,4 @@
-"""The plugins of one run: hooks joined with pluggy may provide any plugin by name, and watch what happens."""
+"""The plugins of one run. Hooks, managed with pluggy, can provide any plugin by name and observe events."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from mergecore.errors import InputError, MergecoreError, PluginError
 
 
 class InstalledPlugins:
-    """Core's own answer to every provider hook: the installed plugin of that name."""
+    """Core's implementation of every provider hook, which returns the installed plugin with that name."""
 
     def __init__(self) -> None:
         self.prefer: Sequence[str] = ()
@@ -71,14 +71,14 @@ class InstalledPlugins:
 
 
 class Registry:
-    """The plugins of one run: providers answer by name, observers are told of events.
+    """The plugins of one run. Provider hooks are called by name, and observers are notified of events.
 
     Args:
-        warn: told of each plugin that is left out or switched off, as a sentence.
-        definitions: architectures to use before the installed ones: by class name, the content of their JSON.
-        files: Python files whose plugins answer before all others; see `PluginFile`.
-        hooks: whether the installed hook plugins are loaded.
-        strict: a plugin that would be left out or switched off raises PluginError instead.
+        warn: called with a warning about each plugin that is skipped or disabled.
+        definitions: parsed architecture definitions to use before the installed ones, by class name.
+        files: Python files whose plugins take precedence over all others. See `PluginFile`.
+        hooks: whether to load the installed hook plugins.
+        strict: raise PluginError instead of skipping or disabling a plugin.
     """
 
     def __init__(
@@ -102,27 +102,27 @@ class Registry:
         for plugin in listed("hooks") if hooks else ():
             self._register(plugin)
         self._files = [PluginFile(path) for path in files]
-        for file in reversed(self._files):  # pluggy asks first who came last
+        for file in reversed(self._files):  # pluggy calls the latest plugin first
             for holder in (file.module, file):
                 self.add_hooks(file.plugin, holder)
 
     def _check_disabled(self) -> None:
         known = {label for kind in KINDS for plugin in installed(kind) for label in plugin.labels} if disabled() else ()
         for name in sorted(disabled().difference(known)):
-            self.leave_out(f"{DISABLE} names {name!r}, which is no installed plugin or distribution")
+            self.leave_out(f"{DISABLE} contains {name!r}, which is not an installed plugin or distribution")
 
     def _register(self, plugin: Plugin) -> None:
         try:
             find("hooks", plugin.name)
             self.add_hooks(plugin, load(plugin))
         except (PluginError, pluggy.PluginValidationError) as error:
-            self.leave_out(f"{plugin} is left out of this run: {error}")
+            self.leave_out(f"skipping {plugin} in this run: {error}")
 
     def add_hooks(self, plugin: Plugin, holder: Any) -> None:
-        """Let the hook implementations of a module or object take part, before those that are there already.
+        """Register the hook implementations of a module or object. They are called before the existing ones.
 
         Raises:
-            pluggy.PluginValidationError: one of them is no hook, or asks for what its hook does not give.
+            pluggy.PluginValidationError: if an implementation is not for a known hook or has unknown arguments.
         """
         key = f"{plugin.distribution}:{plugin.name}:{len(self._owners)}"
         self._manager.register(holder, key)
@@ -134,45 +134,45 @@ class Registry:
         self._owners[key] = plugin
 
     def leave_out(self, sentence: str) -> None:
-        """Say that the run goes on without something that is installed; a strict one stops."""
+        """Warn that the run continues without an installed plugin, or raise PluginError if strict."""
         if self._strict:
             raise PluginError(f"{sentence} (--strict-plugins)")
         self._warn(sentence)
 
     def prefer(self, distributions: Sequence[str]) -> None:
-        """Choose whose plugin answers where several distributions have one of the same name: the first of these.
+        """Set the distributions to prefer, in order, if several have a plugin with the same name.
 
         Raises:
-            PluginError: one of them is not installed.
+            PluginError: if one of them is not installed.
         """
         known = {normal(plugin.distribution) for kind in KINDS for plugin in listed(kind)} if distributions else set()
         for name in distributions:
             if normal(name) not in known:
-                raise PluginError(f"no plugin of a distribution {name!r} is installed: pip install {name}")
+                raise PluginError(f"no plugin from distribution {name!r} is installed: pip install {name}")
         self._installed.prefer = distributions
 
     def all_methods(self) -> dict[str, type[Method]]:
-        """Every method by name; one that cannot be loaded is left out."""
+        """Return every method by name, without those that cannot be loaded."""
         found = {}
         for name in self.names("methods"):
             try:
                 found[name] = self.provide("methods", name)
             except PluginError as error:
-                self.leave_out(f"method {name!r} is left out: {error}")
+                self.leave_out(f"skipping method {name!r}: {error}")
         return found
 
     def names(self, kind: str) -> list[str]:
-        """The names of all plugins of a kind that can be provided by name, those of plugin files first."""
+        """Return the names of all plugins of a kind, with those from plugin files first."""
         own = [name for file in self._files for name in file.classes.get(kind, ())]
         return list(dict.fromkeys([*own, *(plugin.name for plugin in listed(kind))]))
 
     def provide(self, kind: str, name: str) -> Any:
-        """The plugin object of a kind called `name`, from the first provider that knows it.
+        """Return the plugin object of a kind called `name`, from the first provider that knows it.
 
-        For an architecture, which can be inferred, None when nobody has it.
+        Return None if no provider has an architecture, because it can be inferred.
 
         Raises:
-            PluginError: nobody has it, or a provider failed.
+            PluginError: if no provider has it, or a provider failed.
         """
         implementation, answer = self._first(f"mergecore_provide_{kind.removesuffix('s')}", name=name)
         if implementation is not None:
@@ -180,7 +180,7 @@ class Registry:
         return answer
 
     def tokenizer(self, request: TokenizerRequest) -> OutputTokenizer | None:
-        """The output's tokenizer from the first plugin that answers; None where none does."""
+        """Return the output's tokenizer from the first plugin that provides one, or None."""
         implementation, answer = self._first("mergecore_provide_tokenizer", request=request)
         if implementation is not None:
             self._provided["tokenizers", ""] = self._owners[implementation.plugin_name]
@@ -188,7 +188,7 @@ class Registry:
         return answer
 
     def adapter(self, request: AdapterRequest) -> Adapter | None:
-        """What the adapter in a folder does, from the first plugin that knows it; None where none does."""
+        """Return the adapter in a folder from the first plugin that recognizes it, or None."""
         implementation, answer = self._first("mergecore_provide_adapter", request=request)
         if implementation is not None:
             self._provided["adapters", implementation.plugin_name] = self._owners[implementation.plugin_name]
@@ -196,28 +196,28 @@ class Registry:
         return answer
 
     def used(self, *kinds: str) -> list[Plugin]:
-        """Whose the plugins of these kinds are that were provided so far: installed ones, or the hook that answered."""
+        """Return the owners of all plugins of these kinds provided so far. See `owner`."""
         return [self.owner(kind, name) for kind, name in self._provided if kind in kinds]
 
     def owner(self, kind: str, name: str) -> Plugin:
-        """Whose a plugin is that was provided: an installed one's, or the hook's that answered."""
+        """Return the owner of a provided plugin: the installed plugin, or the hook plugin that provided it."""
         return self._provided[kind, name] or self._installed.find(kind, name)
 
     def _first(self, hook: str, **arguments: Any) -> tuple[pluggy.HookImpl | None, Any]:
-        """The first answer to a provider hook, and whose it is."""
+        """Return the first result of a provider hook that is not None, and the implementation that returned it."""
         asked = ((item, self._ask(hook, item, **arguments)) for item in self._implementations(hook))
         return next(((item, answer) for item, answer in asked if answer is not None), (None, None))
 
     def before_plan(self, recipe: Mapping[str, Any]) -> None:
-        """Let every hook refuse the recipe."""
+        """Call every `before_plan` hook, which can reject the recipe."""
         for implementation in self._implementations("mergecore_before_plan"):
             self._ask("mergecore_before_plan", implementation, recipe=recipe)
 
     def notify(self, event: str, **arguments: Any) -> None:
-        """Tell every observer of an event; one that fails is named and switched off for this run.
+        """Notify every observer of an event. An observer that fails is reported and disabled for this run.
 
         Raises:
-            InputError: an observer of the plan refuses it.
+            InputError: if an observer rejects the plan.
         """
         hook = f"mergecore_{event}"
         for implementation in self._implementations(hook):
@@ -230,10 +230,10 @@ class Registry:
                 self._manager.unregister(name=implementation.plugin_name)
                 cause = f"{type(error).__name__}: {error}"
                 tell = self._warn if event == "on_error" else self.leave_out  # the run's own error comes first
-                tell(f"{owner} failed in {hook} and is switched off for this run ({cause})")
+                tell(f"{owner} failed in {hook} and is disabled for this run ({cause})")
 
     def _implementations(self, hook: str) -> list[pluggy.HookImpl]:
-        """In calling order. They are called one by one, not through pluggy, so that a failure has a name."""
+        """Return implementations in calling order. Calling them separately shows which one failed."""
         return list(reversed(getattr(self._manager.hook, hook).get_hookimpls()))
 
     def _ask(self, hook: str, implementation: pluggy.HookImpl, **arguments: Any) -> Any:
@@ -244,7 +244,7 @@ class Registry:
         except Exception as error:
             owner = self._owners.get(implementation.plugin_name)
             if owner is None:
-                raise  # core's own look-up, which is nobody's plugin
+                raise  # core's lookup, which does not belong to a plugin
             cause = f"{type(error).__name__}: {error}"
             raise PluginError(f"{owner} failed in {hook} ({cause}): {cure(owner, error)}") from error
 

@@ -1,4 +1,4 @@
-"""New plugin packages, written from templates."""
+"""Create new plugin packages from templates."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from typing import Any
 from mergecore.errors import InputError
 
 TEMPLATES = Path(__file__).parent / "templates"
-"""A folder for each kind of package; ``@name@``, ``@dist@`` and ``@class@`` are filled in, ``.txt`` is taken off."""
+"""One folder per kind of package. ``@name@``, ``@dist@``, and ``@class@`` are filled in, and ``.txt`` is removed."""
 
 
 def write_package(kind: str, name: str, into: Path, inferred: Mapping[str, Any] | None = None) -> list[Path]:
-    """Write the package of a new plugin.
+    """Write a package for a new plugin.
 
     Args:
-        kind: a folder of `TEMPLATES`.
-        name: of the method or model family; becomes the folder's and, as ``mergecore_NAME``, the module's name.
-        into: folder that the package's folder is made in.
-        inferred: for an architecture, the JSON to begin with; the first of its `classes` becomes an entry point.
+        kind: name of a folder in `TEMPLATES`.
+        name: name of the plugin. The folder gets this name, and the module is called ``mergecore_NAME``.
+        into: folder to create the package in.
+        inferred: for an architecture, the JSON to start from. Its `classes` become the entry points.
 
     Returns:
-        The files written.
+        The written files.
 
     Raises:
-        InputError: there is no such kind, the name cannot be a Python module's, or the folder exists.
+        InputError: if there is no such kind, the name is not valid in Python, or the folder exists.
     """
     kinds = sorted(path.name for path in TEMPLATES.iterdir())
     if kind not in kinds:
-        raise InputError(f"there is no template for {kind!r}; write one of: {', '.join(kinds)}")
+        raise InputError(f"no template for {kind!r}; use one of: {', '.join(kinds)}")
     if not name.isidentifier() or name != name.lower():
-        raise InputError(f"{name!r} cannot be a package's name; use small letters, digits and _")
+        raise InputError(f"{name!r} is not a valid package name; use lowercase letters, digits, and _")
     folder = into / name
     if folder.exists():
-        raise InputError(f"{folder}: exists already; give another name")
+        raise InputError(f"{folder}: already exists; use another name")
     kind_of_class = inferred["classes"][0] if inferred else "@class@ForCausalLM"
     words = {
         "@class@ForCausalLM": kind_of_class,

@@ -1,4 +1,4 @@
-"""Adapters in recipes: `base+adapter` is the base with what a plugin computes for each tensor, piece by piece."""
+"""Adapters in recipes. For `base+adapter`, a plugin applies the changes of the adapter to each tensor as it is read."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 
 def open_model(reference: str, registry: Registry, own: Mapping[str, Any] | None = None) -> Checkpoint:
-    """Open a model folder, or one with adapters as ``base+adapter+adapter``.
+    """Open a model folder, with adapters if the reference is of the form ``base+adapter+adapter``.
 
     Args:
-        reference: as a recipe writes it; a folder whose name has a ``+`` is that folder.
+        reference: the model as written in a recipe. A folder name can contain ``+`` if the folder exists.
         registry: the plugins.
-        own: definitions of architectures that come before all others.
+        own: architecture definitions that take precedence over all others.
 
     Raises:
-        ModelError: a folder, or what is in it, cannot be used.
-        PluginError: no plugin knows an adapter.
+        ModelError: if a folder or its contents cannot be used.
+        PluginError: if no plugin recognizes an adapter.
     """
     base, adapters = split(reference)
     checkpoint = open_folder(base, registry)
@@ -48,10 +48,10 @@ def open_model(reference: str, registry: Registry, own: Mapping[str, Any] | None
 
 
 def find_adapter(reference: str) -> Path:
-    """The folder of an adapter; one on the Hub is fetched whole, as it is small.
+    """Return the folder of an adapter. An adapter on the Hub is downloaded completely, because it is small.
 
     Raises:
-        ModelError: there is no such folder, nor such a repository.
+        ModelError: if there is no such folder or repository.
     """
     folder, snapshot = locate(reference)
     for name in snapshot.names if snapshot else ():
@@ -63,18 +63,18 @@ def find_adapter(reference: str) -> Path:
 def with_adapter(
     checkpoint: Checkpoint, folder: Path, registry: Registry, own: Mapping[str, Any], opened: list[Reader]
 ) -> Checkpoint:
-    """The checkpoint, under its definition's names, with what the adapter in a folder changes.
+    """Apply the adapter in a folder to a checkpoint, and use the tensor names of its definition.
 
     Args:
         checkpoint: a model.
-        folder: of the adapter.
+        folder: folder of the adapter.
         registry: the plugins.
-        own: definitions of architectures that come before all others.
-        opened: takes the adapter's files, which the caller closes.
+        own: architecture definitions that take precedence over all others.
+        opened: the list to add the opened adapter files to. The caller closes them.
 
     Raises:
-        ModelError: it does not fit the model.
-        PluginError: no plugin knows it.
+        ModelError: if the adapter does not match the model.
+        PluginError: if no plugin recognizes the adapter.
     """
     definition, _ = find(checkpoint, registry, own)
     checkpoint, _ = renamed(checkpoint, definition)
@@ -94,12 +94,12 @@ def with_adapter(
     adapter = registry.adapter(AdapterRequest(folder, info, tensors, others, open_file))
     if adapter is None:
         raise PluginError(
-            f"{folder}: no installed package knows this adapter; for LoRA adapters of PEFT: pip install mergecore-lora"
+            f"{folder}: no installed package recognizes this adapter; for PEFT LoRA: pip install mergecore-lora"
         )
     _check(adapter, tensors, folder)
     direct = {name: change for name, change in adapter.changes.items() if name in {**checkpoint.tensors, **tied}}
     changed = _changed(checkpoint, direct, tied)
-    if direct.keys() & tied.keys():  # the head is no longer the embedding
+    if direct.keys() & tied.keys():  # the head is no longer tied to the embedding
         changed = replace(changed, config=with_keys(changed.config, tie_keys(changed.config, False)))
     if rest := {name: change for name, change in adapter.changes.items() if name not in direct}:
         in_parts = definition.bind(checkpoint.config, checkpoint.reference, frozenset(checkpoint.tensors))
@@ -111,7 +111,7 @@ def with_adapter(
 
 
 def _aliases(architecture: Architecture, checkpoint: Checkpoint, tensors: Mapping[str, TensorInfo]) -> dict[str, str]:
-    """Other names of tensors."""
+    """Return alternative names of the tensors, mapped to their names in the checkpoint."""
     weights = architecture.weights(checkpoint.config, checkpoint.reference)
     spellings = ((weight.name, *weight.aliases) for weight in weights if weight.aliases)
     return {name: there for names in spellings if (there := next((n for n in names if n in tensors), None))
@@ -119,7 +119,7 @@ def _aliases(architecture: Architecture, checkpoint: Checkpoint, tensors: Mappin
 
 
 def tied_heads(architecture: Architecture, checkpoint: Checkpoint) -> dict[str, str]:
-    """The weights that are not stored because another one stands for them, with that one."""
+    """Return the weights that are not stored because they are tied, mapped to the weights that they are tied to."""
     weights = architecture.weights(checkpoint.config, checkpoint.reference)
     return {
         weight.name: weight.tied_to
@@ -135,7 +135,7 @@ def _check(adapter: Adapter, tensors: Mapping[str, TensorInfo], folder: Path) ->
 
 
 def _changed(checkpoint: Checkpoint, changes: Mapping[str, Change], tied: Mapping[str, str]) -> Checkpoint:
-    """The checkpoint with these tensors changed; a tied one that is changed is a tensor of its own from then on."""
+    """Return the checkpoint with these tensors changed. A changed tied tensor becomes a separate tensor."""
     names = {name: tied.get(name, name) for name in changes}
     changed = Changed(checkpoint, changes, names)
     readers = {**checkpoint.readers, **dict.fromkeys(changes, changed)}
@@ -143,7 +143,7 @@ def _changed(checkpoint: Checkpoint, changes: Mapping[str, Change], tied: Mappin
 
 
 class Changed:
-    """The changed tensors of a checkpoint, computed as they are read, unrounded; a `mergecore.api.Reader`."""
+    """A `mergecore.api.Reader` that computes the changed tensors of a checkpoint on read, without rounding."""
 
     def __init__(self, checkpoint: Checkpoint, changes: Mapping[str, Change], names: Mapping[str, str]) -> None:
         infos = {name: checkpoint.tensors[source] for name, source in names.items()}
@@ -169,9 +169,9 @@ class Changed:
         out.copy_(stored)
 
     def parts(self, name: str) -> list[tuple[Reader, str, int]]:
-        """What a tensor of the base is read from; see `shards.shards_of`."""
+        """Return the readers and tensors that a tensor is read from. See `shards.shards_of`."""
         source = self._names[name]
         return [(self._checkpoint.readers[source], source, self.tensors[name].elements)]
 
     def close(self) -> None:
-        """Nothing: the files belong to the checkpoint."""
+        """Do nothing, because the files belong to the checkpoint."""

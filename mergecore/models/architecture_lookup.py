@@ -1,4 +1,4 @@
-"""Where a model's architecture comes from: the recipe's files, a folder, the installed packages, or its own headers."""
+"""Find a model's architecture in the recipe's files, a folder, or installed packages, or infer it from headers."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ from mergecore.models.checkpoint import Checkpoint
 from mergecore.models.layout_reader import rearranged, renamed
 
 PATH_VARIABLE = "MERGECORE_ARCH_PATH"
-"""Folders of an organisation's own architecture files, separated as in PATH."""
+"""Environment variable with folders of architecture files, separated as in PATH."""
 
 LIMIT = 10**7
-"""Bytes that an architecture file may have; the largest here has some thousands."""
+"""Maximum size of an architecture file in bytes. Real files have a few thousand."""
 
 
 def load_definition(path: Path) -> Mapping[str, Any]:
-    """The content of an architecture file.
+    """Load an architecture file.
 
     Raises:
-        ArchitectureError: it cannot be read, or does not say which classes it is for.
+        ArchitectureError: if it cannot be read, or does not list its model classes.
     """
     try:
         definition = json.loads(read_text(path, LIMIT))
     except ModelError as error:
         raise ArchitectureError(str(error)) from None
     except (ValueError, RecursionError) as error:
-        raise ArchitectureError(f"{path}: cannot be read as JSON: {error}") from None
+        raise ArchitectureError(f"{path}: cannot be parsed as JSON: {error}") from None
     classes = definition.get("classes") if isinstance(definition, dict) else None
     if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
-        raise ArchitectureError(f'{path}: must say which model classes it is for, as "classes": ["LlamaForCausalLM"]')
+        raise ArchitectureError(f'{path}: must list its model classes, such as "classes": ["LlamaForCausalLM"]')
     parse(classes[0], definition, str(path))
     return definition  # type: ignore[no-any-return]
 
 
 def load_definitions(paths: Sequence[Path]) -> dict[str, Any]:
-    """Architectures by class name from files and from the JSON files of folders; the first file with a class counts."""
+    """Load architectures by class name from files and from JSON files in folders. The first file with a class wins."""
     found: dict[str, Any] = {}
     for path in paths:
         if not path.exists():
-            raise ArchitectureError(f"{path}: there is no such file or folder of architectures")
+            raise ArchitectureError(f"{path}: no such architecture file or folder")
         for file in sorted(path.glob("*.json")) if path.is_dir() else [path]:
             definition = load_definition(file)
             for name in definition["classes"]:
@@ -57,18 +57,18 @@ def load_definitions(paths: Sequence[Path]) -> dict[str, Any]:
 
 
 def local_definitions(folders: Sequence[Path]) -> dict[str, Any]:
-    """The architectures of these folders, then of those in MERGECORE_ARCH_PATH."""
+    """Load the architectures in these folders, then those in MERGECORE_ARCH_PATH."""
     from_variable = [Path(part) for part in os.environ.get(PATH_VARIABLE, "").split(os.pathsep) if part]
     return load_definitions([*folders, *from_variable])
 
 
 def find(checkpoint: Checkpoint, registry: Registry, own: Mapping[str, Any]) -> tuple[Architecture, list[str]]:
-    """The architecture of a checkpoint, and what its user should know of where it comes from.
+    """Find the architecture of a checkpoint. Return it with notes about where it comes from.
 
     Args:
-        checkpoint: whose config.json names its class.
+        checkpoint: the checkpoint, whose config.json names its class.
         registry: the plugins.
-        own: definitions that come before all others.
+        own: definitions that take precedence over all others.
     """
     name = class_name(checkpoint.config, str(checkpoint.folder))
     kinds = [value for key, value in leaves(checkpoint.config) if key.split(".")[-1] == "model_type"]
@@ -80,7 +80,7 @@ def find(checkpoint: Checkpoint, registry: Registry, own: Mapping[str, Any]) -> 
 
 
 def inferred(checkpoint: Checkpoint, name: str) -> tuple[Architecture, list[str]]:
-    """The architecture that a checkpoint's headers and config show, and the note that says so."""
+    """Infer the architecture of a checkpoint from its headers and config. Return it with a note that says so."""
     definition = infer(checkpoint.config, checkpoint.tensors)
     architecture = replace(parse(name, definition, f"inferred from {checkpoint.folder}"), inferred=True)
     stacks = [module for module in architecture.modules.values() if module.layers_key]
@@ -89,15 +89,15 @@ def inferred(checkpoint: Checkpoint, name: str) -> tuple[Architecture, list[str]
         for module in stacks
     )
     package = known_plugins().get("architectures", {}).get(name)
-    hint = f"; its definition: pip install {package}" if package else ""
+    hint = f"; to install its definition: pip install {package}" if package else ""
     return architecture, [f"{name}: no definition is installed, so its weights are inferred from the headers"
-                          f" ({seen or 'no layers that can be told apart'}){hint}"]  # fmt: skip
+                          f" ({seen or 'no separate layers'}){hint}"]  # fmt: skip
 
 
 def fit(
     own: Mapping[str, Any], registry: Registry, checkpoints: Sequence[Checkpoint], donor: int
 ) -> tuple[Architecture, list[Checkpoint], list[str]]:
-    """The architecture of the output, and every checkpoint with its names and in the donor's layout.
+    """Find the architecture of the output, and convert all checkpoints to its names and the config source's layout.
 
     Args:
         own: definitions that come before all others, such as the recipe's.
@@ -106,8 +106,8 @@ def fit(
         donor: position of the model whose class the output has.
 
     Raises:
-        ArchitectureError: there is no class name, or a definition is wrong.
-        ModelError: a checkpoint cannot be brought into the layout.
+        ArchitectureError: if there is no class name, or a definition is invalid.
+        ModelError: if a checkpoint cannot be converted to the layout.
     """
     definition, notes = find(checkpoints[donor], registry, own)
     kept, used = renamed(checkpoints[donor], definition)
@@ -117,17 +117,15 @@ def fit(
         item, prefixes = (kept, used) if index == donor else renamed(checkpoint, definition)
         fitted.append(item if index == donor else rearranged(item, definition, bound, kept))
         for there, here in prefixes.items():
-            begin = (
-                f"names that begin with {there!r} are taken as {here!r}" if there else f"{here!r} is put before names"
-            )
+            begin = f"name prefix {there!r} is replaced by {here!r}" if there else f"prefix {here!r} is added to names"
             notes.append(f"{checkpoint.reference}: {begin}")
         if fitted[-1].tensors.keys() != item.tensors.keys():
-            notes.append(f"{checkpoint.reference}: is read in the layout of {kept.reference}")
+            notes.append(f"{checkpoint.reference}: converted to the layout of {kept.reference}")
     return bound, fitted, notes
 
 
 def own_definitions(architectures: Sequence[tuple[Path, Place]]) -> dict[str, Any]:
-    """The architectures of the files that a recipe names, each with its place there."""
+    """Load the architecture files listed in the recipe."""
     found: dict[str, Any] = {}
     for path, place in architectures:
         try:
@@ -139,8 +137,8 @@ def own_definitions(architectures: Sequence[tuple[Path, Place]]) -> dict[str, An
 
 @dataclass(frozen=True)
 class Findings:
-    """How an architecture fits a checkpoint: tensors that it does not know, weights that are missing, and those that
-    may be and are."""
+    """The result of comparing an architecture with a checkpoint: tensors that the architecture does not know, required
+    weights that are missing, and optional weights that are absent."""
 
     unknown: list[str]
     missing: list[str]
@@ -148,7 +146,7 @@ class Findings:
 
 
 def examine(definition: Architecture, checkpoint: Checkpoint) -> Findings:
-    """Compare the names of an architecture's weights with those of a checkpoint."""
+    """Compare the weight names of an architecture with those of a checkpoint."""
     checkpoint, _ = renamed(checkpoint, definition)
     bound = definition.bind(checkpoint.config, checkpoint.reference, frozenset(checkpoint.tensors))
     weights = list(bound.weights(checkpoint.config, checkpoint.reference))
@@ -162,5 +160,5 @@ def examine(definition: Architecture, checkpoint: Checkpoint) -> Findings:
 
 
 def stored(checkpoint: Checkpoint, weight: Weight) -> str | None:
-    """The name under which a checkpoint holds a weight; None when it does not."""
+    """Return the name of a weight in a checkpoint, or None if the checkpoint does not have it."""
     return next((name for name in (weight.name, *weight.aliases) if name in checkpoint.tensors), None)

@@ -1,4 +1,4 @@
-"""Models on the Hugging Face Hub: the commit that a reference means, its small files, any other file on demand."""
+"""Models on the Hugging Face Hub: resolve references to commits, and download small files first, others on demand."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mergecore.errors import ModelError
 from mergecore.models.hub_errors import AwayError, cache, endpoint, explained
 
 REFERENCE = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>(?!/|.*\.\.)[^@\s~^:?*\[\\]+))?", re.ASCII)
-"""``org/name`` or ``org/name@revision``; what names and revisions cannot hold could lead out of the cache."""
+"""``org/name`` or ``org/name@revision``. Characters that could point outside the cache are not allowed."""
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -24,20 +24,20 @@ SMALL = (
     "*.model", "*.model.v*", "*.tiktoken", "*.spm", "*.codes", "*.tokenizer",
     "additional_chat_templates/*.jinja", "[0-9]*_*/*.json", "[0-9]*_*/*.txt",
 )  # fmt: skip
-"""Files that are fetched when a model is opened: config, index, tokenizer, card, code, and those of the modules that
-sentence-transformers numbers."""
+"""Files to download when a model is opened: config, index, tokenizer, card, code, and the files of the numbered modules
+of sentence-transformers."""
 
 HEADS = ("[0-9]*_*/model.safetensors", "[0-9]*_*/pytorch_model.bin")
-"""Weights of such modules: they are copied beside merged ones, so they are fetched with those."""
+"""Weights of those modules. They are copied, not merged, and downloaded together with the merged weights."""
 
 SMALL_LIMIT = 200_000_000
-"""Bytes beyond which no file is small."""
+"""Maximum size of a small file in bytes."""
 
 CONNECTIONS = 8
-"""Files that are fetched at one time."""
+"""Number of files to download at a time."""
 
 SECONDS = 30.0
-"""How long to wait for an answer."""
+"""Timeout of a request in seconds."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,11 @@ class Snapshot:
     """One commit of a model repository.
 
     Attributes:
-        repo: as ``org/name``.
-        commit: its hash.
-        folder: where its files are once they are fetched: in the cache that all users of huggingface_hub share.
-        sizes: the length of every file by its path, as far as the Hub says it.
-        note: why the files are those of the cache alone; empty: the Hub answered.
+        repo: the repository, as ``org/name``.
+        commit: the commit hash.
+        folder: folder of downloaded files, in the shared cache of huggingface_hub.
+        sizes: size of every file by its path, or None if the Hub does not report it.
+        note: why only files in the cache are used. Empty if the Hub responded.
     """
 
     repo: str
@@ -60,31 +60,31 @@ class Snapshot:
 
     @property
     def names(self) -> set[str]:
-        """The names of its files outside of subfolders."""
+        """The names of its files, not including those in subfolders."""
         return {name for name in self.sizes if "/" not in name}
 
     @property
     def heads(self) -> list[str]:
-        """Weight files that are carried over, not merged."""
+        """Weight files that are copied, not merged."""
         return [name for name in self.sizes if _matches(name, HEADS)]
 
     def label(self, name: str) -> str:
-        """What to call one of its files in messages."""
+        """Return the display name of one of its files."""
         return f"{self.repo}@{self.commit[:8]}/{name}"
 
     def has(self, name: str) -> bool:
-        """Whether a file is here already."""
+        """Return True if a file is already in the cache."""
         return (self.folder / name).is_file()
 
     def fetch(self, name: str, advance: Callable[[int], None]) -> Path:
-        """The place of a file, which is downloaded unless it is here.
+        """Download a file unless it is in the cache, and return its path.
 
         Args:
-            name: its path in the repository.
-            advance: told of bytes as they arrive; what it raises ends the download.
+            name: path of the file in the repository.
+            advance: called with the number of bytes as they arrive. If it raises, the download stops.
 
         Raises:
-            ModelError: it cannot be had.
+            ModelError: if the download fails.
         """
         from huggingface_hub import hf_hub_download
 
@@ -92,10 +92,10 @@ class Snapshot:
             return Path(hf_hub_download(self.repo, name, revision=self.commit, tqdm_class=_meter(advance)))
 
     def start_of(self, name: str, count: int) -> tuple[bytes, int]:
-        """The first `count` bytes of a file, fewer where it ends before, and its whole length; no more is read.
+        """Download only the first `count` bytes of a file (or all, if it is shorter). Return them and the file's size.
 
         Raises:
-            ModelError: they cannot be had.
+            ModelError: if the download fails.
         """
         from huggingface_hub import hf_hub_url
         from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff
@@ -107,19 +107,19 @@ class Snapshot:
             hf_raise_for_status(response)
             for chunk in response.iter_raw():
                 data += chunk
-                if len(data) >= count:  # a server that knows no ranges sends everything
+                if len(data) >= count:  # a server without range support sends everything
                     break
             whole = response.headers.get("Content-Range", "").rpartition("/")[2]
             return bytes(data[:count]), int(whole or response.headers["Content-Length"])
 
 
 def find(reference: str) -> Snapshot | None:
-    """The commit that a reference means now, its small files fetched; None: it cannot be one to the Hub.
+    """Resolve a reference to a commit and download its small files. Return None if it is not a Hub reference.
 
-    Where the Hub cannot be reached, or must not be (``HF_HUB_OFFLINE``), it is the commit that the cache knows.
+    If the Hub is not reachable or not allowed (``HF_HUB_OFFLINE``), use the commit in the cache.
 
     Raises:
-        ModelError: there is no such model or revision, or it cannot be had.
+        ModelError: if there is no such model or revision, or it cannot be downloaded.
     """
     match = REFERENCE.fullmatch(reference)
     if match is None or not is_name(match["repo"]):
@@ -132,7 +132,7 @@ def find(reference: str) -> Snapshot | None:
         return _cached(repo, revision, error)
     small = [name for name, size in sizes.items() if _matches(name, SMALL) and (size or 0) <= SMALL_LIMIT]
     if not small:
-        raise ModelError(f"{repo}: has no config.json at {endpoint()}, so it is no model that can be merged")
+        raise ModelError(f"{repo}: has no config.json at {endpoint()}, so it cannot be merged")
     with explained(repo, revision):
         folder = _note_revision(repo, revision, commit, small[0])
     snapshot = Snapshot(repo, commit, folder, sizes)
@@ -141,12 +141,12 @@ def find(reference: str) -> Snapshot | None:
 
 
 def each(items: Iterable[Any], work: Callable[[Any, Callable[[], None]], object], threads: int = CONNECTIONS) -> None:
-    """Do some work on each item, several at one time; raises the first error when all threads have ended.
+    """Process items in several threads. Raise the first error after all threads have ended.
 
     Args:
-        items: what to work on.
-        work: called with an item and a function, which it calls often: it raises once something has failed elsewhere.
-        threads: items that are worked on at one time.
+        items: the items to process.
+        work: called with an item and a check function. It should call check often, which raises if another item failed.
+        threads: number of threads.
     """
     queue, errors = deque(items), list[BaseException]()
 
@@ -167,7 +167,7 @@ def each(items: Iterable[Any], work: Callable[[Any, Callable[[], None]], object]
 
 
 def is_name(repo: str) -> bool:
-    """Whether the Hub would let a repository be called so."""
+    """Return True if the Hub allows this repository name."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
@@ -179,7 +179,7 @@ def is_name(repo: str) -> bool:
 
 
 def _listing(repo: str, revision: str) -> tuple[str, dict[str, int | None]]:
-    """The commit of a revision, and its files with their lengths; those that would lie outside of it are left out."""
+    """Return the commit of a revision, and its files with their sizes. Skip paths outside the repository."""
     from huggingface_hub import HfApi
 
     info = HfApi().model_info(repo, revision=revision, files_metadata=True, timeout=SECONDS)
@@ -195,14 +195,14 @@ def _is_inside(name: Any) -> bool:
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:
-    """Whether a path is one of the patterns, where a star stands for no slash."""
+    """Return True if a path matches one of the patterns. A star does not match a slash."""
     parts = name.split("/")
     split = [pattern.split("/") for pattern in patterns]
     return any(len(parts) == len(wanted) and all(map(fnmatchcase, parts, wanted)) for wanted in split)
 
 
 def _note_revision(repo: str, revision: str, commit: str, name: str) -> Path:
-    """The commit's folder in the cache; a file is fetched by the revision, so that the cache knows it when offline."""
+    """Return the commit's folder in the cache. Download a file by revision so that it can be resolved offline."""
     from huggingface_hub import hf_hub_download
 
     for wanted in dict.fromkeys((revision, commit)):
@@ -211,7 +211,7 @@ def _note_revision(repo: str, revision: str, commit: str, name: str) -> Path:
 
 
 def _cached(repo: str, revision: str, error: AwayError) -> Snapshot:
-    """What the cache has of a model; raises the error where that is nothing."""
+    """Return the snapshot of a model in the cache. Raise an error if there is none."""
     from huggingface_hub import try_to_load_from_cache
 
     for name in ("config.json", "adapter_config.json"):
@@ -219,16 +219,15 @@ def _cached(repo: str, revision: str, error: AwayError) -> Snapshot:
         if isinstance(path, str) and COMMIT.fullmatch(Path(path).parent.name):
             folder = Path(path).parent
             files = {item.relative_to(folder).as_posix(): item for item in folder.rglob("*") if item.is_file()}
-            note = f"{repo}: commit {folder.name[:8]} of the cache is taken, because {error.reason}"
+            note = f"{repo}: using commit {folder.name[:8]} from the cache, because {error.reason}"
             return Snapshot(repo, folder.name, folder, {n: item.stat().st_size for n, item in files.items()}, note)
     raise ModelError(
-        f"{repo}: there is no such folder, it is not in {cache()}, and {error.reason}; {error.cure}, or give the path"
-        " of a model folder"
+        f"{repo}: no such folder, not in {cache()}, and {error.reason}; {error.cure}, or use the path of a model folder"
     )
 
 
 def _meter(advance: Callable[[int], None]) -> Any:
-    """What huggingface_hub tells of bytes that have arrived, in the place of its own bars."""
+    """Return a replacement for the progress bars of huggingface_hub that reports bytes to `advance`."""
     from huggingface_hub.utils import tqdm
 
     class Meter(tqdm):
@@ -239,6 +238,6 @@ def _meter(advance: Callable[[int], None]) -> Any:
             advance(int(n or 0))
 
         def update_transfer(self, n: float | None = 1) -> None:
-            """Bytes of the wire are not counted beside those of the file."""
+            """Ignore bytes transferred, because bytes of the file are counted instead."""
 
     return Meter

@@ -1,4 +1,4 @@
-"""A checkpoint's tensors under the names and in the layout of one architecture, whatever it was saved as."""
+"""Convert checkpoints to the tensor names and the layout of one architecture."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Span:
-    """A run of elements of a stored tensor."""
+    """A contiguous range of elements of a stored tensor."""
 
     tensor: str
     start: int
@@ -27,7 +27,7 @@ class Span:
 
 
 class Views:
-    """Tensors that are runs of stored ones, one after the other; a `mergecore.api.Reader` over a checkpoint's."""
+    """A `mergecore.api.Reader` whose tensors are concatenated spans of the tensors of other readers."""
 
     def __init__(
         self, readers: Mapping[str, Reader], tensors: Mapping[str, TensorInfo], spans: Mapping[str, Sequence[Span]]
@@ -45,22 +45,22 @@ class Views:
             start = max(start - span.elements, 0)
 
     def parts(self, name: str) -> list[tuple[Reader, str, int]]:
-        """What a tensor is read from: readers, tensors, and how many elements of each."""
+        """Return the readers, tensors, and numbers of elements that a tensor is read from."""
         return [(self._readers[span.tensor], span.tensor, span.elements) for span in self._spans[name]]
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         for reader in set(self._readers.values()):
             reader.close()
 
 
 def renamed(checkpoint: Checkpoint, definition: Architecture) -> tuple[Checkpoint, dict[str, str]]:
-    """The checkpoint with names that the definition does not know put under the prefix that it gives for them.
+    """Rename tensors that the definition does not know, by replacing their prefix according to the definition.
 
-    Its config is made to count only what it stores: no extra layers where there are none.
+    Also adjust counts in the config to the tensors that are stored, such as additional layers.
 
     Returns:
-        The checkpoint, and the prefixes that were put in another's place: there → here.
+        The checkpoint, and the prefixes that were replaced, mapped to their replacements.
     """
     checkpoint = _without_absent_layers(_completed(checkpoint, definition), definition)
     known = set(_labels(definition, checkpoint))
@@ -74,12 +74,12 @@ def renamed(checkpoint: Checkpoint, definition: Architecture) -> tuple[Checkpoin
                     names[name], used[there] = there_too, here
                     break
     if len(set(names.values())) < len(names):
-        raise ModelError(f"{checkpoint.folder}: holds the same weight under two names; fetch the checkpoint again")
+        raise ModelError(f"{checkpoint.folder}: contains a weight under two names; download the checkpoint again")
     return (_viewed(checkpoint, names), used) if names else (checkpoint, {})
 
 
 def _without_absent_layers(checkpoint: Checkpoint, definition: Architecture) -> Checkpoint:
-    """The checkpoint with a config that counts no extra layers where none is stored, as after fine-tuning."""
+    """Set the number of additional layers in the config to 0 if none are stored, as after fine-tuning."""
     changes = {}
     for module in definition.modules.values():
         if first_of(checkpoint.config, module.extra_key):
@@ -90,9 +90,9 @@ def _without_absent_layers(checkpoint: Checkpoint, definition: Architecture) -> 
 
 
 def _completed(checkpoint: Checkpoint, definition: Architecture) -> Checkpoint:
-    """The checkpoint with every count in its config that a composite's config leaves to its parts' defaults.
+    """Add missing counts to the config, because composite models can leave them to the defaults of their parts.
 
-    Layers are counted in the names. What a model of another class does not state, it has none of.
+    Layers are counted by their names. For a model of another class, missing counts are 0.
     """
     config, counts = checkpoint.config, dict[str, int]()
     starts = [("", ""), *definition.prefixes.items()]
@@ -115,7 +115,7 @@ def _completed(checkpoint: Checkpoint, definition: Architecture) -> Checkpoint:
 
 
 def _labels(definition: Architecture, checkpoint: Checkpoint) -> Iterator[str]:
-    """Every name that a definition knows for a checkpoint with this config, in each of its layouts."""
+    """Yield every name that a definition knows for a checkpoint with this config, in all layouts."""
     for stored in (EVERYTHING, frozenset[str]()):
         bound = definition.bind(checkpoint.config, checkpoint.reference, stored)
         for weight in bound.weights(checkpoint.config, checkpoint.reference):
@@ -123,7 +123,7 @@ def _labels(definition: Architecture, checkpoint: Checkpoint) -> Iterator[str]:
 
 
 class _Everything(frozenset[str]):
-    """The names of a checkpoint that stores whatever is asked for."""
+    """A set of names that contains every name."""
 
     def __contains__(self, name: object) -> bool:
         return True
@@ -133,7 +133,7 @@ EVERYTHING = _Everything()
 
 
 def _viewed(checkpoint: Checkpoint, names: Mapping[str, str]) -> Checkpoint:
-    """The checkpoint with some tensors under other names."""
+    """Rename some tensors of a checkpoint."""
     tensors = {names.get(name, name): info for name, info in checkpoint.tensors.items()}
     spans = {names.get(name, name): [Span(name, 0, info.elements)] for name, info in checkpoint.tensors.items()}
     return with_views(checkpoint, tensors, spans)
@@ -142,18 +142,18 @@ def _viewed(checkpoint: Checkpoint, names: Mapping[str, str]) -> Checkpoint:
 def with_views(
     checkpoint: Checkpoint, tensors: Mapping[str, TensorInfo], spans: Mapping[str, Sequence[Span]]
 ) -> Checkpoint:
-    """A checkpoint whose tensors are these views of its own."""
+    """Replace the tensors of a checkpoint by views of them."""
     views = Views(checkpoint.readers, tensors, spans)
     return replace(checkpoint, tensors=tensors, readers=dict.fromkeys(tensors, views))
 
 
 @dataclass(frozen=True)
 class Whole:
-    """A tensor that other layouts store as parts, which lie one after the other in its memory.
+    """A tensor that other layouts store as parts. The parts are consecutive in its memory.
 
     Attributes:
-        blocks: how many runs of parts are stacked along a first axis; 0: the parts' rows follow each other.
-        examples: the parts' names with the layer's number left open.
+        blocks: number of groups of parts that are stacked along the first axis. 0 if the parts are concatenated.
+        examples: the names of the parts with a placeholder for the layer number.
     """
 
     name: str
@@ -163,16 +163,16 @@ class Whole:
 
 
 def rearranged(checkpoint: Checkpoint, definition: Architecture, bound: Architecture, like: Checkpoint) -> Checkpoint:
-    """The checkpoint in the layout of another: parts cut out of the tensors that hold them, or joined to such tensors.
+    """Convert a checkpoint to the layout of another, by splitting fused tensors or joining split ones.
 
     Args:
-        checkpoint: with the definition's names.
-        definition: with the `parts` of its weights.
+        checkpoint: the checkpoint, with the names of the definition.
+        definition: the unbound definition, which has the `parts` of its weights.
         bound: the definition bound to `like`.
-        like: the checkpoint whose layout is wanted.
+        like: the checkpoint with the target layout.
 
     Raises:
-        ModelError: a tensor does not have the size of its parts.
+        ModelError: if the size of a tensor does not match its parts.
     """
     wanted = {weight.name for weight in bound.weights(checkpoint.config, checkpoint.reference)}
     tensors = dict(checkpoint.tensors)
@@ -192,13 +192,13 @@ def rearranged(checkpoint: Checkpoint, definition: Architecture, bound: Architec
 
 
 def as_whole(checkpoint: Checkpoint, definition: Architecture) -> tuple[Checkpoint, Architecture]:
-    """The checkpoint, with the definition's names, with every weight whole that it may store in parts."""
+    """Join all weights of a checkpoint that are stored in parts. It must have the names of the definition."""
     bound = definition.bind(checkpoint.config, checkpoint.reference, EVERYTHING)
     return rearranged(checkpoint, definition, bound, checkpoint), bound
 
 
 def _wholes(module: Module, checkpoint: Checkpoint) -> Iterator[Whole]:
-    """Every weight of a checkpoint that has parts, by the numbers of its own config."""
+    """Yield every weight that has parts, using the counts in the checkpoint's config."""
     layers = range(module.layer_count(checkpoint.config, checkpoint.reference))
     outside = [(weight, "") for weight in (*module.before, *module.after)]
     inside = [(weight, module.prefix(index)) for index in layers for weight in module.layer]
@@ -223,7 +223,7 @@ def _as_wholes(weight: Weight, prefix: str, pattern: str, checkpoint: Checkpoint
 
 
 def _joined(whole: Whole, infos: Sequence[TensorInfo]) -> TensorInfo:
-    """The header of a whole tensor from its parts': rows added up in a block, blocks along an axis of their own."""
+    """Return dtype and shape of a joined tensor. Rows are concatenated per block, and blocks are stacked."""
     in_block = len(infos) // (whole.blocks or 1)
     rows = sum(info.shape[0] for info in infos[:in_block])
     shape = (rows, *infos[0].shape[1:])
@@ -231,14 +231,14 @@ def _joined(whole: Whole, infos: Sequence[TensorInfo]) -> TensorInfo:
     total = sum(info.elements for info in infos)
     info = replace(infos[0], shape=(whole.blocks, *shape) if whole.blocks else shape)
     if len(alike) > 1 or info.elements != total:
-        raise ModelError(f"{whole.parts[0]} and its like cannot be joined to {whole.name}: their shapes differ")
+        raise ModelError(f"parts like {whole.parts[0]} cannot be joined to {whole.name}: their shapes differ")
     return info
 
 
 def _cut(
     whole: Whole, info: TensorInfo, module: Module, checkpoint: Checkpoint, like: Checkpoint
 ) -> Iterator[TensorInfo]:
-    """The headers of a tensor's parts, with the shapes that the checkpoint they are compared with gives them."""
+    """Yield dtype and shape of a tensor's parts, with the shapes from the checkpoint that has the target layout."""
     layers = range(module.layer_count(like.config, like.reference))
     found = []
     for example in whole.examples:
@@ -247,7 +247,7 @@ def _cut(
     shapes = [shape for shape in found if shape is not None]
     if len(shapes) < len(found) or sum(map(math.prod, shapes)) != info.elements:
         raise ModelError(
-            f"{checkpoint.folder}: {whole.name!r} {list(info.shape)} cannot be cut into {whole.parts[0]!r} and its like"
-            f" as {like.reference} has them; the models differ in shape"
+            f"{checkpoint.folder}: {whole.name!r} {list(info.shape)} cannot be split into parts like {whole.parts[0]!r}"
+            f" as in {like.reference}; the models have different shapes"
         )
     return (replace(info, shape=shape) for shape in shapes)

@@ -1,4 +1,4 @@
-"""Quantised checkpoints: fp8 weights become bfloat16 by their scales as they are read; all others are refused."""
+"""Quantized checkpoints: fp8 weights are dequantized to bfloat16 on read, and all other formats are rejected."""
 
 from __future__ import annotations
 
@@ -14,45 +14,45 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 KEY = "quantization_config"
-"""Where config.json says how the weights are quantised."""
+"""The config.json key for quantization settings."""
 
 SIGNS = {
     ".qweight": "GPTQ or AWQ", ".qzeros": "GPTQ or AWQ", ".absmax": "bitsandbytes", ".SCB": "bitsandbytes",
     ".weight_packed": "compressed-tensors", "_blocks": "MXFP4",
 }  # fmt: skip
-"""How names of tensors end that only quantised checkpoints have, and whose they are."""
+"""Suffixes of tensor names that occur only in quantized checkpoints, with the tool that writes them."""
 
 SCALES = ("_scale_inv", "_scale")
-"""What fp8 checkpoints add to a weight's name for its scale. Both are multiplied, whatever the name says."""
+"""Suffixes that fp8 checkpoints add to a weight's name for its scale. Both are multiplied, despite the name."""
 
 ACTIVATIONS = ("input_scale", "activation_scale")
-"""What stands in place of ``weight`` for the scale of a layer's inputs; it means nothing for unquantised weights."""
+"""Suffixes that replace ``weight`` for the scale of a layer's inputs, which dequantized weights do not need."""
 
 PIECE = 2**18
-"""Elements that are dequantised at a time, so that a large read needs little memory beside its own."""
+"""Elements to dequantize at a time, so that a large read needs little extra memory."""
 
-UNQUANTISED = "merge the model's unquantised checkpoint and quantise the result"
+UNQUANTISED = "merge the model's unquantized checkpoint and quantize the result"
 
 
 def check_config(path: Path, config: Mapping[str, Any]) -> None:
-    """Refuse a config.json that announces weights which cannot be dequantised."""
+    """Raise ModelError if config.json describes a quantization that is not supported."""
     settings = config.get(KEY)
     method = settings.get("quant_method") if isinstance(settings, Mapping) else None
     if settings is not None and method != "fp8":
         named = f" ({show(method)})" if method else ""
-        raise ModelError(f"{path}: the weights are quantised{named}; {UNQUANTISED}")
+        raise ModelError(f"{path}: the weights are quantized{named}; {UNQUANTISED}")
 
 
 def dequantised(folder: Path, config: Mapping[str, Any], owners: Mapping[str, Reader]) -> dict[str, Reader]:
-    """The reader of each weight, where fp8 ones read as bfloat16 and their scales are gone.
+    """Return the reader of each weight. Fp8 weights are read as bfloat16, and their scales are hidden.
 
     Args:
-        folder: of the model, for errors.
-        config: its config.json.
+        folder: folder of the model, for error messages.
+        config: contents of its config.json.
         owners: the reader of each stored tensor.
 
     Raises:
-        ModelError: the names or dtypes are those of a checkpoint that cannot be dequantised.
+        ModelError: if names or dtypes show that the checkpoint cannot be dequantized.
     """
     infos = {name: reader.tensors[name] for name, reader in owners.items()}
     _check_names(folder, infos)
@@ -71,30 +71,31 @@ def _check_names(folder: Path, infos: Mapping[str, TensorInfo]) -> None:
     for name in infos:
         for sign, tool in SIGNS.items():
             if name.endswith(sign) and (sign != "_blocks" or name.removesuffix(sign) + "_scales" in infos):
-                raise ModelError(f"{folder}: holds {name!r}, quantised with {tool}; {UNQUANTISED}")
+                raise ModelError(f"{folder}: contains {name!r}, quantized with {tool}; {UNQUANTISED}")
 
 
 def _scaled(folder: Path, config: Mapping[str, Any], owners: Mapping[str, Reader], name: str, scale: str) -> Scaled:
-    """The reader of one fp8 weight: one scale for all of it, or one for each block of rows and columns."""
+    """Return the reader of one fp8 weight, which has one scale for the weight or one per block of rows and columns."""
     info, scales = owners[name].tensors[name], owners[scale].tensors[scale]
     if scales.shape in ((), (1,)):
         return Scaled(owners[name], name, owners[scale], scale, max(info.elements, 1), (1, max(info.elements, 1)))
     settings = config.get(KEY)
     block = settings.get("weight_block_size") if isinstance(settings, Mapping) else None
     if not (isinstance(block, list) and len(block) == 2 and all(type(size) is int and size > 0 for size in block)):
-        raise ModelError(f"{folder}: {scale!r} scales blocks, but config.json has no weight_block_size; {UNQUANTISED}")
+        blocks = "has scales for blocks, but config.json has no weight_block_size"
+        raise ModelError(f"{folder}: {scale!r} {blocks}; {UNQUANTISED}")
     if len(info.shape) != 2 or scales.shape != tuple(-(-size // step) for size, step in zip(info.shape, block)):
         shapes = f"of shape {list(scales.shape)} for a weight of shape {list(info.shape)} in blocks of {block}"
-        raise ModelError(f"{folder}: {scale!r} is {shapes}, which does not fit; fetch the checkpoint again")
+        raise ModelError(f"{folder}: {scale!r} is {shapes}, which does not match; download the checkpoint again")
     return Scaled(owners[name], name, owners[scale], scale, info.shape[1], (block[0], block[1]))
 
 
 @dataclass(eq=False)
 class Scaled:
-    """Reads one fp8 weight as bfloat16: each value in float32 times its block's scale, rounded once; see `Reader`.
+    """Reads one fp8 weight as bfloat16. Values are multiplied by the scale in float32 and rounded once. See `Reader`.
 
     Attributes:
-        columns: elements a row; a weight with one scale is one row.
+        columns: elements per row. A weight with one scale is a single row.
         block: rows and columns that share a scale.
     """
 
@@ -128,7 +129,7 @@ class Scaled:
             out = out[rows * width :]
 
     def _factors(self, first: int, rows: int, column: int, width: int) -> Tensor:
-        """The scale of each element of a rectangle."""
+        """Return the scale of each element of a rectangle."""
         import torch
 
         high, wide = self.block
@@ -141,16 +142,16 @@ class Scaled:
         return scales.view(-1, across).to(torch.float32)[down][:, along]
 
     def parts(self, name: str) -> list[tuple[Reader, str, int]]:
-        """What it is read from; see `mergecore.models.remote_files.shards_of`."""
+        """Return the readers and tensors that it is read from. See `mergecore.models.remote_files.shards_of`."""
         pairs = ((self.stored, self.name), (self.scales, self.scale))
         return [(reader, tensor, reader.tensors[tensor].elements) for reader, tensor in pairs]
 
     def close(self) -> None:
-        """Nothing: the files belong to the readers beneath."""
+        """Do nothing, because the files belong to the underlying readers."""
 
 
 def rectangles(start: int, count: int, columns: int) -> Iterator[tuple[int, int, int, int]]:
-    """Cut a flat range of a matrix into at most three rectangles: first row, rows, first column, columns."""
+    """Split a flat range of a matrix into at most three rectangles: (first row, rows, first column, columns)."""
     while count:
         row, column = divmod(start, columns)
         rows = max(1, count // columns) if column == 0 else 1

@@ -1,4 +1,4 @@
-"""Where a model reference leads: to a local folder, which comes first, or to a commit on the Hub; with adapters."""
+"""Resolve model references with adapters to local folders or, if there is no such folder, to commits on the Hub."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mergecore.models import hub
 
 
 class Source(NamedTuple):
-    """A model that only small files are taken from: its reference, its folder, and its commit if it is on the Hub."""
+    """A model of which only small files are used: its reference, its folder, and its commit if it is on the Hub."""
 
     reference: str
     folder: Path
@@ -19,32 +19,32 @@ class Source(NamedTuple):
 
 
 def locate(reference: str) -> tuple[Path, hub.Snapshot | None]:
-    """A model's folder, and its commit where it is one on the Hub; its small files are in the folder then.
+    """Return a model's folder, and its commit if it is on the Hub, with its small files already downloaded.
 
     Raises:
-        ModelError: there is no such model.
+        ModelError: if there is no such model.
     """
     try:
         folder = Path(reference).expanduser()
         if folder.is_dir():
             return folder, None
         there = os.path.lexists(folder)
-    except (OSError, ValueError, RuntimeError):  # a name that is too long or no name, or a user's who is not there
+    except (OSError, ValueError, RuntimeError):  # the name is too long or invalid, or has an unknown ~user
         there = True
     name, _, revision = reference.partition("@")
     if not there and revision and Path(name).is_dir():
-        raise ModelError(f"{reference}: {name} is a local folder, which has no revisions; leave @{revision} out")
+        raise ModelError(f"{reference}: {name} is a local folder, which has no revisions; remove @{revision}")
     snapshot = None if there else hub.find(reference)
     if snapshot is None:
         raise ModelError(
-            f"{reference}: there is no such folder; give the path of a model folder with its config.json, or org/name"
+            f"{reference}: no such folder; use the path of a model folder with a config.json, or the org/name"
             " of a model on the Hub"
         )
     return snapshot.folder, snapshot
 
 
 def split(reference: str) -> tuple[str, list[str]]:
-    """The base and the adapters of a reference; of the parts between plus signs, as many as name a folder together."""
+    """Split a reference into the base and the adapters. A plus sign inside the name of a folder does not split."""
     parts, found = reference.split("+"), []
     while parts:
         counts = range(len(parts), 1, -1)
@@ -55,10 +55,10 @@ def split(reference: str) -> tuple[str, list[str]]:
 
 
 def listed_names(folder: Path) -> set[str]:
-    """The names of all that is in a local folder.
+    """Return the names of all entries in a local folder.
 
     Raises:
-        ModelError: it cannot be read.
+        ModelError: if it cannot be read.
     """
     try:
         return set(os.listdir(folder))

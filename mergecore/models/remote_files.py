@@ -1,4 +1,4 @@
-"""Weight files on the Hub: range requests for their headers tell what they hold before they are fetched."""
+"""Weight files on the Hub. Range requests read their headers before the files are downloaded."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SUFFIX = ".safetensors"
-"""Of the files that begin with their header; all others are fetched whole to be looked into."""
+"""Suffix of files that start with a header. All other files must be downloaded completely to read their contents."""
 
 
 class Shard:
-    """A safetensors file of a model on the Hub; a `mergecore.api.Reader`, of which `read` works once it is fetched.
+    """A `mergecore.api.Reader` for a safetensors file on the Hub. `read` works once the file is downloaded.
 
     Attributes:
-        snapshot: whose it is.
-        name: of the file.
-        tensors: from its header.
-        size: its bytes.
-        stamp: the file's in the cache, as it was before it was opened; None: it is not fetched yet.
+        snapshot: the commit that the file belongs to.
+        name: name of the file.
+        tensors: the tensors in its header.
+        size: size in bytes.
+        stamp: stamp of the file in the cache before it was opened. None if it is not downloaded yet.
     """
 
     def __init__(self, snapshot: Snapshot, name: str, make: type[Reader]) -> None:
@@ -48,19 +48,19 @@ class Shard:
 
     @property
     def path(self) -> Path:
-        """Where the file is once it is fetched."""
+        """Path of the file once it is downloaded."""
         return self.snapshot.folder / self.name
 
     @property
     def here(self) -> bool:
-        """Whether it can be read."""
+        """Whether the file is downloaded and can be read."""
         return self._reader is not None
 
     def fetch(self, advance: Callable[[int], None]) -> None:
-        """Bring the file into the cache, unless it is there; see `Snapshot.fetch`.
+        """Download the file to the cache unless it is there. See `Snapshot.fetch`.
 
         Raises:
-            ModelError: it cannot be had, or is not what its header said.
+            ModelError: if it cannot be downloaded, or does not match the header read before.
         """
         if self.here:
             return
@@ -68,16 +68,16 @@ class Shard:
         self._open()
         assert self._reader is not None
         if self._reader.tensors != self.tensors:
-            raise ModelError(f"{self.path}: is not the file whose header was read before; delete it and run again")
+            raise ModelError(f"{self.path}: does not match the header that was read before; delete it and run again")
 
     def read(self, name: str, start: int, out: Tensor) -> None:
         """See `mergecore.api.Reader.read`."""
         if self._reader is None:
-            raise ModelError(f"{self.snapshot.label(self.name)}: is read before it is fetched; report this as a fault")
+            raise ModelError(f"{self.snapshot.label(self.name)}: is read before it is downloaded; report this as a bug")
         self._reader.read(name, start, out)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         if self._reader is not None:
             self._reader.close()
 
@@ -92,15 +92,15 @@ def open_files(
     """Open the weight files of a model.
 
     Args:
-        snapshot: its commit on the Hub; None: it is a local folder.
-        paths: where they are, or will be once they are fetched.
-        formats: what reads them, by suffix.
+        snapshot: its commit on the Hub. None for a local folder.
+        paths: paths of the files, or where they will be once they are downloaded.
+        formats: readers by suffix.
 
     Returns:
-        Their readers, the stamps of those that are here to stay, and what the author of the recipe should know.
+        The readers, the stamps of local files, and notes for the author of the recipe.
 
     Raises:
-        ModelError: a file, or its header, cannot be had or is wrong.
+        ModelError: if a file or its header cannot be read or downloaded, or is invalid.
     """
     notes: tuple[str, ...] = (snapshot.note,) if snapshot and snapshot.note else ()
     if snapshot and all(path.suffix == SUFFIX for path in paths):
@@ -110,7 +110,7 @@ def open_files(
     stamps: dict[Path, Stamp] = {}
 
     def opened(path: Path) -> Reader:
-        with contextlib.suppress(OSError):  # which the reader says better
+        with contextlib.suppress(OSError):  # the reader has a better error message
             stamps[path] = stamp(path)
         return formats[path.suffix](path)
 
@@ -118,7 +118,7 @@ def open_files(
 
 
 def _open_each(paths: Sequence[Path], make: Callable[[Path], Reader], threads: int) -> list[Reader]:
-    """One reader for each path; where one fails, the others are closed."""
+    """Open one reader per path. If one fails, close the others."""
     found: dict[Path, Reader] = {}
     try:
         each(paths, lambda path, _: found.update({path: make(path)}), threads)
@@ -130,18 +130,18 @@ def _open_each(paths: Sequence[Path], make: Callable[[Path], Reader], threads: i
 
 
 def _fetched(snapshot: Snapshot, paths: Sequence[Path]) -> tuple[str, ...]:
-    """Download weight files whose tensors are not told by their beginning; the note that says so."""
+    """Download weight files that do not start with a header. Return a note that says so."""
     missing = [path.name for path in paths if not snapshot.has(path.name)]
     if not missing:
         return ()
     each(missing, lambda name, check: snapshot.fetch(name, lambda _: check()))
     count = sum((snapshot.folder / name).stat().st_size for name in missing)
-    why = f"has no {SUFFIX} files, whose headers tell what they hold"
-    return (f"{snapshot.repo}: {why}, so its {paths[0].suffix} files ({count / 1e6:,.0f} MB) were fetched to plan",)
+    why = f"has no {SUFFIX} files with readable headers"
+    return (f"{snapshot.repo}: {why}, so planning downloaded its {paths[0].suffix} files ({count / 1e6:,.0f} MB)",)
 
 
 def shards_of(reader: Reader, name: str) -> Iterator[Shard]:
-    """The files on the Hub that a tensor is read from, through all views of it."""
+    """Yield the files on the Hub that a tensor is read from, through all views."""
     if isinstance(reader, Shard):
         yield reader
     parts = getattr(reader, "parts", None)
@@ -150,10 +150,10 @@ def shards_of(reader: Reader, name: str) -> Iterator[Shard]:
 
 
 def _looked_into(snapshot: Snapshot, name: str, make: type[Reader]) -> tuple[Mapping[str, TensorInfo], int]:
-    """What the reader makes of a file that has its header and its length, and holes for the weights."""
+    """Open a sparse file with the header and size of the real one. Return its tensors and size."""
     start, size = snapshot.start_of(name, 8)
     length = int.from_bytes(start, "little")
-    if length <= min(HEADER_LIMIT, size - 8):  # else the reader says what is wrong with it
+    if length <= min(HEADER_LIMIT, size - 8):  # otherwise, the reader reports the error
         start, size = snapshot.start_of(name, 8 + length)
     with tempfile.TemporaryDirectory(prefix="mergecore-") as folder:
         path = Path(folder) / name
@@ -161,7 +161,7 @@ def _looked_into(snapshot: Snapshot, name: str, make: type[Reader]) -> tuple[Map
             path.write_bytes(start)
             os.truncate(path, size)
         except (OSError, OverflowError) as error:
-            raise ModelError(f"{snapshot.label(name)}: is said to have {size} bytes, as no file has: {error}") from None
+            raise ModelError(f"{snapshot.label(name)}: has an invalid size of {size} bytes: {error}") from None
         try:
             reader = make(path)
         except ModelError as error:

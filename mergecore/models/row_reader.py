@@ -1,4 +1,4 @@
-"""Tensors whose rows are gathered from tensors of several models, read as if they were stored so."""
+"""Tensors whose rows are gathered from tensors of several models on read."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int64]
 
 ZERO, MEAN = -1, -2
-"""Rows that are no one's."""
+"""Markers for rows that are not copied from a part: padding rows of zeros, and means of rows."""
 
 
 @dataclass(frozen=True)
 class Gathered:
-    """A tensor made of rows of others.
+    """A tensor that consists of rows from other tensors.
 
     Attributes:
-        parts: the tensors that rows are taken from, each with the checkpoint that holds it.
-        origin: for each row, the part that it is taken from, `ZERO`, or `MEAN`.
-        row: its number there.
-        means: (parts, rows): for a row that is a mean, the rows that it is the mean of; -1: none.
+        parts: the source tensors, each as a checkpoint and a tensor name.
+        origin: for each row, the index of the part that it is copied from, `ZERO`, or `MEAN`.
+        row: for each row, the row number in that part.
+        means: array of shape (parts, rows) with the rows to average for each `MEAN` row, or -1 for none.
     """
 
     parts: Sequence[tuple[Checkpoint, str]]
@@ -45,7 +45,7 @@ class Gathered:
 
     @cached_property
     def info(self) -> TensorInfo:
-        """Rows that are copied keep their dtype; means, and rows of different dtypes, are float32 or float64."""
+        """Dtype and shape. Copied rows keep their dtype. Means and rows of mixed dtypes are float32 or float64."""
         averaged = self.means[:, self.origin == MEAN] >= 0
         used = [part for part in range(len(self.parts)) if averaged[part].any() or (self.origin == part).any()]
         dtypes = {self.infos[part].dtype for part in used or [0]}
@@ -53,7 +53,7 @@ class Gathered:
         return TensorInfo(dtype, (len(self.origin), *self.infos[0].shape[1:]))
 
     def read(self, start: int, out: Tensor) -> None:
-        """Fill `out` with the elements from `start` on; runs of rows that follow each other are read at once."""
+        """Fill `out` with the elements from `start` on. Consecutive rows of a part are read together."""
         width = math.prod(self.info.shape[1:])
         position, end = start, start + len(out)
         for first, last in self._runs(start // width, -(-end // width)):
@@ -62,7 +62,7 @@ class Gathered:
             position = until
 
     def counts(self) -> list[tuple[Reader, str, int]]:
-        """The parts that rows are taken from, by their readers, and how many elements of each."""
+        """Return the reader, tensor name, and number of elements for each part that rows are taken from."""
         width = math.prod(self.info.shape[1:])
         rows = [
             int((self.origin == part).sum() + (self.means[part, self.origin == MEAN] >= 0).sum())
@@ -71,7 +71,7 @@ class Gathered:
         return [(item.readers[name], name, count * width) for (item, name), count in zip(self.parts, rows) if count]
 
     def _runs(self, first: int, last: int) -> Iterator[tuple[int, int]]:
-        """The rows from first to last, cut where the next row is not the source's next."""
+        """Split the rows from first to last into runs of consecutive source rows."""
         import numpy as np
 
         origin, row = self.origin[first:last], self.row[first:last]
@@ -80,7 +80,7 @@ class Gathered:
         return zip([first, *cuts], [*cuts, last])
 
     def _fill(self, first: int, offset: int, out: Tensor) -> None:
-        """The elements of one run, from `offset` in its first row on."""
+        """Fill `out` with elements of one run, starting at `offset` in its first row."""
         origin = int(self.origin[first])
         if origin == ZERO:
             out.zero_()
@@ -109,7 +109,7 @@ class Gathered:
 
 
 class GatheredReader:
-    """A checkpoint with some tensors gathered; a `mergecore.api.Reader`."""
+    """A `mergecore.api.Reader` for a checkpoint in which some tensors are gathered."""
 
     def __init__(self, checkpoint: Checkpoint, gathered: Mapping[str, Gathered]) -> None:
         shown = {name: item.info for name, item in gathered.items()}
@@ -124,17 +124,17 @@ class GatheredReader:
             self._checkpoint.read(name, start, out)
 
     def parts(self, name: str) -> list[tuple[Reader, str, int]]:
-        """What a tensor is read from: readers, tensors, how many elements of each; see `shards.shards_of`."""
+        """Return the readers, tensors, and numbers of elements that a tensor is read from. See `shards.shards_of`."""
         if name in self._gathered:
             return self._gathered[name].counts()
         return [(self._checkpoint.readers[name], name, self.tensors[name].elements)]
 
     def close(self) -> None:
-        """Let go of the checkpoint's own files."""
+        """Close the files of the checkpoint."""
         self._checkpoint.close()
 
 
 def with_gathered(checkpoint: Checkpoint, gathered: Mapping[str, Gathered]) -> Checkpoint:
-    """A checkpoint that shows gathered tensors in the place of its own, or beside them."""
+    """Return a checkpoint in which gathered tensors replace or extend the stored ones."""
     reader = GatheredReader(checkpoint, gathered)
     return replace(checkpoint, tensors=reader.tensors, readers=dict.fromkeys(reader.tensors, reader))

@@ -1,4 +1,4 @@
-"""What tells that a file has changed since a run looked at it."""
+"""Detect whether a file has changed since it was opened."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mergecore.errors import RunError
 
 
 class Stamp(NamedTuple):
-    """A file's length, time of last change and number on its disk."""
+    """A file's size, modification time, and inode number."""
 
     size: int
     mtime_ns: int
@@ -18,13 +18,13 @@ class Stamp(NamedTuple):
 
 
 def stamp(path: Path) -> Stamp:
-    """The stamp of a file as it is now."""
+    """Return the current stamp of a file."""
     status = path.stat()
     return Stamp(status.st_size, status.st_mtime_ns, status.st_ino)
 
 
 def check_unchanged(stamps: Mapping[Path, Stamp]) -> None:
-    """Raise RunError naming the first file that is not what it was."""
+    """Raise RunError with the name of the first file that has changed."""
     for path, before in stamps.items():
         try:
             changed = stamp(path) != before
@@ -32,5 +32,5 @@ def check_unchanged(stamps: Mapping[Path, Stamp]) -> None:
             changed = True
         if changed:
             raise RunError(
-                f"{path}: was changed while it was being merged; run again when nothing writes to it any more"
+                f"{path}: was changed while it was being merged; run again when nothing writes to it anymore"
             )

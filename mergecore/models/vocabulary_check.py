@@ -1,4 +1,4 @@
-"""Refuses to merge vocabularies row by row whose rows mean different tokens, as far as cheap files tell."""
+"""Check that rows of vocabulary tensors belong to the same tokens in all models, as far as small files show."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from mergecore.errors import ModelError
 from mergecore.models.checkpoint import Checkpoint
 
 VOCABULARY_CURE = (
-    "their vocabularies differ, so say which one the result has, tokenizer: {source: base} or"
-    " tokenizer: {source: union}, and rows are merged token by token"
+    "their vocabularies differ, so choose one for the result with tokenizer: {source: base} or"
+    " tokenizer: {source: union}, which merges rows token by token"
 )
 
 
 def check_vocabularies(tables: Sequence[Job], checkpoints: Sequence[Checkpoint], donor: int) -> list[str]:
-    """See that the models' rows mean the tokens that they mean in the donor, whose tokenizer the output takes over.
+    """Check that the rows of all models belong to the same tokens as in the config source, whose tokenizer is used.
 
     Args:
-        tables: the jobs of weights with one row a token.
+        tables: the jobs of weights with one row per token.
         checkpoints: the input models.
-        donor: position of the one whose files are carried over.
+        donor: index of the config source, whose files are copied.
 
     Returns:
-        Notes on tokens that only one of two models names.
+        Notes on tokens that are only in one of two models.
 
     Raises:
-        ModelError: a row is one token here and another there, or the output would have a wrong number of rows.
+        ModelError: if a row belongs to different tokens, or the output would have the wrong number of rows.
     """
     notes = []
     sizes = {job.name: job.info.shape[0] for job in tables if job.info.shape}
@@ -38,8 +38,8 @@ def check_vocabularies(tables: Sequence[Job], checkpoints: Sequence[Checkpoint],
         if own is not None and own.shape[:1] != job.info.shape[:1]:
             source = checkpoints[job.inputs[0].model].reference
             raise ModelError(
-                f"{job.name}: has {job.info.shape[0]} rows in {source}, {own.shape[0]} in"
-                f" {checkpoints[donor].reference}, whose config is kept; {VOCABULARY_CURE}"
+                f"{job.name}: has {job.info.shape[0]} rows in {source} but {own.shape[0]} in"
+                f" {checkpoints[donor].reference}, which supplies the config; {VOCABULARY_CURE}"
             )
     for model in sorted({item.model for job in tables for item in job.inputs} - {donor}):
         notes += _compare(checkpoints[donor], checkpoints[model], min(sizes.values()))
@@ -66,25 +66,25 @@ def _compare(kept: Checkpoint, other: Checkpoint, rows: int) -> list[str]:
         return []
     more = f" and {len(alone) - 1} more" if len(alone) > 1 else ""
     return [f"only one of {kept.reference} and {other.reference} has the token {alone[0]!r}{more};"
-            f" both have rows for it, which are merged, and the tokenizer of {kept.reference} is kept"]  # fmt: skip
+            f" the rows are merged, and the tokenizer of {kept.reference} is used"]  # fmt: skip
 
 
 FILES = ("tokenizer.json", "vocab.json")
 LIMIT = 2 * 10**8
-"""Bytes that they may have; the largest published ones have some 30 million."""
+"""Maximum size of these files in bytes. The largest published ones have about 30 MB."""
 
 
 def _same_file(one: Path, other: Path) -> bool:
-    """Whether two folders have the same tokenizer, byte for byte."""
+    """Return True if two folders have the same tokenizer file, byte for byte."""
     name = next((name for name in FILES if (one / name).is_file()), None)
     return name is not None and (other / name).is_file() and (one / name).read_bytes() == (other / name).read_bytes()
 
 
 def token_ids(folder: Path) -> Mapping[str, int] | None:
-    """The number of every token, from tokenizer.json or else vocab.json; None where there is neither.
+    """Return the ID of every token, from tokenizer.json or else vocab.json. Return None if there is neither.
 
     Raises:
-        ModelError: the file is not what it should be.
+        ModelError: if the file is invalid.
     """
     path = next((folder / name for name in FILES if (folder / name).is_file()), None)
     if path is None:
@@ -93,7 +93,7 @@ def token_ids(folder: Path) -> Mapping[str, int] | None:
         value = json.loads(read_text(path, LIMIT))
         return dict(_in_tokenizer(value) if path.name == FILES[0] else value)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise ModelError(f"{path}: does not hold a vocabulary as tokenizers write it; fetch it again") from None
+        raise ModelError(f"{path}: does not contain a valid vocabulary; download it again") from None
 
 
 def _in_tokenizer(value: Mapping[str, Any]) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""What a plan will cost: bytes, memory, disk, and the time as a second's measurement of this machine tells it."""
+"""Estimate the cost of a plan: bytes, memory, disk, and time, based on a one-second measurement on this machine."""
 
 from __future__ import annotations
 
@@ -20,23 +20,24 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SECONDS = 1.0
-"""How long to measure."""
+"""How long to measure, in seconds."""
 
 SAMPLE_BYTES = 2**26
-"""The largest output tensor that is merged to measure; one that is larger takes as long for each of its bytes."""
+"""Size of the largest output tensor to measure. Larger tensors take the same time per byte."""
 
 
 @dataclass(frozen=True)
 class Price:
-    """What a run costs.
+    """The estimated cost of a run.
 
     Attributes:
-        read: bytes of weights, counted once for each time that the method goes through them; a method that measures
-            goes through them twice, or a little more, and so does each stage for every time that one goes through it.
-        written: bytes of weights.
-        memory: most bytes of tensors in flight, with the tiles of the threads executor.
-        free: bytes that the output's disk has left.
-        seconds: of merging, measured on a sample; None where there is too little to tell, or weights are not here yet.
+        read: bytes of weights to read, counted once per pass. A method with a measuring pass reads its inputs at least
+            twice. The same applies to the inputs of a stage for every pass over the stage.
+        written: bytes of weights to write.
+        memory: maximum bytes of tensors in memory, with the tiles of the threads executor.
+        free: free bytes on the output's disk.
+        seconds: merge time, measured on a sample. None if there is too little to measure, or weights are not
+            downloaded yet.
     """
 
     read: int
@@ -47,14 +48,14 @@ class Price:
 
 
 def price(plan: Plan, executor: Executor, folder: Path, memory: int, workers: int) -> Price:
-    """Price a plan; merges for about a second to see how quick it goes, into a file that is gone at the end.
+    """Estimate the cost of a plan. Merge into a temporary file for about a second to measure the speed.
 
     Args:
-        plan: what to do.
-        executor: what will run it.
-        folder: where the output's folder would be made; it or a folder above it exists.
-        memory: bytes that may be in flight.
-        workers: threads.
+        plan: the plan to estimate.
+        executor: the executor that will run it.
+        folder: the output folder. It or one of its parents must exist.
+        memory: memory budget in bytes.
+        workers: number of threads.
     """
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
     largest = max((job.memory(TILE_ELEMENTS) for job in plan.jobs), default=0)
@@ -89,7 +90,7 @@ def _seconds(plan: Plan, executor: Executor, folder: Path, memory: int, workers:
 
 
 def _batches(plan: Plan, workers: int) -> Iterator[list[Job]]:
-    """Jobs from all over the plan, as many at a time as keep the workers busy; the first warms them up."""
+    """Yield batches of jobs from all over the plan, each large enough to keep the workers busy."""
     jobs = [job for job in plan.jobs if 0 < job.info.nbytes <= SAMPLE_BYTES]
     step = next((step for step in range(len(jobs) * 5 // 8, 0, -1) if math.gcd(step, len(jobs)) == 1), 1)
     order = [jobs[index * step % len(jobs)] for index in range(len(jobs))]
@@ -98,7 +99,7 @@ def _batches(plan: Plan, workers: int) -> Iterator[list[Job]]:
 
 
 def _work(plan: Plan, jobs: list[Job], file: int, memory: int, workers: int) -> Work:
-    """Jobs whose result goes into one file, each over the last."""
+    """Return work whose output goes to one file, where each batch overwrites the one before."""
 
     def read(item: Input, start: int, out: Tensor) -> None:
         plan.checkpoints[item.model].read(item.tensor, start, out)
@@ -117,4 +118,4 @@ def _work(plan: Plan, jobs: list[Job], file: int, memory: int, workers: int) -> 
 
 
 def _nothing(_value: object) -> None:
-    """Nobody is told of a measurement."""
+    """Ignore progress during a measurement."""

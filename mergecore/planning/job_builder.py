@@ -1,4 +1,4 @@
-"""From what makes each output weight to its job: shapes and dtypes checked, parameters resolved."""
+"""Create the job of each output weight: check shapes and dtypes, and resolve parameters."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mergecore.recipes import Recipe
 
 @dataclass
 class Jobs:
-    """Turns matches into jobs: shapes and dtypes checked, parameters resolved."""
+    """Converts matches to jobs. Checks shapes and dtypes, and resolves parameters."""
 
     recipe: Recipe
     method: type[Method]
@@ -27,11 +27,11 @@ class Jobs:
     aligned: Aligned
     jobs: list[Job] = field(default_factory=list)
     tables: list[Job] = field(default_factory=list)
-    """The jobs of weights with one row a token."""
+    """The jobs of weights with one row per token."""
     _lacking: Counter[tuple[str, ...]] = field(default_factory=Counter)
 
     def add(self, match: Match) -> None:
-        """Append the job of one output weight."""
+        """Add the job of one output weight."""
         inputs = tuple(self._input(part) for part in match.parts)
         self._check_shapes(match, inputs)
         if match.lacking:
@@ -50,7 +50,7 @@ class Jobs:
         dtypes = {self.aligned.dtypes.get((item.model, item.tensor), item.info.kept) for item in inputs}
         if not dtypes <= set(FLOATS):
             if len(dtypes) > 1:
-                raise ModelError(f"{name}: is stored as {' and '.join(sorted(dtypes))} in different models")
+                raise ModelError(f"{name}: has dtypes {' and '.join(sorted(dtypes))} in different models")
             return Job(name, inputs[0].info, inputs, None)
         info = TensorInfo(self.recipe.dtype or common_dtype(dtypes), shape)
         if self._is_lone(match):
@@ -65,10 +65,10 @@ class Jobs:
         if len(shapes) > 1:
             found = ", ".join(f"{list(shape)} in {model}" for shape, model in shapes.items())
             cure = "only equal shapes can be merged" if match.weight.vocabulary_axis is None else VOCABULARY_CURE
-            raise ModelError(f"{match.weight.name}: the models differ in shape: {found}; {cure}")
+            raise ModelError(f"{match.weight.name}: the models have different shapes: {found}; {cure}")
 
     def _is_lone(self, match: Match) -> bool:
-        """Whether a weight that only one model has is copied from it."""
+        """Return True if only one model has the weight and it is copied from there."""
         if match.alone:
             return True
         low = self.method.models[0]
@@ -79,13 +79,13 @@ class Jobs:
             return True
         lacking = ", ".join(match.lacking)
         raise ModelError(
-            f"{match.weight.name}: is missing in {lacking}, and method {self.recipe.method!r} cannot do without;"
+            f"{match.weight.name}: is missing from {lacking}, but method {self.recipe.method!r} needs it;"
             " use models that all have it"
         )
 
     def notes(self) -> list[str]:
-        """What is unusual about the jobs."""
+        """Return notes about unusual jobs."""
         return [
-            f"{count} optional weight(s) missing in {', '.join(models)}: made from the models that have them"
+            f"{count} optional weight(s) missing from {', '.join(models)}: merged from the models that have them"
             for models, count in self._lacking.items()
         ]

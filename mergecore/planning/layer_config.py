@@ -1,4 +1,4 @@
-"""What choosing layers one by one changes in a model's config: their count, and all that it says layer by layer."""
+"""Adjust a model's config to selected layers: the layer count, and all per-layer settings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mergecore.planning.matching import Stack
 
 @dataclass(frozen=True)
 class Row:
-    """A layer of the output: the checkpoint of its slice's first model, and the layer's number there."""
+    """A layer of the output: the checkpoint of the first model in its slice, and the layer's number there."""
 
     checkpoint: Checkpoint
     number: int
@@ -26,10 +26,10 @@ class Row:
 def layer_config(
     architecture: Architecture, module: Module, stacks: Sequence[Stack], checkpoints: Sequence[Checkpoint], donor: int
 ) -> dict[str, Any]:
-    """The config values, by dotted key, of a model whose layers were chosen one by one.
+    """Return the config changes, by dotted key, for a model with selected layers.
 
     Raises:
-        ModelError: the config has no way to say which kind each chosen layer is of.
+        ModelError: if the config cannot describe the type of each selected layer.
     """
     if not module.layers_key:
         return {}
@@ -62,12 +62,12 @@ def layer_config(
 
 
 def _is_runs(value: Any) -> bool:
-    """Whether a per-layer list is written as runs: ``[[[pattern, ...], times], ...]``, as GPT-Neo's config does."""
+    """Return True if a per-layer list has runs, ``[[[pattern, ...], times], ...]``, as in the config of GPT-Neo."""
     return all(isinstance(run, list) and len(run) == 2 and isinstance(run[0], list) for run in value) and bool(value)
 
 
 def _entry(row: Row, key: str) -> Any:
-    """What a per-layer list says of a layer; None where it does not reach so far."""
+    """Return the entry of a per-layer list for a layer, or None if the list is too short."""
     values = row.get(key)
     if not isinstance(values, list):
         return None
@@ -77,62 +77,62 @@ def _entry(row: Row, key: str) -> Any:
 
 
 def _counted(module: Module, rows: Sequence[Row]) -> list[Row]:
-    """The chosen layers that are not extra ones, which must come last."""
+    """Return the selected layers without the additional ones, which must come last."""
     counts = [module.counted(row.checkpoint.config, row.checkpoint.reference) for row in rows]
     kept = [row for row, count in zip(rows, counts) if row.number < count]
     if kept != list(rows[: len(kept)]):
         row = next(row for row, count in zip(rows, counts) if row.number >= count)
         raise ModelError(
-            f"{row.checkpoint.folder}: layer {row.number} would come before one that config.json's"
-            f" {module.layers_key[0]!r} counts; choose layers that keep those beyond it last"
+            f"{row.checkpoint.folder}: layer {row.number} is not counted by {module.layers_key[0]!r} in config.json"
+            f" but would come before a layer that is; keep such layers last"
         )
     return kept
 
 
 def _leading(key: str, rows: Sequence[Row], beyond: int = 0) -> int:
-    """How many of the first chosen layers are of the leading kind, which the config counts up to `beyond` less."""
+    """Count the leading selected layers with the special type. The config value is smaller by `beyond`."""
     flags = [row.number < (row.get(key) or 0) + beyond for row in rows]
     count = sum(flags)
     if not all(flags[:count]):
         row = rows[flags.index(False)]
         raise ModelError(
-            f"{row.checkpoint.folder}: layer {row.number} would come before a layer that config.json's {key!r} counts"
-            " among the first; choose layers that keep those first"
+            f"{row.checkpoint.folder}: layer {row.number} would come before one of the leading layers that {key!r} in"
+            " config.json counts; keep the leading layers first"
         )
     return count - beyond
 
 
 def _check_period(period: Period, rows: Sequence[Row]) -> None:
-    """The chosen layers must fall where the config's period puts layers of their kind."""
+    """Check that the selected layers are at positions where the config's period has layers of their type."""
     for index, row in enumerate(rows):
         count = period.of(row.checkpoint.config)
         if (index - row.number) % count:
             raise ModelError(
-                f"{row.checkpoint.folder}: layer {row.number} would become layer {index}, where config.json's"
-                f" {period.key!r} = {count} puts layers of another kind; choose layers so that each moves by a"
+                f"{row.checkpoint.folder}: layer {row.number} would become layer {index}, which has a different type"
+                f" because of {period.key!r} = {count} in config.json; select layers so that each moves by a"
                 " multiple of it"
             )
 
 
 def _check_first(weight: Weight, rows: Sequence[Row]) -> None:
-    """A layer among the first, which lack a weight, must stay among them, and no other come there."""
+    """Check that the leading layers without a weight stay in front, and that no other layer moves there."""
     for index, row in enumerate(rows):
         if (index < weight.from_layer) is not (row.number < weight.from_layer):
             raise ModelError(
                 f"{row.checkpoint.folder}: layer {row.number} would become layer {index}, but only the first"
-                f" {weight.from_layer} lack {weight.name!r}; choose layers that keep those first"
+                f" {weight.from_layer} have no {weight.name!r}; keep those layers first"
             )
 
 
 def _check_alike(module: Module, rows: Sequence[Row], donor: Checkpoint) -> None:
-    """Where layers differ and nothing in the config was cut with them, each must stay among its own kind."""
+    """If layers differ and the config has no per-layer settings, check that each moves to a layer of the same type."""
     for index, row in enumerate(rows):
         here, there = _kind(module, donor, index), _kind(module, row.checkpoint, row.number)
         if here and here != there:
             raise ModelError(
-                f"{row.checkpoint.folder}: layer {row.number} would become layer {index}, which has other weights"
-                f" ({sorted(here ^ there)[0]!r}), and the inferred architecture does not know what in config.json"
-                " decides that; write its JSON: mergecore arch infer MODEL > my.json"
+                f"{row.checkpoint.folder}: layer {row.number} would become layer {index}, which has different weights"
+                f" ({sorted(here ^ there)[0]!r}), and the inferred architecture does not know which config.json key"
+                " determines that; write a definition: mergecore arch infer MODEL > my.json"
             )
 
 
@@ -142,18 +142,18 @@ def _kind(module: Module, checkpoint: Checkpoint, number: int) -> set[str]:
 
 
 def tie_config(architecture: Architecture, names: set[str], donor: Checkpoint) -> dict[str, Any]:
-    """Whether the output's head is its embedding, where it is not as in the model whose config the output takes over.
+    """Return the config changes for tied or separate embeddings in the output, if the config source differs.
 
     Args:
-        architecture: of the output.
+        architecture: architecture of the output.
         names: the output's tensors.
-        donor: the model whose config the output takes over.
+        donor: the model that supplies the config.
     """
     weights = [weight for module in architecture.modules.values() for weight in module.after]
     heads = [weight.name for weight in weights if weight.tied_to and weight.vocabulary_axis is not None]
     config, tied = donor.config, names.isdisjoint(heads)
     if tied is donor.tensors.keys().isdisjoint(heads):
-        # A config that denies what the files show: such a checkpoint would be given a random head.
+        # The config contradicts the files. Loaded unchanged, such a checkpoint would get a random head.
         denied = tied and heads and not tie_keys(config, False)
         return tie_keys(config, True) if denied else {}
     return tie_keys(config, tied)

@@ -1,4 +1,4 @@
-"""The models' licences: where they do not go together, and the rule that --require-license makes."""
+"""Report license conflicts between models, and enforce --require-license."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from mergecore.errors import InputError
 from mergecore.models import Checkpoint
 
 REQUIRABLE = ("permissive",)
-"""What --require-license takes."""
+"""The values that --require-license accepts."""
 
 
 def licence_notes(checkpoints: Sequence[Checkpoint]) -> list[str]:
-    """A note that names every model's licence, where one may forbid what another allows."""
+    """Return a note with every model's license if the licenses could conflict."""
     if not licences_conflict([checkpoint.card for checkpoint in checkpoints]):
         return []
-    return [f"licences: {_listed(checkpoints)}; read their terms before you share the result"]
+    return [f"licenses: {_listed(checkpoints)}; read their terms before you share the result"]
 
 
 def require_licence(wanted: str, checkpoints: Sequence[Checkpoint]) -> None:
-    """Raise InputError naming every model whose licence is not of the kind that is wanted; "" wants none."""
+    """Raise InputError with every model whose license is not of the required type. "" allows all licenses."""
     if wanted and wanted not in REQUIRABLE:
-        raise InputError(f"--require-license: {wanted!r} is unknown; write permissive")
+        raise InputError(f"--require-license: {wanted!r} is unknown; use permissive")
     others = [checkpoint for checkpoint in checkpoints if wanted and licence_kind(checkpoint.card) != wanted]
     if others:
-        raise InputError(f"--require-license {wanted}: {_listed(others)}; leave them out, or run without the option")
+        raise InputError(f"--require-license {wanted}: {_listed(others)}; remove these models or the option")
 
 
 def _listed(checkpoints: Sequence[Checkpoint]) -> str:

@@ -1,4 +1,4 @@
-"""Which tensors of which models make each output weight, with every tensor of every input accounted for."""
+"""Find the input tensors of each output weight, and check that every input tensor is known."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ class Part:
 
 @dataclass(frozen=True)
 class Match:
-    """An output weight, what it is made of, and where in the recipe that stands.
+    """An output weight, its inputs, and the part of the recipe that defines them.
 
     Attributes:
-        weight: with its output name.
-        parts: in the recipe's order, but a base that the method treats apart first.
-        lacking: models among the sources that do not have this optional weight.
-        has_base: `parts[0]` is a base that the method treats apart.
-        lacks_base: such a base is wanted but does not have this optional weight.
-        t: position in the slice's layers, 0 to 1; 0 outside the layers.
-        alone: no other model of the recipe has this module of the architecture.
+        weight: the weight, with its name in the output.
+        parts: inputs in recipe order. A base that the method treats separately comes first.
+        lacking: source models that do not have this optional weight.
+        has_base: True if `parts[0]` is a base that the method treats separately.
+        lacks_base: True if there should be such a base, but it does not have this optional weight.
+        t: relative position in the layers of the slice, from 0 to 1. 0 outside the layers.
+        alone: True if no other model of the recipe has this module of the architecture.
     """
 
     weight: Weight
@@ -47,15 +47,15 @@ class Match:
     alone: bool
 
     def subtracts(self, method: type[Method]) -> bool:
-        """Whether the method sees differences from `parts[0]`, and not `parts[0]` itself."""
+        """Return True if the method gets differences from `parts[0]` instead of `parts[0]`."""
         return self.has_base and issubclass(method, DeltaMethod)
 
 
 @dataclass(frozen=True)
 class Stack:
-    """A slice of the recipe with its sources' models, layer ranges and base found; the base, if apart, comes first.
+    """A slice of the recipe with the models and layer ranges of its sources. A separate base comes first.
 
-    `alone`: the slice has several sources, but only one has this module of the architecture.
+    `alone` is True if the slice has several sources, but only one has this module of the architecture.
     """
 
     piece: Slice
@@ -72,7 +72,7 @@ class Stack:
 
 @dataclass(frozen=True)
 class Matcher:
-    """Finds the inputs of every output weight of one recipe."""
+    """Finds the inputs of every output weight of a recipe."""
 
     recipe: Recipe
     method: type[Method]
@@ -81,40 +81,40 @@ class Matcher:
     positions: dict[str, int]
     """Model reference → position in `checkpoints`."""
     donor: int
-    """Position of the model whose class the output is of."""
+    """Index of the model whose class the output has."""
 
     def modules(self) -> Iterator[tuple[Module, ModuleRecipe, list[Stack]]]:
-        """The architecture's modules with their recipes and slices.
+        """Yield the architecture's modules with their recipes and slices.
 
         Raises:
-            RecipeError: a module is unknown or left out, or a slice's sources, layers or base cannot be right.
+            RecipeError: if a module is unknown or missing, or the sources, layers, or base of a slice are invalid.
         """
         recipes = self.recipe.modules
         for name, item in recipes.items():
             if name is not None and name not in self.architecture.modules:
                 known = ", ".join(self.architecture.modules)
-                raise item.place.error(f"{self.architecture.name} has no module {name!r}; it has: {known}")
+                raise item.place.error(f"{self.architecture.name} has no module {name!r}; its modules are: {known}")
         for name, module in self.architecture.modules.items():
             recipe = recipes.get(name, recipes.get(None))
             if recipe is None:
                 raise self.recipe.place.child("modules").error(
-                    f"the module {name!r} is left out; say what it is made of"
+                    f"the module {name!r} is missing; add its models or slices"
                 )
             self._check_sliceable(name, module, recipe)
             yield module, recipe, [self._stack(module, recipe, piece) for piece in recipe.slices]
 
     def _check_sliceable(self, name: str, module: Module, recipe: ModuleRecipe) -> None:
-        """Layers can be chosen where there are some, and where it is clear of which module."""
+        """Check that layers are selected only if the module has layers and it is clear which module is meant."""
         if recipe.whole:
             return
         if None in self.recipe.modules and len(self.architecture.modules) > 1:
             known = ", ".join(self.architecture.modules)
             raise recipe.place.error(
-                f"{self.architecture.name} has several modules; give slices under modules: {known}"
+                f"{self.architecture.name} has several modules; put 'slices' under 'modules' for: {known}"
             )
         if not module.layers_key and any(source.layer_range for piece in recipe.slices for source in piece.sources):
             raise recipe.place.error(
-                f"the module {name!r} of {self.architecture.name} has no layers that can be told apart; give 'models'"
+                f"the module {name!r} of {self.architecture.name} has no layers to select; use 'models' instead"
             )
 
     def _stack(self, module: Module, recipe: ModuleRecipe, piece: Slice) -> Stack:
@@ -140,14 +140,14 @@ class Matcher:
         ranges = [self._range(module, source) for source in sources]
         if len({end - start for start, end in ranges}) > 1:
             spans = ", ".join(f"{source.model}: {end - start}" for source, (start, end) in zip(sources, ranges))
-            raise piece.place.error(f"all models of a slice must bring the same number of layers, not {spans}")
+            raise piece.place.error(f"all models of a slice must have the same number of layers, not {spans}")
         return Stack(piece, tuple(sources), tuple(map(self._at, sources)), tuple(ranges), apart, alone)
 
     def _at(self, source: Source) -> int:
         return self.positions[source.model]
 
     def _takes_part(self, module: Module, source: Source) -> bool:
-        """Whether a model has this module: one of the output's class must; a language model lacks the vision tower."""
+        """Return True if a model has this module. A model of another class might not, such as a vision tower."""
         checkpoint = self.checkpoints[self._at(source)]
         if not self._is_foreign(source):
             return True
@@ -155,7 +155,7 @@ class Matcher:
         return any(stored(checkpoint, weight) for weight in weights)
 
     def _is_foreign(self, source: Source) -> bool:
-        """Whether a model is of another class than the output."""
+        """Return True if a model's class differs from the output's."""
         config, donor = (self.checkpoints[at].config for at in (self._at(source), self.donor))
         return config.get("architectures") != donor.get("architectures")
 
@@ -164,7 +164,7 @@ class Matcher:
         subtracted = apart and issubclass(self.method, DeltaMethod)
         taken = count - 1 if subtracted else count
         if taken < low or (high is not None and taken > high):
-            base = " besides the base model" if subtracted else ", counting the base model" if based else ""
+            base = " plus the base model" if subtracted else ", including the base model" if based else ""
             wanted = f"at least {low}" if high is None else f"exactly {low}" if low == high else f"{low} to {high}"
             models = "model" if wanted.endswith(" 1") else "models"
             raise piece.place.error(f"method {self.recipe.method!r} takes {wanted} {models}{base}, not {taken}")
@@ -175,11 +175,11 @@ class Matcher:
         start, end = source.layer_range or (0, count)
         if end > count:
             place = source.place.child("layer_range")
-            raise place.error(f"{source.model} has {count} layers, so the range may end at {count} at most, not {end}")
+            raise place.error(f"{source.model} has {count} layers, so the range can end at {count} at most, not {end}")
         return start, end
 
     def matches(self, module: Module, recipe: ModuleRecipe, stacks: Sequence[Stack]) -> Iterator[Match]:
-        """Every output weight of a module, in order: before the layers, the layers of each slice, after the layers."""
+        """Yield every output weight of a module in order: before the layers, each slice's layers, after the layers."""
         yield from self._outside(module.before, recipe, stacks[0])
         layer = 0
         for stack in stacks:
@@ -193,7 +193,7 @@ class Matcher:
         yield from self._outside(module.after, recipe, stacks[-1])
 
     def _check_groups(self, inputs: Sequence[Sequence[Weight]], stack: Stack) -> None:
-        """Optional weights that belong together are in a layer together."""
+        """Check that a layer has either all or none of the optional weights in a group."""
         for model, weights in zip(stack.models, inputs):
             checkpoint = self.checkpoints[model]
             first: dict[str, tuple[Weight, bool]] = {}
@@ -205,12 +205,12 @@ class Matcher:
                 if other[1] != there:
                     lacking, present = (other[0], weight) if there else (weight, other[0])
                     raise ModelError(
-                        f"{checkpoint.folder}: has no tensor {lacking.name!r}, though it has {present.name!r}, which"
-                        f" {self.architecture.name} has only with it; fetch the whole checkpoint"
+                        f"{checkpoint.folder}: has tensor {present.name!r} but not {lacking.name!r}, although"
+                        f" {self.architecture.name} needs both together; download the complete checkpoint"
                     )
 
     def _outside(self, weights: Sequence[Weight], recipe: ModuleRecipe, stack: Stack) -> Iterator[Match]:
-        """Weights that are in no layer; a model of another class may lack them, such as a task's head."""
+        """Match the weights outside the layers. A model of another class might not have them, such as a task head."""
         foreign = [self._is_foreign(source) for source in stack.sources]
         for weight in weights:
             inputs = [replace(weight, optional=True) if other else weight for other in foreign]
@@ -244,18 +244,18 @@ class Matcher:
 
     def _lacks(self, checkpoint: Checkpoint, weight: Weight) -> ModelError:
         needs = f"{weight.name!r}, which {self.architecture.name} needs"
-        return ModelError(f"{checkpoint.folder}: has no tensor {needs}; fetch the whole checkpoint")
+        return ModelError(f"{checkpoint.folder}: has no tensor {needs}; download the complete checkpoint")
 
     def check_accounted(self) -> None:
-        """Every tensor of every input is one that the architecture knows; see `check_accounted`."""
+        """Check that the architecture knows every tensor of every input. See `check_accounted`."""
         check_accounted(self.architecture, self.checkpoints, self.donor)
 
 
 def check_accounted(architecture: Architecture, checkpoints: Sequence[Checkpoint], donor: int) -> None:
-    """Every tensor of every checkpoint is one that the architecture of one of them, the donor, knows.
+    """Check that the architecture of the config source knows every tensor of every checkpoint.
 
     Raises:
-        ArchitectureError: it names the unknown tensors.
+        ArchitectureError: if there are unknown tensors. The message names the first one.
     """
     for checkpoint in checkpoints:
         weights = architecture.weights(checkpoint.config, checkpoint.reference)
@@ -264,10 +264,10 @@ def check_accounted(architecture: Architecture, checkpoints: Sequence[Checkpoint
         if unknown:
             more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
             own, wanted = (item.config.get("architectures") for item in (checkpoint, checkpoints[donor]))
-            cure = "install or write the architecture that this checkpoint has"
+            cure = "install or write the architecture of this checkpoint"
             if own != wanted:
                 cure = f"{' '.join(map(str, own or ['a model of no class']))} cannot be merged into it"
             raise ArchitectureError(
-                f"{checkpoint.folder}: holds {unknown[0]!r}{more}, unknown to {architecture.name}; nothing is"
-                f" dropped in silence: {cure}"
+                f"{checkpoint.folder}: contains {unknown[0]!r}{more}, unknown to {architecture.name}; mergecore never"
+                f" drops tensors silently: {cure}"
             )

@@ -1,4 +1,4 @@
-"""The method with the parameters of one weight, from the recipe's four levels."""
+"""Create the method with its parameters for one weight, from the four levels of a recipe."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Level = Mapping[str, Setting]
 
 
 class Values:
-    """Parses every `parameters` of a recipe once; then answers for each weight.
+    """Parses all `parameters` of a recipe once, and then resolves them for each weight.
 
     Raises:
-        RecipeError: an unknown parameter, a wrong value, or a parameter of the whole merge under one model.
+        RecipeError: if a parameter is unknown or invalid, or a parameter for the whole merge is set for one model.
     """
 
     def __init__(self, recipe: Recipe, method: type[Method]) -> None:
@@ -44,17 +44,17 @@ class Values:
         for name in level:
             if of_model and not self._parameters[name].per_model:
                 raise place.child(name).error(
-                    f"{name!r} is one value for all models; move it to the 'parameters' of the recipe or the slice"
+                    f"{name!r} applies to all models; move it to the 'parameters' of the recipe or the slice"
                 )
 
     def _level(self, place: Place | None) -> Level:
         return self._levels[id(place)] if place is not None else {}
 
     def method_for(self, match: Match) -> Method:
-        """The method's instance for one output weight.
+        """Return the method's instance for one output weight.
 
         Raises:
-            RecipeError: a required parameter has no value there, or the method refuses its values.
+            RecipeError: if a required parameter has no value, or the method rejects the values.
         """
         shared = [
             self._level(match.piece.parameters),
@@ -77,7 +77,7 @@ class Values:
             raise match.piece.place.error(f"{error} (for {match.weight.name})") from None
 
     def _value(self, parameter: Parameter, shared: Sequence[Level], match: Match, part: Part | None) -> Any:
-        """One value of a parameter: of a model's part in the weight, or of the whole merge."""
+        """Return one value of a parameter, for one model's part of the weight or for the whole merge."""
         levels = [self._level(part.source.parameters), *shared] if part else shared
         name = part.weight.name if part else match.weight.name
         value = value_for(parameter, levels, name, match.t)
@@ -87,9 +87,9 @@ class Values:
         raise missing(parameter, levels, place, name, part.source.model if part else None)
 
     def notes(self, jobs: Sequence[Job]) -> Iterator[str]:
-        """Parameters that have no effect: known to other tools only, given to the base, filtered to nothing."""
+        """Yield notes on parameters without effect: ignored ones, those of the base, and filters without a match."""
         for name in self._ignored:
-            yield f"parameter {name!r} changes nothing for method {self._recipe.method!r}"
+            yield f"parameter {name!r} has no effect for method {self._recipe.method!r}"
         for model in self._base_given:
             yield f"the parameters of the base model {model} are not used"
         names = {name for job in jobs for name in (job.name, *(item.tensor for item in job.inputs))}

@@ -1,4 +1,4 @@
-"""What a run will do, and what post-processors are told of its result."""
+"""The plan of a run, and the description of its result for post-processors."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from mergecore.recipes import Recipe
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will do.
+    """The plan of a run.
 
     Attributes:
-        recipe, method, architecture: what was asked for, found.
-        checkpoints: the input models, opened, in the recipe's order.
-        donor: position in `checkpoints` of the model whose config and files the output takes over.
+        recipe, method, architecture: the recipe, with its method and the architecture of the output.
+        checkpoints: the opened input models, in the order of the recipe.
+        donor: index in `checkpoints` of the config source, whose config and other files the output uses.
         jobs: every output tensor, in order.
-        config: config.json of the output.
-        dropped: input tensors that the recipe leaves out.
-        notes: what the author of the recipe should know.
-        rows: where the rows of embeddings and heads come from; None: they are the models' own.
-        tokenizer_files: every tokenizer file of the output, by name; None: the donor's, as they are.
-        command: what of ``mergecore`` makes the result from the recipe: ``run``, or a tool that makes plans of its own;
-            several words are the whole line of a tool that takes no recipe.
-        tokenizer_source: the model that the tokenizer is taken from, if it is not one of those merged.
-        evaluations: what is measured of the result.
-        positions: the place in `checkpoints` of each model reference of the recipe.
-        stages: by reference, the plan of each recipe that stands where a model does, here or in another stage.
-        kept: the plans of the stages that are written too, by name.
-        scratch: holds a folder for each stage with all but its weights.
+        config: contents of the output's config.json.
+        dropped: number of input tensors that the recipe does not use.
+        notes: notes for the author of the recipe.
+        rows: sources of the rows of embeddings and heads. None leaves the rows of the models unchanged.
+        tokenizer_files: every tokenizer file of the output, by name. None copies the files of the config source.
+        command: the ``mergecore`` command that merges the recipe: ``run``, or a tool that makes its own plans. If it
+            has several words, it is the whole command line of a tool that takes no recipe.
+        tokenizer_source: the model that provides the tokenizer, if it is not one of the merged models.
+        evaluations: the evaluations of the result.
+        positions: index in `checkpoints` of each model reference in the recipe.
+        stages: plans of the recipes used in place of models, here or in another stage, by reference.
+        kept: plans of the stages that are also written, by name.
+        scratch: temporary folder with a subfolder for each stage, which has all of its files except the weights.
     """
 
     recipe: Recipe
@@ -66,7 +66,7 @@ class Plan:
 
     @property
     def bytes_in(self) -> int:
-        """Bytes of the models' files that the output is made of, with all that its stages read to make theirs once."""
+        """Bytes of the model files to read, counting the reads of each stage once."""
         found = (cost(*item) for job in self.jobs for item in inputs_of(job, self.checkpoints))
         return sum(item.once + item.each for item in found)
 
@@ -76,36 +76,36 @@ class Plan:
 
     @property
     def models(self) -> list[Checkpoint]:
-        """Every model in files that the output and its stages are made of."""
+        """Every model in files that the output and its stages are merged from."""
         found = {item.reference: item for item in _every(self) if item.reference not in self.stages}
         return list(found.values())
 
     @property
     def parents(self) -> list[Checkpoint]:
-        """Every model in files that the output and the kept stages are made of."""
+        """Every model in files that the output and the kept stages are merged from."""
         found = {item.reference: item for plan in (self, *self.kept.values()) for item in plan.models}
         return list(found.values())
 
     @property
     def stamps(self) -> dict[Path, Stamp]:
-        """The models' weight files as they were when they were opened."""
+        """Stamps of the models' weight files from when they were opened."""
         local = {path: stamp for checkpoint in self.models for path, stamp in checkpoint.stamps.items()}
         return local | {shard.path: shard.stamp for shard in self.shards if shard.stamp}
 
     @cached_property
     def shards(self) -> list[Shard]:
-        """The weight files on the Hub that the jobs read, in no other order than the jobs'."""
+        """The weight files on the Hub that the jobs read, in the order of the jobs."""
         inputs = dict.fromkeys((item.model, item.tensor) for job in self.jobs for item in job.inputs)
         readers = ((self.checkpoints[model].readers[tensor], tensor) for model, tensor in inputs)
         return list(dict.fromkeys(shard for reader, tensor in readers for shard in shards_of(reader, tensor)))
 
     @property
     def download(self) -> int:
-        """Bytes of weights that a run has to fetch from the Hub first."""
+        """Bytes of weights that a run must download from the Hub first."""
         return sum(shard.size for shard in self.shards if not shard.here)
 
     def close(self) -> None:
-        """Let go of the input files."""
+        """Close the input files."""
         every = (model for plan in (self, *self.kept.values()) for model in _every(plan))
         for file in {id(file): file for model in every for file in model.files}.values():
             file.close()
@@ -114,9 +114,9 @@ class Plan:
 
 
 def merged_model(plan: Plan, folder: Path, name: str, warn: Callable[[str], None]) -> MergedModel:
-    """What post-processors are told of a plan's result."""
+    """Return the description of a plan's result for post-processors."""
     made: dict[str, MergedModel] = {}
-    for reference, stage in plan.stages.items():  # each after those that it is made of
+    for reference, stage in plan.stages.items():  # in dependency order
         place = next(item.folder for item in _every(plan) if item.reference == reference)
         made[reference] = _merged(stage, place, reference, warn, made)
     return _merged(plan, folder, name, warn, made)

@@ -1,4 +1,4 @@
-"""The plan: every output tensor with its inputs and parameters, made from headers alone."""
+"""Make the plan: every output tensor with its inputs and parameters, using only the headers of the models."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ __all__ = ["Plan", "make_plan"]
 
 
 Opening = Callable[[str, Registry], Checkpoint]
-"""Opens what a recipe names where a model stands."""
+"""A function that opens a model reference from a recipe."""
 
 
 def make_plan(
@@ -48,14 +48,14 @@ def make_plan(
     """Plan a recipe.
 
     Args:
-        recipe: as loaded.
+        recipe: the loaded recipe.
         registry: the plugins.
-        memory: bytes that may be in flight.
-        keep: names of the recipe's stages that are to be written too.
-        opening: for tools whose models are no model folders.
+        memory: memory budget in bytes.
+        keep: names of stages to write as well.
+        opening: opens the models, for tools that do not use model folders.
 
     Raises:
-        InputError: whatever is wrong with the recipe, the models or the plugins.
+        InputError: if the recipe, a model, or a plugin is invalid.
     """
     models = _Models(registry, recipe.lock, opening)
     try:
@@ -64,7 +64,7 @@ def make_plan(
         for item in (plan, *kept.values()):
             _check_memory(item.jobs, memory)
         unused = recipe.others.keys() - plan.stages.keys() - kept.keys()
-        notes = [f"the recipe {name!r} is no part of the output; --keep {name} writes it" for name in sorted(unused)]
+        notes = [f"the output does not use recipe {name!r}; --keep {name} writes it" for name in sorted(unused)]
         notes = [*plan.notes, *licence_notes(plan.models), *notes]
         plan = replace(plan, kept=kept, scratch=models.scratch, notes=tuple(notes))
         parents = tuple(checkpoint.info for checkpoint in plan.parents)
@@ -90,7 +90,7 @@ def _plan_of(recipe: Recipe, models: _Models) -> Plan:
     values = Values(recipe, method)
     checkpoints: list[Checkpoint] = []
     positions = _open_models(recipe, models, checkpoints)
-    models.registry.prefer(recipe.prefer)  # again: stages that were planned meanwhile may prefer others
+    models.registry.prefer(recipe.prefer)  # again, because planning the stages can change the preference
     plan = _plan(recipe, models, method, values, checkpoints, positions)
     stages: dict[str, Plan] = {}
     for reference in (*recipe.stages, *(name for name in recipe.models if name in models.stages)):
@@ -100,13 +100,13 @@ def _plan_of(recipe: Recipe, models: _Models) -> Plan:
 
 
 class _Models:
-    """Opens each model once, whichever recipe names it, where a lock says that it is; and shows stages as models.
+    """Opens each model once across all recipes, from its place in the lock file if any, and exposes stages as models.
 
     Attributes:
         registry: the plugins.
-        stages: the plan of each stage so far, by reference.
-        sources: the models that only tokenizers are taken from, by reference.
-        scratch: holds a folder for each stage, with all but its weights.
+        stages: the plans of the stages so far, by reference.
+        sources: the models used only for their tokenizers, by reference.
+        scratch: temporary folder with a subfolder for each stage, which has all of its files except the weights.
     """
 
     def __init__(self, registry: Registry, lock: Lock | None, opening: Opening | None) -> None:
@@ -119,7 +119,7 @@ class _Models:
         self._shown: dict[str, Checkpoint] = {}
 
     def open(self, recipe: Recipe, reference: str) -> Checkpoint:
-        """A model or stage that a recipe names."""
+        """Open a model or stage that a recipe refers to."""
         if reference not in self._shown:
             stage, adapters = split(reference)
             if stage not in recipe.stages:
@@ -161,7 +161,7 @@ class _Models:
         return open_model(reference, self.registry, own_definitions(recipe.architectures))
 
     def find(self, reference: str) -> Path:
-        """The folder of a model that only its tokenizer is taken from, as `mergecore.api.TokenizerRequest` has it."""
+        """Find the folder of a model used only for its tokenizer. See `find` in `mergecore.api.TokenizerRequest`."""
         source = self.sources[reference] = Source(reference, *locate(self._where(reference)))
         self._check(reference, source)
         return source.folder
@@ -174,10 +174,10 @@ class _Models:
             self._lock.check_input(reference, model.folder, model.snapshot is not None)
 
     def kept(self, recipe: Recipe, name: str) -> Plan:
-        """The plan of a named recipe that is to be written for itself."""
+        """Return the plan for writing a named recipe separately."""
         if name not in recipe.others:
-            known = f"; it has: {', '.join(recipe.others)}" if recipe.others else ""
-            raise InputError(f"--keep {name}: the recipe has no stage of that name{known}")
+            known = f"; its stages are: {', '.join(recipe.others)}" if recipe.others else ""
+            raise InputError(f"--keep {name}: the recipe has no stage with that name{known}")
         if name not in self.stages:
             self.stages[name] = _plan_of(recipe.others[name], self)
         return replace(self.stages[name], recipe=alone(recipe.others[name]))
@@ -197,13 +197,13 @@ class _Models:
         return model
 
     def explained(self, error: MergecoreError) -> MergecoreError:
-        """An error in which no folder of a stage is named, which nobody knows and which is gone."""
+        """Replace the temporary folders of stages in an error message with the names of the stages."""
         if self.scratch is not None:
             error.args = tuple(str(text).replace(f"{self.scratch.name}/", "stage ") for text in error.args)
         return error
 
     def close(self) -> None:
-        """Let go of all files."""
+        """Close all files."""
         for checkpoint in self._opened.values():
             checkpoint.close()
         if self.scratch is not None:
@@ -211,7 +211,7 @@ class _Models:
 
 
 def _open_models(recipe: Recipe, models: _Models, checkpoints: list[Checkpoint]) -> dict[str, int]:
-    """Open the recipe's models into `checkpoints`, a folder that is named twice once; gives the place of each there."""
+    """Open the recipe's models into `checkpoints`, each folder only once. Return the index of each reference."""
     folders: dict[str, int] = {}
     positions = {}
     for reference in recipe.models:
@@ -245,7 +245,7 @@ def _plan(
         for match in matcher.matches(module, module_recipe, stacks):
             builder.add(match)
     changes.update(tied := tie_config(architecture, {job.name for job in builder.jobs}, fitted[donor]))
-    notes += [f"{key}: is {str(value).lower()} in the result, as its weights are" for key, value in tied.items()]
+    notes += [f"{key}: set to {str(value).lower()} in the result to match its weights" for key, value in tied.items()]
     changes.update(_dtype_config(builder.jobs, checkpoints[donor].config))
     if recipe.tokenizer is None:
         notes += check_vocabularies(builder.tables, checkpoints, donor)
@@ -284,19 +284,19 @@ def _evaluations(recipe: Recipe, registry: Registry) -> tuple[Evaluation, ...]:
 
 
 def _dtype_config(jobs: Sequence[Job], config: Mapping[str, Any]) -> dict[str, Any]:
-    """The output's dtype under the keys that the config uses for it."""
+    """Return the output's dtype under the keys that the config uses for it."""
     dtypes = {job.info.dtype for job in jobs if job.info.dtype in FLOATS}
     keys = [key for key in ("dtype", "torch_dtype") if key in config] or ["torch_dtype"]
     return {key: TORCH_NAMES[common_dtype(dtypes)] for key in keys} if dtypes else {}
 
 
 def _check_memory(jobs: Sequence[Job], memory: int) -> None:
-    """A tensor that its method wants whole must fit the budget."""
+    """Check that tensors that cannot be cut into pieces fit the memory budget."""
     for job in jobs:
         in_pieces = job.method is None or job.method.tile is Tile.ELEMENTS
         needed = 0 if in_pieces and not any(item.making for item in job.inputs) else job.memory(BLOCK)
         if needed > memory:
             raise InputError(
-                f"{job.name}: {type(job.method).__name__} needs {needed / 1e6:.0f} MB for it at one time, more than the"
-                f" {memory / 1e6:.0f} MB allowed; give --memory {needed // 10**6 + 1}MB"
+                f"{job.name}: {type(job.method).__name__} needs {needed / 1e6:.0f} MB for this tensor, more than the"
+                f" budget of {memory / 1e6:.0f} MB; use --memory {needed // 10**6 + 1}MB"
             )

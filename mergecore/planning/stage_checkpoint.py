@@ -1,4 +1,4 @@
-"""Stages as models: what a stage's plan makes is shown as one, and a stage with adapters is a stage of its own."""
+"""Expose stages as models. A stage with adapters becomes another stage."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from mergecore.recipes import parse_recipe
 
 
 def shown(reference: str, plan: Plan, scratch: Path, registry: Registry) -> tuple[Plan, Checkpoint]:
-    """What a stage makes, as a model; all but its weights is written into a folder of its own.
+    """Expose a stage as a model. Write all of its files except the weights to a folder.
 
     Args:
-        reference: to the stage.
-        plan: of it.
-        scratch: where its folder is made.
+        reference: reference of the stage.
+        plan: plan of the stage.
+        scratch: folder to create its folder in.
         registry: the plugins.
 
     Returns:
-        The plan with what post-processors had to say, and the model.
+        The plan with the notes of post-processors, and the model.
     """
     stage, adapters = split(reference)
     label = "+".join([stage.replace("/", "_"), *(Path(item).name for item in adapters)])
     count = sum(1 for _ in scratch.iterdir())
-    folder = scratch / (f"{label}.{count}" if adapters else label)  # adapters in two folders may be called alike
+    folder = scratch / (f"{label}.{count}" if adapters else label)  # adapters in different folders can share a name
     notes: list[str] = []
     describe(merged_model(plan, folder, reference, notes.append), registry)
     config = json.loads(json.dumps(dict(plan.config)))
@@ -43,24 +43,24 @@ def shown(reference: str, plan: Plan, scratch: Path, registry: Registry) -> tupl
 
 
 class Adapter(Method):
-    """Low-rank and other small changes of a model's tensors, added to them."""
+    """Low-rank and other small changes that are added to a model's tensors."""
 
 
 def adapted(
     stage: Plan, made: Checkpoint, adapters: Sequence[Source], registry: Registry, own: Mapping[str, Any]
 ) -> Plan:
-    """The plan of a stage with adapters; its tensors are unrounded, as those of a model in files with adapters.
+    """Return the plan of a stage with adapters. Its tensors are not rounded, as for a model in files with adapters.
 
     Args:
         stage: the plan of the stage.
-        made: what it makes, as a model.
-        adapters: where they are, in the order in which they are added.
+        made: the stage, exposed as a model.
+        adapters: the adapters, in the order to add them.
         registry: the plugins.
-        own: definitions of architectures that come before all others.
+        own: architecture definitions that take precedence over all others.
 
     Raises:
-        ModelError: an adapter does not fit.
-        PluginError: no plugin knows it.
+        ModelError: if an adapter does not match.
+        PluginError: if no plugin recognizes an adapter.
     """
     opened: list[Reader] = []
     changed, parts = made, list[Checkpoint]()
@@ -96,7 +96,7 @@ def adapted(
 
 
 def _part(reference: str, changed: Checkpoint, files: Sequence[Reader]) -> Checkpoint:
-    """The adapter that was added last, as something that the stage is made of: nobody reads it by itself."""
+    """Return the adapter that was added last as an input of the stage. Its tensors are not read separately."""
     folder = changed.adapters[-1].folder
     readers = {name: file for file in files for name in file.tensors}
     tensors = {name: file.tensors[name] for name, file in readers.items()}

@@ -1,4 +1,4 @@
-"""Tensors of a stage, made when they are read, so that a recipe's intermediate models are written nowhere."""
+"""Compute the tensors of a stage on read, so that intermediate models of a recipe are never written to disk."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cost:
-    """What it takes to read a tensor.
+    """The cost of reading a tensor.
 
     Attributes:
-        once: bytes of files that are read before its first element is there: to measure, or to make all of it.
-        each: bytes of files that are read each time that one goes through it.
-        memory: bytes in flight while a piece of it is made, and held between pieces; 0: it is stored.
+        once: bytes of files to read before the first element is available, to measure or compute the whole tensor.
+        each: bytes of files to read on each pass over the tensor.
+        memory: scratch memory in bytes to compute a piece, including data kept between pieces. 0 if it is in a file.
     """
 
     once: int = 0
@@ -31,7 +31,7 @@ class Cost:
 
 
 def cost(reader: Reader, name: str, elements: int | None = None) -> Cost:
-    """What it takes to read so many elements of a tensor; all of them by default."""
+    """Return the cost of reading a number of elements of a tensor (default: all)."""
     info = reader.tensors[name]
     if isinstance(reader, MadeReader):
         whole = reader.cost(name)
@@ -46,12 +46,12 @@ def cost(reader: Reader, name: str, elements: int | None = None) -> Cost:
 
 
 def inputs_of(job: Job, checkpoints: Sequence[Checkpoint]) -> list[tuple[Reader, str, int]]:
-    """What a job reads: readers, tensors, and how many elements of each."""
+    """Return the readers, tensors, and numbers of elements that a job reads."""
     return [(checkpoints[i.model].readers[i.tensor], i.tensor, i.info.elements) for i in job.inputs]
 
 
 def made_of(reader: Reader, name: str) -> Iterator[tuple[MadeReader, str]]:
-    """The stages' tensors that a tensor is read from, however it is shown."""
+    """Yield the stage tensors that a tensor is read from, through all views."""
     if isinstance(reader, MadeReader):
         yield reader, name
     elif (parts := getattr(reader, "parts", None)) is not None:
@@ -60,7 +60,7 @@ def made_of(reader: Reader, name: str) -> Iterator[tuple[MadeReader, str]]:
 
 
 def release(job: Job, checkpoints: Sequence[Checkpoint]) -> None:
-    """Let go of all that was held to make a job's inputs; it is made again if another job wants it."""
+    """Free all data kept to compute a job's inputs. It is computed again if another job needs it."""
     for reader, name, _ in inputs_of(job, checkpoints):
         for maker, label in made_of(reader, name):
             maker.release(label)
@@ -68,7 +68,7 @@ def release(job: Job, checkpoints: Sequence[Checkpoint]) -> None:
 
 @dataclass
 class _Held:
-    """What is made once for a tensor, by the first who asks."""
+    """A value that is computed once for a tensor, on first use."""
 
     turn: threading.Lock = field(default_factory=threading.Lock)
     value: Any = None
@@ -81,13 +81,13 @@ class _Held:
 
 
 class MadeReader:
-    """Reads a stage's tensors as if a run had written them, each rounded to its dtype; a `mergecore.api.Reader`.
+    """A `mergecore.api.Reader` for a stage. Tensors are rounded to their dtypes as if a run had written them.
 
-    A tensor whose method may cut it is made in the tiles that are asked for; what the method measures is held until
-    `release`. One that its method wants whole is made whole, and that is held.
+    If the method allows tiles, only the requested tiles are computed, and its measurements are kept until `release`.
+    If the method needs the whole tensor, the whole tensor is computed and kept.
 
     Args:
-        jobs: what a run of the stage would do.
+        jobs: the jobs of the stage.
         checkpoints: its input models.
     """
 
@@ -142,14 +142,14 @@ class MadeReader:
         self._checkpoints[item.model].read(item.tensor, start, out)
 
     def release(self, name: str) -> None:
-        """Let go of what was held to make a tensor, and to make what it is made of."""
+        """Free the data kept to compute a tensor, including that for its inputs."""
         with self._turn:
             held = self._held.pop(name, None)
         if held is not None:
             release(self._jobs[name], self._checkpoints)
 
     def cost(self, name: str) -> Cost:
-        """What it takes to read a whole tensor."""
+        """Return the cost of reading a whole tensor."""
         if name not in self._costs:
             job = self._jobs[name]
             once, each = job_cost(job, self._checkpoints)
@@ -159,27 +159,27 @@ class MadeReader:
         return self._costs[name]
 
     def parts(self, name: str) -> list[tuple[Reader, str, int]]:
-        """What a tensor is made of: readers, tensors, and how many elements of each."""
+        """Return the readers, tensors, and numbers of elements that a tensor is computed from."""
         return inputs_of(self._jobs[name], self._checkpoints)
 
     def job(self, name: str) -> tuple[Job, Sequence[Checkpoint]]:
-        """What makes a tensor."""
+        """Return the job that computes a tensor, and its input models."""
         return self._jobs[name], self._checkpoints
 
     def close(self) -> None:
-        """Nothing: the files belong to the models."""
+        """Do nothing, because the files belong to the models."""
 
 
 def job_cost(job: Job, checkpoints: Sequence[Checkpoint]) -> tuple[int, int]:
-    """Bytes of files that a job reads before its method merges, and while it does."""
+    """Return the bytes of files that a job reads before its method merges, and while it merges."""
     found = [cost(*item) for item in inputs_of(job, checkpoints)]
     each = sum(item.each for item in found)
     return sum(item.once for item in found) + (each if job.measures else 0), each
 
 
 def _nowhere(_name: str, _start: int, _data: Tensor) -> None:
-    """What is made is read, not written."""
+    """Ignore writes, because the result is only read."""
 
 
 def _nobody(_value: object) -> None:
-    """Nobody is told."""
+    """Ignore progress."""

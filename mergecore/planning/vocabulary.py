@@ -1,4 +1,4 @@
-"""The output's vocabulary in the plan: a plugin says where its rows come from, and every model is shown with them."""
+"""Align the models to the output's vocabulary. A plugin decides the source of each row."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Aligned:
     """The input models with the output's vocabulary.
 
     Attributes:
-        checkpoints: each with the output's rows, in the output's order.
-        dtypes: what tensors are stored as that are shown as something else: (position, name) → dtype.
-        config: values for the output's config.json, by dotted key.
-        files: every tokenizer file of the output; None: the donor's.
-        rows: where the rows come from; None: they stay as they are.
-        notes: what the author of the recipe should know.
+        checkpoints: the models, each with the output's rows in the output's order.
+        dtypes: stored dtypes of tensors that are read as another dtype, by (index, name).
+        config: values to set in the output's config.json, by dotted key.
+        files: every tokenizer file of the output. None copies those of the config source.
+        rows: the source of each row. None leaves the rows unchanged.
+        notes: notes for the author of the recipe.
     """
 
     checkpoints: Sequence[Checkpoint]
@@ -38,12 +38,12 @@ class Aligned:
 
 @dataclass(frozen=True)
 class Table:
-    """A weight with one row a token.
+    """A weight with one row per token.
 
     Attributes:
-        weight: its name in the architecture.
-        names: its name in each model, which is the embedding's where a head is tied; None: absent.
-        shown: the name to show it under in each model.
+        weight: name in the architecture.
+        names: name in each model. For a tied head, this is the embedding. None if absent.
+        shown: name to expose it under in each model.
     """
 
     weight: str
@@ -59,12 +59,12 @@ def align(
     donor: int,
     find: Callable[[str], Path],
 ) -> Aligned:
-    """Show every model with the vocabulary that the recipe asks for; as they are where it asks for none.
+    """Align every model to the vocabulary that the recipe requests. Without a request, return the models unchanged.
 
-    `find` is for `TokenizerRequest`.
+    `find` is passed to `TokenizerRequest`.
 
     Raises:
-        InputError: no plugin answers, or what the recipe asks for cannot be done.
+        InputError: if no plugin handles the request, or it cannot be fulfilled.
     """
     key = next((key for key in ("tokenizer", "tokenizer_source", "chat_template") if recipe.place.get(key)), None)
     if key is None:
@@ -91,7 +91,7 @@ def _align(
     request = TokenizerRequest(recipe.tokenizer, recipe.chat_template, place, models, rows, donor, find)
     answer = registry.tokenizer(request)
     if answer is None:
-        raise PluginError("no loaded plugin makes tokenizers: pip install mergecore-tokenizer (not --no-hooks)")
+        raise PluginError("no plugin for tokenizers is loaded: pip install mergecore-tokenizer (and omit --no-hooks)")
     if answer.vocabulary is None:
         return Aligned(checkpoints, {}, answer.config, answer.files, answer.notes)
     _check_answer(answer.vocabulary, rows)
@@ -102,7 +102,7 @@ def _align(
 
 
 def _tables(architecture: Architecture, checkpoints: Sequence[Checkpoint]) -> Iterator[Table]:
-    """Every weight with a vocabulary axis that one of the models has."""
+    """Yield every weight with a vocabulary axis that at least one of the models has."""
     weights = {
         weight.name: weight
         for checkpoint in checkpoints
@@ -113,11 +113,11 @@ def _tables(architecture: Architecture, checkpoints: Sequence[Checkpoint]) -> It
         names = [stored(checkpoint, weight) for checkpoint in checkpoints]
         if not any(names):
             continue
-        # Beside the embedding where a head is tied in one model and not in another.
+        # The head is exposed next to the embedding if it is tied in only some of the models.
         shown = tuple(name or weight.name for name in names)
         if weight.vocabulary_axis != 0:
             raise ModelError(
-                f"{weight.name}: its tokens are along axis {weight.vocabulary_axis}; only rows can be moved"
+                f"{weight.name}: has its vocabulary on axis {weight.vocabulary_axis}; only axis 0 is supported"
             )
         if weight.tied_to:
             tied = Weight(weight.tied_to)
@@ -126,24 +126,24 @@ def _tables(architecture: Architecture, checkpoints: Sequence[Checkpoint]) -> It
 
 
 def _rows(tables: Sequence[Table], model: int, checkpoint: Checkpoint) -> int:
-    """How many rows a model's tables have; 0 where it has none."""
+    """Return the number of rows in a model's tables, or 0 if it has no tables."""
     found = {name: checkpoint.tensors[name].shape[0] for table in tables if (name := table.names[model])}
     if len(set(found.values())) > 1:
         counts = ", ".join(f"{count} in {name!r}" for name, count in found.items())
-        raise ModelError(f"{checkpoint.folder}: has different numbers of tokens: {counts}; leave the tokenizer out")
+        raise ModelError(f"{checkpoint.folder}: has different numbers of tokens: {counts}; remove 'tokenizer'")
     return next(iter(found.values()), 0)
 
 
 def _check_answer(vocabulary: Vocabulary, rows: Sequence[int]) -> None:
     for array in (vocabulary.own, vocabulary.common):
         if array.shape != (len(rows), vocabulary.own.shape[1]) or (array.max(axis=1, initial=-1) >= rows).any():
-            raise PluginError("the tokenizer plugin names rows that the models do not have; report it to its authors")
+            raise PluginError("the tokenizer plugin uses rows that the models do not have; report it to its authors")
 
 
 def _shown(
     checkpoints: Sequence[Checkpoint], tables: Sequence[Table], vocabulary: Vocabulary
 ) -> tuple[list[Checkpoint], dict[tuple[int, str], str]]:
-    """The models with their tables gathered, and the dtypes that those are stored as."""
+    """Return the models with gathered tables, and the stored dtypes of the tables."""
     gathered: list[dict[str, Gathered]] = [{} for _ in checkpoints]
     dtypes = {}
     for table in tables:
@@ -156,14 +156,14 @@ def _shown(
 def _gathered(
     table: Table, vocabulary: Vocabulary, checkpoints: Sequence[Checkpoint]
 ) -> Iterator[tuple[int, Gathered]]:
-    """A table as each model that has it is to be shown with it, with the model's position."""
+    """Yield the gathered table for each model that has it, with the index of the model."""
     import numpy as np
 
     parts = {model: (checkpoints[model], name) for model, name in enumerate(table.names) if name}
     _check_parts(table, list(parts.values()))
     holders = list(parts)
     own, common = vocabulary.own[holders], vocabulary.common[holders]
-    # A row is wanted from a model that lacks this weight: the mean of those that have one, as for a token without base.
+    # If a row's source model does not have this weight, use the mean of the models that do.
     lost = (vocabulary.common >= 0).any(axis=0) & (common < 0).all(axis=0)
     common = np.where(lost, own, common)
     count = (common >= 0).sum(axis=0)
@@ -186,13 +186,13 @@ def _check_parts(table: Table, parts: Sequence[tuple[Checkpoint, str]]) -> None:
 
 
 def size_config(architecture: Architecture, names: Set[str], config: Mapping[str, Any], size: int) -> dict[str, int]:
-    """The number of tokens under the config's keys for it: beside the layer count of a module with tables, and on top.
+    """Return the number of tokens under its config keys: next to the layer count of modules with tables, and on top.
 
     Args:
-        architecture: of the model.
-        names: its tables' names in it.
-        config: its config.json.
-        size: the number.
+        architecture: architecture of the model.
+        names: names of its tables in the architecture.
+        config: contents of its config.json.
+        size: the number of tokens.
     """
     keys = [_size_key(module, config) for module in architecture.modules.values() if _outside(module) & names]
     top = [key for key in ("vocab_size", "padded_vocab_size") if get_key(config, key) is not None]

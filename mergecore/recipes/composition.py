@@ -1,4 +1,4 @@
-"""Several recipes in one file: which one makes the output, and which are stages that others are made from."""
+"""Files with several recipes: find the main recipe, and the stages that other recipes use as models."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from mergecore.recipes.lockfile import read_lock
 from mergecore.recipes.recipe import Recipe, is_recipe, parse_recipe
 
 NAME = re.compile(r"\w[\w.-]*( [\w.-]+)*")
-"""What a recipe may be called: part of a folder's name, and no path, revision or adapter."""
+"""Valid names for recipes. A name becomes part of a folder name, and must not look like a path or reference."""
 
 
 def load_recipe(source: Path | str | Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Recipe:
-    """The recipe that makes the output.
+    """Load the main recipe, which produces the output.
 
     Args:
-        source: a YAML file, the lock of an earlier run, a mapping with the same keys, or a list of such mappings.
+        source: a YAML file, the lock file of an earlier run, a mapping with the same keys, or a list of such mappings.
 
     Raises:
-        RecipeError: it cannot be read, or its structure is wrong.
+        RecipeError: if it cannot be read, or its structure is invalid.
     """
     if isinstance(source, (str, Path)):
         if lock := read_lock(Path(source)):
@@ -38,23 +38,21 @@ def load_recipe(source: Path | str | Mapping[str, Any] | Sequence[Mapping[str, A
 
 
 def output_of(places: Sequence[Place], text: str, file: str | None = None) -> Recipe:
-    """The recipe that makes the output: the only one without a name, else the last; all others are its stages.
+    """Return the main recipe: the only one without a name, or else the last one. All others are its stages.
 
     Args:
-        places: the documents.
-        text: the YAML of all of them.
-        file: where they are from.
+        places: the YAML documents.
+        text: the YAML text of all documents.
+        file: the file that they are from.
     """
     if not places:
         subject = "" if file else "the list of recipes "
-        raise RecipeError(f"{subject}is empty; a recipe has at least 'merge_method' and 'models'", file=file)
+        raise RecipeError(f"{subject}is empty; a recipe needs at least 'merge_method' and 'models'", file=file)
     recipes = _Recipes()
     documents = [parse_recipe(place, text) for place in places]
     unnamed = [recipe for recipe in documents if recipe.name is None]
     if len(unnamed) > 1:
-        raise unnamed[1].place.error(
-            "two recipes of this file have no name; give each a 'name:' but the one that makes the output"
-        )
+        raise unnamed[1].place.error("two recipes in this file have no name; add a 'name:' to all except the main one")
     output = unnamed[0] if unnamed else documents[-1]
     for recipe in documents:
         recipes.declare(recipe, output)
@@ -62,20 +60,20 @@ def output_of(places: Sequence[Place], text: str, file: str | None = None) -> Re
 
 
 class _Recipes:
-    """The recipes of one file, by what they are called where a model stands."""
+    """The recipes in one file, by the names that refer to them in place of a model."""
 
     def __init__(self) -> None:
         self._parsed: dict[str, Recipe] = {}
         self._assembled: dict[str, Recipe] = {}
 
     def declare(self, recipe: Recipe, output: Recipe, label: str | None = None) -> None:
-        """Note a recipe under its name or label, and those nested in it."""
+        """Register a recipe under its name or label, and all recipes nested in it."""
         if recipe.name is not None:
             _check_name(recipe, exists=recipe is not output)
         label = recipe.name or label
         other = self._parsed.get(label) if label is not None else None
         if other is not None and other.place.value != recipe.place.value:
-            raise recipe.place.child("name").error(f"{label!r} is the name of another recipe of this file; change one")
+            raise recipe.place.child("name").error(f"{label!r} is also the name of another recipe; rename one")
         if label is not None and recipe is not output:
             self._parsed[label] = recipe
         for reference, place in recipe.references():
@@ -83,7 +81,7 @@ class _Recipes:
                 self.declare(parse_recipe(nested, recipe.text), output, split(reference)[0])
 
     def assembled(self, output: Recipe) -> Recipe:
-        """The output's recipe with its stages, theirs, and all others."""
+        """Return the main recipe with its direct and indirect stages and all other recipes."""
         if output.name is not None:
             self._parsed.setdefault(output.name, output)
         others = {name: self._stage(name, ()) for name, recipe in self._parsed.items() if recipe.name}
@@ -100,18 +98,18 @@ class _Recipes:
         stages: dict[str, Recipe] = {}
         for reference, place in recipe.references():
             if len(trail) > MAX_DEPTH:
-                raise place.error(f"the recipes are made from each other over more than {MAX_DEPTH} steps")
+                raise place.error(f"stages are nested too deeply (more than {MAX_DEPTH} levels)")
             name, _ = split(reference)
             if name in trail:
                 circle = " from ".join(map(repr, (*trail[trail.index(name) :], name)))
-                raise place.error(f"a recipe cannot be made from itself: {circle}")
+                raise place.error(f"a recipe cannot be merged from itself: {circle}")
             if name in self._parsed and name not in stages:
                 stages[name] = self._stage(name, trail)
         return replace(recipe, stages=stages)
 
 
 def _nested(place: Place) -> Place | None:
-    """The recipe that stands at the place of a model, if one does."""
+    """Return the recipe nested in place of a model, if there is one."""
     while isinstance(place.value, Mapping) and not is_recipe(place):
         place = place.child("model" if "model" in place.value else next(iter(place.value)))
     return place if is_recipe(place) else None
@@ -120,13 +118,13 @@ def _nested(place: Place) -> Place | None:
 def _check_name(recipe: Recipe, exists: bool) -> None:
     name, place = str(recipe.name), recipe.place.child("name")
     if not NAME.fullmatch(name):
-        raise place.error(f"{name!r} is no name for a recipe; use letters, digits, '_', '-' and '.'")
+        raise place.error(f"{name!r} is not a valid recipe name; use letters, digits, '_', '-', and '.'")
     if exists and Path(name).is_dir():
-        raise place.error(f"{name!r} is a folder here too, so it is not clear which is meant; choose another name")
+        raise place.error(f"{name!r} is ambiguous, because there is a folder with that name; choose another name")
 
 
 def alone(recipe: Recipe) -> Recipe:
-    """A stage with a text that makes it alone: its own YAML, after all named recipes that it is made from."""
+    """Return a stage as a standalone recipe, whose text includes all named recipes that it uses."""
     found: dict[str, Any] = {}
     seen: set[int] = set()
 

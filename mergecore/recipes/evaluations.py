@@ -1,4 +1,4 @@
-"""The evaluations that a recipe or a file of their own asks for, checked before anything is computed."""
+"""Load the evaluations in a recipe or a separate file, and check them before anything is computed."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from mergecore.recipes.recipe import json_schema
 
 
 def load_evaluations(path: Path, registry: Registry) -> tuple[Evaluation, ...]:
-    """The evaluations under the key ``evaluate`` of a YAML file, which may be a recipe.
+    """Load the evaluations under the key ``evaluate`` in a YAML file, which can be a recipe.
 
     Raises:
-        InputError: the file cannot be read, or as for `parse_evaluations`.
+        InputError: if the file cannot be read, and as for `parse_evaluations`.
     """
     place, _ = load_file(path)
     whole: Mapping[str, Any] = {
@@ -32,16 +32,16 @@ def load_evaluations(path: Path, registry: Registry) -> tuple[Evaluation, ...]:
 
 
 def parse_evaluations(place: Place, registry: Registry, may_run_code: bool = False) -> tuple[Evaluation, ...]:
-    """Evaluators with their parameters from a list whose structure has been checked.
+    """Create evaluators with their parameters from a list that has already been validated against the schema.
 
     Raises:
-        InputError: an evaluator is not installed, a parameter or a file of it is wrong, or a name is written twice.
+        InputError: if an evaluator is not installed, a parameter or file is invalid, or a name is used twice.
     """
     found: dict[str, Evaluation] = {}
     for item in place.elements():
         name = str(item.value.get("name", item.value["evaluator"]))
         if name in found:
-            raise item.error(f"two evaluations are called {name!r}; give one another 'name'")
+            raise item.error(f"two evaluations are named {name!r}; give one of them a different 'name'")
         found[name] = Evaluation(name, _evaluator(item, registry, may_run_code))
     return tuple(found.values())
 
@@ -53,8 +53,8 @@ def _evaluator(place: Place, registry: Registry, may_run_code: bool) -> Evaluato
     except MergecoreError as error:
         raise name.error(str(error)) from None
     if kind.runs_code and not may_run_code:
-        cure = "write it into a file of its own and type: mergecore eval OUT --with FILE"
-        raise name.error(f"evaluator {name.value!r} runs code, which a recipe cannot ask for; {cure}")
+        cure = "put it in a separate file and run: mergecore eval OUT --with FILE"
+        raise name.error(f"evaluator {name.value!r} runs code, which is not allowed in a recipe; {cure}")
     given = place.child("parameters") if place.value.get("parameters") else None
     evaluator = kind(**_parameters(declared(kind), given, place))
     try:
@@ -91,5 +91,5 @@ def _one(parameter: Parameter, place: Place) -> Any:
         return value
     path = place.folder / Path(value).expanduser()
     if not path.exists():
-        raise place.error(f"{path}: there is no such file")
+        raise place.error(f"{path}: no such file")
     return path.absolute()

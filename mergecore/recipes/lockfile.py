@@ -1,4 +1,4 @@
-"""mergecore.lock.json as another run reads it: what a result was made of, and whether it is all still there."""
+"""Read mergecore.lock.json, which records the inputs of a result, and check that they still exist unchanged."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from mergecore.models import matches
 
 NAME = "mergecore.lock.json"
 KEY = "mergecore_lock"
-"""The key that only a lock has; its value is the format's version."""
+"""The key that identifies a lock file. Its value is the version of the format."""
 
 LIMIT = 10**7
-"""Bytes that a lock may have; one of a thousand files has some 200 thousand."""
+"""Maximum size of a lock file in bytes. With a thousand files, it has about 200 KB."""
 
 
 @dataclass(frozen=True)
 class Lock:
-    """A lock that has been read.
+    """A loaded lock file.
 
     Attributes:
-        file: where it is.
-        value: its content, as `lock.schema.json` describes it.
+        file: path of the lock file.
+        value: its contents, as described by `lock.schema.json`.
     """
 
     file: Path
@@ -39,14 +39,14 @@ class Lock:
 
     @property
     def recipe_file(self) -> str:
-        """Where the recipe was: what file names in it are relative to."""
+        """Path of the original recipe, which file names in the recipe are relative to."""
         return os.path.normpath(self.file.parent / str(self.value["recipe_file"]))
 
     def where(self, reference: str) -> str:
-        """What to open for a model of the recipe: the folder, or the commit of the Hub's model, that it was then.
+        """Return the reference to open for a model of the recipe: its recorded folder or Hub commit.
 
         Raises:
-            InputError: it was a folder, and there is none any more.
+            InputError: if the recorded folder no longer exists.
         """
         entry = self._entry(reference)
         if entry is None or (entry["folder"] is None and not entry["revision"]):
@@ -60,16 +60,16 @@ class Lock:
         folder = Path(os.path.normpath(self.file.parent / entry["folder"]))
         if found := next((path for path in (folder, Path(reference).expanduser()) if path.is_dir()), None):
             return str(found)
-        raise InputError(f"{self.file}: the model {reference} is not in {folder}; put it there, or write its place"
-                         " as its 'folder' in the lock")  # fmt: skip
+        raise InputError(f"{self.file}: the model {reference} is not in {folder}; move it there, or change its"
+                         " 'folder' in the lock file")  # fmt: skip
 
     def check_input(self, reference: str, folder: Path, on_hub: bool) -> None:
-        """Raise InputError naming the first file of a model that is not the one it was.
+        """Raise InputError with the name of the first file of a model that has changed.
 
         Args:
-            reference: to the model.
-            folder: where it is.
-            on_hub: whether it is the commit that it was, of which files that are not fetched yet cannot be others.
+            reference: reference of the model.
+            folder: folder of the model.
+            on_hub: True if it is a commit on the Hub, in which case files that are not downloaded yet cannot differ.
         """
         entry = self._entry(reference)
         known = entry["files"].items() if entry else ()
@@ -79,8 +79,8 @@ class Lock:
             for (path, _), same in zip(files, pool.map(lambda item: matches(*item), files)):
                 if not same:
                     raise InputError(
-                        f"{path}: is not the file that {self.file} was made of; bring that back, or run the recipe"
-                        f" beside the lock instead, which takes what is there"
+                        f"{path}: is not the file recorded in {self.file}; restore that file, or run the recipe"
+                        f" instead of the lock file to use the current one"
                     )
 
     def _entry(self, reference: str) -> Mapping[str, Any] | None:
@@ -89,10 +89,10 @@ class Lock:
 
 
 def read_lock(path: Path) -> Lock | None:
-    """The lock in a file; None for a file that is something else, such as a recipe.
+    """Load a lock file. Return None if the file is something else, such as a recipe.
 
     Raises:
-        RecipeError: it is a lock, but not as this version writes it.
+        RecipeError: if it is a lock file with an unsupported version or structure.
     """
     try:
         text = read_text(path, LIMIT)
@@ -102,7 +102,7 @@ def read_lock(path: Path) -> Lock | None:
     if not isinstance(value, dict) or KEY not in value:
         return None
     if value[KEY] != 1:
-        raise RecipeError(f"is a lock of version {value[KEY]!r}: pip install --upgrade mergecore", file=str(path))
+        raise RecipeError(f"is a lock file of version {value[KEY]!r}: pip install --upgrade mergecore", file=str(path))
     check(Place(value, (), str(path)), _schema())
     return Lock(path, value)
 

@@ -1,4 +1,4 @@
-"""Recipes: YAML in, `Recipe` out, every mistake with its file, line and path."""
+"""Parse recipes from YAML. Every error has its file, line, and path."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mergecore.recipes.lockfile import Lock
 
 @dataclass(frozen=True)
 class Source:
-    """One input of a slice: a model, its layers [start, end) (None: all of them), and its own parameters."""
+    """One input of a slice: a model, its layers [start, end) (None for all layers), and its parameters."""
 
     model: str
     layer_range: tuple[int, int] | None
@@ -30,7 +30,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Slice:
-    """A run of output layers and the sources that are merged into it."""
+    """A range of output layers and the sources that are merged into it."""
 
     sources: tuple[Source, ...]
     base_model: str | None
@@ -40,7 +40,7 @@ class Slice:
 
 @dataclass(frozen=True)
 class ModuleRecipe:
-    """What one module of the architecture is made of; `whole` when it came from `models`."""
+    """The inputs of one module of the architecture. `whole` is True if they come from `models`."""
 
     slices: tuple[Slice, ...]
     parameters: Place | None
@@ -50,25 +50,25 @@ class ModuleRecipe:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A recipe whose structure is right; names, layers and parameters are the plan's to check.
+    """A recipe with a valid structure. Names, layers, and parameters are checked later, during planning.
 
     Attributes:
         method: name of the merge method.
-        modules: by module name; None stands for every module of the architecture.
-        base_model, parameters: of the top level.
-        dtype: of the output, by safetensors name; None: what the inputs have.
-        seed: of all random numbers.
-        tokenizer: where the output's vocabulary comes from; None: the models share one.
-        chat_template: as written; None: the tokenizer keeps its own.
-        architectures: definition files, each with where the recipe names it.
-        prefer: distributions of which the first answers where several have a plugin of one name.
-        evaluate: what to measure of the result, if anything.
+        modules: recipes by module name. The key None is for every module of the architecture.
+        base_model, parameters: values at the top level.
+        dtype: dtype of the output, by safetensors name. None keeps the dtype of the inputs.
+        seed: seed for all random numbers.
+        tokenizer: source of the output's vocabulary. None if the models share one.
+        chat_template: as written. None keeps the template of the tokenizer.
+        architectures: definition files, each with its place in the recipe.
+        prefer: distributions to prefer, in order, if several provide a plugin with the same name.
+        evaluate: evaluations of the result, if any.
         text: the YAML.
-        place: the whole document.
-        name: what other recipes of the file call it; None: it has none.
-        stages: the recipes that stand where models do, by the reference to them.
-        others: of the recipe that makes the output: every other named one of its file.
-        lock: of the recipe that makes the output: the lock that it was taken from, which says what it was run on.
+        place: the root of the document.
+        name: the name that other recipes in the file use for it, if any.
+        stages: recipes used in place of models, by reference.
+        others: for the main recipe, every other named recipe in the file.
+        lock: for the main recipe, the lock file that it was read from, which records the inputs of that run.
     """
 
     method: str
@@ -91,15 +91,15 @@ class Recipe:
 
     @property
     def models(self) -> list[str]:
-        """Every model reference in the recipe's order, the base model last unless it is an input too."""
+        """Every model reference, in recipe order. The base model is last unless it is also an input."""
         return list(dict.fromkeys(model for model, _ in self.references()))
 
     def place_of(self, model: str) -> Place:
-        """Where a model reference stands first."""
+        """Return the first place that refers to a model."""
         return next(place for reference, place in self.references() if reference == model)
 
     def references(self) -> Iterator[tuple[str, Place]]:
-        """Every model reference with where it stands, base models last."""
+        """Yield every model reference with its place, base models last."""
         slices = [item for module in self.modules.values() for item in module.slices]
         for source in (source for item in slices for source in item.sources):
             yield source.model, source.place.child("model")
@@ -111,16 +111,16 @@ class Recipe:
 
 @lru_cache(maxsize=1)
 def json_schema() -> Mapping[str, Any]:
-    """The JSON Schema of a recipe's structure."""
+    """Return the JSON Schema for the structure of recipes."""
     schema: Mapping[str, Any] = json.loads(files("mergecore.recipes").joinpath("recipe.schema.json").read_text("utf-8"))
     return schema
 
 
 def parse_recipe(place: Place, text: str) -> Recipe:
-    """A recipe from its document.
+    """Parse a recipe from its document.
 
     Raises:
-        RecipeError: its structure is wrong.
+        RecipeError: if its structure is invalid.
     """
     check(place, json_schema())
     dtypes = [item for key in ("out_dtype", "dtype") if (item := place.get(key))]
@@ -150,7 +150,7 @@ def _architectures(place: Place) -> tuple[tuple[Path, Place], ...]:
 def _tokenizer(place: Place) -> Mapping[str, Any] | None:
     short, full = place.get("tokenizer_source"), place.get("tokenizer")
     if short is not None and full is not None:
-        raise short.error("'tokenizer' and 'tokenizer_source' exclude each other; keep one")
+        raise short.error("'tokenizer' and 'tokenizer_source' cannot be used together; keep one")
     return {"source": short.value} if short is not None else full.value if full is not None else None
 
 
@@ -171,9 +171,9 @@ def _modules(place: Place) -> dict[str | None, ModuleRecipe]:
 def _exactly_one(place: Place, keys: tuple[str, ...]) -> None:
     present = [key for key in keys if key in place.value]
     if not present:
-        raise place.error(f"one of {', '.join(map(repr, keys))} is missing: it names the models to merge")
+        raise place.error(f"list the models to merge under one of {', '.join(map(repr, keys))}; none is present")
     if len(present) > 1:
-        raise place.child(present[1]).error(f"{present[0]!r} and {present[1]!r} exclude each other; keep one")
+        raise place.child(present[1]).error(f"{present[0]!r} and {present[1]!r} cannot be used together; keep one")
 
 
 def _module(place: Place, parameters: Place | None) -> ModuleRecipe:
@@ -198,7 +198,7 @@ def _source(place: Place) -> Source:
     if span is not None:
         layers = (int(span.value[0]), int(span.value[1]))
         if layers[0] >= layers[1]:
-            raise span.error(f"must go from a lower to a higher layer, not {show(span.value)}; the end is exclusive")
+            raise span.error(f"the end must be greater than the start, not {show(span.value)}; the end is exclusive")
     return Source(model, layers, _parameters(place), place)
 
 
@@ -208,7 +208,7 @@ def _parameters(place: Place) -> Place | None:
 
 
 def _model(place: Place | None) -> str | None:
-    """A model reference: text, a mapping with path, revision and adapter, which is text with @ and +, or a label."""
+    """Return a model reference as text: a mapping with path, revision, and adapter is ``path@revision+adapter``."""
     if place is None:
         return None
     check(place, {"$ref": "#/$defs/model", "$defs": json_schema()["$defs"]})
@@ -219,31 +219,31 @@ def _model(place: Place | None) -> str | None:
         return _label(value)
     for key in value:
         if key not in ("model", "path", "revision", "adapter", "lora"):
-            raise place.child(key).error(f"{key!r} is not supported here; give the path of a model folder, or a recipe")
+            raise place.child(key).error(f"{key!r} is not supported here; use a path to a model folder, or a recipe")
     models, adapters = ([key for key in keys if value.get(key) is not None]
                         for keys in (("model", "path"), ("adapter", "lora")))  # fmt: skip
     revision = value.get("revision")
     fixed = revision is None or (isinstance(revision, str) and "path" in value)
     if len(models) != 1 or len(adapters) > 1 or not fixed:
-        forms = "must be text, {path: ...}, {path: ..., revision: text} or {model: ...}"
-        raise place.error(f"{forms}, with {{adapter: ...}} for an adapter or a list")
+        forms = "must be a string, {path: ...}, {path: ..., revision: ...}, or {model: ...}"
+        raise place.error(f"{forms}; a mapping can also have {{adapter: ...}} with one adapter or a list")
     base = f"{_model(place.child(models[0]))}{f'@{revision}' if revision else ''}"
     if not adapters:
         return base
     given = place.child(adapters[0])
     added = [_model(item) for item in (given.elements() if isinstance(given.value, list) else [given])]
     joined = "+".join([base, *map(str, added)])
-    # A folder of just that name would be taken for the whole.
+    # If a folder with the joined name exists, "/." keeps it from being mistaken for the model.
     return "+".join([f"{base}/.", *map(str, added)]) if os.path.isdir(joined) else joined
 
 
 def is_recipe(place: Place) -> bool:
-    """Whether a recipe stands where a model does."""
+    """Return True if the place contains a recipe instead of a model."""
     return isinstance(place.value, Mapping) and "merge_method" in place.value
 
 
 def _label(value: Mapping[str, Any]) -> str:
-    """What a nested recipe is called: its name, else its method and a digest, so that equal ones are one model."""
+    """Return the name of a nested recipe, or else its method and a digest, so that equal recipes are one model."""
     name = value.get("name")
     digest = hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
     return name if isinstance(name, str) and name else f"{value['merge_method']}#{digest[:6]}"

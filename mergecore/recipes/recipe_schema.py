@@ -1,4 +1,4 @@
-"""The JSON Schema of recipes with the parameters of the installed methods, for editors that complete and check them."""
+"""Build the JSON Schema of recipes with the parameters of all installed methods, for completion in editors."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from mergecore.discovery import NO_VALUE, Parameter, declared
 from mergecore.recipes.recipe import json_schema
 
 PARAMETERS = {"$ref": "#/$defs/parameters"}
-"""How the recipe's own schema refers to a mapping of parameters, wherever one may stand."""
+"""The reference that the recipe schema uses wherever a mapping of parameters is allowed."""
 
 OF_MODEL = {"$ref": "#/$defs/parameters", "title": "of one model"}
-"""What stands for it here beside a model: only parameters with one value for each model may be given there."""
+"""The same reference next to a model, where only parameters with one value per model are allowed."""
 
 NUMBER_AS_TEXT = r"^[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?$"
-"""YAML takes 1e-5 for text, which a recipe may have where a number belongs."""
+"""YAML parses 1e-5 as a string. Recipes can use it for a number."""
 
 
 def recipe_schema(methods: Mapping[str, type[Method]]) -> dict[str, Any]:
-    """The schema that recipes are checked by, with the methods' names, descriptions and parameters.
+    """Return the schema for validating recipes, with the names, descriptions, and parameters of the methods.
 
     Args:
-        methods: by the name that `merge_method` gives.
+        methods: the methods, by the name used in `merge_method`.
     """
     schema: dict[str, Any] = json.loads(json.dumps(json_schema()))
     names = [{"const": name, "description": _summary(method)} for name, method in methods.items()]
@@ -42,7 +42,7 @@ def recipe_schema(methods: Mapping[str, type[Method]]) -> dict[str, Any]:
 
 
 def as_text(schema: Mapping[str, Any]) -> str:
-    """A schema as JSON with a line for each property, definition and method, so that changes can be read."""
+    """Format a schema as JSON with one line per property, definition, and method, so that diffs are readable."""
     parts = []
     for key, value in schema.items():
         if isinstance(value, Mapping):
@@ -56,7 +56,7 @@ def as_text(schema: Mapping[str, Any]) -> str:
 
 
 def _where(schema: Mapping[str, Any], whole: Mapping[str, Any], seen: tuple[str, ...] = ()) -> dict[str, Any] | None:
-    """The part of a schema that leads to `parameters`, without all else; None where nothing does."""
+    """Return only the parts of a schema that lead to `parameters`, or None if there are none."""
     if schema == PARAMETERS:
         return dict(PARAMETERS)
     if "$ref" in schema:
@@ -73,7 +73,7 @@ def _where(schema: Mapping[str, Any], whole: Mapping[str, Any], seen: tuple[str,
 
 
 def _referring(where: Any, name: str) -> Any:
-    """A copy of what `_where` found that refers to one method's parameters."""
+    """Copy the result of `_where`, with references to the parameters of one method."""
     if where in (PARAMETERS, OF_MODEL):
         return {"$ref": f"#/$defs/parameters-of-{name}{'-for-one-model' if where == OF_MODEL else ''}"}
     return {key: _referring(item, name) for key, item in where.items()} if isinstance(where, dict) else where
@@ -82,12 +82,12 @@ def _referring(where: Any, name: str) -> Any:
 def _parameters(method: type[Method], definitions: dict[str, Any], of_model: bool) -> dict[str, Any]:
     items = {name: item for name, item in declared(method).items() if item.per_model or not of_model}
     known = {name: _parameter(item, definitions) for name, item in items.items()}
-    ignored = {name: {"description": "Accepted; changes nothing here."} for name in method.ignored}
+    ignored = {name: {"description": "Accepted, but has no effect."} for name in method.ignored}
     return {"type": ["object", "null"], "properties": {**known, **ignored}, "additionalProperties": False}
 
 
 def _parameter(item: Parameter, definitions: dict[str, Any]) -> dict[str, Any]:
-    """What a recipe may give for a parameter; all of one type and range share a definition."""
+    """Return the schema of a parameter's setting. Parameters with the same type and range share a definition."""
     words = [str(word) for rule in item.schema.items() for word in rule]
     name = re.sub(r"[^\w.+-]+", "-", "-".join(words)).strip("-")
     definitions.setdefault(f"{name}-setting", _setting(_value(item)))
@@ -96,11 +96,11 @@ def _parameter(item: Parameter, definitions: dict[str, Any]) -> dict[str, Any]:
 
 
 def _setting(value: Mapping[str, Any]) -> dict[str, Any]:
-    """A value, a list of values (a gradient), or ``{filter, value}`` mappings."""
+    """Return the schema of a setting: a value, a list (gradient), or ``{filter, value}``. See `mergecore.discovery.parameters`."""
     filtered = {
         "type": "object",
         "properties": {
-            "filter": {"type": ["string", "null"], "description": "Part of the weight's name."},
+            "filter": {"type": ["string", "null"], "description": "Text to look for in the weight's name."},
             "value": {"anyOf": [value, {"type": "array", "items": value, "minItems": 1}]},
         },
         "required": ["value"],
@@ -110,7 +110,7 @@ def _setting(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _value(item: Parameter) -> dict[str, Any]:
-    """The parameter's schema, and what `mergecore.discovery.parameters.convert` takes for such a value beside."""
+    """Return the parameter's schema, extended by the other forms that `mergecore.discovery.parameters.convert` accepts."""
     kind, strict = item.schema.get("type"), dict(item.schema)
     if kind == "boolean":
         return {"anyOf": [strict, {"enum": [0, 1]}]}
@@ -120,5 +120,5 @@ def _value(item: Parameter) -> dict[str, Any]:
 
 
 def _summary(method: type[Method]) -> str:
-    """The first paragraph of a method's docstring, on one line."""
+    """Return the first paragraph of a method's docstring on one line."""
     return " ".join((method.__doc__ or "").strip().partition("\n\n")[0].split())

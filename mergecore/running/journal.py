@@ -1,4 +1,4 @@
-"""The journal of an unfinished result: the tensors that are whole and safe on the disk, for the next run to skip."""
+"""The journal of an unfinished result. It lists the tensors that are safe on disk, so that the next run skips them."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from types import TracebackType
 from typing import Any
 
 SECONDS = 1.0
-"""Between two entries: what a kill can cost, while waiting for the disk stays off the merge's own threads."""
+"""Seconds between entries, which is the most work that a kill can lose. A separate thread waits for the disk."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """What a journal says: its head, and the names of the finished tensors."""
+    """The contents of a journal: its head, and the names of the finished tensors."""
 
     head: Mapping[str, Any]
     done: list[str]
 
 
 def read_journal(path: Path) -> Record | None:
-    """What an earlier run noted, up to the first line that is not whole; None: nothing to go on with."""
+    """Read the journal of an earlier run up to the first incomplete line. Return None if there is nothing to resume."""
     values: list[Any] = []
     try:
-        for line in path.read_bytes().split(b"\n")[:-1]:  # a line is whole when it has its end
+        for line in path.read_bytes().split(b"\n")[:-1]:  # a line is complete if it ends with a newline
             values.append(json.loads(line))
     except (OSError, ValueError):
         pass
@@ -37,13 +37,13 @@ def read_journal(path: Path) -> Record | None:
 
 
 class Journal:
-    """Notes finished tensors in the background; a context manager around the work, which notes the rest at its end.
+    """Records finished tensors in the background. Use it as a context manager, which records the rest on exit.
 
     Args:
-        path: the file; a new one takes the place of one that is there.
-        head: what must be the same for another run to go on.
-        done: tensors that are finished already.
-        settle: makes safe all that was written until now; a tensor is noted only after that.
+        path: the journal file. An existing file is replaced.
+        head: data that must be the same for another run to resume.
+        done: tensors that are already finished.
+        settle: syncs all data written so far. A tensor is recorded only after that.
     """
 
     def __init__(self, path: Path, head: Mapping[str, Any], done: Iterable[str], settle: Callable[[], None]) -> None:
@@ -74,12 +74,12 @@ class Journal:
             os.close(self._file)
 
     def add(self, name: str) -> None:
-        """Note a tensor soon, all of which has been written."""
+        """Queue a completely written tensor to be recorded."""
         with self._turn:
             self._pending.append(name)
 
     def check(self) -> None:
-        """Raise what keeps the journal from being written: after that nothing would be noted any more."""
+        """Raise the error that stopped the background thread, if any, because nothing is recorded after it."""
         if self._error is not None:
             raise self._error
 
@@ -99,7 +99,7 @@ class Journal:
 
 
 def _begin(path: Path, values: Iterable[Any]) -> int:
-    """An open journal with these lines; one that was there is whole until it is replaced."""
+    """Create a journal with these lines and return its descriptor. An existing journal is replaced atomically."""
     fresh = path.with_name(f"{path.name}.new")
     file = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     try:

@@ -1,4 +1,4 @@
-"""Writes mergecore.lock.json, which says what a result was made of, and compares a run with the lock it is from."""
+"""Write mergecore.lock.json, which records the inputs of a result, and compare a run with an earlier lock file."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from mergecore.running.run_identity import COMPUTERS, packages, plan_digest
 from mergecore.running.streaming_hash import Digests
 
 UNLOCKED = ("README.md", "mergecore_evaluation.json", "mergecore_health.json")
-"""Files of the result that are not in the lock: one is for people to change, the others hold what was measured."""
+"""Files of the result that are not in the lock file: users edit the first, and the others contain measurements."""
 
 
 def describe(plan: Plan, folder: Path, registry: Registry, shard_bytes: int) -> dict[str, Any]:
-    """What decides a result, as the lock in `folder` will say it; its files come with `write_lock`."""
+    """Return everything that determines a result, for the lock file in `folder`. `write_lock` adds the files."""
     file = plan.recipe.place.file
     return {
         KEY: 1,
@@ -40,17 +40,17 @@ def describe(plan: Plan, folder: Path, registry: Registry, shard_bytes: int) -> 
 def write_lock(
     plan: Plan, target: Target, described: Mapping[str, Any], digests: Digests, workers: int, whole: bool
 ) -> dict[str, Any]:
-    """Write the lock into a finished result and return its content.
+    """Write the lock file of a finished result and return its contents.
 
-    The files that are not hashed yet are so while the disk takes in what was written, by one thread for each.
+    Files without a digest are hashed in threads while the written data is synced to disk.
 
     Args:
-        plan: what was run.
+        plan: the plan that was run.
         target: the result's folder.
         described: the lock without its files.
-        digests: of files that were hashed while they were written; they hold where nothing has changed those since.
-        workers: threads to use.
-        whole: whether the models' weight files are hashed from end to end.
+        digests: digests of files that were hashed while being written. They are ignored if a file has changed since.
+        workers: number of threads.
+        whole: whether to hash the models' weight files completely.
     """
     with ThreadPoolExecutor(workers) as pool:
         made = {
@@ -85,7 +85,7 @@ def _made(path: Path, digests: Digests) -> dict[str, Any]:
 
 
 def _named(plan: Plan) -> dict[str, Checkpoint | Source]:
-    """The models in files by every reference to them in the recipe and its stages, and those with only a tokenizer."""
+    """Return the models in files by reference, for the recipe and its stages, including sources of tokenizers."""
     found: dict[str, Checkpoint | Source] = {}
     for item in (plan, *plan.stages.values()):
         found |= {name: item.checkpoints[at] for name, at in item.positions.items() if name not in plan.stages}
@@ -95,7 +95,7 @@ def _named(plan: Plan) -> dict[str, Checkpoint | Source]:
 
 
 def _files(model: Checkpoint | Source, plan: Plan) -> Iterator[tuple[str, Path]]:
-    """The files of a model that decide the result, by their paths relative to its folder."""
+    """Yield the files of a model that affect the result, with their paths relative to its folder."""
     small = [model.folder / "config.json"]
     small += [path for pattern in TOKENIZER_FILES for path in sorted(model.folder.glob(pattern))]
     weights: list[Path] = []
@@ -115,19 +115,19 @@ def _relative(path: Path, folder: Path) -> str:
 
 
 def changes(lock: Lock, described: Mapping[str, Any]) -> str:
-    """In words, what of a run is not as the lock says; empty: nothing."""
+    """Describe the differences between a run and its lock file. Return an empty string if there are none."""
     then, now = lock.value["packages"], described["packages"]
     changed = [f"{name} {then[name]} (now {now[name]})" for name in then.keys() & now.keys() if then[name] != now[name]]
     if changed:
-        return f"{lock.file}: was made with {', '.join(sorted(changed))}; the result may differ in its last bits"
+        return f"{lock.file}: was made with {', '.join(sorted(changed))}; the result might differ in the last bits"
     if lock.value["plan"] != described["plan"]:
-        return f"{lock.file}: the plan is not the one it was made by; architectures or methods were changed since then"
+        return f"{lock.file}: the plan has changed, because architectures or methods have changed since then"
     return ""
 
 
 def check_outputs(lock: Lock, outputs: Mapping[str, Any], out: Path) -> None:
-    """Raise RunError naming the files of a result that are not what they were."""
+    """Raise RunError with the files of a result that differ from the lock file."""
     then = lock.value["outputs"]
     wrong = [name for name in {**then, **outputs} if then.get(name) != outputs.get(name)]
     if wrong:
-        raise RunError(f"{out}: is made, but {', '.join(wrong)} not the same as when {lock.file} was written")
+        raise RunError(f"{out}: was written, but these files differ from {lock.file}: {', '.join(wrong)}")

@@ -1,4 +1,4 @@
-"""A lock file, so that two runs never write to one folder; the lock of a process that has died holds nobody up."""
+"""Run locks, which keep two runs from writing to the same folder. Stale locks of dead processes are ignored."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from pathlib import Path
 from mergecore.errors import InputError
 
 HOLDER = {"process": 0, "host": "", "since": ""}
-"""What a lock file says, as JSON."""
+"""The JSON contents of a lock file."""
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold a lock file, which is removed at the end.
+    """Hold a lock file, and remove it on exit.
 
     Raises:
-        InputError: another process holds it, or may hold it on another machine, or the file cannot be made.
+        InputError: if another process holds it or might hold it on another machine, or if it cannot be created.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = _acquire(path)
     except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror}; give an output folder elsewhere") from error
+        raise InputError(f"{path}: cannot be written: {error.strerror}; choose another output folder") from error
     try:
         yield
     finally:
         with contextlib.suppress(OSError):
-            path.unlink()  # before it is let go: nobody else gets a lock on a file that is about to go
+            path.unlink()  # before releasing it, so that nobody else locks a file that is about to be deleted
         os.close(file)
 
 
@@ -50,27 +50,27 @@ def _acquire(path: Path) -> int:
         except BaseException:
             os.close(file)
             raise
-        os.close(file)  # its holder removed it between our opening and locking it
+        os.close(file)  # its holder removed it between opening and locking
 
 
 def _lock(path: Path, file: int) -> None:
-    """Take the system's lock, which ends with its process; what the file says counts where that cannot be known."""
+    """Take the system lock, which ends with its process. Rely on the file contents if locks are not supported."""
     sure = True
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise InputError(
-            f"{path}: {_holder(file) or 'another run'} writes there; wait for it, or give another output folder"
+            f"{path}: {_holder(file) or 'another run'} is writing there; wait for it or choose another output folder"
         ) from None
     except OSError:
         sure = False  # a file system without locks
     holder = _holder(file)
     if holder and not (sure and f" on {_host()} " in holder):
-        raise InputError(f"{path}: {holder} may be writing there; if it is not, delete this file")
+        raise InputError(f"{path}: {holder} might be writing there; if it is not, delete this file")
 
 
 def _holder(file: int) -> str:
-    """Whoever wrote the file, in words; empty: nobody."""
+    """Describe the process that wrote the file. Return an empty string if there is none."""
     text = os.pread(file, 4096, 0)
     if not text:
         return ""

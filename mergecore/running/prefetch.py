@@ -1,4 +1,4 @@
-"""The weight files that a plan reads are brought from the Hub before it runs; no others are."""
+"""Download the weight files that a plan reads from the Hub before the run, and no others."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from mergecore.planning import Plan
 
 
 def fetch(plan: Plan, tell: Callable[[int, int], None]) -> None:
-    """Bring the files into the Hub's cache, several at one time; those that are there stay as they are.
+    """Download the files to the Hub cache, several at a time. Files already in the cache are not downloaded again.
 
     Args:
-        plan: whose jobs read them.
-        tell: of the bytes that have come and of all that will, from one thread at a time.
+        plan: the plan whose jobs read the files.
+        tell: called with the bytes downloaded so far and in total, from one thread at a time.
 
     Raises:
-        InputError: a file cannot be had, or the cache's disk is too small.
+        InputError: if a file cannot be downloaded, or the disk of the cache is too small.
     """
     donor = plan.checkpoints[plan.donor].snapshot
     heads = [name for name in donor.heads if not donor.has(name)] if donor else []
@@ -30,8 +30,8 @@ def fetch(plan: Plan, tell: Callable[[int, int], None]) -> None:
     for folder in {shard.snapshot.folder for shard in missing}:
         free = shutil.disk_usage(folder).free
         if free < total:
-            room = f"has {free / 1e9:.1f} GB free, the weights to fetch need {total / 1e9:.1f} GB"
-            raise InputError(f"{folder}: {room}; make room, or set HF_HOME to another disk")
+            room = f"has {free / 1e9:.1f} GB free, but the weights to download need {total / 1e9:.1f} GB"
+            raise InputError(f"{folder}: {room}; free some space, or set HF_HOME to a folder on another disk")
     done, turn = 0, threading.Lock()
 
     def work(task: Callable[[Callable[[int], None]], object], check: Callable[[], None]) -> None:

@@ -1,4 +1,4 @@
-"""All that decides a result's bytes, as plain values: a run that was cut short goes on while none of it has changed."""
+"""Everything that determines the bytes of a result. An interrupted run resumes only if none of it has changed."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from mergecore.discovery import Registry
 from mergecore.planning import Plan
 
 COMPUTING = ("mergecore", "numpy", "torch")
-"""Distributions whose versions count whatever the recipe says."""
+"""Distributions whose versions matter for every recipe."""
 
 
 def identity(plan: Plan, registry: Registry, shard_bytes: int) -> dict[str, Any]:
-    """What must be the same for two runs to write the same files; executor, threads and tiles change nothing."""
+    """Return the data that must match for two runs to write the same files, regardless of executor and threads."""
     return {
         **inputs(plan),
         "packages": packages(registry, *COMPUTERS),
@@ -32,11 +32,11 @@ def identity(plan: Plan, registry: Registry, shard_bytes: int) -> dict[str, Any]
 
 
 def inputs(plan: Plan) -> dict[str, Any]:
-    """What must be the same for two plans to see the same tensors in models of the same references."""
+    """Return the data that must match for two plans with the same model references to read the same tensors."""
     return {
         "files": dict(_files(plan)),
         "vocabulary": {
-            f"the tokens of the models of stage {name!r}" if name else "the models' tokens": _rows(item)
+            f"the vocabulary of stage {name!r}" if name else "the vocabulary of the models": _rows(item)
             for name, item in {"": plan, **plan.stages}.items()
         },
         "stages": {name: _recipe(item) for name, item in plan.stages.items()},
@@ -44,7 +44,7 @@ def inputs(plan: Plan) -> dict[str, Any]:
 
 
 def plan_digest(plan: Plan) -> str:
-    """A digest of what a run will compute, wherever the models are: every tensor, its inputs and parameters."""
+    """Return a digest of every tensor with its inputs and parameters. It does not depend on where the models are."""
     names = [*plan.stages, *(checkpoint.reference for checkpoint in plan.models)]
     numbers = {name: number for number, name in enumerate(names)}
     found = []
@@ -59,11 +59,11 @@ def _jobs(plan: Plan, models: Sequence[Any]) -> str:
 
 
 def difference(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """In words, what changed from one identity to another; empty: nothing."""
+    """Describe what changed from one identity to another. Return an empty string if nothing did."""
     if before == now:
         return ""
     words = {
-        "packages": "{name} went from {old} to {new}",
+        "packages": "{name} changed from {old} to {new}",
         "files": "{name} changed",
         "code": "the code of method {name!r} changed",
         "layout": "{name} changed",
@@ -80,7 +80,7 @@ def difference(before: dict[str, Any], now: dict[str, Any]) -> str:
 
 
 def _files(plan: Plan) -> Iterator[tuple[str, list[Any]]]:
-    """What tells that weight files are the same: on the Hub the commit, wherever and since when they are cached."""
+    """Yield data that identifies weight files. For files from the Hub, this is the commit, not the path or time."""
     for checkpoint in plan.models:
         hub = checkpoint.snapshot
         for path, stamp in checkpoint.stamps.items():
@@ -93,11 +93,11 @@ def _files(plan: Plan) -> Iterator[tuple[str, list[Any]]]:
 
 
 COMPUTERS = ("methods", "readers", "writers", "tokenizers", "adapters")
-"""The kinds of plugins that have a hand in the tensors' bytes."""
+"""The kinds of plugins that affect the bytes of tensors."""
 
 
 def packages(registry: Registry, *kinds: str) -> dict[str, str]:
-    """Versions by distribution: core, torch, and of the plugins of these kinds with what they need of mergecore."""
+    """Return the versions of core, torch, the plugins of these kinds, and the mergecore packages they depend on."""
     owners = registry.used(*kinds)
     names = {
         re.split(r"[^\w.-]", line, maxsplit=1)[0] for owner in owners for line in _requirements(owner.distribution)
@@ -107,10 +107,10 @@ def packages(registry: Registry, *kinds: str) -> dict[str, str]:
 
 
 def _requirements(distribution: str) -> list[str]:
-    """What a distribution cannot do without; its extras list packages that it never calls."""
+    """Return the requirements of a distribution without its extras, which it does not need."""
     try:
         return [line for line in metadata.requires(distribution) or [] if "extra ==" not in line]
-    except metadata.PackageNotFoundError:  # a module on the path that nobody installed
+    except metadata.PackageNotFoundError:  # a module on the path that is not installed
         return []
 
 
@@ -122,13 +122,13 @@ def _version(distribution: str) -> str:
 
 
 def _code(method: type) -> str:
-    """A digest of the module that a method is in: it may be edited without a new version."""
+    """Return a digest of the module that defines a method, because it can change without a new version."""
     file = getattr(sys.modules.get(method.__module__), "__file__", None)
     return hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
 
 
 def _recipe(plan: Plan) -> str:
-    """A digest of all jobs; a stage among the models goes by its reference, and has a digest of its own."""
+    """Return a digest of all jobs. A stage among the models is identified by reference and has its own digest."""
     models = [
         ["stage", item.reference] if item.reference in plan.stages else [item.origin, item.made_of]
         for item in plan.checkpoints
@@ -146,7 +146,7 @@ def _job(job: Job, models: Sequence[Any]) -> list[Any]:
 
 
 def _rows(plan: Plan) -> str:
-    """A digest of where rows come from: the models' tokenizers decide it, whose files are no weights."""
+    """Return a digest of the sources of rows, because they depend on tokenizer files, not on weight files."""
     return hashlib.sha256(plan.rows.own.tobytes() + plan.rows.common.tobytes()).hexdigest() if plan.rows else ""
 
 

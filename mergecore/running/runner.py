@@ -1,4 +1,4 @@
-"""A run: the plan's jobs done by an executor, the folder finished by post-processors and put in place whole."""
+"""Run a plan: an executor does the jobs, post-processors complete the folder, and it is moved into place atomically."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from mergecore.running.streaming_hash import Digests, Follower
 from mergecore.running.tensor_io import FileEnds
 
 SHARD_BYTES = 5 * 10**9
-"""Largest weight file, unless asked otherwise; what the Hub's tools use."""
+"""Default maximum size of a weight file, the same as in the Hub's tools."""
 
 
 def spare_memory() -> int:
-    """Bytes that a run may have in flight by default: half of what the machine has available."""
+    """Return the default memory budget in bytes: half of the machine's available memory."""
     try:
         for line in Path("/proc/meminfo").read_text("ascii").splitlines():
             if line.startswith("MemAvailable:"):
@@ -42,27 +42,25 @@ def spare_memory() -> int:
 
 
 def available_cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process can use."""
     affinity: Callable[[int], set[int]] | None = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to run.
+    """Options of a run.
 
     Attributes:
-        memory: budget in bytes.
-        workers: threads.
-        shard_bytes: largest weight file.
-        executor, writer: names of installed ones.
-        force: replace OUT.
+        memory: memory budget in bytes.
+        workers: number of threads.
+        shard_bytes: maximum size of a weight file. 0 uses the size in the lock file, or `SHARD_BYTES`.
+        executor, writer: names of installed plugins.
+        force: replace OUT if it exists.
         allow_nonfinite: write NaN and infinity.
-        file: the name of the only file that the writer makes, where OUT is to be that file and no folder.
-        hash_inputs: put the SHA-256 of the models' weight files into the lock whatever that takes.
-        without: names of post-processors that are left out.
-
-    Without `shard_bytes` it is what a lock says, else `SHARD_BYTES`.
+        file: the name of the writer's only file, if OUT is that file instead of a folder.
+        hash_inputs: always record the SHA-256 of the input weight files in the lock file, even if that takes long.
+        without: names of post-processors to skip.
     """
 
     memory: int
@@ -77,20 +75,20 @@ class Options:
     without: tuple[str, ...] = ()
 
     def settled(self, lock: Lock | None) -> Options:
-        """The same with a size for files."""
+        """Return these options with `shard_bytes` set."""
         return replace(self, shard_bytes=self.shard_bytes or (lock.value["shard_size"] if lock else SHARD_BYTES))
 
 
 @dataclass(frozen=True)
 class Listener:
-    """Who is told of a run's course.
+    """Callbacks for the progress of a run.
 
     Attributes:
-        warn: of anything left out, not as expected or kept, as a sentence.
-        advance: of output bytes as they are written, one thread at a time.
-        resume: how many tensors an earlier run finished, of how many, and their bytes.
-        fetch: of bytes of weights that have come from the Hub, and of all that will, one thread at a time.
-        tell: of what post-processors found out about the result, line by line.
+        warn: called with each warning.
+        advance: called with the number of output bytes as they are written, from one thread at a time.
+        resume: called with the number of tensors that an earlier run finished, the total number, and the bytes done.
+        fetch: called with the bytes of weights downloaded so far and in total, from one thread at a time.
+        tell: called with each line that post-processors report about the result.
     """
 
     warn: Callable[[str], None]
@@ -108,20 +106,20 @@ def run_plan(
     listener: Listener,
     finishing: Mapping[str, PostProcessor] | None = None,
 ) -> Path:
-    """Merge a plan into a folder that appears whole or not at all, and its kept stages each into one beside it.
+    """Merge a plan into a folder, and each of its kept stages into a folder next to it. Folders are written atomically.
 
     Args:
-        plan: what to do.
-        out: the output folder; its neighbour ``OUT.partial`` holds the files until they are complete.
+        plan: the plan to run.
+        out: the output folder. Its neighbor ``OUT.partial`` contains the files until they are complete.
         registry: the plugins.
-        options: how to run.
-        listener: told of the run's course.
-        finishing: the steps after the weights, by name; default: every installed post-processor but `without`.
+        options: options of the run.
+        listener: callbacks for progress.
+        finishing: the post-processors to run, by name. Defaults to every installed one except `options.without`.
 
     Raises:
-        InputError: OUT exists or another run is writing it, the disk is too small, or a plugin is missing.
-        RunError: something failed on the way, and the tensors that are finished are kept for the next run; or the
-            result is made but is not what a lock says.
+        InputError: if OUT exists, another run is writing to it, the disk is too small, or a plugin is missing.
+        RunError: if the run failed, in which case finished tensors are kept for the next run, or if the run finished
+            but the result does not match the lock file.
     """
     lock, options = plan.recipe.lock, options.settled(plan.recipe.lock)
     results = [
@@ -131,7 +129,7 @@ def run_plan(
     for item, target in results:
         target.check(_inputs(item), item.bytes_out, options.force)
     executor = registry.provide("executors", options.executor)()
-    recorded = finishing is None and plan.command == "run"  # what a tool made, a recipe does not make again
+    recorded = finishing is None and plan.command == "run"  # a recipe cannot reproduce the output of other tools
     if finishing is None:
         finishing = load_postprocessors(registry, listener.warn, options.without)
     try:
@@ -140,7 +138,7 @@ def run_plan(
                 stack.enter_context(locked(target.lock))
                 stack.enter_context(_keeping(target, len(item.jobs), listener))
                 target.restore()
-                # Again: another run may have ended before the lock was ours.
+                # Check again, because another run might have ended before this one got the lock.
                 target.check(_inputs(item), item.bytes_out, options.force)
             for item, _ in results:
                 fetch(item, listener.fetch)
@@ -154,7 +152,7 @@ def run_plan(
             for item, target in results:
                 check_unchanged(item.stamps)
                 target.publish(options.force)
-        if lock:  # of the output, which is the last of the results
+        if lock:  # it describes the output, which is the last result
             check_outputs(lock, content["outputs"], out)
     except BaseException as error:
         registry.notify("on_error", error=error)
@@ -171,7 +169,7 @@ def _inputs(plan: Plan) -> list[Path]:
 def _lock(
     plan: Plan, target: Target, registry: Registry, options: Options, listener: Listener, digests: Digests
 ) -> dict[str, Any]:
-    """Write the result's lock; where the run is from one, say what is not as it was."""
+    """Write the lock file of the result. If the run started from a lock file, warn about what changed."""
     described = describe(plan, target.folder, registry, options.shard_bytes)
     if plan.recipe.lock and (text := changes(plan.recipe.lock, described)):
         listener.warn(text)
@@ -179,27 +177,27 @@ def _lock(
 
 
 def kept_folder(out: Path, name: str) -> Path:
-    """Where a stage that is kept is written: beside the output, ``OUT-NAME``."""
+    """Return the folder for a kept stage: ``OUT-NAME``, next to the output."""
     return Target(out).folder.with_name(f"{Target(out).folder.name}-{name}")
 
 
 @contextmanager
 def _keeping(target: Target, total: int, listener: Listener) -> Iterator[None]:
-    """Whatever stops the run, say what of it the next one will find; nothing is kept of nothing."""
+    """If the run stops for any reason, report what the next run can resume. If nothing is finished, keep no files."""
     try:
         try:
             yield
         except BaseException:
             record = read_journal(target.journal)
             if record and record.done:
-                kept = f"keeps {len(record.done)} of {total} tensors"
-                listener.warn(f"{target.partial}: {kept}; run the recipe again to go on")
+                kept = f"has {len(record.done)} of {total} tensors"
+                listener.warn(f"{target.partial}: {kept}; run the same recipe again to resume")
             else:
                 target.clear()
             raise
     except OSError as error:
         where = error.filename or target.partial
-        raise RunError(f"{where}: {error.strerror or error}; run again when that is mended") from error
+        raise RunError(f"{where}: {error.strerror or error}; fix this and run again") from error
 
 
 def _merge(
@@ -211,7 +209,7 @@ def _merge(
     listener: Listener,
     hashed: bool,
 ) -> Digests:
-    """Write every tensor that no earlier run has finished; gives the digests of files that were hashed meanwhile."""
+    """Write every tensor that no earlier run has finished. Return the digests of the files hashed during writing."""
     make_writer = registry.provide("writers", options.writer)
     made_of = identity(plan, registry, options.shard_bytes)
     done = _resume(target, made_of, listener)
@@ -234,7 +232,7 @@ def _merge(
         head = {"identity": made_of, "files": target.files()}
         with Journal(target.journal, head, done, settle) as journal, follower:
             executor.run(_work(jobs, ends, opening, journal, registry, options, listener))
-        digests = follower.digests()  # before anything else can change the files
+        digests = follower.digests()  # before anything else can modify the files
         ends.writer.finish()
     finally:
         ends.writer.close()
@@ -242,14 +240,14 @@ def _merge(
 
 
 def _resume(target: Target, made_of: dict[str, Any], listener: Listener) -> set[str]:
-    """The tensors that an earlier run of the same plan finished; none, and an empty folder, if there is none."""
+    """Return the tensors that an earlier run of the same plan finished, or else start over with an empty folder."""
     record = read_journal(target.journal)
     if record and record.done:
         reason = difference(record.head.get("identity", {}), made_of)
         if not reason and target.keep(record.head["files"]):
             return set(record.done)
-        reason = reason or "its files are not as they were left"
-        listener.warn(f"{target.partial}: begun anew, because {reason}")
+        reason = reason or "its files were changed"
+        listener.warn(f"{target.partial}: starting over because {reason}")
     target.clear()
     target.result.mkdir(parents=True)
     return set()
@@ -273,8 +271,8 @@ def _work(
 
     def done(job: Job) -> None:
         with turn:
-            if job.name in ends.nonfinite:  # not journaled: a run that does not allow it must come across it
-                listener.warn(f"{job.name}: holds NaN or infinity")
+            if job.name in ends.nonfinite:  # not journaled, so that a run that does not allow it finds it again
+                listener.warn(f"{job.name}: contains NaN or infinity")
             else:
                 journal.add(job.name)
             registry.notify("after_tensor", name=job.name, info=job.info)

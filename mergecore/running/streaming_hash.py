@@ -1,4 +1,4 @@
-"""The SHA-256 of files while they are written: each from its start, as far as it is finished."""
+"""Streaming hash: compute the SHA-256 of files while they are being written."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from mergecore.api import ITEM_BYTES, TensorInfo
 from mergecore.models import CHUNK, Stamp, stamp
 
 Digests = Mapping[Path, tuple[Stamp, str]]
-"""SHA-256 of files, and what they were when it was taken."""
+"""SHA-256 of files, with the stamp of each file at that time."""
 
 
 @dataclass
 class Growing:
-    """A file of which the bytes before `ready` are final, and those before `hashed` are in the digest."""
+    """A file being written. Bytes before `ready` are final, and bytes before `hashed` are in the digest."""
 
     ready: int
     hashed: int = 0
     digest: Any = field(default_factory=hashlib.sha256)
     parts: dict[int, int] = field(default_factory=dict)
-    """What is written beyond `ready`: where each part begins and ends."""
+    """Ranges written beyond `ready`, as a mapping from start to end."""
     lost: bool = False
-    """Whether bytes were changed that were taken for final."""
+    """Whether bytes that were considered final have been overwritten."""
 
     def add(self, start: int, stop: int) -> None:
         if start == stop:
@@ -38,11 +38,11 @@ class Growing:
 
 
 class Follower:
-    """Hashes files behind those who write them, in a thread of its own, so that little is left to do at the end.
+    """Hashes files in a background thread as they are written, so that little is left to do at the end.
 
     Args:
-        places: see `mergecore.api.Writer`; whatever stands before the first tensor of a file is final already.
-        tensors: the output's tensors; those without a place are in no file that is hashed.
+        places: see `mergecore.api.Writer`. Bytes before the first tensor of a file must already be final.
+        tensors: the output's tensors. Those without a place are not in a hashed file.
     """
 
     def __init__(self, places: Mapping[str, tuple[Path, int]], tensors: Mapping[str, TensorInfo]) -> None:
@@ -66,7 +66,7 @@ class Follower:
         self._thread.join()
 
     def wrote(self, name: str, start: int, elements: int) -> None:
-        """So many elements of a tensor are in its file now; may be called from several threads at once."""
+        """Record that elements of a tensor have been written. Can be called from several threads at once."""
         if name not in self._places:
             return
         path, begin = self._places[name]
@@ -78,7 +78,7 @@ class Follower:
                 self._changed.notify()
 
     def digests(self) -> Digests:
-        """The SHA-256 of every file that was seen whole, with its stamp."""
+        """Return the SHA-256 of every completely hashed file, with its stamp."""
         stamps = {path: stamp(path) for path in self._files}
         return {
             path: (stamps[path], file.digest.hexdigest())
@@ -95,14 +95,14 @@ class Follower:
                     source.seek(file.hashed)
                     count = source.readinto(buffer[: file.ready - file.hashed])
                 if not count:
-                    return  # cut short by somebody; whoever reads the whole file will say so
+                    return  # the file was truncated, which is reported when the whole file is read
                 file.digest.update(buffer[:count])
                 file.hashed += count
         except OSError:
-            return  # so too
+            return  # also reported later
 
     def _next(self) -> Path | None:
-        """A file that has grown, once there is one; None when there will be none."""
+        """Wait for a file with enough new bytes and return it, or None when all writing is done."""
         with self._changed:
             while True:
                 enough = 1 if self._ended else CHUNK

@@ -1,4 +1,4 @@
-"""The two ends of a run, in its own process or another: the models' tensors, and the result's files."""
+"""The inputs and outputs of a run, in its own process or another: the models' tensors, and the result's files."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 class FileEnds:
-    """Reads the models and writes the result; see `mergecore.api.Ends`.
+    """Reads the models and writes the result. See `mergecore.api.Ends`.
 
     Args:
         checkpoints: the input models.
         jobs: every tensor of the result.
-        make_writer: opens the result's files.
-        allow_nonfinite: write NaN and infinity, and keep the tensors' names, instead of stopping there.
+        make_writer: opens the files of the result.
+        allow_nonfinite: write tensors with NaN and infinity and record their names, instead of stopping.
     """
 
     def __init__(
@@ -38,10 +38,10 @@ class FileEnds:
         self._jobs = {job.name: job for job in jobs}
         self._turn = threading.Lock()
         self._left = {job.name: job.info.elements for job in jobs if any(item.making for item in job.inputs)}
-        """Elements that are still to be written of each tensor that is made of stages."""
+        """The number of elements still to be written, for each tensor that is computed from stages."""
         self.writer = make_writer()
         self.wrote: Callable[[str, int, int], None] = lambda name, start, elements: None
-        """Told of what has been written from this process."""
+        """Called after each write in this process."""
 
     def read(self, item: Input, start: int, out: Tensor) -> None:
         """See `mergecore.api.Work`."""
@@ -52,7 +52,7 @@ class FileEnds:
         if not is_finite(data):
             if not self._allow_nonfinite:
                 raise RunError(
-                    f"{explain(self._jobs[name], self._checkpoints)}; --allow-nonfinite writes them as they are"
+                    f"{explain(self._jobs[name], self._checkpoints)}; use --allow-nonfinite to write them anyway"
                 )
             self.nonfinite.add(name)
         self.writer.write(name, start, data)
@@ -61,7 +61,7 @@ class FileEnds:
             self._count(name, data.numel())
 
     def _count(self, name: str, elements: int) -> None:
-        """Once the whole of a tensor is written, let go of what was held to make its inputs."""
+        """Once a tensor is completely written, free the data that was kept to compute its inputs."""
         with self._turn:
             self._left[name] -= elements
             whole = self._left[name] == 0

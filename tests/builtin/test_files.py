@@ -25,7 +25,7 @@ def test_a_file_that_shrinks_under_the_reader_is_an_error(tmp_path):
     reader = SafetensorsReader(path)
     with path.open("r+b") as file:
         file.truncate(500)
-    with pytest.raises(ModelError, match="ends inside 'a'"):
+    with pytest.raises(ModelError, match="the file is truncated inside 'a'"):
         reader.read("a", 0, torch.empty(1000))
 
 

@@ -40,9 +40,9 @@ def with_commands(plugin_env):
         (("count", "down"), 2, "", "error: No such command 'down'"),
         (("greet",), 2, "", "error: Missing argument 'name'"),
         (("count",), 2, "", "error: Missing command."),
-        (("lost",), 2, "", "command 'lost' of mergecore-lost 1.0 cannot be used"),
+        (("lost",), 2, "", "command 'lost' from mergecore-lost 1.0 cannot be used"),
         (("cuont", "up", "2"), 2, "", "command 'cuont' is not installed; did you mean 'count'?"),
-        (("run", "nowhere.yml", "out"), 2, "", "error: nowhere.yml: there is no such file"),
+        (("run", "nowhere.yml", "out"), 2, "", "error: nowhere.yml: no such file"),
     ],
 )
 def test_a_command_of_a_package_is_called_like_cores_own(with_commands, tmp_path, arguments, status, out, err):
@@ -54,6 +54,6 @@ def test_a_command_of_a_package_is_called_like_cores_own(with_commands, tmp_path
 def test_the_help_lists_commands_without_importing_them(with_commands):
     listed = with_commands.mergecore("--help").stdout
     assert "Counts things." in listed and "Greet NAME." in listed, "what a command says of itself"
-    assert "command 'lost' of mergecore-lost 1.0" in listed and "no_such_library" not in listed
+    assert "command 'lost' from mergecore-lost 1.0" in listed and "no_such_library" not in listed
     assert listed.count("\n  run ") == 1, "core's own commands cannot be taken"
     assert "Count up to NUMBER." in with_commands.mergecore("count", "--help").stdout

@@ -20,16 +20,16 @@ def test_a_method_is_shown_whole(plugin, capsys):
     assert name == plugin.name and idea.endswith(".")
     assert re.search(r"https?://|result = ", text)
     assert re.search(r"^models      \d( or more| to \d)?", text, re.MULTILINE)
-    assert re.search(r"^base_model  (required|may be given|if given)", text, re.MULTILINE)
-    assert (" beside the base model" in text) == (issubclass(method, DeltaMethod) and method.base is not Base.INPUT)
+    assert re.search(r"^base_model  (required|optional)", text, re.MULTILINE)
+    assert (" plus the base model" in text) == (issubclass(method, DeltaMethod) and method.base is not Base.INPUT)
     for item in declared(method).values():
         traits, doc = re.search(rf"^  {item.name}  (.*)\n      (.*)", text, re.MULTILINE).groups()
         assert doc.endswith(".")
         assert traits.endswith("required" if item.required else f"default {json.dumps(item.default)}")
-        assert ("for each model" in traits) == item.per_model
+        assert ("per model" in traits) == item.per_model
         for rule, words in (("minimum", "at least"), ("maximum", "at most")):
             assert (words in traits) == (rule in item.schema)
-    assert all(f"  {ignored}  accepted, changes nothing" in text for ignored in method.ignored)
+    assert all(f"  {ignored}  accepted, but has no effect" in text for ignored in method.ignored)
 
 
 @pytest.mark.parametrize("plugin", listed("methods"), ids=lambda plugin: plugin.name)

@@ -195,7 +195,7 @@ def test_layers_for_further_tokens_stay_last_and_are_counted_apart(tmp_path: Pat
         assert (config["num_hidden_layers"], config["num_nextn_predict_layers"]) == counts
         stored = load_file(tmp_path / out / "model.safetensors")
         assert ("model.layers.3.eh_proj.weight" in stored) is bool(counts[1])
-    with pytest.raises(ModelError, match="layer 2 would come before"):
+    with pytest.raises(ModelError, match=r"layer 2 is not counted by .* would come before"):
         mergecore.plan(sliced(tmp_path / "model", (0, 3), (1, 2)))
 
 
@@ -219,7 +219,7 @@ def test_names_without_the_prefix_of_their_class_are_given_it(tmp_path: Path) ->
     tensors = model.save(tmp_path / "bare", bare, tie_word_embeddings=True)
     plan = mergecore.plan({"merge_method": "passthrough", "models": [{"model": str(tmp_path / "bare")}]})
     assert plan.tensors.keys() == {f"model.{name}" for name in tensors}
-    assert any("'model.' is put before names" in note for note in plan.notes)
+    assert any("prefix 'model.' is added to names" in note for note in plan.notes)
 
 
 def test_experts_in_one_tensor_merge_with_experts_apart(tmp_path: Path) -> None:
@@ -243,5 +243,5 @@ def test_numbering_that_no_count_states_is_copied_but_not_sliced(tmp_path: Path)
     tensors = model.save(tmp_path / "model", ["layers.0.wte.weight", *blocks, *full("layers.3.ln+ layers.3.linear+")])
     mergecore.run({"merge_method": "passthrough", "models": [{"model": str(tmp_path / "model")}]}, tmp_path / "copy")
     check(load_file(tmp_path / "copy/model.safetensors"), tensors)
-    with pytest.raises(RecipeError, match="no layers that can be told apart"):
+    with pytest.raises(RecipeError, match="no layers to select"):
         mergecore.plan(sliced(tmp_path / "model", (0, 1), (0, 2)))

@@ -76,10 +76,10 @@ def test_a_run_with_a_changed_file_begins_anew(inside, recipe, tmp_path):
     failing = "\nclass Last(PostProcessor):\n    def run(self, model):\n        raise OSError('full')\n"
     house.write_text(METHOD.format(name="HouseMean", factor=3.0) + failing)
     first = inside.mergecore("run", recipe("house_mean"), out, "--plugin", house)
-    assert first.returncode == 1 and "keeps 21 of 21" in first.stderr
+    assert first.returncode == 1 and "has 21 of 21" in first.stderr
     house.write_text(METHOD.format(name="HouseMean", factor=4.0))
     second = inside.mergecore("run", recipe("house_mean"), out, "--plugin", house)
-    assert second.returncode == 0 and "house.py went from" in " ".join(second.stderr.split())
+    assert second.returncode == 0 and "house.py changed from" in " ".join(second.stderr.split())
     assert scale(tmp_path) == pytest.approx(4)
 
 
@@ -87,7 +87,7 @@ def test_a_run_with_a_changed_file_begins_anew(inside, recipe, tmp_path):
     ("text", "words"),
     [
         (None, "No such file"),
-        ("x = 1\n", "holds no method, post-processor or evaluator, and no function marked @hookimpl"),
+        ("x = 1\n", "contains no method, post-processor, evaluator, or function with @hookimpl"),
         ("import os\n\nos.nothing()\n", "house.py:3: cannot be used (AttributeError"),
         ("def broken(:\n", "house.py:1: cannot be used (SyntaxError"),
         ("import sys\nsys.exit(3)\n", "house.py:2: cannot be used (SystemExit"),
@@ -152,7 +152,7 @@ def test_disabling_one_of_two_lets_the_other_answer(inside, recipe, tmp_path, mo
     monkeypatch.setenv("MERGECORE_DISABLE", "house-one,hosue-two")
     result = inside.mergecore("run", recipe("scaled"), tmp_path / "out")
     assert result.returncode == 0 and scale(tmp_path) == pytest.approx(7)
-    assert "names 'hosue-two', which is no installed plugin" in result.stderr
+    assert "contains 'hosue-two', which is not an installed plugin" in result.stderr
 
 
 BROKEN = {
@@ -183,4 +183,4 @@ def test_a_plugin_that_is_listed_twice_is_told_by_the_doctor(inside):
     install(inside, "house-two", 7.0)
     found = json.loads(inside.mergecore("plugins", "doctor", "--json").stdout)
     causes = [finding["cause"] for finding in found if finding["plugin"]["name"] == "scaled"]
-    assert len(causes) == 2 and all("must prefer one" in cause for cause in causes)
+    assert len(causes) == 2 and all("must choose one with prefer" in cause for cause in causes)

@@ -16,7 +16,7 @@ BROKEN = {
     "asserts": ("mergecore-asserts", "assert False, 'never'", "FAIL", "AssertionError: never"),
     "lacks": ("mergecore-lacks", "import no_such_library", "FAIL", "No module named 'no_such_library'"),
     "mute": ("mergecore-mute", MUTE, "FAIL", "needs a docstring"),
-    "wrong": ("mergecore-wrong", "Method = 'not a class'", "FAIL", "must be a class"),
+    "wrong": ("mergecore-wrong", "Method = 'not a class'", "FAIL", "must be a subclass"),
 }
 
 
@@ -71,14 +71,14 @@ def test_the_doctor_names_each_with_cause_and_cure(broken_env):
 def test_the_doctor_says_all_is_well_when_it_is(plugin_env):
     result = plugin_env.mergecore("plugins", "doctor")
     assert result.returncode == 0, result.stdout
-    assert "all well" in result.stdout
+    assert "all OK" in result.stdout
     assert "FAIL" not in result.stdout
 
 
 def test_the_doctors_table_reads_as_lines(broken_env):
     text = broken_env.mergecore("plugins", "doctor").stdout
     assert "OLD   methods        old" in text
-    assert "mend with: pip install --upgrade mergecore-old" in text
+    assert "fix with: pip install --upgrade mergecore-old" in text
 
 
 def test_an_observer_that_fails_is_named_and_switched_off(plugin_env, linear_recipe, tmp_path):
@@ -128,4 +128,4 @@ def test_a_plugin_that_is_installed_while_python_runs_is_listed(tmp_path, monkey
     (tmp_path / "late-1.0.dist-info").mkdir()
     (tmp_path / "late-1.0.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: late\nVersion: 1.0\n")
     (tmp_path / "late-1.0.dist-info/entry_points.txt").write_text("[mergecore.v1.methods]\nlate = late:Late\n")
-    assert [str(plugin) for plugin in listed("methods") if plugin.name == "late"] == ["method 'late' of late 1.0"]
+    assert [str(plugin) for plugin in listed("methods") if plugin.name == "late"] == ["method 'late' from late 1.0"]

@@ -34,9 +34,9 @@ def test_new_packages_of_every_kind_pass_their_tests_and_the_kit(plugin_env, tmp
 @pytest.mark.parametrize(
     ("kind", "name", "words"),
     [
-        ("methd", "x", "write one of: arch, command, hooks, method, postprocessor"),
-        ("method", "My-Idea", "small letters"),
-        ("method", "taken", "exists already"),
+        ("methd", "x", "use one of: arch, command, hooks, method, postprocessor"),
+        ("method", "My-Idea", "lowercase letters"),
+        ("method", "taken", "already exists"),
     ],
 )
 def test_what_cannot_be_made_is_refused(tmp_path, kind, name, words):

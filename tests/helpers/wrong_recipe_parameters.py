@@ -15,7 +15,7 @@ def lacking(method: str, parameters: str, models: str, words: str, path: str = "
     return Wrong(f"{head}models: [{models}]\nbase_model: base\n", 3 if path != "base_model" else 4, path, words)
 
 
-def of_model(method: str, name: str, words: str = "is one value for all models; move it to the") -> Wrong:
+def of_model(method: str, name: str, words: str = "applies to all models; move it to the") -> Wrong:
     """A recipe with a parameter of the whole merge under one model, in the fourth line."""
     text = f"merge_method: {method}\nbase_model: base\nmodels:\n  - {{model: code, parameters: {{{name}: 1}}}}\n"
     return Wrong(text, 4, f"models[0].parameters.{name}", words)
@@ -43,7 +43,7 @@ NAMES: dict[str, Wrong] = {
         ("breadcrumbs", "gama", "did you mean 'gamma'?"),
         ("sce", "select_top_k", "did you mean 'select_topk'?"),
         ("model_stock", "filterwise", "did you mean 'filter_wise'?"),
-        ("arcee_fusion", "threshold", "it takes none"),
+        ("arcee_fusion", "threshold", "it takes no parameters"),
         ("ram", "alpha", "it takes: epsilon"),
         ("ramplus_tl", "Alpha", "did you mean 'alpha'?"),
     ]
@@ -61,7 +61,7 @@ VALUES: dict[str, Wrong] = {
         ("linear", "weight: nan", "weight", "must be a finite number, not 'nan'"),
         ("linear", "weight: -.inf", "weight", "must be a finite number, not -inf"),
         ("linear", "weight: 1e400", "weight", "must be a finite number, not '1e400'"),
-        ("linear", f"weight: {400 * '9'}", "weight", "cannot be read as"),
+        ("linear", f"weight: {400 * '9'}", "weight", "cannot be parsed as"),
         ("linear", "weight: [1, heavy]", "weight[1]", "must be a number, not 'heavy'"),
         ("linear", "weight: [1, null]", "weight[1]", "must be a number, not empty"),
         ("linear", "weight: [[1, 2], [3, 4]]", "weight[0]", "must be a number, not [1, 2]"),
@@ -71,10 +71,20 @@ VALUES: dict[str, Wrong] = {
         ("linear", "weight: {filter: mlp, value: []}", "weight.value", "must not be empty"),
         ("linear", "weight: {filter: mlp, value: {value: 1}}", "weight.value", "a value or a list of values, not a"),
         ("linear", "weight: {fliter: mlp, value: 1}", "weight.fliter", "did you mean 'filter'?"),
-        ("linear", "weight: {filter: 3, value: 1}", "weight.filter", "must be text, part of a weight's name, not 3"),
-        ("linear", "weight: {filter: [mlp], value: 1}", "weight.filter", "must be text, part of a weight's name"),
-        ("linear", "weight: [{filter: mlp, value: 1}, 0.5]", "weight[1]", "like its neighbours, not 0.5"),
-        ("linear", "weight: [0.5, {filter: mlp, value: 1}]", "weight[0]", "like its neighbours, not 0.5"),
+        (
+            "linear",
+            "weight: {filter: 3, value: 1}",
+            "weight.filter",
+            "must be a string that is part of a weight's name, not 3",
+        ),
+        (
+            "linear",
+            "weight: {filter: [mlp], value: 1}",
+            "weight.filter",
+            "must be a string that is part of a weight's name",
+        ),
+        ("linear", "weight: [{filter: mlp, value: 1}, 0.5]", "weight[1]", "like the other items, not 0.5"),
+        ("linear", "weight: [0.5, {filter: mlp, value: 1}]", "weight[0]", "like the other items, not 0.5"),
         ("linear", "weight: [{value: 1}, {value: x}]", "weight[1].value", "must be a number, not 'x'"),
         ("linear", "normalize: 0.5", "normalize", "must be true or false, not 0.5"),
         ("linear", "normalize: 'true'", "normalize", "must be true or false, not 'true'"),
@@ -123,24 +133,24 @@ PLACES: dict[str, Wrong] = {
     "a wrong name in a module": Wrong(
         f"{HEAD}modules:\n  default:\n    models: [{{model: code}}]\n    parameters: {{lamda: 1}}\n",
         6, "modules.default.parameters.lamda", "did you mean 'lambda'?"),
-    "no t for slerp": lacking("slerp", "", "{model: code}", f"parameter 't' is missing (needed by {EMBEDDING})"),
+    "no t for slerp": lacking("slerp", "", "{model: code}", f"parameter 't' is missing (needed for {EMBEDDING})"),
     "no t for nearswap": lacking("nearswap", "", "{model: code}", "parameter 't' is missing"),
     "an empty gradient for slerp": lacking("slerp", "t: []", "{model: code}", "parameter 't' is missing"),
     "no weight for linear": lacking(
         "linear", "", "{model: code, parameters: {weight: 1}}, {model: prose}",
-        f"parameter 'weight' is missing (needed by {EMBEDDING} of model 'prose')", "models[1]"),
+        f"parameter 'weight' is missing (needed for {EMBEDDING} of model 'prose')", "models[1]"),
     "no weight for linear's base": lacking(
-        "linear", "", "{model: code, parameters: {weight: 1}}", "is missing (needed by model.embed_tokens.weight of"
+        "linear", "", "{model: code, parameters: {weight: 1}}", "is missing (needed for model.embed_tokens.weight of"
         " model 'base')", "base_model"),
     "filters that leave a weight out": lacking(
         "slerp", "t: {filter: mlp, value: 0.5}", "{model: code}",
-        f"parameter 't' has no value for {EMBEDDING}: none of its filters matches; add an entry without a filter"),
+        f"parameter 't' has no value for {EMBEDDING}: none of its filters match; add an entry without a filter"),
     "filters that leave a model's weight out": lacking(
         "linear", "", "{model: code, parameters: {weight: [{filter: mlp, value: 1}, {filter: attn, value: 2}]}}",
-        f"parameter 'weight' has no value for {EMBEDDING} of model 'code': none of its filters matches", "models[0]"),
+        f"parameter 'weight' has no value for {EMBEDDING} of model 'code': none of its filters match", "models[0]"),
     "a gradient of whole numbers with halves between": Wrong(
         "merge_method: karcher\nparameters: {max_iter: [1, 4]}\nmodels: [{model: deep}]\n",
-        2, "parameters.max_iter", "the gradient gives 2.5 between its values; only whole numbers are allowed"),
+        2, "parameters.max_iter", "the gradient has 2.5 between its values; only whole numbers are allowed"),
     "della's chances below 0": lacking("della", "density: 0.1", "{model: code}", f"{CHANCES} 0.1"),
     "della's chances above 1": lacking("della", "density: 0.9", "{model: code}", f"{CHANCES} 0.1"),
     "della_linear's chances above 1 in a later layer": lacking(

@@ -60,7 +60,7 @@ def check_refused(place, merge, named, words):
     assert printed.startswith("error: ") and printed.endswith("\n")
     assert printed[:-1].isprintable(), "one line, nothing that a terminal obeys"
     assert named in printed and words in printed, printed[:1000]
-    assert "fault of mergecore" not in printed
+    assert "bug in mergecore" not in printed
     assert listing(place) == before, "neither a result, nor the start of one, nor what a payload makes"
     assert (place / "out" / "mine.txt").read_text() == "mine"
 
@@ -94,12 +94,12 @@ def test_a_recipe_is_refused(name, place, merge):
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda path: os.truncate(path, 10**8), "is larger than 1 MB"),
+        (lambda path: os.truncate(path, 10**8), "the file exceeds the limit of 1 MB"),
         (lambda path: (path.unlink(), path.mkdir()), "Is a directory"),
         (lambda path: (path.unlink(), os.mkfifo(path)), "is empty"),
-        (lambda path: (path.unlink(), path.symlink_to("/dev/zero")), "is larger than 1 MB"),
+        (lambda path: (path.unlink(), path.symlink_to("/dev/zero")), "the file exceeds the limit of 1 MB"),
         (lambda path: (path.unlink(), path.symlink_to(path)), "Too many levels of symbolic links"),
-        (lambda path: path.unlink(), "there is no such file"),
+        (lambda path: path.unlink(), "no such file"),
     ],
 )
 def test_a_recipe_that_is_no_small_file_is_refused(make, words, place, merge):
@@ -111,7 +111,7 @@ def test_a_recipe_that_is_no_small_file_is_refused(make, words, place, merge):
 def test_a_tensors_name_is_only_a_name(name, place, merge):
     entries = {name: {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}
     (place / "code" / "model.safetensors").write_bytes(safetensors(entries, bytes(8)))
-    check_refused(place, merge, "code: ", f"holds {name!r}, unknown to LlamaForCausalLM")
+    check_refused(place, merge, "code: ", f"contains {name!r}, unknown to LlamaForCausalLM")
 
 
 @pytest.mark.parametrize("file", ["recipe.yml", "code/config.json", "code/model.safetensors"])
@@ -157,7 +157,7 @@ def test_a_snapshot_in_a_hub_cache_links_to_its_blobs(store, place, merge):
     assert merge("--quiet")[0] == 0
     moved_out("0")(blobs)
     (place / "out" / "mine.txt").write_text("mine")
-    check_refused(place, merge, "config.json: ", "is a link that leads out")
+    check_refused(place, merge, "config.json: ", "is a link to a file outside")
 
 
 def test_a_card_that_is_a_pipe_or_a_bomb_stops_no_merge(place, merge):

@@ -102,7 +102,7 @@ def test_a_plan_reads_headers_alone_and_a_run_fetches_each_shard_once(hub, user,
     assert "1 MB in 10 file(s)" in user.run("plan", recipe)
     assert hub.sent(".safetensors") < 20_000 and hub.fetched(".safetensors") == []
     said = user.run("run", recipe, tmp_path / "out")
-    assert "fetching 100%" in said and f"commit {commits[0][:8]}" in said
+    assert "downloading 100%" in said and f"commit {commits[0][:8]}" in said
     assert hub.fetched("model-0.safetensors") == ["model-0.safetensors"] and hub.sent(REST) < 2 * 257_000
     assert [hub.sent(kind) for kind in (".bin", ".gguf", ".onnx")] == [0, 0, 0]
     assert hub.fetched("2_Dense/model.safetensors"), "a head is copied, so it comes along"
@@ -113,7 +113,7 @@ def test_a_plan_reads_headers_alone_and_a_run_fetches_each_shard_once(hub, user,
     user.run("run", user.average("org/a", "org/b"), tmp_path / "again")
     assert hub.sent(".safetensors") == 0
     said = user.run("run", user.average("org/a", "org/b"), tmp_path / "offline", HF_HUB_OFFLINE="1")
-    assert f"org/a: commit {commits[0][:8]} of the cache is taken, because HF_HUB_OFFLINE" in " ".join(said.split())
+    assert f"org/a: using commit {commits[0][:8]} from the cache, because HF_HUB_OFFLINE" in " ".join(said.split())
     assert content(tmp_path / "again") == content(tmp_path / "offline") == content(tmp_path / "local")
 
 
@@ -126,7 +126,7 @@ def test_of_a_sliced_model_only_the_shards_of_its_layers_are_fetched(hub, user, 
         "2_Dense/model.safetensors", "model-1.safetensors", "model-2.safetensors", REST
     ]  # fmt: skip
     said = user.run("plan", recipe, status=2, HF_HUB_OFFLINE="1")
-    assert "model-0.safetensors: is named by model.safetensors.index.json but is not there" in said
+    assert "model-0.safetensors: is listed in model.safetensors.index.json but does not exist" in said
     assert "HF_HUB_OFFLINE" in said
 
 
@@ -158,13 +158,13 @@ def test_a_run_killed_while_it_fetches_begins_again(hub, user, tmp_path):
 def test_a_run_goes_on_with_the_same_commit_wherever_it_is_cached_and_anew_with_another(hub, user, tmp_path):
     hub.add("org/a", sharded(tmp_path / "a", 0, norm=float("nan")))
     recipe = user.average("org/a")
-    assert "keeps 38 of 39 tensors" in user.run("run", recipe, tmp_path / "out", status=1)
+    assert "has 38 of 39 tensors" in user.run("run", recipe, tmp_path / "out", status=1)
     shutil.rmtree(user.home / "hf")
     said = user.run("run", recipe, tmp_path / "out", status=1, HF_HUB_CACHE=str(tmp_path / "other"))
     assert "resuming: 38 of 39 tensors are done" in said
     hub.add("org/a", sharded(tmp_path / "mended", 0))
     said = user.run("run", recipe, tmp_path / "out")
-    assert "begun anew, because org/a/model-" in said and "resuming" not in said
+    assert "starting over because org/a/model-" in said and "resuming" not in said
 
 
 def test_bin_files_are_fetched_to_be_looked_into_and_a_note_says_so(hub, user, tmp_path):
@@ -174,7 +174,7 @@ def test_bin_files_are_fetched_to_be_looked_into_and_a_note_says_so(hub, user, t
     (folder / "model.safetensors").unlink()
     hub.add("org/a", folder)
     said = " ".join(user.run("run", user.average("org/a"), tmp_path / "out").split())
-    assert "org/a: has no .safetensors files" in said and "were fetched to plan" in said
+    assert "org/a: has no .safetensors files with readable headers" in said and "so planning downloaded its" in said
     assert content(tmp_path / "out") == content(tmp_path / "local")
 
 
@@ -243,29 +243,29 @@ def holding(**files):
 
 
 FAULTS = {
-    "private": ("org/a", private, "org/a: there is no such folder, and no such model at http"),
-    "gated": ("org/a", gated, "org/a: is gated; accept its licence at .*/org/a, and set HF_TOKEN"),
+    "private": ("org/a", private, "org/a: no such folder, and no such model at http"),
+    "gated": ("org/a", gated, "org/a: is gated; accept its license at .*/org/a, and set HF_TOKEN"),
     "no such revision": ("org/a@v2", lambda hub: None, "org/a: has no revision 'v2' at"),
-    "no network": ("org/a", away, "it is not in .*hub, and http://127.0.0.1:9 cannot be reached"),
-    "offline": ("org/a", offline, "HF_HUB_OFFLINE forbids to ask .* for org/a; unset it, or give the path"),
-    "a page of HTML": ("org/a", answering(200, b"<html>"), "does not answer as a Hub does .*see to HF_ENDPOINT"),
-    "a list": ("org/a", answering(200, b"[]"), "does not answer as a Hub does"),
-    "no commit": ("org/a", answering(200, b'{"id": "org/a", "sha": "../../x"}'), "does not answer as a Hub does"),
-    "out of order": ("org/a", answering(500, b""), "answers with status 500 for org/a; try again later"),
-    "too many requests": ("org/a", answering(429, b""), "answers with status 429 for org/a; try again later"),
-    "no config": ("org/a", holding(config__json=None), "has no config.json at .*, so it is no model"),
+    "no network": ("org/a", away, "no such folder, not in .*hub, and http://127.0.0.1:9 cannot be reached"),
+    "offline": ("org/a", offline, "HF_HUB_OFFLINE does not allow requests to .* for org/a; unset it, or use the path"),
+    "a page of HTML": ("org/a", answering(200, b"<html>"), "does not respond like a Hub .*check HF_ENDPOINT"),
+    "a list": ("org/a", answering(200, b"[]"), "does not respond like a Hub"),
+    "no commit": ("org/a", answering(200, b'{"id": "org/a", "sha": "../../x"}'), "does not respond like a Hub"),
+    "out of order": ("org/a", answering(500, b""), "returned status 500 for org/a; try again later"),
+    "too many requests": ("org/a", answering(429, b""), "returned status 429 for org/a; try again later"),
+    "no config": ("org/a", holding(config__json=None), "has no config.json at .*, so it cannot be merged"),
     "no weights": ("org/a", holding(model__safetensors=None), "has no weight files, such as model.safetensors"),
-    "a file cut short": ("org/a", holding(model__safetensors=b"{}"), "org/a@.*/model.safetensors: .*cut short"),
-    "an empty file": ("org/a", holding(model__safetensors=b""), "answers with status 416"),
-    "a header of 2^64 bytes": ("org/a", holding(model__safetensors=b"\xff" * 5000), "org/a@.*cut short"),
+    "a file cut short": ("org/a", holding(model__safetensors=b"{}"), "org/a@.*/model.safetensors: .*is truncated"),
+    "an empty file": ("org/a", holding(model__safetensors=b""), "returned status 416"),
+    "a header of 2^64 bytes": ("org/a", holding(model__safetensors=b"\xff" * 5000), "org/a@.*is truncated"),
     "a header above the limit": (
         "org/a", holding(model__safetensors=struct.pack("<Q", 100_000_001) + bytes(100_000_001)), "is larger than"
     ),
     "an index that leads out": (
         "org/a", holding(model__safetensors__index__json=b'{"weight_map": {"a": "../b.safetensors"}}'), "outside its"
     ),
-    "three words": ("a/b/c", lambda hub: None, "give the path of a model folder .*, or org/name of a model on the Hub"),
-    "a revision that leads out": ("org/a@../../x", lambda hub: None, "there is no such folder; give the path"),
+    "three words": ("a/b/c", lambda hub: None, "the path of a model folder .*, or the org/name of a model on the Hub"),
+    "a revision that leads out": ("org/a@../../x", lambda hub: None, "no such folder; use the path"),
 }  # fmt: skip
 
 
@@ -282,7 +282,7 @@ def test_what_is_wrong_with_a_hub_is_one_sentence(fault, here, hub, tmp_path):
 
 def test_the_sentence_is_what_the_command_line_says(hub, user, tmp_path):
     said = user.run("plan", user.average("org/none"), status=2)
-    assert f"recipe.yml:3: models[0].model: org/none: there is no such folder, and no such model at {hub.url}" in said
+    assert f"recipe.yml:3: models[0].model: org/none: no such folder, and no such model at {hub.url}" in said
 
 
 def test_files_that_lie_outside_of_the_model_are_left_there(here, hub, tmp_path):
@@ -302,8 +302,8 @@ def test_a_file_that_is_not_what_its_header_said_is_refused(here, hub, tmp_path)
     )
     shard = model.files[0]
     assert isinstance(shard, Shard) and not shard.here
-    with pytest.raises(ModelError, match="is read before it is fetched"):
+    with pytest.raises(ModelError, match="is read before it is downloaded"):
         model.read("model.norm.weight", 0, torch.empty(1))
     assert not pickle.loads(pickle.dumps(shard)).here
-    with pytest.raises(ModelError, match="is not the file whose header was read"):
+    with pytest.raises(ModelError, match="does not match the header that was read"):
         shard.fetch(lambda count: None)

@@ -78,13 +78,13 @@ def test_a_changed_input_is_refused_by_name(made: Path, tmp_path: Path, name: st
     path = tmp_path / "code" / name
     data = path.read_bytes()
     path.write_bytes(data.replace(b'"vocab', b' "vocab') if path.suffix == ".json" else data[:-1] + b"?")
-    with pytest.raises(InputError, match=rf"code/{name}: is not the file that .*out/{NAME} was made of"):
+    with pytest.raises(InputError, match=rf"code/{name}: is not the file recorded in .*out/{NAME}"):
         mergecore.plan(made / NAME)
 
 
 def test_a_model_that_is_gone_is_asked_for(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "code").rename(tmp_path / "moved")
-    with pytest.raises(InputError, match=rf"out/{NAME}: the model code is not in {tmp_path}/code; put it there"):
+    with pytest.raises(InputError, match=rf"out/{NAME}: the model code is not in {tmp_path}/code; move it there"):
         mergecore.plan(made / NAME)
     lock = json.loads((made / NAME).read_text("utf-8"))
     lock["inputs"][0]["folder"] = "../moved"
@@ -100,7 +100,7 @@ def test_other_versions_are_named(made: Path, tmp_path: Path) -> None:
 
 def test_a_plan_that_is_another_is_named(made: Path, tmp_path: Path) -> None:
     edit(made / NAME, plan="0" * 64)
-    with pytest.warns(UserWarning, match="the plan is not the one it was made by"):
+    with pytest.warns(UserWarning, match="the plan has changed"):
         mergecore.run(made / NAME, tmp_path / "again")
 
 
@@ -116,7 +116,7 @@ def test_a_change_that_a_sample_misses_shows_in_the_result(
     data = bytearray(path.read_bytes())
     data[len(data) // 2 + 3] ^= 64
     path.write_bytes(data)
-    with pytest.raises(RunError, match=r"again: is made, but model\.safetensors not the same as when"):
+    with pytest.raises(RunError, match=r"again: was written, but these files differ from .*: model\.safetensors"):
         mergecore.run(out / NAME, tmp_path / "again")
     assert (tmp_path / "again" / "model.safetensors").exists()
     whole = mergecore.run(linear_recipe, tmp_path / "whole", hash_inputs=True)
@@ -157,7 +157,7 @@ def test_what_the_hub_has_hashed_is_not_hashed_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        ({"mergecore_lock": 2}, "is a lock of version 2: pip install --upgrade mergecore"),
+        ({"mergecore_lock": 2}, "is a lock file of version 2: pip install --upgrade mergecore"),
         ({"mergecore_lock": 1}, "'recipe' is missing"),
         ({"inputs": [{"reference": 5}]}, "inputs"),
         ({"outputs": {"a": {"size": -1, "sha256": ""}}}, "outputs.a.size: must be at least 0"),

@@ -114,7 +114,7 @@ def test_a_recipe_that_is_not_there_is_an_error_too(run, capfd, monkeypatch):
     monkeypatch.setattr("sys.argv", ["mergecore", "plan", "nowhere.yml"])
     with pytest.raises(SystemExit) as stop:
         cli.main()
-    assert (stop.value.code, capfd.readouterr().err) == (2, "error: nowhere.yml: there is no such file\n")
+    assert (stop.value.code, capfd.readouterr().err) == (2, "error: nowhere.yml: no such file\n")
 
 
 def test_an_alias_bomb_is_refused(refused):

@@ -65,5 +65,5 @@ def test_numbers_that_yaml_takes_for_text_are_numbers():
 @pytest.mark.parametrize("label", [*NAMES, *VALUES])
 def test_names_and_values_that_core_refuses_are_wrong(label):
     case = {**NAMES, **VALUES}[label]
-    beyond = ("finite", "'-1e-5'", "cannot be read as")  # what JSON Schema has no words for
+    beyond = ("finite", "'-1e-5'", "cannot be parsed as")  # what JSON Schema has no words for
     assert wrong(yaml.safe_load(case.recipe)) or any(words in case.words for words in beyond)

@@ -276,7 +276,7 @@ def test_19_single_layers_of_a_nested_text_config(tmp_path: Path) -> None:
 
 
 def test_20_models_of_another_size_are_refused(tiny: Tiny) -> None:
-    with pytest.raises(InputError, match="the models differ in shape"):
+    with pytest.raises(InputError, match="the models have different shapes"):
         mergecore.plan(recipe("linear", tiny("llama"), tiny("llama", hidden_size=48)))
 
 

@@ -28,7 +28,7 @@ OPTIONS = runner.Options(memory=10**9, workers=1, shard_bytes=2000)
 NORM = "model.norm.weight"
 
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*run the recipe again to go on")
+pytestmark = pytest.mark.filterwarnings("ignore:.*run the same recipe again to resume")
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def unfinished(recipe, out, monkeypatch, finished=5):
     """Cut a run short after some tensors; returns their names."""
     with monkeypatch.context() as patch:
         failing(patch, SafetensorsWriter, "write", finished + 1, OSError(errno.ENOSPC, "No space left on device"))
-        with pytest.raises(RunError, match=r"out\.partial: No space left on device; run again"):
+        with pytest.raises(RunError, match=r"out\.partial: No space left on device; fix this and run again"):
             mergecore.run(recipe, out, workers=1)
     done = journal.read_journal(out.parent / "out.partial" / "journal").done
     assert len(done) == finished and not out.exists()
@@ -176,7 +176,7 @@ def test_whatever_decides_the_bytes_begins_anew_when_it_changes(edit, reason, re
     unfinished(recipe, tmp_path / "out", monkeypatch)
     edit(recipe, models)
     written = WrittenNames(monkeypatch)
-    with pytest.warns(UserWarning, match=rf"out\.partial: begun anew, because .*{reason}"):
+    with pytest.warns(UserWarning, match=rf"out\.partial: starting over because .*{reason}"):
         mergecore.run(recipe, tmp_path / "out")
     assert written.names == set(load_file(tmp_path / "out" / "model.safetensors"))
     assert content(tmp_path / "out") == content(mergecore.run(recipe, tmp_path / "again"))
@@ -193,7 +193,10 @@ def test_a_method_or_a_package_that_changed_is_named(recipe, monkeypatch):
     after["code"]["linear"] = "other"
     after["layout"]["--shard-size"] = 20
     said = difference(before, after)
-    assert f"torch went from {torch.__version__} to 9.0" in said and "mergecore-linear went from 0.1.0 to 0.2" in said
+    assert (
+        f"torch changed from {torch.__version__} to 9.0" in said
+        and "mergecore-linear changed from 0.1.0 to 0.2" in said
+    )
     assert "the code of method 'linear' changed" in said and said.endswith("--shard-size changed")
 
 
@@ -243,7 +246,7 @@ def test_a_disk_that_fails_in_the_background_stops_the_run(recipe, tmp_path, mon
 def test_files_that_are_not_as_they_were_left_are_not_gone_on_with(recipe, tmp_path, monkeypatch):
     unfinished(recipe, tmp_path / "out", monkeypatch)
     (tmp_path / "out.partial" / "result" / "model.safetensors").unlink()
-    with pytest.warns(UserWarning, match="begun anew, because its files are not as they were left"):
+    with pytest.warns(UserWarning, match="starting over because its files were changed"):
         mergecore.run(recipe, tmp_path / "out")
     assert content(tmp_path / "out") == content(mergecore.run(recipe, tmp_path / "again"))
 
@@ -252,7 +255,7 @@ def test_what_a_post_processor_began_is_made_again_and_the_weights_are_not(recip
     expected = content(mergecore.run(recipe, tmp_path / "undisturbed"))
     with monkeypatch.context() as patch:
         patch.setattr("mergecore_model_card.card", lambda model: model.nothing)
-        with pytest.raises(RunError, match="'model_card' of mergecore-model-card"):
+        with pytest.raises(RunError, match="'model_card' from mergecore-model-card"):
             mergecore.run(recipe, tmp_path / "out")
     (tmp_path / "out.partial" / "result" / "config.json").write_text("{")
     written = WrittenNames(monkeypatch)
@@ -266,7 +269,7 @@ def test_a_disk_needs_room_only_for_what_is_missing(recipe, tmp_path, monkeypatc
     held = sum(path.stat().st_blocks * 512 for path in (tmp_path / "out.partial").glob("*/*"))
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=needed - held))
     assert mergecore.run(recipe, tmp_path / "out").exists()
-    with pytest.raises(InputError, match="make room"):
+    with pytest.raises(InputError, match="free some space"):
         mergecore.run(recipe, tmp_path / "other")
 
 
@@ -279,7 +282,9 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_start(recipe, tmp
         return real(path, flags, *rest)
 
     monkeypatch.setattr(os, "open", refusing)
-    with pytest.raises(InputError, match=r"out\.lock: cannot be written: Read-only file system; give an output folder"):
+    with pytest.raises(
+        InputError, match=r"out\.lock: cannot be written: Read-only file system; choose another output folder"
+    ):
         mergecore.run(recipe, tmp_path / "out")
     assert not list(tmp_path.glob("out*"))
 
@@ -310,7 +315,7 @@ def test_a_model_that_changes_under_the_run_stops_it(edit, moment, recipe, model
     else:
         original = SafetensorsWriter.__init__
         monkeypatch.setattr(SafetensorsWriter, "__init__", lambda *args: (original(*args), edit(path))[0])
-    with pytest.raises((RunError, ModelError), match=r"code/model\.safetensors: (was changed|the file ends)"):
+    with pytest.raises((RunError, ModelError), match=r"code/model\.safetensors: (was changed|the file is truncated)"):
         mergecore.run(recipe, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert (tmp_path / "out.partial").exists() == (moment == "last"), "nothing that was made of it counts as finished"

@@ -128,9 +128,9 @@ def test_an_interrupt_says_how_to_go_on_and_the_next_run_does(slowly, number, wo
     out = tmp_path / "out"
     said = slowly.cut_short(out, number)
     assert said.splitlines()[-1] == word
-    assert f"{out}.partial: keeps " in said and "run the recipe again to go on" in said
+    assert f"{out}.partial: has " in said and "run the same recipe again to resume" in said
     assert neighbours(out) == ["out.partial"]
-    kept = int(said.partition("partial: keeps ")[2].split()[0])
+    kept = int(said.partition("partial: has ")[2].split()[0])
     status, said = slowly.start(out).ended()
     assert (status, f"resuming: {kept} of {LAYERS * 9 + 3} tensors are done" in said) == (0, True)
     assert content(out) == slowly.expected and neighbours(out) == []
@@ -141,7 +141,7 @@ def test_an_interrupt_before_the_first_tensor_leaves_nothing(slowly, tmp_path):
     assert run.reached(tmp_path / "out.partial")
     status, said = run.ended(signal.SIGINT)
     assert (status, said.splitlines()[-1]) == (130, "interrupted")
-    assert neighbours(tmp_path / "out") == (["out.partial"] if "keeps" in said else [])
+    assert neighbours(tmp_path / "out") == (["out.partial"] if "run the same recipe again" in said else [])
 
 
 def test_a_new_version_of_the_method_begins_anew_and_says_so(slowly, tmp_path):
@@ -152,7 +152,7 @@ def test_a_new_version_of_the_method_begins_anew_and_says_so(slowly, tmp_path):
     finally:
         slowly.install("0.1.0")
     assert status == 0
-    assert "out.partial: begun anew, because mergecore-slow went from 0.1.0 to 0.2.0" in said
+    assert "out.partial: starting over because mergecore-slow changed from 0.1.0 to 0.2.0" in said
     assert "resuming" not in said
 
 

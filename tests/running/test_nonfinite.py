@@ -11,7 +11,7 @@ import mergecore
 from mergecore.errors import RunError
 from mergecore.running.nonfinite import is_finite
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*run the recipe again to go on")
+pytestmark = pytest.mark.filterwarnings("ignore:.*run the same recipe again to resume")
 
 NORM, EMBEDDING = "model.norm.weight", "model.embed_tokens.weight"
 DTYPES = ["float16", "bfloat16", "float32", "float64"]
@@ -54,9 +54,9 @@ def test_the_tensor_the_inputs_and_who_had_it_first_are_named(value, culprits, m
         change(models[number], lambda tensors: tensors[EMBEDDING].__setitem__((7, 2), value))
     names = [str(model) for model in models[:2]]
     holds = (
-        " and ".join(names[number] for number in culprits) + f" already hold{'s' if len(culprits) == 1 else ''} some"
+        " and ".join(names[number] for number in culprits) + f" already contain{'s' if len(culprits) == 1 else ''} some"
     )
-    sentence = f"{EMBEDDING}: NaN or infinity comes out of merging {' and '.join(names)}; {holds}; --allow-nonfinite"
+    sentence = f"{EMBEDDING}: merging {' and '.join(names)} results in NaN or infinity; {holds}; use --allow-nonfinite"
     with pytest.raises(RunError, match=f"^{re.escape(sentence)}"):
         mergecore.run(linear(*models[:2]), tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -64,7 +64,9 @@ def test_the_tensor_the_inputs_and_who_had_it_first_are_named(value, culprits, m
 
 def test_what_only_the_rounding_makes_infinite_is_seen(models, tmp_path):
     change(models[0], lambda tensors: tensors[NORM].fill_(2e5))
-    with pytest.raises(RunError, match=rf"{NORM}: .*; none of them holds any, but float16 ends at 65504: write dtype"):
+    with pytest.raises(
+        RunError, match=rf"{NORM}: .*; the inputs are finite, but the maximum of float16 is 65504: write dtype"
+    ):
         mergecore.run(linear(*models[:2], dtype="float16"), tmp_path / "out")
     assert mergecore.run(linear(*models[:2], dtype="bfloat16"), tmp_path / "other").exists()
 
@@ -72,7 +74,9 @@ def test_what_only_the_rounding_makes_infinite_is_seen(models, tmp_path):
 def test_what_the_method_makes_is_laid_to_it(models, tmp_path):
     change(models[0], lambda tensors: tensors[NORM].fill_(3e38))
     recipe = {"merge_method": "passthrough", "models": [{"model": str(models[0]), "parameters": {"scale": 2}}]}
-    with pytest.raises(RunError, match=rf"{NORM}: .*; none of them holds any, so the method makes them; --allow"):
+    with pytest.raises(
+        RunError, match=rf"{NORM}: .*; the inputs are finite, so they come from the method; use --allow"
+    ):
         mergecore.run(recipe, tmp_path / "out")
 
 
@@ -81,7 +85,7 @@ def test_copied_tensors_are_looked_at_too(models, tmp_path):
     change(models[1], lambda tensors: tensors.update({bias: torch.tensor([1.0] * 7 + [math.nan])}))
     recipe = {"merge_method": "slerp", "base_model": str(models[0]), "models": [{"model": str(models[1])}]}
     recipe["parameters"] = {"t": 0.5}
-    with pytest.raises(RunError, match=rf"{bias}: .* {models[1]} already holds some"):
+    with pytest.raises(RunError, match=rf"{bias}: .* {models[1]} already contains some"):
         mergecore.run(recipe, tmp_path / "out")
 
 
@@ -90,11 +94,11 @@ def test_allowed_they_are_written_with_a_warning_and_met_again_by_a_run_that_doe
     recipe = linear(*models[:2])
     with monkeypatch.context() as patch:
         patch.setattr("mergecore_config.Config.run", lambda *args: 1 / 0)
-        with pytest.warns(UserWarning, match="holds NaN"), pytest.raises(RunError, match="ZeroDivisionError"):
+        with pytest.warns(UserWarning, match="contains NaN"), pytest.raises(RunError, match="ZeroDivisionError"):
             mergecore.run(recipe, tmp_path / "out", allow_nonfinite=True)
-    with pytest.raises(RunError, match=f"{NORM}: NaN or infinity"):
+    with pytest.raises(RunError, match=f"{NORM}: merging .* results in NaN or infinity"):
         mergecore.run(recipe, tmp_path / "out")
-    with pytest.warns(UserWarning, match=f"{NORM}: holds NaN or infinity"):
+    with pytest.warns(UserWarning, match=f"{NORM}: contains NaN or infinity"):
         out = mergecore.run(recipe, tmp_path / "out", allow_nonfinite=True)
     merged = load_file(out / "model.safetensors")
     assert merged[NORM].isnan().all() and all(t.isfinite().all() for name, t in merged.items() if name != NORM)

@@ -10,7 +10,7 @@ from mergecore.builtin.safetensors import SafetensorsWriter
 from mergecore.errors import InputError, RunError
 from mergecore.running.output_folder import Target
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*run the recipe again to go on")
+pytestmark = pytest.mark.filterwarnings("ignore:.*run the same recipe again to resume")
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_a_model_is_never_written_over_or_away(place, models, recipe, tmp_path):
         models[0].rename(tmp_path / "out.partial")
         recipe["models"][0]["model"] = str(tmp_path / "out.partial")
     out = {"model": models[0], "parent": tmp_path}.get(place, tmp_path / "out")
-    with pytest.raises(InputError, match="is one of the models to merge, or holds one"):
+    with pytest.raises(InputError, match="is or contains a model to merge"):
         mergecore.run(recipe, out, force=True)
 
 
@@ -63,7 +63,7 @@ def test_a_link_to_a_folder_stays_one(recipe, tmp_path):
 
 def test_where_a_disk_is_mounted_is_refused_before_the_start(recipe, tmp_path, monkeypatch):
     monkeypatch.setattr("os.path.ismount", lambda path: str(path) == str(tmp_path / "out"))
-    with pytest.raises(InputError, match="is where a disk is mounted and cannot be replaced; give a folder in it"):
+    with pytest.raises(InputError, match="is a mount point and cannot be replaced; use a folder inside it"):
         mergecore.run(recipe, tmp_path / "out")
 
 
@@ -100,7 +100,7 @@ def test_a_run_stopped_between_the_two_renames_puts_the_old_folder_back(stop, re
         with pytest.raises((KeyboardInterrupt, RunError, SystemExit)):
             mergecore.run(recipe, out, force=True)
     assert out.exists() == (stop is not None)
-    with pytest.raises(InputError, match="exists already"):
+    with pytest.raises(InputError, match="already exists"):
         mergecore.run(recipe, out)
     assert [path.name for path in out.iterdir()] == ["mine.txt"]
     written = []

@@ -33,7 +33,7 @@ from mergecore.planning.stage_reader import MadeReader
 
 NORM = "model.norm.weight"
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*run the recipe again to go on")
+pytestmark = pytest.mark.filterwarnings("ignore:.*run the same recipe again to resume")
 
 
 def change(model: Path, edit: Any) -> None:
@@ -63,12 +63,14 @@ def test_kept_stages_are_what_they_are_alone_and_can_be_made_again(models: list[
 def test_nothing_is_replaced_before_all_of_it_is_there(models: list[Path], tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "out-mix").mkdir()
     (tmp_path / "out-mix" / "mine.txt").write_text("mine")
-    with pytest.raises(InputError, match="out-mix: exists already"):
+    with pytest.raises(InputError, match="out-mix: already exists"):
         mergecore.run(recipes(models), tmp_path / "out", keep=["mix"])
     assert not (tmp_path / "out").exists()
-    with pytest.raises(InputError, match=r"--keep mxi: the recipe has no stage of that name; it has: mix, odd"):
+    with pytest.raises(
+        InputError, match=r"--keep mxi: the recipe has no stage with that name; its stages are: mix, odd"
+    ):
         mergecore.run(recipes(models), tmp_path / "out", keep=["mxi"])
-    with pytest.raises(InputError, match=r"is one of the models to merge"):
+    with pytest.raises(InputError, match=r"is or contains a model to merge"):
         mergecore.run(recipes(models), models[1], force=True)
 
 
@@ -115,7 +117,7 @@ def test_a_killed_run_goes_on_and_another_recipe_of_a_stage_begins_anew(plugin_e
         os.rename(folder, folder.with_suffix(".first"))
     cut_short(0.5)
     status, said = start(0.6).ended()
-    assert status == 0 and "out.partial: begun anew, because the recipe of stage 'mix' changed" in said, said
+    assert status == 0 and "out.partial: starting over because the recipe of stage 'mix' changed" in said, said
     assert content(out) != first[0] and content(tmp_path / "out-odd") != first[1]
 
 
@@ -124,9 +126,9 @@ def test_where_nan_comes_from_is_told_through_the_stages(models: list[Path], tmp
     with pytest.raises(RunError) as raised:
         mergecore.run(recipes(models), tmp_path / "out")
     said = str(raised.value)
-    assert f"out of merging {models[0]} and mix and odd; mix and odd already hold some" in said
-    assert f"out of merging {models[1]} and {models[2]}; {models[2]} already holds some" in said
-    with pytest.warns(UserWarning, match="holds NaN"):
+    assert f"merging {models[0]} and mix and odd results in NaN or infinity; mix and odd already contain some" in said
+    assert f"merging {models[1]} and {models[2]} results in NaN or infinity; {models[2]} already contains some" in said
+    with pytest.warns(UserWarning, match="contains NaN"):
         mergecore.run(recipes(models), tmp_path / "out", allow_nonfinite=True)
 
 
@@ -135,7 +137,9 @@ def test_float16_stages_that_overflow_are_named(models: list[Path], tmp_path: Pa
         change(model, lambda tensors: tensors[NORM].fill_(2e5))
     base, code, prose = map(str, models)
     stage = {"name": "half", **linear(code, prose), "dtype": "float16"}
-    with pytest.raises(RunError, match=r"half already holds some .there, model.norm.weight: .* write dtype: bfloat16"):
+    with pytest.raises(
+        RunError, match=r"half already contains some .in that stage, model.norm.weight: .* write dtype: bfloat16"
+    ):
         mergecore.run([stage, linear("half", base)], tmp_path / "out")
 
 
@@ -191,7 +195,7 @@ def test_what_is_held_is_let_go_of_and_counted(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(MadeReader, "release", releasing)
     mergecore.run(every, tmp_path / "out", memory=largest, workers=4)
     assert held == {} and 0 < max(peak) < largest
-    with pytest.raises(InputError, match=r"needs .* for it at one time"):
+    with pytest.raises(InputError, match=r"needs .* for this tensor"):
         mergecore.plan(every, memory=largest // 2)
 
 
@@ -225,7 +229,7 @@ def test_the_plan_shows_stages_models_and_what_nobody_uses(models: list[Path], t
     view = json.loads(shown.stdout)
     assert [stage["name"] for stage in view["stages"]] == ["mix"] and view["stages"][0]["models"] == [code, prose]
     assert sorted(model["model"] for model in view["models"]) == sorted(map(str, models))
-    assert view["notes"] == ["the recipe 'idle' is no part of the output; --keep idle writes it"]
+    assert view["notes"] == ["the output does not use recipe 'idle'; --keep idle writes it"]
     assert view["weights"][0]["inputs"][1]["model"] == "mix"
     text = CliRunner().invoke(app, ["plan", str(tmp_path / "recipe.yml")]).output
     assert "linear of" in text and "not written" in text

@@ -239,7 +239,7 @@ FAULTS: dict[str, list[tuple[str, Any, str]]] = {
     ],
     "leaves_other_plugins_to_others": [("answers all", hooks(mergecore_provide_reader=answer), "returns")],
     "the_recipe_stays_as_it_is": [("changes", hooks(mergecore_before_plan=change), "changes the recipe")],
-    "watches_a_run": [("fails", hooks(mergecore_after_tensor=fail), "switched off")],
+    "watches_a_run": [("fails", hooks(mergecore_after_tensor=fail), "is disabled")],
 }
 KIND_OF = {check.__name__: kind for kind, checks in CHECKS.items() for check in checks}
 CASES = [(name, fault, plugin, words) for name, faults in FAULTS.items() for fault, plugin, words in faults]

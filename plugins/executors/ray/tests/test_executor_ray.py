@@ -138,7 +138,7 @@ def test_a_process_that_is_killed_is_replaced_and_changes_no_byte(slow, notes, t
     assert result == content(mergecore.run(slow, tmp_path / "threads"))
 
 
-@pytest.mark.filterwarnings("ignore:.*run the same command again to go on")
+@pytest.mark.filterwarnings("ignore:.*run the same recipe again to resume")
 def test_an_error_on_a_node_is_the_runs_own(slow, tmp_path):
     slow["parameters"]["fails"] = "model.embed_tokens.weight"  # one of the first tensors
     with pytest.raises(RunError, match=r"^model\.embed_tokens\.weight: fails on purpose$"):

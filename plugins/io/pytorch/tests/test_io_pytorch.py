@@ -192,7 +192,7 @@ def test_files_that_are_damaged_or_something_else(tmp_path: Path) -> None:
         path.write_bytes(content)
         assert "download the file again" in refusal(path)
     path.write_bytes(b"")
-    assert "is empty" in refusal(path)
+    assert "is empty; download it again" in refusal(path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("notes/hello.txt", "hello")
     assert "download the file again" in refusal(path)

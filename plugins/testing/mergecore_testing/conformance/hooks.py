@@ -57,7 +57,7 @@ def check_watches_a_run(subject: Subject) -> None:
             sandbox.run(recipe("kit-mean", models(there, 2)), there / "out")
         except InputError:
             return
-        failed = [problem for problem in sandbox.problems if "switched off" in problem]
+        failed = [problem for problem in sandbox.problems if "is disabled for this run" in problem]
         expect(not failed, f"{subject}: {'; '.join(failed)}")
 
 

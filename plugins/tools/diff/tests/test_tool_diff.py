@@ -292,22 +292,22 @@ REFUSED = {
     "one model twice": Refused("diff base base", "base: is given twice"),
     "one model by two paths": Refused("diff base ./base", "./base: is given twice"),
     "only the base": Refused("diff base --base base", "give two models or more"),
-    "no such folder": Refused("diff base bsae", "bsae: there is no such folder"),
-    "no such base": Refused("diff base code --base bsae", "bsae: there is no such folder"),
-    "a file": Refused("diff base base/config.json", "there is no such folder"),
-    "no weights": Refused("diff base empty", "config.json: there is no such file"),
-    "a config that is no JSON": Refused("diff base broken", "config.json: cannot be read as JSON"),
-    "a file that was cut": Refused("diff base cut", "does not fit its shape or the file"),
-    "a base that was cut": Refused("diff cut base", "does not fit its shape or the file"),
+    "no such folder": Refused("diff base bsae", "bsae: no such folder"),
+    "no such base": Refused("diff base code --base bsae", "bsae: no such folder"),
+    "a file": Refused("diff base base/config.json", "no such folder"),
+    "no weights": Refused("diff base empty", "config.json: no such file"),
+    "a config that is no JSON": Refused("diff base broken", "config.json: cannot be parsed as JSON"),
+    "a file that was cut": Refused("diff base cut", "does not match its shape or the file"),
+    "a base that was cut": Refused("diff cut base", "does not match its shape or the file"),
     "a base of no class": Refused("diff classless base", "config.json must name one model class"),
-    "a damaged tokenizer": Refused("diff base tokens", "tokenizer.json: does not hold a vocabulary"),
+    "a damaged tokenizer": Refused("diff base tokens", "tokenizer.json: does not contain a valid vocabulary"),
     "damaged tokenizer settings": Refused("diff base settings", "tokenizer_config.json: cannot be read as a JSON"),
     "a page of another suffix": Refused("diff base code --html d.txt", "d.txt: must end in .html"),
     "a picture of another suffix": Refused("diff base code --png d.jpg", "d.jpg: must end in .png"),
     "a page that is there": Refused("diff base code --html there.html", "there.html: exists already"),
     "a page in no folder": Refused("diff base code --html no/d.html", "there is no folder"),
     "a page that is a folder": Refused("diff base code --html folder.html", "is a folder"),
-    "no such architectures": Refused("diff base code --arch-dir no", "no: there is no such file or folder"),
+    "no such architectures": Refused("diff base code --arch-dir no", "no: no such architecture file or folder"),
     "an unknown option": Refused("diff base code --jsn", "No such option"),
 }
 
@@ -350,6 +350,6 @@ def test_a_file_that_changes_or_is_lost_while_it_is_read_is_one_sentence(base: P
         file.truncate(3000)
     from mergecore.errors import ModelError
 
-    with pytest.raises(ModelError, match="cut short"):
+    with pytest.raises(ModelError, match="truncated"):
         survey(lineup, 2)
     lineup.close()

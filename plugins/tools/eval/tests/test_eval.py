@@ -105,11 +105,11 @@ WRONG: dict[str, tuple[str, str | None, str]] = {
     "no such evaluator": ("[{evaluator: lost}]", None, "evaluator 'lost' is not installed; did you mean 'loss'?"),
     "no such parameter": (asks("loss", "file: a"), "a", "no parameter 'file'; did you mean 'files'?"),
     "a missing parameter": ("[{evaluator: loss}]", None, "parameter 'files' is missing"),
-    "a file that is not there": (LOSS, None, "a: there is no such file"),
+    "a file that is not there": (LOSS, None, "a: no such file"),
     "an empty text": (LOSS, " ", "a: holds no text"),
     "a number out of range": (asks("loss", "files: a, window: 1"), "a", "at least 2"),
     "a stride without context": (asks("loss", "files: a, window: 8, stride: 8"), "a", "leaves no context"),
-    "two of one name": (f"[{LOSS[1:-1]}, {LOSS[1:-1]}]", "a", "two evaluations are called 'loss'"),
+    "two of one name": (f"[{LOSS[1:-1]}, {LOSS[1:-1]}]", "a", "two evaluations are named 'loss'"),
     "a missing key": (CHOICE, "{}\n{", "a, line 1: 'prompt' is missing"),
     "broken JSON": (GENERATE, '{"prompt": "a", "expect": "b"}\n{', "a, line 2: this is not valid JSON"),
     "a line that is no object": (GENERATE, "3", "a, line 1: must be a JSON object"),
@@ -167,7 +167,7 @@ def test_a_recipe_is_measured_after_the_merge(talker: Path, tmp_path: Path, own_
 def test_a_recipe_cannot_run_programs(talker: Path, tmp_path: Path) -> None:
     ask = "evaluate:\n- {evaluator: command, parameters: {run: 'touch {model}'}}\n"
     (tmp_path / "recipe.yml").write_text(f"merge_method: passthrough\nmodels: [{{model: {talker}}}]\n{ask}")
-    with pytest.raises(InputError, match=r"recipe\.yml:4: .* runs code, which a recipe cannot ask for"):
+    with pytest.raises(InputError, match=r"recipe\.yml:4: .* runs code, which is not allowed in a recipe"):
         mergecore.run(tmp_path / "recipe.yml", tmp_path / "out")
     refused = command("eval", talker, "--with", tmp_path / "recipe.yml")
     assert refused.returncode == 2 and "runs code" in refused.stderr

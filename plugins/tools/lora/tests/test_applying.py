@@ -203,7 +203,7 @@ def test_an_adapter_that_does_not_fit_a_stage_is_refused_where_it_stands(llama, 
         f"name: mix\nmerge_method: passthrough\nmodels: [{{model: {llama}/base}}]\n---\n"
         f"merge_method: passthrough\nmodels:\n- model: mix+{llama}/nowhere\n"
     )
-    with pytest.raises(InputError, match=r"recipe.yml:7: models\[0\].model: .*nowhere: there is no such folder"):
+    with pytest.raises(InputError, match=r"recipe.yml:7: models\[0\].model: .*nowhere: no such folder"):
         mergecore.run(tmp_path / "recipe.yml", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -264,8 +264,8 @@ def rename(old, new):
 
 
 WRONG = {
-    "no such adapter": (lambda f: f.rename(f.with_name("gone")), "there is no such folder"),
-    "no config": (lambda f: (f / CONFIG).unlink(), "no installed package knows this adapter"),
+    "no such adapter": (lambda f: f.rename(f.with_name("gone")), "no such folder"),
+    "no config": (lambda f: (f / CONFIG).unlink(), "no installed package recognizes this adapter"),
     "no JSON": (lambda f: (f / CONFIG).write_text("{"), "adapter_config.json: cannot be read as JSON"),
     "a list": (lambda f: (f / CONFIG).write_text("[]"), "must hold a JSON object"),
     "no weights": (lambda f: (f / "adapter_model.safetensors").unlink(), "has no adapter_model.safetensors"),

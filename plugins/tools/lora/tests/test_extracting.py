@@ -266,8 +266,8 @@ def rewritten(folder, change):
 
 
 WRONG = {
-    "no fine-tune": (["gone", "base", "out"], "gone: there is no such folder"),
-    "no base": (["tuned", "gone", "out"], "gone: there is no such folder"),
+    "no fine-tune": (["gone", "base", "out"], "gone: no such folder"),
+    "no base": (["tuned", "gone", "out"], "gone: no such folder"),
     "no arguments": ([], "Missing argument 'finetune'"),
     "no out": (["tuned", "base"], "Missing argument 'out'"),
     "the same model": (["base", "base", "out"], "is the same as its base; there is nothing to extract"),
@@ -275,7 +275,7 @@ WRONG = {
     "other width": (["wide", "base", "out"], "give a fine-tune and its own base"),
     "fewer tokens": (["short", "base", "out"], "give a fine-tune and its own base"),
     "NaN": (["broken", "base", "out"], "holds NaN or infinity in one of the models"),
-    "an adapter": (["adapter", "base", "out"], "this is an adapter, not a model; add it to its base model"),
+    "an adapter": (["adapter", "base", "out"], "is an adapter, not a model; add it to its base model"),
     "negative rank": (["tuned", "base", "out", "--rank", "-1"], "--rank: must be a whole number above 0, not -1"),
     "rank in words": (["tuned", "base", "out", "--rank", "all"], "Invalid value for '--rank'"),
     "energy above 1": (["tuned", "base", "out", "--energy", "90"], "--energy: must be between 0 and 1, not 90"),
@@ -291,9 +291,9 @@ WRONG = {
     "odd dtype": (["tuned", "base", "out", "--dtype", "int8"], "--dtype: must be float32, bfloat16 or float16"),
     "odd memory": (["tuned", "base", "out", "--memory", "much"], "--memory: 'much' is not a size"),
     "little memory": (["tuned", "base", "out", "--memory", "500"], "more than the 0 MB allowed; give --memory"),
-    "out is there": (["tuned", "base", "tuned"], "tuned: is one of the models to merge"),
-    "out is full": (["tuned", "base", "adapter"], "adapter: exists already; give another name, or --force"),
-    "out is a file": (["tuned", "base", "file"], "file: is a file; give the name of a folder"),
+    "out is there": (["tuned", "base", "tuned"], "tuned: is or contains a model to merge"),
+    "out is full": (["tuned", "base", "adapter"], "adapter: already exists; use another name, or --force"),
+    "out is a file": (["tuned", "base", "file"], "file: is a file; use the name of a folder"),
     "unknown option": (["tuned", "base", "out", "--ranks", "4"], "No such option"),
 }
 

@@ -160,8 +160,8 @@ NOTHING = settings()
 WRONG = {
     "nothing": (NOTHING, [], "Missing argument"),
     "one": (NOTHING, ["one", "out"], "give two or more, then OUT"),
-    "gone": (NOTHING, ["one", "gone", "out"], "gone: there is no such folder"),
-    "a model": (lambda f: (f / "one/adapter_config.json").unlink(), ["one", "two", "out"], "there is no such file"),
+    "gone": (NOTHING, ["one", "gone", "out"], "gone: no such folder"),
+    "a model": (lambda f: (f / "one/adapter_config.json").unlink(), ["one", "two", "out"], "no such file"),
     "no weights": (lambda f: (f / "one/adapter_model.safetensors").unlink(), ["one", "two", "out"], "has no adapter"),
     "IA3": (settings(peft_type="IA3"), ["one", "two", "out"], "only LoRA can be added"),
     "DoRA": (rewrite(lambda c: c.update({A.replace("lora_A.weight", "lora_magnitude_vector"): torch.ones(20)})),
@@ -185,8 +185,8 @@ WRONG = {
     "count": (NOTHING, ["one", "two", "one", "out", "--method", "slerp", "--set", "t=0.5"], "Slerp takes"),
     "rank below": (NOTHING, ["one", "two", "out", "--rank", "-2"], "--rank: must be a whole number above 0"),
     "dtype": (NOTHING, ["one", "two", "out", "--dtype", "int8"], "--dtype: must be"),
-    "out is an input": (NOTHING, ["one", "two", "one", "--force"], "one: is one of the models to merge"),
-    "out is there": (NOTHING, ["one", "two", "three"], "three: exists already; give another name, or --force"),
+    "out is an input": (NOTHING, ["one", "two", "one", "--force"], "one: is or contains a model to merge"),
+    "out is there": (NOTHING, ["one", "two", "three"], "three: already exists; use another name, or --force"),
 }  # fmt: skip
 
 

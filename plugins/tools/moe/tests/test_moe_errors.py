@@ -66,7 +66,7 @@ def same(value, **more):
 
 
 CASES = {
-    "nothing": (lambda c, m: "", r"moe.yml: is empty$"),
+    "nothing": (lambda c, m: "", r"moe.yml: the file is empty$"),
     "no yaml": (lambda c, m: "a: [", r"moe.yml:1: this is not valid YAML"),
     "no base": (lambda c, m: {"experts": c["experts"]}, r"'base_model' is missing"),
     "unknown key": (lambda c, m: {**c, "expert_per_token": 2},
@@ -79,14 +79,16 @@ CASES = {
                            r"experts_per_token: a token cannot go to 3 of 2 expert\(s\); write at most 2"),
     "no prompts": (lambda c, m: without(c, "positive_prompts"), r"experts\[0\]: 'positive_prompts' is missing"),
     "prompts as text": (lambda c, m: expert(c, positive_prompts="w1"), r"must be a list or empty, not 'w1'"),
-    "numbers as prompts": (lambda c, m: expert(c, positive_prompts=[1]), r"positive_prompts\[0\]: must be text, not 1"),
+    "numbers as prompts": (lambda c, m: expert(c, positive_prompts=[1]),
+                           r"positive_prompts\[0\]: must be a string, not 1"),
     "the same prompts": (lambda c, m: {**c, "experts": [c["experts"][0]] * 2}, r"all experts have the same prompts"),
     "negative prompts alone": (lambda c, m: same(c, negative_prompts=["w1"]), r"needs 'positive_prompts' beside it"),
     "negative noise": (lambda c, m: expert(c, noise_scale=-1), r"noise_scale: must be at least 0, not -1"),
     "a scale in words": (lambda c, m: expert(c, residual_scale="half"), r"residual_scale: must be a number"),
     "a dtype of whole numbers": (lambda c, m: {**c, "dtype": "int8"}, r"dtype: must be one of float64, .*, not 'int8'"),
-    "no such base": (lambda c, m: {**c, "base_model": "nowhere"}, r"base_model: nowhere: there is no such folder"),
-    "no such expert": (lambda c, m: expert(c, source_model="nowhere"), r"experts\[0\].source_model: nowhere: there"),
+    "no such base": (lambda c, m: {**c, "base_model": "nowhere"}, r"base_model: nowhere: no such folder"),
+    "no such expert": (lambda c, m: expert(c, source_model="nowhere"),
+                       r"experts\[0\].source_model: nowhere: no such folder"),
     "another kind": (lambda c, m: expert(c, source_model=str(m["qwen2"])), r"unknown to LlamaForCausalLM|is a 'qwen2'"),
     "another width": (lambda c, m: expert(c, source_model=str(m["small"])),
                       r"model.layers.0.mlp.gate_proj.weight is \[20, 24\] in .*small, and \[28, 24\] in .*llama"),
@@ -122,7 +124,7 @@ def test_bad_configs_are_refused_in_a_sentence(tmp_path, models, case):
     [
         (("--memory", "much"), r"--memory: 'much' is not a size"),
         (("--memory", "20KB"), r"one layer and a prompt of \d tokens need 1 MB, .*; give --memory 1MB"),
-        (("--shard-size", "0"), r"--shard-size: must be more than nothing"),
+        (("--shard-size", "0"), r"--shard-size: must be greater than zero"),
     ],
 )
 def test_bad_options_are_refused_in_a_sentence(tmp_path, models, options, sentence):
@@ -141,7 +143,7 @@ def test_an_existing_folder_is_kept_before_the_base_is_run(tmp_path, models, mon
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").touch()
     monkeypatch.setattr("mergecore_moe.gates.seen", lambda *_: pytest.fail("the base was run"))
-    with pytest.raises(InputError, match="exists already"):
+    with pytest.raises(InputError, match="already exists"):
         mix(tmp_path, config(models["llama"], [models["llama"]] * 2))
     assert (tmp_path / "out" / "mine").exists()
 

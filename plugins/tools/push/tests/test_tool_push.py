@@ -73,7 +73,7 @@ def test_what_is_not_finished_is_refused_before_anything_is_asked(hub, push, out
     whole = (out / "model.safetensors").read_bytes()
     (out / "model.safetensors").write_bytes(whole[:-1])
     status, said = push(out, "me/merged")
-    assert status == 2 and "cut short" in said
+    assert status == 2 and "truncated" in said
     for folder, name, words in ((tmp_path / "none", "me/merged", "no such folder"), (out, "merged", "write org/name")):
         status, said = push(folder, name)
         assert status == 2 and words in said
@@ -83,4 +83,4 @@ def test_what_is_not_finished_is_refused_before_anything_is_asked(hub, push, out
 def test_a_token_that_may_not_write_is_said_to_be_one(hub, push, out):
     status, said = push(out, "me/merged", token="reader")
     assert (status, said.count("\n")) == (2, 1)
-    assert "me/merged: http" in said and "does not accept the token for this; set HF_TOKEN to another" in said
+    assert "me/merged: http" in said and "does not accept the token for this model; set HF_TOKEN to a different" in said

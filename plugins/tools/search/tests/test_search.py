@@ -213,7 +213,7 @@ BAD_CALLS = {
     "no such objective": ("evolve R OUT --with E --objective targt", "no evaluation is called 'targt'; did you mean"),
     "no such optimizer": ("evolve R OUT --with E --optimizer cmb", "optimizer 'cmb' is not installed"),
     "no evaluations": ("evolve R OUT --with R", "'evaluate' is missing"),
-    "no such recipe": ("sweep none.yml OUT --with E", "none.yml: there is no such file"),
+    "no such recipe": ("sweep none.yml OUT --with E", "none.yml: no such file"),
     "one model": ("soup M OUT --with E", "give two models or more"),
     "a model that is none": ("cocktail M none OUT --with E", "none"),
     "an OUT that is there": ("soup M M M --with E", "exists already"),

@@ -68,13 +68,13 @@ def headless(stored):
 
 SAME = None
 CASES = {
-    "no such model": (SAME, SAME, ("nowhere", "donor", "out"), "nowhere: there is no such folder"),
-    "no such donor": (SAME, SAME, ("model", "nowhere", "out"), "nowhere: there is no such folder"),
-    "out is the model": (SAME, SAME, ("model", "donor", "model"), "is one of the models to merge"),
-    "out is the donor": (SAME, SAME, ("model", "donor", "donor", "--force"), "is one of the models to merge"),
-    "out is a file": (SAME, text("../out", ""), ("model", "donor", "out"), "is a file; give the name of a folder"),
+    "no such model": (SAME, SAME, ("nowhere", "donor", "out"), "nowhere: no such folder"),
+    "no such donor": (SAME, SAME, ("model", "nowhere", "out"), "nowhere: no such folder"),
+    "out is the model": (SAME, SAME, ("model", "donor", "model"), "is or contains a model to merge"),
+    "out is the donor": (SAME, SAME, ("model", "donor", "donor", "--force"), "is or contains a model to merge"),
+    "out is a file": (SAME, text("../out", ""), ("model", "donor", "out"), "is a file; use the name of a folder"),
     "out exists": (SAME, lambda folder: shutil.copytree(folder, folder.parent / "out"), ("model", "donor", "out"),
-                   "exists already; give another name, or --force"),
+                   "already exists; use another name, or --force"),
     "unknown method": (SAME, SAME, ("model", "donor", "out", "-a", "ompp"), "'ompp' is not one of 'omp'"),
     "k of nothing": (SAME, SAME, ("model", "donor", "out", "-k", "0"), "-k"),
     "a match nowhere": (SAME, SAME, ("model", "donor", "out", "--byte-match", "head"), "'head' is not one of 'no'"),
