@@ -41,7 +41,7 @@ def members(item: type) -> Iterator[str]:
     for name, annotation in own.get("__annotations__", {}).items():
         if not name.startswith("_"):
             required = name not in fields or fields[name].default is fields[name].default_factory
-            yield f"{name}: {annotation}{'' if required else ' (may be left out)'}"
+            yield f"{name}: {annotation}{'' if required else ' (optional)'}"
     for name, value in own.items():
         if name == "__init__" and dataclasses.is_dataclass(item):
             continue
