@@ -1,4 +1,4 @@
-"""The Python API gives what the command line gives."""
+"""The Python API has the same results as the command line."""
 
 import json
 from dataclasses import dataclass
@@ -95,7 +95,7 @@ def test_bfloat16_is_float32_rounded_once():
 
 @dataclass(frozen=True, kw_only=True)
 class Layout(WeightMethod):
-    """1 for each input that is contiguous, nothing else."""
+    """Return the number of contiguous inputs."""
 
     tile = Tile.TENSOR
     offset: float | None = param(None, "Added, if given.")

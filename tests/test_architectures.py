@@ -1,4 +1,4 @@
-"""Definitions and checkpoints that disagree are refused by name; other names and layouts of a model are understood."""
+"""Checkpoints that do not match their definition are rejected. Alternative names and layouts are supported."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def copies(*models: Path, **rest: Any) -> dict[str, Any]:
 
 
 def write(folder: Path, tensors: dict[str, torch.Tensor], **config: Any) -> Path:
-    """A checkpoint of a class of its own."""
+    """A checkpoint with its own model class."""
     folder.mkdir()
     save_file(tensors, folder / "model.safetensors")
     values = {"architectures": ["OwnModel"], "num_hidden_layers": 2, "num_experts": 2, **config}
@@ -54,7 +54,7 @@ def change(folder: Path, edit: Callable[[dict[str, torch.Tensor]], None]) -> Non
 
 @pytest.fixture
 def uninstalled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No architecture is installed."""
+    """Simulate that no architecture is installed."""
     listed = registry.listed
     monkeypatch.setattr(registry, "listed", lambda kind: [] if kind == "architectures" else listed(kind))
 
@@ -114,7 +114,7 @@ def test_layer_ranges_that_cannot_be_are_refused(ranges: list[list[int]], words:
 
 
 def mixture(seed: int, fused: bool) -> dict[str, torch.Tensor]:
-    """Two layers of two experts, each expert's gate, up and down apart, or all experts in two tensors."""
+    """Two layers of two experts, with gate, up, and down separate for each expert or fused for all experts."""
     draw = torch.Generator().manual_seed(seed)
     tensors = {"embed.weight": torch.randn(5, 4, generator=draw)}
     for layer in range(2):
@@ -198,7 +198,7 @@ def test_optional_weights_of_a_group_come_together(tmp_path: Path) -> None:
 
 
 def kinds(folder: Path, config: dict[str, Any], **definition: Any) -> Callable[..., dict[str, Any]]:
-    """Plans slices of a model of four layers and returns the config that they give."""
+    """Return a function that plans slices of a four-layer model and returns the resulting config."""
     tensors = {f"h.{layer}.a": torch.ones(2) for layer in range(4)}
     model = write(folder / "model", tensors, **{**config, "num_hidden_layers": 4})
     stack = {"count": "num_hidden_layers", "prefix": "h.{layer}."}

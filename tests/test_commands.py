@@ -1,4 +1,4 @@
-"""Commands of packages: listed unseen, imported when called, refused with a sentence when broken."""
+"""Commands in packages are listed without importing them, imported when called, and reported when broken."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A broken plugin touches no run that does not name it, and the doctor names it with its cure."""
+"""A broken plugin does not affect runs that do not use it, and the doctor reports it with a fix."""
 
 import json
 
@@ -22,7 +22,7 @@ BROKEN = {
 
 @pytest.fixture
 def broken_env(plugin_env):
-    """One broken plugin of each sort, a duplicate with another name between the two, and one for API v0."""
+    """One plugin for each type of problem, a duplicate, and one for API v0."""
     for name, (distribution, text, _, _) in BROKEN.items():
         plugin_env.add(distribution, {"methods": {name: f"mod_{name}:Method"}}, {f"mod_{name}.py": text})
     plugin_env.add("mergecore-twin", {"methods": {"slerp": "mod_twin:Method"}}, {"mod_twin.py": "Method = 1"})

@@ -1,4 +1,4 @@
-"""The rooms keep their rules: who may import whom, how every package looks, what start-up may load."""
+"""Import rules, the structure of packages, and the modules that start-up can load."""
 
 import ast
 import json
@@ -18,7 +18,7 @@ PACKAGES = sorted(path.parent for kind in ("plugins/*", "plugins/*/*", "architec
 
 
 def imports(path: Path) -> set[str]:
-    """Every module that a file imports, at any depth, as a dotted name."""
+    """Return every module that a file imports at any level, as a dotted name."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
@@ -47,11 +47,11 @@ def allowed(package: Path, name: str) -> bool:
     if top == "mergecore_numerics":
         return room(package) != "testing"
     if top == "mergecore_eval":
-        return package.name == "search"  # it searches for what evaluations find good
+        return package.name == "search"  # it searches for the best evaluation results
     if room(package) in ("tools", "testing"):
         return top == "mergecore"
     if room(package) == "executors" and name.startswith("mergecore.builtin.threads"):
-        return True  # how a job is made, which every executor does alike
+        return True  # shared by all executors to run a job
     return name == "mergecore" or any(name == door or name.startswith(f"{door}.") for door in PLUGIN_DOORS)
 
 

@@ -1,4 +1,4 @@
-"""A new package passes its own tests before anything is filled in."""
+"""A new package passes its tests without any changes."""
 
 import pytest
 import tomllib

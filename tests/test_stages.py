@@ -1,4 +1,4 @@
-"""A recipe of several stages gives, bit for bit, what its stages give one after the other with each result written."""
+"""A recipe with stages is bitwise identical to running its stages one by one and writing each result."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from mergecore.plugins import find, load
 Recipe = dict[str, Any]
 LAYERS = "num_hidden_layers"
 BESIDE = ("README.md", "mergecore_recipe.yml", "mergecore.lock.json")
-"""Files that name models and recipes, which are not the same."""
+"""Files that contain names of models and recipes, which differ."""
 
 
 def replaced(value: Any, models: Mapping[str, Any]) -> Any:
-    """A recipe with other models in the place of some."""
+    """Return a recipe with some models replaced."""
     if isinstance(value, str):
         return models.get(value, value)
     if isinstance(value, list):
@@ -34,7 +34,7 @@ def replaced(value: Any, models: Mapping[str, Any]) -> Any:
 
 
 def apart(recipes: Sequence[Recipe], root: Path) -> Path:
-    """The recipes' results, each written, where the next ones find it."""
+    """Run the recipes one by one and write each result where the next one expects it."""
     written: dict[str, Any] = {}
     for number, recipe in enumerate(recipes):
         head = {"merge_method": recipe["merge_method"]}
@@ -50,7 +50,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def check_same(recipes: Sequence[Recipe], root: Path) -> Path:
-    """Run them as one and apart; gives the folder of the one."""
+    """Run the recipes together and separately, compare, and return the folder of the combined run."""
     fused = mergecore.run(recipes, root / "fused")
     expected = apart(recipes, root)
     assert content(fused) == content(expected)
@@ -73,7 +73,7 @@ def _without_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def cases() -> list[Any]:
-    """One recipe for each kind of method quickly, with slices where it has any; all of them if there is time."""
+    """One recipe per type of method, preferably with slices. With --slow, all recipes."""
     seen, found = set(), []
     for method, label in sorted((*CASES, *MORE_CASES), key=lambda case: "slices" not in case[1]):
         item = load(find("methods", method))
@@ -110,7 +110,7 @@ def stack(*sources: tuple[Any, int, int]) -> Recipe:
 
 
 def chains(base: str, code: str, prose: str) -> dict[str, list[Recipe]]:
-    """Recipes of several stages over three models of two layers."""
+    """Recipes with several stages for three models with two layers."""
     mix = {"name": "mix", **linear(code, prose)}
     return {
         "a stage as base": [mix, ties("mix", base, code)],
@@ -157,7 +157,7 @@ def test_chains_of_stages(models: list[Path], tmp_path: Path, label: str) -> Non
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("method", ["linear", "della_linear"])
 def test_layouts_go_over_stages_as_over_files(tmp_path: Path, fused: bool, method: str) -> None:
-    """Fused experts are joined from, or cut into, what a stage makes; DELLA makes whole rows."""
+    """Experts from a stage are fused or split as needed. DELLA computes whole rows."""
     own = {"architectures": [define(tmp_path, **MIXTURE)]}
     like, *others = (str(write(tmp_path / f"{n}", mixture(n, fused is (n == 0)))) for n in range(3))
     stage = {"merge_method": method, "models": [{"model": m, "parameters": {"weight": 0.3}} for m in others], **own}

@@ -1,4 +1,4 @@
-"""The output folder: what may be its place, and how the result gets there whole and safe on the disk."""
+"""The output folder: valid locations, and atomic, durable writes."""
 
 import errno
 import os
@@ -95,7 +95,7 @@ def test_a_run_stopped_between_the_two_renames_puts_the_old_folder_back(stop, re
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", stopping)
-        if stop is None:  # killed: nothing of ours runs any more
+        if stop is None:  # killed, so none of our code runs anymore
             patch.setattr(Target, "restore", lambda self: None)
         with pytest.raises((KeyboardInterrupt, RunError, SystemExit)):
             mergecore.run(recipe, out, force=True)
