@@ -59,7 +59,7 @@ def run(
     require_license: RequireLicence = "",
     workers: Annotated[int, typer.Option(help="Number of threads. Default: one per core.", min=0)] = 0,
     shard_size: Annotated[str, typer.Option(help="Maximum size of a weight file. Default: 5GB.")] = "",
-    executor: Annotated[str, typer.Option(help="Name of an installed executor.")] = "threads",
+    executor: Annotated[str, typer.Option(help="Name of the executor to use.")] = "threads",
     force: Force = False,
     allow_nonfinite: Annotated[
         bool, typer.Option("--allow-nonfinite", help="Warn about NaN or infinity in the result instead of stopping.")
@@ -111,7 +111,7 @@ def plan_command(
     weights: Annotated[bool, typer.Option("--weights", help="Show the inputs and parameters of every weight.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check RECIPE against the models' headers and estimate the time, memory, and disk use of a run. Write nothing."""
+    """Check RECIPE and estimate the cost of a run. Read only the headers of the models, and write nothing."""
     from mergecore import pricing, running, views
     from mergecore.definitions import local_definitions
     from mergecore.licences import require_licence
@@ -139,7 +139,7 @@ def plan_command(
 
 @app.command()
 def schema(plugin: PluginFiles = []) -> None:  # noqa: B006
-    """Print the JSON Schema of recipes, including the parameters of every method, for validation in your editor."""
+    """Print the JSON Schema of recipes. It includes the parameters of every method, for validation in your editor."""
     from mergecore.recipe_schema import as_text, recipe_schema
     from mergecore.registry import Registry
 

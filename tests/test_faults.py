@@ -315,4 +315,4 @@ def test_a_model_that_changes_under_the_run_stops_it(edit, moment, recipe, model
     with pytest.raises((RunError, ModelError), match=r"code/model\.safetensors: (was changed|the file is truncated)"):
         mergecore.run(recipe, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    assert (tmp_path / "out.partial").exists() == (moment == "last"), "nothing that was made of it counts as finished"
+    assert (tmp_path / "out.partial").exists() == (moment == "last"), "no tensor computed from it counts as finished"

@@ -178,7 +178,7 @@ def test_any_weight_file_is_read_or_refused(place):
 
     check()
     assert COUNTS["headers read"] + COUNTS["headers refused"] >= HEADERS
-    assert COUNTS["headers read"] > HEADERS / 20, "too few come so far"
+    assert COUNTS["headers read"] > HEADERS / 20, "too few cases get this far"
 
 
 def candidates(name, method):
@@ -244,4 +244,4 @@ def test_any_recipe_is_planned_or_refused(place, monkeypatch):
 
     check()
     assert COUNTS["recipes planned"] + COUNTS["recipes refused"] >= RECIPES
-    assert COUNTS["recipes planned"] > RECIPES / 10, "too few come so far"
+    assert COUNTS["recipes planned"] > RECIPES / 10, "too few cases get this far"

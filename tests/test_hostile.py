@@ -30,7 +30,7 @@ def place(good_models, tmp_path, monkeypatch):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")
     monkeypatch.chdir(tmp_path)
-    signal.signal(signal.SIGALRM, lambda *_: pytest.fail("it waits for ever"))
+    signal.signal(signal.SIGALRM, lambda *_: pytest.fail("it hangs"))
     signal.alarm(120)  # opening a pipe blocks forever, and so would the tests
     yield tmp_path
     signal.alarm(0)
@@ -58,10 +58,10 @@ def check_refused(place, merge, named, words):
     status, printed = merge("--quiet")
     assert status == 2, printed
     assert printed.startswith("error: ") and printed.endswith("\n")
-    assert printed[:-1].isprintable(), "one line, nothing that a terminal obeys"
+    assert printed[:-1].isprintable(), "one line without control characters"
     assert named in printed and words in printed, printed[:1000]
     assert "bug in mergecore" not in printed
-    assert listing(place) == before, "neither a result, nor the start of one, nor what a payload makes"
+    assert listing(place) == before, "no result, no partial result, and nothing created by a payload"
     assert (place / "out" / "mine.txt").read_text() == "mine"
 
 

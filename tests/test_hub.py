@@ -105,7 +105,7 @@ def test_a_plan_reads_headers_alone_and_a_run_fetches_each_shard_once(hub, user,
     assert "downloading 100%" in said and f"commit {commits[0][:8]}" in said
     assert hub.fetched("model-0.safetensors") == ["model-0.safetensors"] and hub.sent(REST) < 2 * 257_000
     assert [hub.sent(kind) for kind in (".bin", ".gguf", ".onnx")] == [0, 0, 0]
-    assert hub.fetched("2_Dense/model.safetensors"), "a head is copied, so it comes along"
+    assert hub.fetched("2_Dense/model.safetensors"), "a head is copied, so it is downloaded as well"
     user.run("run", user.average(*map(str, folders)), tmp_path / "local")
     assert content(tmp_path / "out") == content(tmp_path / "local")
     assert "base_model:\n- org/a\n- org/b\n" in (tmp_path / "out" / "README.md").read_text()
@@ -137,7 +137,7 @@ def test_a_dropped_connection_is_taken_up_where_it_broke(hub, user, tmp_path):
     hub.drops["model.safetensors"] = [8, header, 15_000_000]
     user.run("run", user.average("org/a"), tmp_path / "out")
     ranges = [item.range for item in hub.seen if item.path.endswith("/model.safetensors") and item.method == "GET"]
-    assert ranges[2:] == [None, "bytes=10485760-"], "huggingface_hub keeps whole pieces of 10 MiB"
+    assert ranges[2:] == [None, "bytes=10485760-"], "huggingface_hub keeps complete chunks of 10 MiB"
     expected = load_file(folder / "model.safetensors")
     assert all(
         torch.equal(tensor, expected[name])

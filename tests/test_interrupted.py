@@ -194,5 +194,5 @@ def test_nothing_is_left_open_or_changed_outside_of_the_folder(slowly, end, tmp_
     changed = [path for path in found["changed"] if path != cache and not path.startswith(f"{cache}/")]
     own = [str(out), f"{out}.partial", f"{out}.lock"]
     strange = [path for path in changed if not any(path == mine or path.startswith(f"{mine}/") for mine in own)]
-    assert set(strange) <= {str(tmp_path)}, "a parent folder that is there already may be asked for"
+    assert set(strange) <= {str(tmp_path)}, "only an existing parent folder can be touched"
     assert bool(changed) == (end != "refusal")

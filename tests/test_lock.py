@@ -55,7 +55,7 @@ def test_it_says_what_the_result_was_made_of(made: Path, models: list[Path]) -> 
             data = (folder / name).read_bytes()
             assert entry == {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     assert set(lock["outputs"]) == {path.name for path in made.iterdir()} - {"README.md", NAME}
-    assert str(models[0].parent) not in (made / NAME).read_text("utf-8"), "no path of this machine"
+    assert str(models[0].parent) not in (made / NAME).read_text("utf-8"), "no path on this machine"
 
 
 def test_a_run_from_it_makes_the_same_bytes_wherever_it_is_called_what_it_may(
@@ -149,7 +149,7 @@ def test_what_the_hub_has_hashed_is_not_hashed_again(tmp_path: Path) -> None:
     note.write_text(f"{'c' * 40}\n{digest}\n{time.time()}\n")
     assert known_sha256(file) == digest
     os.utime(file, (time.time() + 60, time.time() + 60))
-    assert known_sha256(file) is None, "changed since it was fetched"
+    assert known_sha256(file) is None, "changed since it was downloaded"
     note.write_text(f"{'c' * 40}\n{'d' * 40}\n{time.time() + 99}\n")
     assert known_sha256(file) is None, "a git hash"
 

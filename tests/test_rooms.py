@@ -24,7 +24,7 @@ def imports(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: write absolute imports"
+            assert node.level == 0, f"{path}: use absolute imports"
             names |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
     return names
 
@@ -93,11 +93,11 @@ def test_a_package_file_follows_the_convention(package):
     project = data["project"]
     core = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     assert data["build-system"]["build-backend"] == "flit_core.buildapi"
-    assert project["version"] == core["version"], "one version for all"
+    assert project["version"] == core["version"], "the same version everywhere"
     assert project["requires-python"] == core["requires-python"]
     assert project["license"] == "Apache-2.0"
     assert project["description"].endswith(", for mergecore.")
-    assert not any("==" in dependency for dependency in project.get("dependencies", ())), "ranges, no pins"
+    assert not any("==" in dependency for dependency in project.get("dependencies", ())), "version ranges, no pins"
     prefix = "mergecore-arch-" if room(package) == "architectures" else "mergecore-"
     assert project["name"].startswith(prefix)
     module = project["name"].replace("-", "_")
@@ -156,7 +156,7 @@ def test_files_and_functions_stay_short():
         assert text.count("\n") <= 300, f"{path.relative_to(ROOT)} has more than 300 lines"
         tree = ast.parse(text)
         assert ast.get_docstring(tree) or not text.strip(), (
-            f"{path.relative_to(ROOT)}: say the module's job in its first line"
+            f"{path.relative_to(ROOT)}: describe the module in its first line"
         )
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef):

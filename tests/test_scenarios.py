@@ -237,7 +237,7 @@ def test_12_a_head_that_is_said_to_be_there_and_is_not(tmp_path: Path) -> None:
         (model / "config.json").write_text(json.dumps({**config(model), "tie_word_embeddings": False}), "utf-8")
     assert any(finding.check == "loading" and finding.passed is False for finding in examine(models[0]))
     out = merged(recipe("linear", *models), tmp_path / "out")
-    assert config(out)["tie_word_embeddings"] is True, "the one reading under which no weight is missing"
+    assert config(out)["tie_word_embeddings"] is True, "the only interpretation without missing weights"
 
 
 def test_19_single_layers_count_in_nested_configs_too(tiny: Tiny, tmp_path: Path) -> None:

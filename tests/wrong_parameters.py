@@ -65,7 +65,7 @@ VALUES: dict[str, Wrong] = {
         ("linear", "weight: [1, heavy]", "weight[1]", "must be a number, not 'heavy'"),
         ("linear", "weight: [1, null]", "weight[1]", "must be a number, not empty"),
         ("linear", "weight: [[1, 2], [3, 4]]", "weight[0]", "must be a number, not [1, 2]"),
-        ("linear", "weight: {code: 1, prose: 2}", "weight.code", "unknown key 'code'; known here: value, filter"),
+        ("linear", "weight: {code: 1, prose: 2}", "weight.code", "unknown key 'code'; known keys: value, filter"),
         ("linear", "weight: {}", "weight", "'value' is missing"),
         ("linear", "weight: {filter: mlp}", "weight", "'value' is missing"),
         ("linear", "weight: {filter: mlp, value: []}", "weight.value", "must not be empty"),
