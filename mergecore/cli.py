@@ -101,7 +101,7 @@ def run(
 @app.command("plan")
 def plan_command(
     recipe: RecipePath,
-    out: Annotated[Path, typer.Argument(help="Output folder of the run, for measuring disk speed.")] = Path("out"),
+    out: Annotated[Path, typer.Argument(help="Output folder of the run. Its disk is measured.")] = Path("out"),
     memory: Memory = "",
     arch_dir: ArchDirs = [],  # noqa: B006
     plugin: PluginFiles = [],  # noqa: B006

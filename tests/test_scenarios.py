@@ -287,6 +287,6 @@ def test_21_settings_in_which_the_configs_differ_are_named_and_the_bases_kept(tm
     plan = mergecore.plan(recipe("linear", a, b))
     plan.close()
     (note,) = (note for note in plan.notes if "config differs" in note)
-    assert re.search(rf"{b}: .*max_position_embeddings, rope_scaling, rope_theta; {a}'s is kept", note)
+    assert re.search(rf"{b}: .*max_position_embeddings, rope_scaling, rope_theta; using that of {a}", note)
     out = merged(recipe("linear", a, b), tmp_path / "out")
     assert config(out)["rope_theta"] == 10_000.0 and "rope_scaling" not in config(out)
