@@ -219,7 +219,7 @@ def _sentence(error: Any, place: Place) -> RecipeError:
     if rule == "additionalProperties":
         known = list(error.schema.get("properties", {}))
         key = next(key for key in value if key not in known)
-        hint = nearest(key, known) or f"; known here: {', '.join(known)}"
+        hint = nearest(key, known) or f"; known keys: {', '.join(known)}"
         return place.child(key).error(f"unknown key {key!r}{hint}")
     if rule == "required":
         missing = next(key for key in wanted if key not in value)

@@ -1,4 +1,4 @@
-"""The Python API gives what the command line gives."""
+"""The Python API has the same results as the command line."""
 
 import json
 from dataclasses import dataclass
@@ -95,7 +95,7 @@ def test_bfloat16_is_float32_rounded_once():
 
 @dataclass(frozen=True, kw_only=True)
 class Layout(WeightMethod):
-    """1 for each input that is contiguous, nothing else."""
+    """Return the number of contiguous inputs."""
 
     tile = Tile.TENSOR
     offset: float | None = param(None, "Added, if given.")
@@ -128,7 +128,7 @@ def test_plan_json_tells_every_weight_with_its_parameters(models, plugin_env, tm
 def test_run_json_is_alone_on_standard_output(linear_recipe, plugin_env, tmp_path):
     result = plugin_env.mergecore("run", linear_recipe, tmp_path / "out", "--json")
     assert json.loads(result.stdout)["out"] == str(tmp_path / "out")
-    assert "100%" in result.stderr, "plain progress lines where there is no terminal"
+    assert "100%" in result.stderr, "plain progress lines without a terminal"
 
 
 def test_sizes_are_read_as_people_write_them():

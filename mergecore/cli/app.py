@@ -59,7 +59,7 @@ def run(
     require_license: RequireLicence = "",
     workers: Annotated[int, typer.Option(help="Number of threads. Default: one per core.", min=0)] = 0,
     shard_size: Annotated[str, typer.Option(help="Maximum size of a weight file. Default: 5GB.")] = "",
-    executor: Annotated[str, typer.Option(help="Name of an installed executor.")] = "threads",
+    executor: Annotated[str, typer.Option(help="Name of the executor to use.")] = "threads",
     force: Force = False,
     allow_nonfinite: Annotated[
         bool, typer.Option("--allow-nonfinite", help="Warn about NaN or infinity in the result instead of stopping.")
@@ -101,7 +101,7 @@ def run(
 @app.command("plan")
 def plan_command(
     recipe: RecipePath,
-    out: Annotated[Path, typer.Argument(help="Output folder of the run, for measuring disk speed.")] = Path("out"),
+    out: Annotated[Path, typer.Argument(help="Output folder of the run. Its disk is measured.")] = Path("out"),
     memory: Memory = "",
     arch_dir: ArchDirs = [],  # noqa: B006
     plugin: PluginFiles = [],  # noqa: B006
@@ -111,7 +111,7 @@ def plan_command(
     weights: Annotated[bool, typer.Option("--weights", help="Show the inputs and parameters of every weight.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check RECIPE against the models' headers and estimate the time, memory, and disk use of a run. Write nothing."""
+    """Check RECIPE and estimate the cost of a run. Read only the headers of the models, and write nothing."""
     from mergecore.cli import render
     from mergecore.discovery import Registry
     from mergecore.models import local_definitions
@@ -139,7 +139,7 @@ def plan_command(
 
 @app.command()
 def schema(plugin: PluginFiles = []) -> None:  # noqa: B006
-    """Print the JSON Schema of recipes, including the parameters of every method, for validation in your editor."""
+    """Print the JSON Schema of recipes. It includes the parameters of every method, for validation in your editor."""
     from mergecore.discovery import Registry
     from mergecore.recipes import as_text, recipe_schema
 

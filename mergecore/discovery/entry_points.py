@@ -107,10 +107,10 @@ def summary(plugin: Plugin) -> str:
 
 
 def find(kind: str, name: str, prefer: Sequence[str] = ()) -> Plugin:
-    """The one installed plugin of this kind and name; where several have the name, that of the first of `prefer`.
+    """Find the installed plugin with this kind and name. If several have the name, use the first one in `prefer`.
 
     Raises:
-        PluginError: none (with what to install), or several.
+        PluginError: if there is no such plugin (the message says what to install), or more than one.
     """
     plugins = listed(kind)
     found = [plugin for plugin in plugins if plugin.name == name]

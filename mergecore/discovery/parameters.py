@@ -171,7 +171,7 @@ def _conditional(parameter: Parameter, place: Place) -> Rule:
         raise place.error(f"must be a mapping with 'value' and 'filter' like the other items, not {show(value)}")
     for key in value:
         if key not in ("value", "filter"):
-            hint = nearest(key, ["value", "filter"]) or "; known here: value, filter"
+            hint = nearest(key, ["value", "filter"]) or "; known keys: value, filter"
             raise place.child(key).error(f"unknown key {key!r}{hint}")
     if "value" not in value:
         raise place.error("'value' is missing")

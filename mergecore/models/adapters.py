@@ -131,7 +131,7 @@ def tied_heads(architecture: Architecture, checkpoint: Checkpoint) -> dict[str, 
 def _check(adapter: Adapter, tensors: Mapping[str, TensorInfo], folder: Path) -> None:
     for name in adapter.changes:
         if tensors[name].dtype not in FLOATS:
-            raise ModelError(f"{folder}: changes {name!r}, which the model stores as {tensors[name].dtype}")
+            raise ModelError(f"{folder}: changes {name!r}, but its dtype {tensors[name].dtype} is not supported")
 
 
 def _changed(checkpoint: Checkpoint, changes: Mapping[str, Change], tied: Mapping[str, str]) -> Checkpoint:

@@ -266,7 +266,7 @@ def check_accounted(architecture: Architecture, checkpoints: Sequence[Checkpoint
             own, wanted = (item.config.get("architectures") for item in (checkpoint, checkpoints[donor]))
             cure = "install or write the architecture of this checkpoint"
             if own != wanted:
-                cure = f"{' '.join(map(str, own or ['a model of no class']))} cannot be merged into it"
+                cure = f"{' '.join(map(str, own or ['a model without a class']))} cannot be merged into it"
             raise ArchitectureError(
                 f"{checkpoint.folder}: contains {unknown[0]!r}{more}, unknown to {architecture.name}; mergecore never"
                 f" drops tensors silently: {cure}"

@@ -46,7 +46,7 @@ def output_of(places: Sequence[Place], text: str, file: str | None = None) -> Re
         file: the file that they are from.
     """
     if not places:
-        subject = "" if file else "the list of recipes "
+        subject = "the file " if file else "the list of recipes "
         raise RecipeError(f"{subject}is empty; a recipe needs at least 'merge_method' and 'models'", file=file)
     recipes = _Recipes()
     documents = [parse_recipe(place, text) for place in places]

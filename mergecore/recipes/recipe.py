@@ -63,7 +63,7 @@ class Recipe:
         architectures: definition files, each with its place in the recipe.
         prefer: distributions to prefer, in order, if several provide a plugin with the same name.
         evaluate: evaluations of the result, if any.
-        text: the YAML.
+        text: the YAML text.
         place: the root of the document.
         name: the name that other recipes in the file use for it, if any.
         stages: recipes used in place of models, by reference.

@@ -1,4 +1,4 @@
-"""What authors of plugins rely on is what docs/api-v1.txt records."""
+"""The public API for plugin authors matches docs/api-v1.txt."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Every hook's example is a working implementation of it."""
+"""The example of every hook is a working implementation."""
 
 import inspect
 import textwrap

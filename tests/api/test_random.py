@@ -1,4 +1,4 @@
-"""Random numbers depend on seed, weight, model and element index alone, and look random."""
+"""Random numbers depend only on seed, weight, model, and element index, and look random."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Safetensors files are read and written exactly, and of a folder the files that are its checkpoint."""
+"""Safetensors files are read and written exactly, and only the checkpoint files in a folder are used."""
 
 import json
 import pickle

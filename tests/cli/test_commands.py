@@ -1,4 +1,4 @@
-"""Commands of packages: listed unseen, imported when called, refused with a sentence when broken."""
+"""Commands in packages are listed without importing them, imported when called, and reported when broken."""
 
 import pytest
 
@@ -53,7 +53,7 @@ def test_a_command_of_a_package_is_called_like_cores_own(with_commands, tmp_path
 
 def test_the_help_lists_commands_without_importing_them(with_commands):
     listed = with_commands.mergecore("--help").stdout
-    assert "Counts things." in listed and "Greet NAME." in listed, "what a command says of itself"
+    assert "Counts things." in listed and "Greet NAME." in listed, "the description of a command"
     assert "command 'lost' from mergecore-lost 1.0" in listed and "no_such_library" not in listed
-    assert listed.count("\n  run ") == 1, "core's own commands cannot be taken"
+    assert listed.count("\n  run ") == 1, "core commands cannot be replaced"
     assert "Count up to NUMBER." in with_commands.mergecore("count", "--help").stdout

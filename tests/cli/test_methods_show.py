@@ -1,4 +1,4 @@
-"""`methods show` tells of every installed method all that a recipe's author has to know."""
+"""`methods show` prints everything that recipe authors need to know about each installed method."""
 
 import json
 import re

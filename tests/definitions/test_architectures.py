@@ -1,4 +1,4 @@
-"""Definitions and checkpoints that disagree are refused by name; other names and layouts of a model are understood."""
+"""Checkpoints that do not match their definition are rejected. Alternative names and layouts are supported."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def change(folder: Path, edit: Callable[[dict[str, torch.Tensor]], None]) -> Non
 
 @pytest.fixture
 def uninstalled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No architecture is installed."""
+    """Simulate that no architecture is installed."""
     listed = registry.listed
     monkeypatch.setattr(registry, "listed", lambda kind: [] if kind == "architectures" else listed(kind))
 
@@ -148,7 +148,7 @@ def test_optional_weights_of_a_group_come_together(tmp_path: Path) -> None:
 
 
 def kinds(folder: Path, config: dict[str, Any], **definition: Any) -> Callable[..., dict[str, Any]]:
-    """Plans slices of a model of four layers and returns the config that they give."""
+    """Return a function that plans slices of a four-layer model and returns the resulting config."""
     tensors = {f"h.{layer}.a": torch.ones(2) for layer in range(4)}
     model = write(folder / "model", tensors, **{**config, "num_hidden_layers": 4})
     stack = {"count": "num_hidden_layers", "prefix": "h.{layer}."}

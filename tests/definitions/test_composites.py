@@ -1,4 +1,4 @@
-"""Language models merge into the text part of models that see; checkpoints under other names are understood."""
+"""Language models merge into the text part of vision-language models. Alternative tensor names are supported."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LANGUAGE = {
     "Llama4ForConditionalGeneration": "Llama4ForCausalLM",
     "PaliGemmaForConditionalGeneration": "GemmaForCausalLM",
 }
-"""A composite's class, and that of a language model like its text part."""
+"""The class of a composite model, and of a language model that matches its text part."""
 NOT_TEXT = {"model_type", "rope_parameters", "layer_types", "dtype"}
 
 
@@ -46,7 +46,7 @@ def save(model: Tiny, folder: Path) -> Path:
 
 
 def language_model(like: Tiny, folder: Path) -> Path:
-    """A language model with the sizes of a composite's text part and weights of its own."""
+    """A language model with the sizes of a composite's text part and different weights."""
     config = getattr(transformers, like.config)(**like.options).text_config.to_dict()
     name = LANGUAGE[like.name]
     kind = getattr(transformers, name).config_class.__name__
@@ -66,7 +66,7 @@ def linear(*models: Path, **rest: Any) -> dict[str, Any]:
 
 
 def text_name(name: str, names: Mapping[str, Any]) -> str:
-    """What a composite with these names calls a weight of a language model."""
+    """Return the name in a composite model for a weight of a language model."""
     candidates = ("language_model." + name, name, "model.language_model." + name.removeprefix("model."))
     return next(candidate for candidate in candidates if candidate in names)
 
@@ -127,7 +127,7 @@ LEGACY = {
     "ViTModel": {"": "vit."},
     "WhisperForConditionalGeneration": {"model.": ""},
 }
-"""Other beginnings of names, in which published checkpoints of these classes come: canonical → other."""
+"""Alternative name prefixes in published checkpoints of these classes: canonical → alternative."""
 
 
 @pytest.mark.parametrize("name", LEGACY)
@@ -150,7 +150,7 @@ def renamed(key: str, prefixes: Mapping[str, str]) -> str:
 
 
 def relabelled(folder: Path, target: Path, name: Any) -> Path:
-    """A copy of a checkpoint under other names."""
+    """Copy a checkpoint with other tensor names."""
     target.mkdir()
     save_file({name(key): value for key, value in weights(folder).items()}, target / "model.safetensors")
     (target / "config.json").write_text((folder / "config.json").read_text("utf-8"), "utf-8")
@@ -172,7 +172,7 @@ def test_gamma_and_beta_are_weight_and_bias(name: str, tmp_path: Path) -> None:
 
 
 def test_a_bare_encoder_merges_into_one_with_a_head(tmp_path: Path) -> None:
-    """The head, which the encoder lacks, is copied as it is; the rest is merged."""
+    """The head, which the encoder does not have, is copied unchanged. The rest is merged."""
     full = save(tiny("BertForSequenceClassification"), tmp_path / "full")
     bare = save(tiny("BertModel"), tmp_path / "bare")
     one, two = weights(full), {f"bert.{key}": value for key, value in weights(bare).items()}
@@ -197,7 +197,7 @@ def test_slicing_the_text_part_cuts_the_nested_config(tmp_path: Path) -> None:
 
 
 def test_counts_that_a_composite_leaves_to_defaults_are_those_of_its_layers(tmp_path: Path) -> None:
-    """Published LLaVA configs do not say how many layers their text part has."""
+    """Published LLaVA configs do not contain the number of layers of the text part."""
     model = tiny("LlavaForConditionalGeneration")
     base = save(model, tmp_path / "base")
     config = json.loads((base / "config.json").read_text("utf-8"))
@@ -210,7 +210,7 @@ def test_counts_that_a_composite_leaves_to_defaults_are_those_of_its_layers(tmp_
 
 
 def test_a_stored_copy_of_a_tied_head_leaves_the_config_as_it_is(tmp_path: Path) -> None:
-    """BERT's published weights hold the head that the embedding stands for, but not the head's bias."""
+    """Published BERT weights contain the head that is tied to the embedding, but not the head's bias."""
     model = tiny("BertForMaskedLM")
     base = save(model, tmp_path / "base")
     tensors = weights(base)

@@ -1,4 +1,4 @@
-"""Checkpoints as published that transformers alone cannot build: remote code, other layouts, layers for more tokens."""
+"""Published checkpoints that transformers cannot build: remote code, other layouts, multi-token prediction layers."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from mergecore.errors import ModelError, RecipeError
 
 @dataclass(frozen=True)
 class Published:
-    """The names in a published checkpoint.
+    """The tensor names in a published checkpoint.
 
-    In the texts each word is a weight; `name+` has a bias too, `name!` is the whole name.
+    Each word is a weight. `name+` also has a bias, and `name!` is the full name.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Published:
         return f"{self.name}-{self.label}" if self.label else self.name
 
     def names(self, layers: int = 2) -> list[str]:
-        """Every tensor of a checkpoint with this many layers."""
+        """Return every tensor of a checkpoint with this many layers."""
         inside = [
             f"{self.prefix.replace('L', str(index))}{name}" for index in range(layers) for name in full(self.layer)
         ]
@@ -55,7 +55,7 @@ class Published:
 
 
 def full(text: str) -> list[str]:
-    """The names that a text means."""
+    """Expand the names in a text."""
     found = []
     for word in text.split():
         stem = word.rstrip("+!")

@@ -1,4 +1,4 @@
-"""Every described class: all tensors accounted for, copies load and compute the same, layers can be sliced."""
+"""Every class with a definition: all tensors are known, copies load and compute the same, and layers can be sliced."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MODELS = [
 
 
 Saved = tuple[Tiny, Path, list[torch.Tensor]]
-"""A model, the folder it is saved in, and what it computes."""
+"""A model, its folder, and its outputs."""
 
 
 @pytest.fixture(scope="module", params=MODELS, ids=str)
@@ -36,7 +36,7 @@ def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(params=["defined", "inferred"])
 def known(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Whether the architecture packages are there, or everything must come from the headers."""
+    """Test with the architecture packages installed, or with everything inferred from the headers."""
     if request.param == "inferred":
         monkeypatch.setattr(registry, "listed", lambda kind: [] if kind == "architectures" else _listed(kind))
     return bool(request.param == "defined")

@@ -1,4 +1,4 @@
-"""What authors do, in a fresh environment: a method from nothing, the nine examples, a plugin of the first API."""
+"""Workflows of plugin authors in a fresh environment: a new method, the nine examples, a plugin for the first API."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Which plugins a run uses: files named on the command line, a preferred distribution, and what is kept out."""
+"""Selection of plugins for a run: files on the command line, preferred distributions, and disabled plugins."""
 
 import json
 
@@ -41,7 +41,7 @@ def recipe(tmp_path):
 
 
 def scale(tmp_path, out="out"):
-    """What the output was multiplied by."""
+    """Return the factor that the output was multiplied by."""
     before, after = (load_file(tmp_path / name / "model.safetensors") for name in ("model", out))
     return float((after["model.norm.weight"] / before["model.norm.weight"]).mean())
 
@@ -57,7 +57,7 @@ def test_a_file_named_on_the_command_line_brings_its_plugins(inside, recipe, tmp
     house.write_text(METHOD.format(name="HouseMean", factor=3.0) + METHOD.format(name="Ties", factor=5.0) + MORE)
     shown = inside.mergecore("methods", "show", "house_mean", "--plugin", house)
     assert "Take one model, scaled." in shown.stdout and "default 3.0" in shown.stdout
-    for method, factor in (("house_mean", 3), ("ties", 5)):  # the file answers before mergecore-ties
+    for method, factor in (("house_mean", 3), ("ties", 5)):  # the file takes precedence over mergecore-ties
         result = inside.mergecore("run", recipe(method), tmp_path / method, "--plugin", house, "--no-hooks")
         assert result.returncode == 0 and "hook of the file" in result.stdout, result.stderr
         assert scale(tmp_path, method) == pytest.approx(factor)

@@ -1,4 +1,4 @@
-"""What the doctor says of one broken example of each kind, word for word as recorded in doctor.txt."""
+"""The output of the doctor for a broken plugin of each kind matches doctor.txt exactly."""
 
 from pathlib import Path
 

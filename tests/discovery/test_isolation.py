@@ -1,4 +1,4 @@
-"""A broken plugin touches no run that does not name it, and the doctor names it with its cure."""
+"""A broken plugin does not affect runs that do not use it, and the doctor reports it with a fix."""
 
 import json
 
@@ -22,7 +22,7 @@ BROKEN = {
 
 @pytest.fixture
 def broken_env(plugin_env):
-    """One broken plugin of each sort, a duplicate with another name between the two, and one for API v0."""
+    """One plugin for each type of problem, a duplicate, and one for API v0."""
     for name, (distribution, text, _, _) in BROKEN.items():
         plugin_env.add(distribution, {"methods": {name: f"mod_{name}:Method"}}, {f"mod_{name}.py": text})
     plugin_env.add("mergecore-twin", {"methods": {"slerp": "mod_twin:Method"}}, {"mod_twin.py": "Method = 1"})
@@ -36,7 +36,7 @@ def test_a_run_that_names_none_of_them_is_untouched(broken_env, linear_recipe, t
     result = broken_env.mergecore("run", linear_recipe, tmp_path / "out", "--quiet")
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "out" / "model.safetensors").exists()
-    assert "mergecore-bad-hooks 1.0" in result.stderr, "a hook that is left out is named"
+    assert "mergecore-bad-hooks 1.0" in result.stderr, "a skipped hook is reported"
 
 
 @pytest.mark.parametrize("name", [*BROKEN, "slerp"])

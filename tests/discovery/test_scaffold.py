@@ -1,4 +1,4 @@
-"""A new package passes its own tests before anything is filled in."""
+"""A new package passes its tests without any changes."""
 
 import pytest
 import tomllib
@@ -28,7 +28,7 @@ def test_new_packages_of_every_kind_pass_their_tests_and_the_kit(plugin_env, tmp
         assert f"test_my_{kind}.py::test_conformance" in result.stdout
         assert f"my-{kind}::{label} " in result.stdout
     shown = plugin_env.mergecore("methods", "show", "my_method").stdout
-    assert "What it does, and the paper's address." in shown and "Scale of this model's task vector." in shown
+    assert "Describe what it does, with a link to the paper." in shown and "Scale of this model's task vector." in shown
 
 
 @pytest.mark.parametrize(

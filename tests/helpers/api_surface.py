@@ -1,4 +1,4 @@
-"""Print what authors of plugins rely on, a line each: docs/api-v1.txt holds it, and ./dev sync refreshes that."""
+"""Print the public API for plugin authors, one line per name. `./dev sync` writes the output to docs/api-v1.txt."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mergecore.discovery import entry_points
 
 
 def surface() -> str:
-    """Names and signatures of the API, the hooks, the entry-point groups and the kit."""
+    """Return the names and signatures of the API, the hooks, the entry-point groups, and the test kit."""
     lines = [line for name in sorted(api.__all__) for line in described(name, getattr(api, name))]
     hooks = sorted(name for name in vars(hookspecs) if name.startswith("mergecore_"))
     lines += [f"hook {name}{inspect.signature(getattr(hookspecs, name))}" for name in hooks]
@@ -25,7 +25,7 @@ def surface() -> str:
 
 
 def described(name: str, item: Any) -> Iterator[str]:
-    """The lines of one name."""
+    """Yield the lines for one name."""
     if inspect.isclass(item):
         yield f"class {name}({', '.join(base.__name__ for base in item.__bases__)})"
         yield from (f"  {name}.{line}" for line in members(item))
@@ -36,13 +36,13 @@ def described(name: str, item: Any) -> Iterator[str]:
 
 
 def members(item: type) -> Iterator[str]:
-    """What a class itself has that its users may use."""
+    """Yield the public members that a class defines itself."""
     fields = {field.name: field for field in dataclasses.fields(item)} if dataclasses.is_dataclass(item) else {}
     own = vars(item)
     for name, annotation in own.get("__annotations__", {}).items():
         if not name.startswith("_"):
             required = name not in fields or fields[name].default is fields[name].default_factory
-            yield f"{name}: {annotation}{'' if required else ' (may be left out)'}"
+            yield f"{name}: {annotation}{'' if required else ' (optional)'}"
     for name, value in own.items():
         if name == "__init__" and dataclasses.is_dataclass(item):
             continue

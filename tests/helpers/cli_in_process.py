@@ -1,4 +1,4 @@
-"""The command line run inside this process, with plugins faked for one test: seconds less than another interpreter."""
+"""Run the command line in this process with fake plugins, which saves seconds compared to a new interpreter."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mergecore import cli
 
 
 class Inside(PluginEnv):
-    """A `PluginEnv` whose distributions this process finds."""
+    """A `PluginEnv` whose distributions are visible in this process."""
 
     def mergecore(self, *arguments: str | Path, cwd: Path | None = None) -> CompletedProcess[str]:
         """Run the command line."""
@@ -36,7 +36,7 @@ class Inside(PluginEnv):
 
 @pytest.fixture
 def inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Inside]:
-    """Distributions that exist in this process for one test."""
+    """Fake distributions in this process for one test."""
     folder = tmp_path / "inside"
     folder.mkdir()
     monkeypatch.syspath_prepend(folder)

@@ -1,4 +1,4 @@
-"""The command line in processes that start at once: each is forked from one that has imported torch already."""
+"""Run the command line in processes that start quickly, by forking a process that has already imported torch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FORKING.set_forkserver_preload(
 )
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-"""Flags with which a file is opened for more than reading."""
+"""Flags that open a file for more than reading."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Run:
     log: Path
 
     def ended(self, send: int | None = None) -> tuple[int, str]:
-        """Its exit status (negative: the signal that killed it) and what it said, after it got a signal, if any."""
+        """Optionally send a signal. Return the exit status (negative if killed by a signal) and the output."""
         if send is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.process.pid, send)
@@ -39,7 +39,7 @@ class Run:
         return self.process.exitcode, self.log.read_text("utf-8")
 
     def reached(self, path: Path) -> bool:
-        """Wait until a path exists; False when the run ended without it."""
+        """Wait until a path exists. Return False if the run ended without it."""
         while not path.exists():
             if not self.process.is_alive():
                 return False
@@ -53,10 +53,10 @@ def start(
     """Start the command line.
 
     Args:
-        home: a folder for its standard error, its report and its caches.
-        arguments: of the command line.
-        plugins: a folder of faked distributions, as `PluginEnv` makes them.
-        environment: variables of its own.
+        home: folder for its standard error, its report, and its caches.
+        arguments: command line arguments.
+        plugins: folder of fake distributions, as created by `PluginEnv`.
+        environment: additional environment variables.
     """
     home.mkdir(exist_ok=True)
     process = FORKING.Process(target=_main, args=(home, [str(item) for item in arguments], plugins, environment))
@@ -65,7 +65,7 @@ def start(
 
 
 def report(home: Path) -> dict[str, list[str]]:
-    """Of an ended run that was not killed: paths that it ``changed``, files left ``open``."""
+    """Return the report of a run that was not killed: paths that it ``changed``, and files it left ``open``."""
     return json.loads((home / "report.json").read_text("utf-8"))
 
 
@@ -96,17 +96,17 @@ def _main(home: Path, arguments: list[str], plugins: Path | None, environment: M
 
 
 def _open_files() -> set[str]:
-    """Every open descriptor with what it is."""
+    """Return every open file descriptor and its target."""
     names = [f"/proc/self/fd/{item}" for item in os.listdir("/proc/self/fd")]
     return {f"{name}: {os.readlink(name)}" for name in names if os.path.lexists(name)}
 
 
 def _changes(event: str, args: tuple[Any, ...]) -> list[str]:
-    """The paths that an audited call changes."""
+    """Return the paths that an audited call changes."""
     if event == "open":
         path, _, flags = args
         return [os.fsdecode(path)] if isinstance(path, (str, bytes, os.PathLike)) and flags & WRITING else []
     if event in ("os.mkdir", "os.rmdir", "os.remove", "os.rename", "os.link", "os.symlink", "shutil.rmtree"):
         paths = [os.fsdecode(item) for item in args if isinstance(item, (str, bytes, os.PathLike))]
-        return [path for path in paths if os.path.isabs(path)]  # others are below a folder that rmtree has named
+        return [path for path in paths if os.path.isabs(path)]  # others are in a folder that rmtree already reported
     return []

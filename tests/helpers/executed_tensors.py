@@ -1,4 +1,4 @@
-"""A recipe's tensors as an executor makes them, without files for the result."""
+"""Run a recipe with an executor and keep the resulting tensors in memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mergecore.api import Executor, Work, torch_dtype
 
 
 def made_by(executor: Executor, workers: int, made: dict[str, Any]) -> dict[str, Tensor]:
-    """A recipe's tensors as an executor writes them."""
+    """Return the tensors of a recipe as written by an executor."""
     plan = mergecore.plan(made)
     result = {name: torch.empty(info.elements, dtype=torch_dtype(info.dtype)) for name, info in plan.tensors.items()}
 

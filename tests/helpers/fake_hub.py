@@ -1,4 +1,4 @@
-"""A Hub on the loopback: what huggingface_hub asks of huggingface.co, from memory, with faults on demand."""
+"""A local Hub server: answers the requests of huggingface_hub from memory, with faults on demand."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Repo:
     """A model repository: files by commit, commits by branch.
 
     Attributes:
-        commits: by hash, the content of every file by its path.
-        refs: by branch or tag, the commit.
-        token: that a reader must have; empty: anyone may read.
-        gated: whether readers must have accepted the terms.
-        private: as it was made.
-        messages: of commits that were pushed.
+        commits: content of every file by path, for each commit hash.
+        refs: commit hash of each branch or tag.
+        token: token required for reading. Empty if anyone can read.
+        gated: whether readers must accept the terms.
+        private: whether it was created as private.
+        messages: messages of pushed commits.
     """
 
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
@@ -41,7 +41,7 @@ class Repo:
     messages: list[str] = field(default_factory=list)
 
     def commit(self, files: Mapping[str, bytes], branch: str = "main") -> str:
-        """A new commit with these files on a branch."""
+        """Add a commit with these files to a branch."""
         sha = hashlib.sha1(f"{branch}{len(self.commits)}".encode()).hexdigest()
         self.commits[sha] = dict(files)
         self.refs[branch] = sha
@@ -50,7 +50,7 @@ class Repo:
 
 @dataclass(frozen=True)
 class Seen:
-    """A request that was answered: `sent` bytes of body."""
+    """An answered request, with the number of body bytes sent."""
 
     method: str
     path: str
@@ -63,14 +63,14 @@ class Hub:
     """The state of the server.
 
     Attributes:
-        repos: by ``org/name``.
+        repos: the repositories, by ``org/name``.
         seen: every request.
-        drops: by file name, after how many bytes of body each answer is cut, one number an answer.
-        held: by file name, what is set when half of it was sent, after which no more is.
-        ranges: whether it knows range requests.
-        answer: status, headers and body of every answer instead of the right one.
-        uploads: large files that were sent, by their SHA-256.
-        url: its address.
+        drops: by file name, the number of body bytes after which each response is cut off, one number per response.
+        held: by file name, an event to set when half of the file is sent. The rest is never sent.
+        ranges: whether range requests are supported.
+        answer: status, headers, and body that replace every response.
+        uploads: uploaded large files, by SHA-256.
+        url: URL of the server.
     """
 
     def __init__(self) -> None:
@@ -84,16 +84,16 @@ class Hub:
         self.url = ""
 
     def add(self, name: str, folder: Path, branch: str = "main") -> str:
-        """A commit with the files of a folder."""
+        """Add a commit with the files of a folder."""
         files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
         return self.repos.setdefault(name, Repo()).commit(files, branch)
 
     def environment(self, home: Path, **more: str) -> dict[str, str]:
-        """The variables of a user of this Hub whose cache is in `home`."""
+        """Environment variables for a user of this Hub with the cache in `home`."""
         return {"HF_ENDPOINT": self.url, "HF_HOME": str(home / "hf"), "HF_HUB_OFFLINE": "0", **more}
 
     def used_here(self, monkeypatch: Any, home: Path) -> None:
-        """Let this process use it, where huggingface_hub has read its variables already."""
+        """Make this process use the server, although huggingface_hub has already read its environment variables."""
         from huggingface_hub import constants
 
         monkeypatch.setattr(constants, "ENDPOINT", self.url)
@@ -103,11 +103,11 @@ class Hub:
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
 
     def sent(self, ending: str = "") -> int:
-        """Bytes of bodies that were sent of files whose path ends so."""
+        """Return the number of body bytes sent for files whose paths have this ending."""
         return sum(item.sent for item in self.seen if item.path.endswith(ending))
 
     def fetched(self, ending: str) -> list[str]:
-        """The names of the files with this ending that were sent whole."""
+        """Return the names of completely sent files with this ending."""
         files = {
             name: len(data) for repo in self.repos.values() for c in repo.commits.values() for name, data in c.items()
         }
@@ -121,7 +121,7 @@ class Hub:
 
 @contextmanager
 def running() -> Iterator[Hub]:
-    """A Hub that answers until the end of the block."""
+    """Run a Hub server until the end of the block."""
     hub = Hub()
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"hub": hub}))
     server.daemon_threads = True
@@ -137,17 +137,17 @@ def running() -> Iterator[Hub]:
 
 
 class Refused(Exception):
-    """An answer that is no success: status, code and message."""
+    """An error response: status, code, and message."""
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers one request; the paths are those of huggingface.co."""
+    """Handles one request. The paths are the same as on huggingface.co."""
 
     hub: Hub
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *_: Any) -> None:
-        """Nothing: `Hub.seen` has it."""
+        """Log nothing, because `Hub.seen` has all requests."""
 
     def do_GET(self) -> None:
         self._respond()
@@ -179,7 +179,7 @@ class Handler(BaseHTTPRequestHandler):
             if held := self.hub.held.get(path.rpartition("/")[2]) if len(data) > 10_000 else None:
                 self.wfile.write(part[: len(part) // 2])
                 held.set()
-                self.rfile.read(1)  # until the client goes away
+                self.rfile.read(1)  # until the client disconnects
                 return
             self.wfile.write(part)
         if len(part) < len(data):
@@ -244,7 +244,7 @@ class Handler(BaseHTTPRequestHandler):
         return as_json({"errors": [], "warnings": []})
 
     def modes(self, body: bytes, repo: str, revision: str) -> tuple[int, dict[str, str], bytes]:
-        """Weights go through LFS, all else into the commit."""
+        """Upload weights through LFS and everything else in the commit."""
         files = [item["path"] for item in json.loads(body)["files"]]
         kinds = {name: "lfs" if name.endswith(".safetensors") else "regular" for name in files}
         return as_json({"files": [{"path": n, "uploadMode": kind, "shouldIgnore": False} for n, kind in kinds.items()]})
@@ -259,7 +259,7 @@ class Handler(BaseHTTPRequestHandler):
         return as_json({})
 
     def made(self, body: bytes, repo: str, revision: str) -> tuple[int, dict[str, str], bytes]:
-        """A commit: lines of JSON, each a file or what is to go."""
+        """Handle a commit: lines of JSON, each with a file to add or delete."""
         found = self._repo(repo)
         files = dict(found.commits[self._commit(found, revision)])
         for line in map(json.loads, body.splitlines()):
@@ -309,4 +309,4 @@ ROUTES = {
     r"PUT /upload/(?P<oid>\w+)": Handler.upload,
     rf"(GET|HEAD) /{REPO}/resolve/(?P<revision>[^/]+)/(?P<name>.+)": Handler.resolve,
 }
-"""Method and path → what answers."""
+"""Method and path → the handler."""

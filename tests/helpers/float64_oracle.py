@@ -1,4 +1,4 @@
-"""Merges computed a second time, by other code than ours: recipes resolved, and formulae evaluated in float64."""
+"""An independent implementation of merging: resolves recipes and evaluates formulas in float64."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ ALL: Mapping[str, Any] = {}
 
 LAYER = re.compile(r"(.*?\b(?:layers|h)\.)(\d+)(\..+)")
 EMBEDDINGS = {"lm_head.weight": "model.embed_tokens.weight", "embed_out.weight": "gpt_neox.embed_in.weight"}
-"""Heads, and the embeddings that stand for them in a checkpoint without a head."""
+"""Heads, and the embeddings that replace them in a checkpoint without a head."""
 BEFORE = (*EMBEDDINGS.values(), "transformer.wte.weight")
-"""What comes before the layers."""
+"""Names of weights before the layers."""
 
 
 def read(folder: Path | str) -> dict[str, Array]:
-    """Every tensor of a checkpoint, in float64."""
+    """Return every tensor of a checkpoint in float64."""
     files = sorted(Path(folder).glob("*.safetensors"))
     return {name: tensor.double().numpy() for file in files for name, tensor in load_file(file).items()}
 
 
 def error(got: Array, expected: Array) -> float:
-    """Largest error of an element, relative to its expected magnitude or, if larger, the tensor's root mean square."""
+    """Return the largest error, relative to the expected magnitude or, if larger, the tensor's root mean square."""
     assert got.shape == expected.shape
     floor = math.sqrt(float(np.mean(expected**2)))
     scale = np.maximum(np.abs(expected), floor)
@@ -42,7 +42,7 @@ def error(got: Array, expected: Array) -> float:
 
 @dataclass(frozen=True)
 class Source:
-    """A model's share in a slice: its tensors, its first layer, and its own parameters."""
+    """A model in a slice: its tensors, its first layer, and its parameters."""
 
     model: str
     tensors: Mapping[str, Array]
@@ -52,7 +52,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Slice:
-    """Output layers that are made together; `base` is a source that is no model of its own."""
+    """Output layers that are merged together. `base` is a source that does not count as a model."""
 
     sources: Sequence[Source]
     base: Source | None
@@ -61,7 +61,7 @@ class Slice:
 
 
 def merge(recipe: Recipe) -> dict[str, Array]:
-    """The tensors that a recipe makes."""
+    """Compute the output tensors of a recipe."""
     body = recipe.get("modules", {}).get("default", recipe)
     levels = [scope.get("parameters", ALL) for scope in ([recipe] if body is recipe else [body, recipe])]
     slices = list(_slices(body, recipe))
@@ -126,7 +126,7 @@ def _depth(tensors: Mapping[str, Array]) -> int:
 
 
 def _outside(piece: Slice, after: bool) -> list[str]:
-    """Names outside the layers: before them, or after."""
+    """Return the names before or after the layers."""
     names = dict.fromkeys(name for source in piece.sources for name in source.tensors if not LAYER.fullmatch(name))
     return [name for name in names if (name not in BEFORE) is after]
 
@@ -141,7 +141,7 @@ def _find(source: Source, name: str) -> Array:
 
 
 def _value(levels: Sequence[Mapping[str, Any]], key: str, name: str, t: float, default: Any) -> Any:
-    """The first level's value that has one for this name; the default where none has."""
+    """Return the value from the first level that has one for this name, or the default."""
     for level in levels:
         for setting in _rules(level[key]) if key in level else ():
             if setting.get("filter") in (None, "*") or setting["filter"] in name:
@@ -150,14 +150,14 @@ def _value(levels: Sequence[Mapping[str, Any]], key: str, name: str, t: float, d
 
 
 def _rules(setting: Any) -> Sequence[Mapping[str, Any]]:
-    """A setting as a list of `{value, filter}`."""
+    """Convert a setting to a list of `{value, filter}`."""
     if isinstance(setting, list) and any(isinstance(item, Mapping) for item in setting):
         return setting
     return [setting] if isinstance(setting, Mapping) else [{"value": setting}]
 
 
 def _at(value: Any, t: float) -> Any:
-    """A gradient's value at t: between its two neighbours, or the one below for a switch."""
+    """Return the value of a gradient at t, interpolated between its neighbors. For a boolean, use the lower one."""
     if not isinstance(value, list):
         return value
     place = t * (len(value) - 1)

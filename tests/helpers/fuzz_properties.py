@@ -1,4 +1,4 @@
-"""What must hold for any bytes as a weight file and any text as a recipe; used by the tests and by `./dev fuzz`."""
+"""Properties that must hold for any weight file and any recipe text, used by the tests and by `./dev fuzz`."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from mergecore.planning.planner import make_plan
 from mergecore.recipes.composition import output_of
 
 COUNTS: Counter[str] = Counter()
-"""Cases of this process, by what became of them."""
+"""Number of cases in this process, by outcome."""
 
 
 def try_header(content: bytes, path: Path) -> None:
-    """A weight file is refused in a sentence, or read as the format's own library reads it."""
+    """Check that a weight file is rejected with a message, or read exactly as by the safetensors library."""
     path.write_bytes(content)
     try:
         reader = SafetensorsReader(path)
@@ -37,7 +37,7 @@ def try_header(content: bytes, path: Path) -> None:
 
 
 def try_parsing(text: str) -> None:
-    """A recipe is parsed or refused in a sentence that names it; what it names is not looked for."""
+    """Check that a recipe is parsed, or rejected with a message that names it. Its models are not opened."""
     try:
         output_of(load_yaml(text, "recipe.yml"), text)
     except MergecoreError as error:
@@ -45,7 +45,7 @@ def try_parsing(text: str) -> None:
 
 
 def try_recipe(text: str, registry: Registry) -> None:
-    """A recipe is planned or refused in a sentence, and no file stays open."""
+    """Check that a recipe is planned, or rejected with a message, and that no file stays open."""
     opened = len(os.listdir("/dev/fd"))
     try:
         plan = make_plan(output_of(load_yaml(text, "recipe.yml"), text), registry, 10**9)
@@ -60,5 +60,5 @@ def try_recipe(text: str, registry: Registry) -> None:
 
 
 def summary() -> str:
-    """The counts in one line."""
+    """Return the counts in one line."""
     return f"{COUNTS.total():,} cases: " + ", ".join(f"{count:,} {kind}" for kind, count in sorted(COUNTS.items()))

@@ -1,4 +1,4 @@
-"""Coverage-guided fuzzing: `guided_fuzz.py headers|recipes FOLDER SECONDS` keeps what it finds in FOLDER."""
+"""Coverage-guided fuzzing: `guided_fuzz.py headers|recipes FOLDER SECONDS` saves its findings in FOLDER."""
 
 import sys
 from pathlib import Path
@@ -34,7 +34,7 @@ def main() -> None:
 
 
 LONGEST = 4096
-"""Bytes of a case; longer ones reach nothing more."""
+"""Maximum size of a case in bytes. Longer cases reach no additional code."""
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Files that are broken or made to harm: safetensors headers, model folders, PyTorch archives, recipes."""
+"""Broken and malicious files: safetensors headers, model folders, PyTorch archives, and recipes."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ import torch
 from safetensors.torch import save_file
 
 Damage = Callable[[Path], Any]
-"""Does its harm to a good model folder."""
+"""A function that damages a valid model folder."""
 
 
 def safetensors(entries: Any, data: bytes = b"") -> bytes:
-    """A file with any header."""
+    """A file with an arbitrary header."""
     text = entries if isinstance(entries, bytes) else json.dumps(entries).encode()
     return struct.pack("<Q", len(text)) + text + data
 
@@ -35,7 +35,7 @@ def entry(begin: Any, end: Any, shape: Any = (2,), dtype: Any = "F32") -> dict[s
 
 
 def one(**changes: Any) -> bytes:
-    """A file with one good tensor, but for the changes."""
+    """A file with one valid tensor, with some changes."""
     return safetensors({"a": {**entry(0, 8), **changes}}, bytes(8))
 
 
@@ -91,13 +91,13 @@ HEADERS = {
     "a gap": (safetensors({"a": entry(0, 8), "b": entry(12, 20)}, bytes(20)), "'b' starts after a gap"),
     "bytes of no tensor": (one() + bytes(1), "has extra bytes after the last tensor"),
 }  # fmt: skip
-"""Name → the bytes of model.safetensors, and words of the refusal."""
+"""Name → the bytes of model.safetensors, and text in the error."""
 
 NAMES = [
     "../../../etc/passwd", "/etc/passwd", "a/b", "", " ", "x\nerror: all is well", "\x1b[2J\x1b[31mred",
     "\u202egnp.live", "\x00", "\u200b", "\x9b31m", "[bold]x[/bold]", "%s%n", "x" * 5000,
 ]  # fmt: skip
-"""Names of tensors that try to be paths, commands of the terminal, or something else to the eye."""
+"""Tensor names that look like paths, contain terminal commands, or use invisible characters."""
 
 
 def configured(change: Callable[[dict[str, Any]], Any]) -> Damage:
@@ -112,13 +112,13 @@ def configured(change: Callable[[dict[str, Any]], Any]) -> Damage:
 
 
 def written(name: str, content: str | bytes) -> Damage:
-    """Put a file, or other content for one, into the folder."""
+    """Write a file into the folder, or replace its content."""
     data = content.encode() if isinstance(content, str) else content
     return lambda folder: (folder / name).write_bytes(data)
 
 
 def replaced(name: str, make: Callable[[Path], Any]) -> Damage:
-    """Something else where a file was."""
+    """Replace a file with something else."""
 
     def damage(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
@@ -128,7 +128,7 @@ def replaced(name: str, make: Callable[[Path], Any]) -> Damage:
 
 
 def sparse(name: str, size: int, start: bytes = b"{") -> Damage:
-    """A file of `size` bytes that takes no space."""
+    """A sparse file of `size` bytes."""
 
     def damage(folder: Path) -> None:
         (folder / name).write_bytes(start)
@@ -138,7 +138,7 @@ def sparse(name: str, size: int, start: bytes = b"{") -> Damage:
 
 
 def moved_out(name: str, link: bool = True) -> Damage:
-    """A file that is moved out of its folder, with a link to it or without."""
+    """Move a file out of its folder, optionally with a link to it."""
 
     def damage(folder: Path) -> None:
         target = folder.parent / f"elsewhere-{name}"
@@ -150,7 +150,7 @@ def moved_out(name: str, link: bool = True) -> Damage:
 
 
 def indexed(change: Callable[[dict[str, Any]], Any] = lambda places: places, shard: str = "part.safetensors") -> Damage:
-    """The weights in a shard with an index, whose weight_map is changed."""
+    """Put the weights into a shard with an index whose weight_map is changed."""
 
     def damage(folder: Path) -> None:
         (folder / "model.safetensors").rename(folder / "part.safetensors")
@@ -167,12 +167,12 @@ def stored_names(path: Path) -> list[str]:
 
 
 def both(*damages: Damage) -> Damage:
-    """One after the other."""
+    """Apply several changes in order."""
     return lambda folder: [damage(folder) for damage in damages]
 
 
 class Bomb:
-    """Makes a folder when it is unpickled."""
+    """An object that creates a folder when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -187,7 +187,7 @@ def archive(
     content: Any = None,
     after: Callable[[bytes], bytes] = lambda data: data,
 ) -> Damage:
-    """The weights as pytorch_model.bin, with its records and then its bytes changed."""
+    """Store the weights as pytorch_model.bin, then change its records and its bytes."""
 
     def damage(folder: Path) -> None:
         (folder / "model.safetensors").unlink()
@@ -203,7 +203,7 @@ def archive(
 
 
 def claiming(data: bytes, size: int) -> bytes:
-    """An archive whose directory claims `size` bytes for every record."""
+    """An archive whose directory claims that every record has `size` bytes."""
     place = data.find(b"PK\x01\x02")
     while place >= 0:
         data = data[: place + 20] + struct.pack("<II", size, size) + data[place + 28 :]
@@ -212,20 +212,20 @@ def claiming(data: bytes, size: int) -> bytes:
 
 
 def legacy(folder: Path) -> None:
-    """A pickle from before the archives, with a bomb in it."""
+    """A legacy pickle file that contains a bomb."""
     (folder / "model.safetensors").unlink()
     content = {"x": torch.ones(2), "y": Bomb(folder / "hit")}
     torch.save(content, folder / "pytorch_model.bin", _use_new_zipfile_serialization=False)
 
 
 def bare_pickle(folder: Path) -> None:
-    """A pickle that is nothing but a bomb."""
+    """A pickle file that is only a bomb."""
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb(folder / "hit")))
 
 
 def quantised(names: dict[str, torch.Tensor]) -> Damage:
-    """Tensors of a quantised checkpoint beside the others."""
+    """Add tensors of a quantized checkpoint."""
 
     def damage(folder: Path) -> None:
         save_file(names, folder / "model.safetensors")
@@ -337,7 +337,7 @@ FOLDERS: dict[str, tuple[Damage, str, str]] = {
              lambda f: save_file({"x": torch.ones(1), "model.norm.weight": torch.ones(8)}, f / "b.safetensors")),
         "b.safetensors", "'model.norm.weight' is also in another file",
     ),
-    # PyTorch's archives
+    # PyTorch archives
     "bin that runs code": (archive(content=lambda folder: {"x": Bomb(folder / "hit")}), BIN, REFUSED),
     "bin that is code": (archive(content=lambda folder: Bomb(folder / "hit")), BIN, REFUSED),
     "bin of the old format": (legacy, BIN, "from before 2020"),
@@ -352,7 +352,7 @@ FOLDERS: dict[str, tuple[Damage, str, str]] = {
     "bin with a tensor of 2^50": (archive(content=lambda f: {"x": torch.ones(1).expand(2**50)}), BIN, "do not fit"),
     "bin with its pickle cut": (archive(lambda n, d: d[:-1] if n.endswith(".pkl") else d), BIN, "cannot be read"),
     "bin with fp8 and no scale": (archive(content=lambda folder: {"x": FP8}), "code", UNQUANTISED),
-    # quantised
+    # quantized
     "quantised with GPTQ": (with_quantiser(quant_method="gptq", bits=4), CONFIG, "quantized ('gptq'); " + UNQUANTISED),
     "quantised with AWQ": (with_quantiser(quant_method="awq"), CONFIG, "quantized ('awq'); " + UNQUANTISED),
     "quantised with mxfp4": (with_quantiser(quant_method="mxfp4"), CONFIG, "quantized ('mxfp4'); " + UNQUANTISED),
@@ -384,7 +384,7 @@ FOLDERS: dict[str, tuple[Damage, str, str]] = {
         "code", "which does not match",
     ),
 }  # fmt: skip
-"""Name → the damage, the file or folder that the refusal must name, and words of it."""
+"""Name → the damage, the file or folder that the error must name, and text in the error."""
 
 LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n" for old, new in zip("abcdefgh", "bcdefghi")
@@ -423,4 +423,4 @@ RECIPES: dict[str, tuple[str | bytes, str]] = {
     "a model that is a file": (GOOD.replace("code", "recipe.yml"), "no such folder"),
     "a method with control characters": (GOOD.replace("linear", '"\\e[2J"'), "is not installed"),
 }
-"""Name → a recipe beside good models, and words of the refusal."""
+"""Name → a recipe with valid models next to it, and text in the error."""

@@ -1,7 +1,7 @@
-"""Every method's formula in NumPy float64, written from papers and the description of what recipes mean, by other code.
+"""Reference formulas of every method in NumPy float64, written independently from papers and the recipe documentation.
 
-Each formula gets the base (None without one), the other models, and `Given`; it returns the merged tensor. Random ones
-take their uniform numbers as an input.
+Each formula takes the base (or None), the other models, and `Given`, and returns the merged tensor. Random methods
+get their uniform numbers as an input.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Given:
-    """What a formula is given beside the tensors.
+    """The inputs of a formula other than the tensors.
 
     Attributes:
-        one: a parameter's value by name and default.
-        each: a parameter's value for each model.
-        uniform: for a model's position, the numbers in [0, 1) that a random method draws for the tensor, flat.
+        one: returns the value of a parameter by name and default.
+        each: returns the values of a parameter for each model.
+        uniform: returns the flat numbers in [0, 1) that a random method draws for a model, by its index.
     """
 
     one: Callable[[str, Any], Any]
@@ -109,13 +109,13 @@ def karcher(base: Array | None, models: Sequence[Array], given: Given) -> Array:
 
 
 def _rescaled(delta: Array, kept: Array, rescale: bool) -> Array:
-    """What is kept of a task vector, with the L1 norm of all of it where asked."""
+    """Keep part of a task vector and optionally restore the L1 norm of the whole."""
     before, after = np.abs(delta).sum(), np.abs(kept).sum()
     return kept * (before / after) if rescale and min(before, after) >= 1e-7 else kept
 
 
 def _sum(base: Array, deltas: Sequence[Array], given: Given, elect: bool, normalize: bool) -> Array:
-    """The weighted task vectors added up, with the elected sign alone where asked; then normalize and lambda."""
+    """Add up the weighted task vectors, optionally only with the elected sign, then apply normalize and lambda."""
     weights = np.array(given.each("weight", 1.0))
     weighted = np.stack([w * x for w, x in zip(weights, deltas, strict=True)])
     agrees = np.ones_like(weighted, dtype=bool)
@@ -133,7 +133,7 @@ def task_arithmetic(base: Array, models: Sequence[Array], given: Given) -> Array
 
 
 def _largest(delta: Array, density: float) -> Array:
-    """The largest magnitudes, of equals the first."""
+    """Select the largest magnitudes, and the first ones among ties."""
     count = 0 if density <= 0 else max(1, int(density * delta.size))
     kept = np.zeros(delta.size)
     places = np.argsort(-np.abs(delta.ravel()), kind="stable")[:count]
@@ -148,7 +148,7 @@ def ties(base: Array, models: Sequence[Array], given: Given) -> Array:
 
 
 def _band(delta: Array, density: float, gamma: float) -> Array:
-    """Without the largest and the smallest magnitudes."""
+    """Drop the largest and the smallest magnitudes."""
     if density >= 1:
         return delta
     size = delta.size
@@ -168,7 +168,7 @@ def _breadcrumbs(base: Array, models: Sequence[Array], given: Given, elect: bool
 
 
 def _dropped(base: Array, models: Sequence[Array], given: Given, elect: bool, normalize: bool, chances: Any) -> Array:
-    """DARE and DELLA: an element stays where its uniform number is below its chance."""
+    """DARE and DELLA: keep an element if its uniform number is below its probability."""
     deltas = [x - base for x in models]
     kept = []
     for model, (delta, density) in enumerate(zip(deltas, given.each("density", 1.0), strict=True)):
@@ -188,7 +188,7 @@ def _della(base: Array, models: Sequence[Array], given: Given, elect: bool) -> A
     def chances(model: int, delta: Array, density: float) -> Array | float:
         if density <= 0:
             return 0.0
-        ranks = np.argsort(np.argsort(np.abs(delta), axis=-1, kind="stable"), axis=-1)  # from 0, the smallest
+        ranks = np.argsort(np.argsort(np.abs(delta), axis=-1, kind="stable"), axis=-1)  # 0 is the smallest
         return density - epsilons[model] + 2 * epsilons[model] * ranks / (delta.shape[-1] - 1)
 
     return _dropped(base, models, given, elect, elect, chances)
@@ -252,7 +252,7 @@ def _ram(base: Array, models: Sequence[Array], given: Given, strengthen: bool) -
         factor = 1.0
         if strengthen:
             shared, alone = (change & (count > 1)).sum(), (change & (count == 1)).sum()
-            ratio = min(shared / max(alone, epsilon), given.one("alpha", 0.2)) if alone else 0.0  # no matter which
+            ratio = min(shared / max(alone, epsilon), given.one("alpha", 0.2)) if alone else 0.0  # any of them
             factor = 1 + given.one("r", 0.1) * ratio
         total += np.where(change, delta, 0.0) * np.where(count == 1, factor, 1 / np.maximum(count, 1))
     return base + total
@@ -274,4 +274,4 @@ FORMULAE: Mapping[str, Callable[[Any, Sequence[Array], Given], Array]] = {
     "ram": _variant(_ram, False),
     "ramplus_tl": _variant(_ram, True),
 }
-"""By the method's name."""
+"""The formulas, by method name."""

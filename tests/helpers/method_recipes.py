@@ -1,4 +1,4 @@
-"""Recipes of every first-party method that use gradients, filters and slices, and checks of what they make."""
+"""Recipes with gradients, filters, and slices for every first-party method, and checks of their results."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ def source(model: str, layer_range: tuple[int, int] | None = None, **parameters:
 
 
 def only(text: str, value: Any) -> dict[str, Any]:
-    """A value for the weights with `text` in their names."""
+    """A value for weights with `text` in their names."""
     return {"filter": text, "value": value}
 
 
 def rest(value: Any) -> dict[str, Any]:
-    """A value for all weights that no earlier filter took."""
+    """A value for all weights not matched by an earlier filter."""
     return {"value": value}
 
 
 def linear(models: Models, n: int) -> dict[str, dict[str, Any]]:
-    """Linear recipes for a base, three fine-tunes and their number of layers."""
+    """Linear recipes for a base, three fine-tunes, and their number of layers."""
     base, a, b, c = models
     steps = [only("mlp", [0.1, 0.9, 0.4]), only("layers.1.", 0.7), rest(0.5)]
     return {
         "plain": {"models": [source(a, weight=0.6), source(b, weight=0.3), source(c, weight=0.4)]},
         "gradients and filters": {
             "models": [source(a, weight=steps), source(b, weight=[1, 0.25])],
-            "base_model": base,  # an input like the others
+            "base_model": base,  # treated like the other inputs
             "parameters": {"weight": 0.2, "normalize": [only("norm", [False, True]), only("mlp.", False)]},
         },
         "slices at four levels": {
@@ -173,16 +173,16 @@ RECIPES: dict[str, Callable[[Models, int], dict[str, dict[str, Any]]]] = {
     item.__name__: item for item in (linear, slerp, task_arithmetic, ties, passthrough)
 }
 CASES = [(method, label) for method, recipes in RECIPES.items() for label in recipes("0123", 4)]
-"""Every method with the names of its recipes."""
+"""The names of the recipes for every method."""
 
 
 def recipe_of(method: str, label: str, models: Models, depth: int) -> dict[str, Any]:
-    """A whole recipe for a base and three fine-tunes of `depth` layers."""
+    """Return a complete recipe for a base and three fine-tunes with `depth` layers."""
     return {"merge_method": method, **RECIPES[method](models, depth)[label]}
 
 
 def largest_error(recipe: dict[str, Any], out: Path) -> float:
-    """Run a recipe; the largest relative error over the tensors of the output, which must be those expected."""
+    """Run a recipe, check the tensor names, and return the largest relative error over all tensors."""
     mergecore.run(recipe, out)
     got, expected = float64_oracle.read(out), float64_oracle.merge(recipe)
     assert set(got) == set(expected)
@@ -190,10 +190,10 @@ def largest_error(recipe: dict[str, Any], out: Path) -> float:
 
 
 def check_loads(out: Path) -> None:
-    """transformers takes every tensor of the output as it is, misses none, and can run the model."""
+    """Check that transformers loads every tensor of the output, misses none, and can run the model."""
     model, report = AutoModelForCausalLM.from_pretrained(out, output_loading_info=True)
     assert not any(report.values()), report
     state, stored = model.state_dict(), float64_oracle.read(out)
-    for name in state.keys() & stored.keys():  # old checkpoints have buffers that models no longer have
+    for name in state.keys() & stored.keys():  # old checkpoints have buffers that current models do not have
         assert (state[name].double().numpy() == stored[name]).all(), name
     assert model(torch.arange(6)[None]).logits.isfinite().all()

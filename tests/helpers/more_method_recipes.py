@@ -1,4 +1,4 @@
-"""Recipes of the methods that are proved on one architecture, at least three each, with gradients and filters."""
+"""Recipes with gradients and filters for the methods tested on one architecture, at least three for each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Recipes = dict[str, dict[str, Any]]
 
 
 def nuslerp(models: Models, n: int) -> Recipes:
-    """NuSLERP recipes for a base, three fine-tunes and their number of layers."""
+    """NuSLERP recipes for a base, three fine-tunes, and their number of layers."""
     base, a, b, c = models
     pair = [source(a, weight=0.6), source(b, weight=0.4)]
     steps = [only("mlp", [0.1, 0.9]), only("norm", 0), rest([1, 0.5])]
@@ -37,7 +37,7 @@ def nuslerp(models: Models, n: int) -> Recipes:
 
 
 def multislerp(models: Models, n: int) -> Recipes:
-    """Spherical means, as above."""
+    """Multi-SLERP recipes, as above."""
     base, a, b, c = models
     trio = [source(a, weight=0.5), source(b, weight=[0.2, 0.9]), source(c)]
     return {
@@ -56,7 +56,7 @@ def multislerp(models: Models, n: int) -> Recipes:
 
 
 def karcher(models: Models, n: int) -> Recipes:
-    """Karcher means, as above."""
+    """Karcher mean recipes, as above."""
     base, a, b, c = models
     return {
         "plain": {"models": [source(a), source(b), source(c)]},
@@ -66,14 +66,14 @@ def karcher(models: Models, n: int) -> Recipes:
         },
         "gradients and filters": {
             "models": [source(a), source(b)],
-            "base_model": base,  # an input like the others
+            "base_model": base,  # treated like the other inputs
             "parameters": {"max_iter": [only("mlp", [0, 4]), rest(3)], "tol": [only("norm", 0.2), rest([0, 1e-3])]},
         },
     }
 
 
 def thinned(models: Models, n: int, more: dict[str, Any]) -> Recipes:
-    """What the sparse task-vector methods share: weights, densities, and `more` parameters of one model."""
+    """Recipes shared by the sparse task-vector methods: weights, densities, and `more` parameters for one model."""
     base, a, b, c = models
     steps = [only("mlp", [0.8, 0.3]), only("norm", 1), rest(0.6)]
     return {
@@ -169,7 +169,7 @@ def nearswap(models: Models, n: int) -> Recipes:
 
 
 def arcee_fusion(models: Models, n: int) -> Recipes:
-    """Arcee Fusion recipes, as above: it has no parameters, so other models and layers."""
+    """Arcee Fusion recipes, as above. They vary models and layers, because the method has no parameters."""
     base, a, b, c = models
     return {
         "plain": {"models": [source(c)], "base_model": base},
@@ -204,4 +204,4 @@ MORE: dict[str, Callable[[Models, int], Recipes]] = {
     **{"breadcrumbs": breadcrumbs, "breadcrumbs_ties": breadcrumbs},
 }
 MORE_CASES = [(method, label) for method, recipes in MORE.items() for label in recipes("0123", 4)]
-"""Every one of these methods with the names of its recipes."""
+"""The names of the recipes for each of these methods."""

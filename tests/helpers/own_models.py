@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 
 def write(folder: Path, tensors: dict[str, torch.Tensor], **config: Any) -> Path:
-    """A checkpoint of a class of its own."""
+    """A checkpoint with its own model class."""
     folder.mkdir()
     save_file(tensors, folder / "model.safetensors")
     values = {"architectures": ["OwnModel"], "num_hidden_layers": 2, "num_experts": 2, **config}
@@ -26,7 +26,7 @@ def define(folder: Path, **definition: Any) -> str:
 
 
 def mixture(seed: int, fused: bool) -> dict[str, torch.Tensor]:
-    """Two layers of two experts, each expert's gate, up and down apart, or all experts in two tensors."""
+    """Two layers of two experts, with gate, up, and down separate for each expert or fused for all experts."""
     draw = torch.Generator().manual_seed(seed)
     tensors = {"embed.weight": torch.randn(5, 4, generator=draw)}
     for layer in range(2):

@@ -1,4 +1,4 @@
-"""Command lines that must be refused: the exit status 2, one sentence, and no file more or less than before."""
+"""Command lines that must be rejected with exit status 2 and one message, without creating or deleting files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 
 class Refused(NamedTuple):
-    """What is typed after `mergecore`, and words of the error."""
+    """The arguments of `mergecore`, and text in the error."""
 
     arguments: str
     words: str
@@ -18,7 +18,7 @@ class Refused(NamedTuple):
 def run(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> tuple[int, str, str]:
-    """Run the command line in this process; gives its exit status, standard output and standard error."""
+    """Run the command line in this process. Return its exit status, standard output, and standard error."""
     from mergecore import cli
 
     monkeypatch.setattr("sys.argv", ["mergecore", *arguments])
@@ -31,7 +31,7 @@ def run(
 def check_refused(
     case: Refused, folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """See that a command line is refused in a folder, and leaves it as it is."""
+    """Check that a command line is rejected in a folder and leaves the folder unchanged."""
     monkeypatch.chdir(folder)
     before = sorted(folder.rglob("*"))
     status, out, err = run(case.arguments.split(), monkeypatch, capfd)

@@ -12,11 +12,11 @@ Recipe = dict[str, Any]
 
 
 BESIDE = ("README.md", "mergecore_recipe.yml", "mergecore.lock.json")
-"""Files that name models and recipes, which are not the same."""
+"""Files that contain names of models and recipes, which differ."""
 
 
 def replaced(value: Any, models: Mapping[str, Any]) -> Any:
-    """A recipe with other models in the place of some."""
+    """Return a recipe with some models replaced."""
     if isinstance(value, str):
         return models.get(value, value)
     if isinstance(value, list):
@@ -27,7 +27,7 @@ def replaced(value: Any, models: Mapping[str, Any]) -> Any:
 
 
 def apart(recipes: Sequence[Recipe], root: Path) -> Path:
-    """The recipes' results, each written, where the next ones find it."""
+    """Run the recipes one by one and write each result where the next one expects it."""
     written: dict[str, Any] = {}
     for number, recipe in enumerate(recipes):
         head = {"merge_method": recipe["merge_method"]}

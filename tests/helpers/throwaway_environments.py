@@ -1,4 +1,4 @@
-"""Throwaway environments that packages are installed into, as a user does."""
+"""Temporary virtual environments for installing packages the way a user would."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Environment:
-    """A virtual environment with this one's libraries (linked, not copied) and nothing of mergecore."""
+    """A virtual environment with links to the libraries of the current one, but without mergecore."""
 
     def __init__(self, folder: Path) -> None:
         venv.create(folder, with_pip=False)
@@ -38,7 +38,7 @@ class Environment:
         self.pip("install", "--no-index", *sorted(wheels.glob("*.whl")))
 
     def call(self, *command: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-        """Run a program of the environment, or of the machine where it has none of the name."""
+        """Run a program from the environment, or from the system if the environment does not have it."""
         variables = {**os.environ, "PATH": f"{self.bin}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "200"}
         return subprocess.run(
             list(map(str, command)), env=variables, cwd=cwd, capture_output=True, text=True, check=False

@@ -1,4 +1,4 @@
-"""Tiny Llama checkpoints of random weights, written without transformers."""
+"""Tiny Llama checkpoints with random weights, written without transformers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ LAYERS, HIDDEN, VOCABULARY = 2, 8, 12
 
 
 def write_model(folder: Path, seed: int, *, dtype: str = "float32", **config) -> Path:
-    """A tiny Llama checkpoint of random weights, written without transformers."""
+    """A tiny Llama checkpoint with random weights, written without transformers."""
     import torch
     from safetensors.torch import save_file
 

@@ -1,4 +1,4 @@
-"""Tiny random checkpoints of every architecture, made by transformers and kept for a test session."""
+"""Tiny random checkpoints of every architecture, created with transformers and kept for the test session."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 import torch
 import transformers
 
-torch.set_num_threads(1)  # on models so small threads only wait for each other
+torch.set_num_threads(1)  # on such small models, threads only wait for each other
 
 SIZES = {"vocab_size": 37, "hidden_size": 24, "intermediate_size": 29, "num_attention_heads": 3}
 SHARED_KEYS = {"num_key_value_heads": 1}
 WINDOWS = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 2}
 TIED = {"tie_word_embeddings": True}
-PHI3 = {"pad_token_id": 0, "eos_token_id": 2}  # its defaults lie outside of so small a vocabulary
+PHI3 = {"pad_token_id": 0, "eos_token_id": 2}  # its defaults are outside this small vocabulary
 
 FAMILIES: Mapping[str, tuple[str, int, Mapping[str, Any]]] = {
     "llama": ("llama", 4, {**SHARED_KEYS, "attention_bias": True, "mlp_bias": True}),
@@ -33,14 +33,14 @@ FAMILIES: Mapping[str, tuple[str, int, Mapping[str, Any]]] = {
     "phi3": ("phi3", 2, {**SHARED_KEYS, **PHI3}),
     "phi3-tied": ("phi3", 3, {**PHI3, **TIED}),
 }
-"""Name → model type, number of layers, and what else its config says."""
+"""Name → model type, number of layers, and other config values."""
 
 SCALES = (0.0, 0.004, 0.02, 0.1)
-"""Standard deviation of what fine-tune `number` adds to the base, whose own weights vary by about 0.05."""
+"""Standard deviation of the delta of fine-tune `number`. The weights of the base vary by about 0.05."""
 
 
 class Tiny:
-    """Makes checkpoints below a folder, each once."""
+    """Creates checkpoints in a folder, each only once."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -48,14 +48,14 @@ class Tiny:
     def __call__(
         self, family: str, number: int = 0, *, dtype: str = "float32", shard: str = "5GB", **sizes: int
     ) -> str:
-        """The folder of one checkpoint.
+        """Return the folder of a checkpoint.
 
         Args:
             family: a key of `FAMILIES`.
-            number: 0 is the base, 1 to 3 are fine-tunes: the base plus random deltas of the scale `SCALES[number]`.
-            dtype: what its weights are stored in.
-            shard: its largest weight file.
-            sizes: numbers in its config that differ from `SIZES`.
+            number: 0 is the base. 1 to 3 are fine-tunes, with random deltas of scale `SCALES[number]`.
+            dtype: dtype of the stored weights.
+            shard: maximum size of a weight file.
+            sizes: config values that differ from `SIZES`.
         """
         label = "-".join([family, str(number), dtype, shard, *(f"{key}={value}" for key, value in sizes.items())])
         folder = self._root / label
@@ -66,12 +66,12 @@ class Tiny:
         return str(folder)
 
     def all(self, family: str, **options: Any) -> list[str]:
-        """The base and its fine-tunes."""
+        """Return the base and its fine-tunes."""
         return [self(family, number, **options) for number in range(len(SCALES))]
 
 
 def layers(family: str) -> int:
-    """How many layers a family's checkpoints have."""
+    """Return the number of layers in a family's checkpoints."""
     return FAMILIES[family][1]
 
 
@@ -86,7 +86,7 @@ def _base(family: str, sizes: Mapping[str, int]) -> transformers.PreTrainedModel
 
 @torch.no_grad()
 def _add_noise(model: transformers.PreTrainedModel, scale: float, seed: int) -> None:
-    """Change every parameter, biases and norms too; a tied head is one parameter with its embedding."""
+    """Change every parameter, including biases and norms. A tied head and its embedding are one parameter."""
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
         parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=scale)

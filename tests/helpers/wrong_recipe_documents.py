@@ -1,10 +1,10 @@
-"""Recipes whose YAML, structure, models or layers are wrong, each with what the error must say."""
+"""Recipes with invalid YAML, structure, models, or layers, each with the expected error."""
 
 from typing import NamedTuple
 
 
 class Wrong(NamedTuple):
-    """A recipe, and the line, path and words of its error; None: the error has no such thing."""
+    """A recipe, and the line, path, and text of its error. None if the error has no line or path."""
 
     recipe: str
     line: int | None
@@ -21,37 +21,37 @@ MODULE = COPY + "modules:\n  default:\n"
 
 
 def top(line: str, path: str | None, words: str) -> Wrong:
-    """A good recipe with one more line, the seventh."""
+    """A valid recipe with an additional seventh line."""
     return Wrong(f"{GOOD}{line}\n", 7, path, words)
 
 
 def entry(model: str, path: str, words: str) -> Wrong:
-    """A recipe with one wrong entry of `models`, in the third line."""
+    """A recipe with an invalid entry in `models`, on line 3."""
     return Wrong(f"{HEAD}models: [{model}]\n", 3, f"models[0]{path}", words)
 
 
 def source(text: str, path: str, words: str) -> Wrong:
-    """A recipe with one wrong source of a slice, in the third line."""
+    """A recipe with an invalid source in a slice, on line 3."""
     return Wrong(f"{COPY}slices:\n  - sources: [{text}]\n", 3, f"slices[0].sources[0]{path}", words)
 
 
 def layers(span: str, words: str, index: str = "") -> Wrong:
-    """A recipe with a wrong range of layers, in the third line."""
+    """A recipe with an invalid layer range, on line 3."""
     return source(f"{{model: code, layer_range: {span}}}", f".layer_range{index}", words)
 
 
 def base(model: str, path: str, words: str) -> Wrong:
-    """A recipe with a wrong base model, in the second line."""
+    """A recipe with an invalid base model, on line 2."""
     return Wrong(f"merge_method: ties\nbase_model: {model}\n{MODELS}", 2, f"base_model{path}", words)
 
 
 def method(name: str, words: str) -> Wrong:
-    """A recipe with a wrong method, in the first line."""
+    """A recipe with an invalid method, on line 1."""
     return Wrong(f"merge_method: {name}\nbase_model: base\n{MODELS}", 1, "merge_method", words)
 
 
 def count(name: str, models: str, words: str) -> Wrong:
-    """A recipe with too few or too many models, in the third line."""
+    """A recipe with too few or too many models, on line 3."""
     listed = ", ".join(f"{{model: {model}}}" for model in models.split())
     text = f"merge_method: {name}\nbase_model: base\nmodels: [{listed}]\n"
     return Wrong(text, 3, "models", f"method {name!r} takes {words}")
@@ -65,7 +65,7 @@ DOCUMENTS: dict[str, Wrong] = {
     "an alias of nothing": Wrong("merge_method: *nowhere\n", 1, None, "undefined alias 'nowhere'"),
     "an unprintable character": Wrong(GOOD + "\0", None, None, "not valid YAML"),
     "nested beyond all measure": Wrong("a: " + "[" * 700, None, None, "nested too deeply"),
-    "empty": Wrong("", None, None, "is empty; a recipe needs at least 'merge_method' and 'models'"),
+    "empty": Wrong("", None, None, "the file is empty; a recipe needs at least 'merge_method' and 'models'"),
     "nothing but a comment": Wrong("# later\n", None, None, "is empty"),
     "a list": Wrong("- merge_method: ties\n", 1, None, "must be a mapping"),
     "a word": Wrong("ties\n", 1, None, "must be a mapping, not 'ties'"),
@@ -80,7 +80,7 @@ DOCUMENTS: dict[str, Wrong] = {
     "a parameter twice": top("parameters: {lambda: 1, lambda: 2}", "parameters.lambda", "duplicate key"),
     "an unknown key": top("parmeters: {}", "parmeters", "unknown key 'parmeters'; did you mean 'parameters'?"),
     "a key in other case": top("Dtype: float32", "Dtype", "did you mean 'dtype'?"),
-    "a key like no other": top("xyzzy: 1", "xyzzy", "unknown key 'xyzzy'; known here: merge_method, models,"),
+    "a key like no other": top("xyzzy: 1", "xyzzy", "unknown key 'xyzzy'; known keys: merge_method, models,"),
     "no method": Wrong(MODELS, 1, None, "'merge_method' is missing"),
     "a method under another key": Wrong("method: ties\n" + MODELS, 1, "method", "did you mean 'merge_method'?"),
     "a method that is a number": method("5", "must be a string, not 5"),
@@ -101,7 +101,7 @@ DOCUMENTS: dict[str, Wrong] = {
     "models a mapping": Wrong(HEAD + "models: {code: {weight: 1}}\n", 3, "models", "must be a list, not a mapping"),
     "a model without its key": entry("code", "", "must be a mapping, not 'code'"),
     "a model's key misspelt": entry("{modle: code}", ".modle", "did you mean 'model'?"),
-    "a parameter beside the model": entry("{model: code, weight: 1}", ".weight", "known here: model, parameters"),
+    "a parameter beside the model": entry("{model: code, weight: 1}", ".weight", "known keys: model, parameters"),
     "layers outside of slices": entry("{model: code, layer_range: [0, 1]}", ".layer_range", "unknown key"),
     "parameters without a model": entry("{parameters: {weight: 1}}", "", "'model' is missing"),
     "a model that is a number": entry("{model: 3}", ".model", "must be a string or a mapping, not 3"),

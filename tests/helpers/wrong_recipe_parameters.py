@@ -1,22 +1,22 @@
-"""Recipes whose parameters are wrong, each with what the error must say."""
+"""Recipes with invalid parameters, each with the expected error."""
 
 from wrong_recipe_documents import GOOD, HEAD, Wrong
 
 
 def value(method: str, parameters: str, path: str, words: str) -> Wrong:
-    """A recipe with wrong parameters at the top, in the second line."""
+    """A recipe with invalid top-level parameters, on line 2."""
     models = "models: [{model: code}, {model: prose}]\nbase_model: base\n"
     return Wrong(f"merge_method: {method}\nparameters: {{{parameters}}}\n{models}", 2, f"parameters.{path}", words)
 
 
 def lacking(method: str, parameters: str, models: str, words: str, path: str = "models") -> Wrong:
-    """A recipe without a value that its method needs; its models stand in the third line."""
+    """A recipe without a required value. Its models are on line 3."""
     head = f"merge_method: {method}\nparameters: {{{parameters}}}\n"
     return Wrong(f"{head}models: [{models}]\nbase_model: base\n", 3 if path != "base_model" else 4, path, words)
 
 
 def of_model(method: str, name: str, words: str = "applies to all models; move it to the") -> Wrong:
-    """A recipe with a parameter of the whole merge under one model, in the fourth line."""
+    """A recipe with a parameter for the whole merge under one model, on line 4."""
     text = f"merge_method: {method}\nbase_model: base\nmodels:\n  - {{model: code, parameters: {{{name}: 1}}}}\n"
     return Wrong(text, 4, f"models[0].parameters.{name}", words)
 
@@ -65,7 +65,7 @@ VALUES: dict[str, Wrong] = {
         ("linear", "weight: [1, heavy]", "weight[1]", "must be a number, not 'heavy'"),
         ("linear", "weight: [1, null]", "weight[1]", "must be a number, not empty"),
         ("linear", "weight: [[1, 2], [3, 4]]", "weight[0]", "must be a number, not [1, 2]"),
-        ("linear", "weight: {code: 1, prose: 2}", "weight.code", "unknown key 'code'; known here: value, filter"),
+        ("linear", "weight: {code: 1, prose: 2}", "weight.code", "unknown key 'code'; known keys: value, filter"),
         ("linear", "weight: {}", "weight", "'value' is missing"),
         ("linear", "weight: {filter: mlp}", "weight", "'value' is missing"),
         ("linear", "weight: {filter: mlp, value: []}", "weight.value", "must not be empty"),

@@ -1,4 +1,4 @@
-"""Recipes of several stages that are wrong, each with what the error must say."""
+"""Invalid recipes with several stages, each with the expected error."""
 
 from wrong_recipe_documents import Wrong
 
@@ -7,22 +7,22 @@ LAST = "merge_method: ties\nbase_model: base\n"
 
 
 def later(text: str, line: int, path: str | None, words: str) -> Wrong:
-    """A recipe after the stage `mix`; lines are counted from the recipe's first."""
+    """A recipe after the stage `mix`. Line numbers start at the recipe."""
     return Wrong(STAGE + text, 5 + line, path, words)
 
 
 def named(name: str, words: str) -> Wrong:
-    """A stage with a wrong name, in the first line."""
+    """A stage with an invalid name, on line 1."""
     return Wrong(STAGE.replace("mix", name, 1) + f"{LAST}models: [{{model: code}}]\n", 1, "name", words)
 
 
 def nested(text: str, path: str, words: str) -> Wrong:
-    """A recipe nested in a recipe, in the third line."""
+    """A recipe nested in a recipe, on line 3."""
     return Wrong(f"{LAST}models: [{{model: code}}, {{model: {text}}}]\n", 3, f"models[1].model{path}", words)
 
 
 def made_of(**models: str) -> str:
-    """Recipes of one line each, each made of one other."""
+    """One-line recipes, each of which uses another one."""
     lines = [f"{{name: {name}, merge_method: passthrough, models: [{{model: {model}}}]}}\n" for name, model in
              models.items()]  # fmt: skip
     return "---\n".join(lines)

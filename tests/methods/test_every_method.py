@@ -1,4 +1,4 @@
-"""Every installed method equals its formula in float64, and leaves a model that is merged with itself as it is."""
+"""Every installed method matches its formula in float64, and merging a model with itself does not change it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from mergecore.api import Base, DeltaMethod, Method
 from mergecore.discovery.entry_points import find, listed, load
 
 LIMIT = 2e-6
-"""Of an element's expected magnitude or, if larger, of its tensor's root mean square: where terms of the tensor's size
-cancel, what is left has their rounding."""
+"""Tolerance relative to an element's expected magnitude or, if larger, the tensor's root mean square. If terms cancel,
+the result keeps their rounding errors."""
 FAMILY = "llama-tied"
 METHODS = list(dict.fromkeys(plugin.name for plugin in listed("methods")))
 
@@ -28,10 +28,10 @@ THINNED: list[dict[str, Any]] = [
     {"weight": 0.3, "density": 0.4, "rescale": True, "normalize": True, "lambda": 1.7},
 ]
 SELF: dict[str, list[dict[str, Any]]] = {
-    # Of the linear mean only halves: with other weights the sum of the weights' multiples is rounded. It has no base.
+    # For linear, only weights of one half are exact. Other weighted sums are rounded. It has no base.
     "linear": [{"weight": 0.5}, {"weight": 0.5, "normalize": False}],
     "slerp": [{"t": 0.25}, {"t": 1}],
-    # A scale other than 1 is to change the model.
+    # Any scale other than 1 changes the model.
     "passthrough": [{}, {"scale": 1}],
     "nearswap": [{"t": 0.3}],
     "nuslerp": [{"weight": [0.3, 0.9]}, {"nuslerp_flatten": False}],
@@ -47,7 +47,7 @@ SELF: dict[str, list[dict[str, Any]]] = {
     "della": THINNED,
     "della_linear": THINNED,
 }
-"""Settings, where a method needs or has any that matter: the exceptions stand with their reason."""
+"""Parameters for methods that need some, with reasons for exceptions."""
 
 
 @pytest.fixture(scope="session")
@@ -68,7 +68,7 @@ def test_a_merge_equals_the_formula(tiny: Tiny, tmp_path: Path, method: str, lab
 
 
 def copies(kind: type[Method], base: str | None) -> int:
-    """How often the model is listed: once as the base, which most methods do not count, and twice or less beside it."""
+    """How often to list the model: once as the base, which most methods do not count, and at most twice more."""
     low, high = kind.models
     return (high or max(low, 2)) + (base is not None and issubclass(kind, DeltaMethod))
 
@@ -78,7 +78,7 @@ def copies(kind: type[Method], base: str | None) -> int:
 def test_a_model_merged_with_itself_on_itself_is_the_same_bit_for_bit(
     tiny: Tiny, tmp_path: Path, method: str, dtype: str
 ) -> None:
-    """With and without a base where it is optional; the model has no -0.0, to which a difference of 0.0 adds to 0.0."""
+    """Test with and without an optional base. The model contains no -0.0, because adding 0.0 to it results in 0.0."""
     model, kind = tiny(FAMILY, 1, dtype=dtype), load(find("methods", method))
     expected = load_file(Path(model, "model.safetensors"))
     bases = {Base.REQUIRED: [model], Base.OPTIONAL: [model, None], Base.INPUT: [None]}[kind.base]

@@ -1,4 +1,4 @@
-"""Merges by every method on every architecture equal an independent computation, load, and depend on nothing else."""
+"""Merges with every method on every architecture match an independent computation, load, and are deterministic."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ import mergecore
 from mergecore.builtin.threads import ThreadsExecutor
 
 LIMIT = 2e-6
-"""Of an element's expected magnitude or, if larger, of its tensor's root mean square."""
+"""Tolerance relative to an element's expected magnitude or, if larger, the tensor's root mean square."""
 WIDE = {"vocab_size": 1500}
-"""Makes an embedding of 36,000 elements: more than two of the smallest tiles."""
+"""A vocabulary size for an embedding of 36,000 elements, which is more than two of the smallest tiles."""
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +42,7 @@ def config_of(folder: Path | str) -> dict[str, Any]:
 
 
 def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    """Whether names, dtypes, shapes and every bit agree."""
+    """Return True if names, dtypes, shapes, and all bits are equal."""
     return one.keys() == other.keys() and all(
         one[name].dtype == other[name].dtype
         and one[name].shape == other[name].shape
@@ -52,7 +52,7 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 def rewritten(model: str, folder: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> str:
-    """A copy of a checkpoint with its tensors changed."""
+    """Copy a checkpoint with changed tensors."""
     folder.mkdir()
     (folder / "config.json").write_text(Path(model, "config.json").read_text())
     save_file(change(tensors(model)), folder / "model.safetensors", metadata={"format": "pt"})
@@ -188,7 +188,7 @@ def test_tiles_and_threads_change_no_byte(tiny: Tiny, method: str) -> None:
 @pytest.mark.parametrize("tile", [2**14, 2**20])
 def test_of_equal_magnitudes_the_first_are_kept_whatever_the_tiles(tiny: Tiny, tmp_path: Path, tile: int) -> None:
     def coarse(stored: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name: (item * 16).round() / 16 for name, item in stored.items()}  # differences have few values
+        return {name: (item * 16).round() / 16 for name, item in stored.items()}  # few distinct differences
 
     base, other = (rewritten(tiny("llama", n, **WIDE), tmp_path / str(n), coarse) for n in (0, 3))
     made = {"merge_method": "ties", "models": [source(other)], "base_model": base, "parameters": {"density": 0.1}}

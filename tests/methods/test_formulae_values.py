@@ -1,4 +1,4 @@
-"""Installed methods, and the formulae that check them elsewhere, give the numbers known of small tensors."""
+"""Installed methods and their reference formulas produce known results for small tensors."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ MATRICES: list[Case] = [  # (method, parameters, base, models, result)
 ONE_TO_TEN = [float(number) for number in range(1, 11)]
 FOUR_TO_EIGHT = [float(number) * (4 <= number <= 8) for number in range(1, 11)]
 NEARLY_PARALLEL = [(1 + math.cos(0.03)) / 2, math.sin(0.03) / 2]
-"""The middle of the straight line between two directions 0.03 apart."""
+"""The midpoint of the straight line between two directions that are 0.03 apart."""
 APART = [[1.0, 0.0], [-0.5, math.sqrt(0.75)]]
 """Two directions whose cosine is -0.5."""
 
@@ -95,15 +95,15 @@ EDGES: list[Case] = [
     ("slerp", {"t": 0.25}, [-1.0], [[1.0]], [-0.5]),  # opposite: a straight line
     ("slerp", {"t": 0.5}, [1.0, 0.0], [[math.cos(0.04), math.sin(0.04)]], [math.cos(0.02), math.sin(0.02)]),
     ("slerp", {"t": 0.5}, [1.0, 0.0], [[math.cos(0.03), math.sin(0.03)]], NEARLY_PARALLEL),
-    ("slerp", {"t": 1.5}, [1.0, 0.0], [[0.0, 1.0]], [-math.sqrt(0.5), math.sqrt(0.5)]),  # t goes beyond the models
+    ("slerp", {"t": 1.5}, [1.0, 0.0], [[0.0, 1.0]], [-math.sqrt(0.5), math.sqrt(0.5)]),  # t is outside [0, 1]
     ("nuslerp", {"weight": [0.25, 0.75]}, None, [[-1.0], [1.0]], [0.5]),  # opposite: a straight line
-    ("linear", {"weight": [1.0, -1.0]}, None, [[1.0], [2.0]], [-math.inf]),  # weights that cancel
+    ("linear", {"weight": [1.0, -1.0]}, None, [[1.0], [2.0]], [-math.inf]),  # the weights cancel
     ("task_arithmetic", {"weight": [1.0, -1.0], "normalize": True}, [0.0], [[1.0], [2.0]], [-1.0]),
     ("ties", {"weight": [1.0, -1.0]}, [0.0], [[1.0], [2.0]], [2.0]),
     ("ties", {**W, "density": [0.0, 1.0]}, [1.0, 1.0], [[9.0, 9.0], [2.0, 0.5]], [2.0, 0.5]),  # density 0
-    ("ties", {"density": 0.1}, [0.0, 0.0, 0.0], [[1.0, -3.0, 2.0]], [0.0, -3.0, 0.0]),  # one stays
-    ("ties", {"density": 0.5}, [0.0] * 4, [[2.0, -2.0, 2.0, 1.0]], [2.0, -2.0, 0.0, 0.0]),  # equals
-    ("ties", {}, [0.0], [[1.0], [-1.0]], [1.0]),  # a draw is positive
+    ("ties", {"density": 0.1}, [0.0, 0.0, 0.0], [[1.0, -3.0, 2.0]], [0.0, -3.0, 0.0]),  # one element is kept
+    ("ties", {"density": 0.5}, [0.0] * 4, [[2.0, -2.0, 2.0, 1.0]], [2.0, -2.0, 0.0, 0.0]),  # ties
+    ("ties", {}, [0.0], [[1.0], [-1.0]], [1.0]),  # a tie becomes positive
     ("karcher", {}, None, [[1.0, 0.0], [0.0, 2.0]], [1.5 * math.sqrt(0.5)] * 2),
     ("breadcrumbs", {"density": 0.5, "gamma": 0.2}, [0.0] * 10, [ONE_TO_TEN], FOUR_TO_EIGHT),
     ("nearswap", {"t": 0.1}, [1.0], [[3.0]], [1.1]),
@@ -112,13 +112,13 @@ EDGES: list[Case] = [
 
 
 def of_tool(name: str, parameters: dict[str, Any], base: Values | None, models: Values) -> Tensor:
-    """The installed method's answer in float32."""
+    """Result of the installed method in float32."""
     tensors = [torch.tensor(values) for values in ([] if base is None else [base]) + list(models)]
     return merge_tensors(tensors, name, parameters, base=None if base is None else 0).double()
 
 
 def of_formula(name: str, parameters: dict[str, Any], base: Values | None, models: Values) -> Tensor:
-    """The formula's answer in float64."""
+    """Result of the formula in float64."""
 
     def each(key: str, default: Any) -> list[Any]:
         value = parameters.get(key, default)

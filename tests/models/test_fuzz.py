@@ -1,4 +1,4 @@
-"""Thousands of damaged weight files and recipes; `./dev fuzz` tries more of them, guided by what they reach."""
+"""Fuzzing with thousands of damaged weight files and recipes. `./dev fuzz` runs more, guided by coverage."""
 
 import contextlib
 import copy
@@ -62,11 +62,11 @@ TEXTS = [
     "x" * 300,
 ]
 JUNK = st.sampled_from([*NUMBERS, *TEXTS, None, True, False, [], {}, [[]], [0, 8], {"a": {}}, [1] * 70, [2**62, 4]])
-"""What may stand anywhere in a damaged document."""
+"""Values that can occur anywhere in a damaged document."""
 
 
 def nodes(value, path=()):
-    """The ways to all values in a document."""
+    """Return the paths to all values in a document."""
     yield path
     if isinstance(value, (dict, list)):
         for key in value if isinstance(value, dict) else range(len(value)):
@@ -75,7 +75,7 @@ def nodes(value, path=()):
 
 @st.composite
 def damaged(draw, documents):
-    """A document of `documents` after up to three changes: values replaced, moved, renamed, taken out, put in."""
+    """One of `documents` with up to three changes: replaced, moved, renamed, removed, or inserted values."""
     document = copy.deepcopy(draw(documents))
     for _ in range(draw(st.integers(0, 3))):
         *way, key = draw(st.sampled_from([path for path in nodes(document) if path] or [("x",)]))
@@ -109,7 +109,7 @@ def damaged(draw, documents):
 
 @st.composite
 def headers(draw):
-    """The header of a good file, and the length of its data."""
+    """A valid header, and the size of the data."""
     header, end = draw(st.sampled_from([{}, {"__metadata__": {"format": "pt"}}])).copy(), 0
     for name in draw(st.lists(st.sampled_from(["a", "b.weight", "\u202e", "c"]), unique=True, max_size=3)):
         dtype = draw(st.sampled_from(list(ITEM_BYTES)))
@@ -129,14 +129,14 @@ SPLICES = [
 
 
 def spliced(random, text, splices):
-    """Text with a piece replaced by another."""
+    """Text with one piece replaced by another."""
     start = random.randint(0, len(text))
     return text[:start] + random.choice(splices) + text[start + random.randint(0, 5) :]
 
 
 @st.composite
 def weight_files(draw):
-    """The bytes of a file, its header good or damaged; its length and its data may not be what the header says."""
+    """The bytes of a file with a valid or damaged header. Its size and data might not match the header."""
     header, end = draw(headers())
     text = json.dumps(draw(damaged(st.just(header)))).encode()
     length = len(text) + draw(st.sampled_from([0] * 10 + [-1, 1, 10, 2**32, 2**63]))
@@ -145,7 +145,7 @@ def weight_files(draw):
 
 
 def variants(content, random):
-    """The file itself, and copies with pieces of the header's text replaced, other bytes anywhere, or cut short."""
+    """The file, and copies with replaced header text, changed bytes, or a truncated end."""
     yield content
     length = int.from_bytes(content[:8], "little")
     for _ in range(VARIANTS - 1):
@@ -160,7 +160,7 @@ def variants(content, random):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with the models of the recipes."""
+    """A folder with the models that the recipes use."""
     folder = tmp_path_factory.mktemp("fuzz")
     for seed, name in enumerate(("base", "code", "prose")):
         write_model(folder / name, seed)
@@ -178,11 +178,11 @@ def test_any_weight_file_is_read_or_refused(place):
 
     check()
     assert COUNTS["headers read"] + COUNTS["headers refused"] >= HEADERS
-    assert COUNTS["headers read"] > HEADERS / 20, "too few come so far"
+    assert COUNTS["headers read"] > HEADERS / 20, "too few cases get this far"
 
 
 def candidates(name, method):
-    """Recipes of a method for one to three models, whole and in slices."""
+    """Recipes for a method with one to three models, whole and sliced."""
     samples = {"number": [{"filter": "mlp", "value": [0.05, 0.1]}, {"value": 0.1}], "integer": 3, "boolean": True}
     values = {item.name: samples.get(item.schema.get("type"), item.default) for item in declared(method).values()}
     required = {item.name for item in declared(method).values() if item.required}
@@ -202,7 +202,7 @@ def _candidates(head):
 
 
 def good_recipes(registry):
-    """The candidates that can be planned; every installed method has some."""
+    """The candidates that can be planned, at least one per installed method."""
     good = []
     for name in dict.fromkeys(plugin.name for plugin in listed("methods")):
         count = len(good)
@@ -223,7 +223,7 @@ YAML_SPLICES = [
 
 @st.composite
 def recipe_texts(draw, good):
-    """A recipe as YAML or JSON, its values or its text damaged."""
+    """A recipe as YAML or JSON with damaged values or text."""
     document = draw(damaged(st.sampled_from(good)))
     text = json.dumps(document) if draw(st.booleans()) else yaml.safe_dump(document, sort_keys=False)
     random = Random(draw(st.integers(0, 2**32)))
@@ -235,7 +235,7 @@ def recipe_texts(draw, good):
 def test_any_recipe_is_planned_or_refused(place, monkeypatch):
     monkeypatch.chdir(place)
     registry = Registry(pytest.fail)
-    registry.provide = lru_cache(registry.provide)  # to look for plugins takes longer than all the rest
+    registry.provide = lru_cache(registry.provide)  # finding plugins takes longer than everything else
 
     @given(recipe_texts(good_recipes(registry)))
     @settings(max_examples=RECIPES, **MANY)
@@ -244,4 +244,4 @@ def test_any_recipe_is_planned_or_refused(place, monkeypatch):
 
     check()
     assert COUNTS["recipes planned"] + COUNTS["recipes refused"] >= RECIPES
-    assert COUNTS["recipes planned"] > RECIPES / 10, "too few come so far"
+    assert COUNTS["recipes planned"] > RECIPES / 10, "too few cases get this far"

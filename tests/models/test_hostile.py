@@ -1,4 +1,4 @@
-"""Nothing that a stranger made runs code, hangs, leaves a file or forges a line: each is refused in one sentence."""
+"""Malicious files cannot run code, hang, leave files, or forge output. Each is rejected with one message."""
 
 import json
 import os
@@ -24,21 +24,21 @@ def good_models(tmp_path_factory):
 
 @pytest.fixture
 def place(good_models, tmp_path, monkeypatch):
-    """The folder where a merge runs: two good models, a recipe, and an older result in the target's place."""
+    """A folder for a merge with two valid models, a recipe, and an older result in the output folder."""
     shutil.copytree(good_models, tmp_path, dirs_exist_ok=True)
     (tmp_path / "recipe.yml").write_text(GOOD)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")
     monkeypatch.chdir(tmp_path)
-    signal.signal(signal.SIGALRM, lambda *_: pytest.fail("it waits for ever"))
-    signal.alarm(120)  # a pipe that is opened waits for ever, and so would the tests
+    signal.signal(signal.SIGALRM, lambda *_: pytest.fail("it hangs"))
+    signal.alarm(120)  # opening a pipe blocks forever, and so would the tests
     yield tmp_path
     signal.alarm(0)
 
 
 @pytest.fixture
 def merge(place, monkeypatch, capfd):
-    """Run the recipe; gives the exit status and what was printed."""
+    """Run the recipe. Return the exit status and the output."""
 
     def run(*options):
         monkeypatch.setattr("sys.argv", ["mergecore", "run", "recipe.yml", "out", "--force", *options])
@@ -58,10 +58,10 @@ def check_refused(place, merge, named, words):
     status, printed = merge("--quiet")
     assert status == 2, printed
     assert printed.startswith("error: ") and printed.endswith("\n")
-    assert printed[:-1].isprintable(), "one line, nothing that a terminal obeys"
+    assert printed[:-1].isprintable(), "one line without control characters"
     assert named in printed and words in printed, printed[:1000]
     assert "bug in mergecore" not in printed
-    assert listing(place) == before, "neither a result, nor the start of one, nor what a payload makes"
+    assert listing(place) == before, "no result, no partial result, and nothing created by a payload"
     assert (place / "out" / "mine.txt").read_text() == "mine"
 
 
@@ -123,7 +123,7 @@ def test_a_file_that_may_not_be_read_is_named(file, place, merge, monkeypatch):
             raise PermissionError(13, "Permission denied", str(path))
         return real(path, *rest, **options)
 
-    monkeypatch.setattr("os.open", refuse)  # the tests may run as root, who may read everything
+    monkeypatch.setattr("os.open", refuse)  # the tests might run as root, who can read everything
     check_refused(place, merge, f"{file}: ", "Permission denied")
 
 
@@ -168,11 +168,11 @@ def test_a_card_that_is_a_pipe_or_a_bomb_stops_no_merge(place, merge):
 
 
 def test_a_tensor_beyond_4_gib_is_read_at_its_place(place, merge):
-    """A layer of 5 GiB that takes no space and that the recipe leaves out stands before all that is merged."""
+    """A sparse layer of 5 GiB that the recipe does not use comes before all merged tensors."""
     weights = load_file(place / "code" / "model.safetensors")
     large = "model.layers.0.mlp.up_proj.weight"
     del weights[large]
-    (place / "code" / "model.safetensors").unlink()  # its weights are mapped
+    (place / "code" / "model.safetensors").unlink()  # the weights are memory-mapped
     entries, end = {large: {"dtype": "F32", "shape": [5 * 2**18, 1024], "data_offsets": [0, 5 * 2**30]}}, 5 * 2**30
     for name, tensor in weights.items():
         entries[name] = {"dtype": "F32", "shape": list(tensor.shape), "data_offsets": [end, end + tensor.nbytes]}

@@ -1,4 +1,4 @@
-"""Models on the Hub: planned from headers, fetched shard by shard, from a cache that all tools share."""
+"""Models on the Hub are planned from headers and downloaded shard by shard to the shared cache."""
 
 import json
 import pickle
@@ -22,11 +22,11 @@ from mergecore.models.adapters import open_model
 
 LAYERS = 4
 REST = f"model-{LAYERS}.safetensors"
-"""The largest file of a model: all but its layers."""
+"""The largest file of a model, which contains everything except the layers."""
 
 
 def sharded(folder: Path, seed: int, **damage: float) -> Path:
-    """A model with a file for each layer and one for the rest, and much beside its weights."""
+    """A model with one file per layer, one for the rest, and many other files."""
     write_model(folder, seed, num_hidden_layers=LAYERS, vocab_size=4000)
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
@@ -52,7 +52,7 @@ def hub():
 
 
 class User:
-    """Runs mergecore against a Hub, with a cache of its own."""
+    """Runs mergecore with a Hub server and a separate cache."""
 
     def __init__(self, hub: fake_hub.Hub, home: Path) -> None:
         self.hub, self.home = hub, home
@@ -67,7 +67,7 @@ class User:
         return said
 
     def average(self, *models) -> Path:
-        """A recipe."""
+        """Write a recipe that averages models."""
         inputs = [{"model": model, "parameters": {"weight": 0.5}} for model in models]
         return self.recipe({"merge_method": "linear", "models": inputs})
 
@@ -83,12 +83,12 @@ def user(hub, tmp_path):
 
 
 def load_header(path: Path) -> int:
-    """Bytes of a file before its weights."""
+    """Return the number of bytes before the weights in a file."""
     return 8 + struct.unpack("<Q", path.read_bytes()[:8])[0]
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """Every file but those that name the models."""
+    """Read every file except those that contain model names."""
     named = ("README.md", "mergecore_recipe.yml", "mergecore.lock.json")
     return {
         str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file() and p.name not in named
@@ -105,7 +105,7 @@ def test_a_plan_reads_headers_alone_and_a_run_fetches_each_shard_once(hub, user,
     assert "downloading 100%" in said and f"commit {commits[0][:8]}" in said
     assert hub.fetched("model-0.safetensors") == ["model-0.safetensors"] and hub.sent(REST) < 2 * 257_000
     assert [hub.sent(kind) for kind in (".bin", ".gguf", ".onnx")] == [0, 0, 0]
-    assert hub.fetched("2_Dense/model.safetensors"), "a head is copied, so it comes along"
+    assert hub.fetched("2_Dense/model.safetensors"), "a head is copied, so it is downloaded as well"
     user.run("run", user.average(*map(str, folders)), tmp_path / "local")
     assert content(tmp_path / "out") == content(tmp_path / "local")
     assert "base_model:\n- org/a\n- org/b\n" in (tmp_path / "out" / "README.md").read_text()
@@ -137,7 +137,7 @@ def test_a_dropped_connection_is_taken_up_where_it_broke(hub, user, tmp_path):
     hub.drops["model.safetensors"] = [8, header, 15_000_000]
     user.run("run", user.average("org/a"), tmp_path / "out")
     ranges = [item.range for item in hub.seen if item.path.endswith("/model.safetensors") and item.method == "GET"]
-    assert ranges[2:] == [None, "bytes=10485760-"], "huggingface_hub keeps whole pieces of 10 MiB"
+    assert ranges[2:] == [None, "bytes=10485760-"], "huggingface_hub keeps complete chunks of 10 MiB"
     expected = load_file(folder / "model.safetensors")
     assert all(
         torch.equal(tensor, expected[name])
@@ -180,7 +180,7 @@ def test_bin_files_are_fetched_to_be_looked_into_and_a_note_says_so(hub, user, t
 
 @pytest.fixture
 def here(hub, tmp_path, monkeypatch):
-    """The Hub as this process sees it: opens a model of it."""
+    """A function that opens a model from the Hub in this process."""
     hub.used_here(monkeypatch, tmp_path)
     monkeypatch.chdir(tmp_path)
     return lambda reference: open_model(reference, Registry(print))
@@ -231,7 +231,7 @@ def answering(status, text):
 
 
 def holding(**files):
-    """Files in the place of those of the model, or without them."""
+    """Replace or remove files of the model."""
 
     def change(hub):
         commit = next(iter(hub.repos["org/a"].commits.values()))

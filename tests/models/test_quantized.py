@@ -1,4 +1,4 @@
-"""fp8 checkpoints merge as their bfloat16 conversions do, to the bit, wherever a read begins."""
+"""Merging fp8 checkpoints is bitwise identical to merging their bfloat16 conversions, for reads from any position."""
 
 import json
 import math
@@ -19,11 +19,11 @@ from mergecore.models.adapters import open_model
 from mergecore.models.quantized import dequantised
 
 FP8 = {"F8_E4M3": (torch.float8_e4m3fn, 3, 7), "F8_E5M2": (torch.float8_e5m2, 2, 15)}
-"""Name → torch's dtype, bits of the fraction, bias of the exponent."""
+"""Name → torch dtype, fraction bits, and exponent bias."""
 
 
 def decode(bits, fraction, bias):
-    """The values of fp8 bytes in float64, from the definition of the format."""
+    """Decode fp8 bytes to float64 according to the definition of the format."""
     sign = np.where(bits & 128, -1.0, 1.0)
     exponent = (bits & 127) >> fraction
     low = (bits & (2**fraction - 1)) / 2**fraction
@@ -31,13 +31,13 @@ def decode(bits, fraction, bias):
 
 
 def to_bfloat16(values):
-    """Float64 to float32 to bfloat16, both to nearest even, as 16-bit patterns."""
+    """Round float64 to float32 and then to bfloat16, both to nearest even, and return 16-bit patterns."""
     bits = values.astype(np.float32).view(np.uint32).astype(np.uint64)
     return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 
 class Memory:
-    """A reader of tensors in memory."""
+    """A reader for tensors in memory."""
 
     def __init__(self, tensors, dtypes):
         self._tensors = tensors
@@ -95,7 +95,7 @@ def test_a_read_longer_than_a_piece_is_what_transformers_makes_of_it():
 
 
 def quantise(folder, block, suffix):
-    """Turn a model's projections into fp8; returns the folder of the bfloat16 model that it stands for."""
+    """Convert a model's projections to fp8. Return the folder of the equivalent bfloat16 model."""
     weights = load_file(folder / "model.safetensors")
     plain, stored = {}, {}
     for name, tensor in weights.items():
@@ -125,7 +125,7 @@ def quantise(folder, block, suffix):
 
 
 def save(stored, folder, suffix):
-    """Scales and weights in different shards, as an index allows."""
+    """Scales and weights can be in different shards."""
     scales = {name for name in stored if "scale" in name}
     parts = {"a": {name: stored[name] for name in scales}, "b": {name: stored[name] for name in {*stored} - scales}}
     for part, tensors in parts.items():

@@ -1,4 +1,4 @@
-"""What a plan says that a run costs."""
+"""The estimated cost of a run in a plan."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ def test_bytes_are_those_of_the_tensors_twice_where_the_method_measures(models: 
 
 
 def test_time_grows_with_what_there_is_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The clock of this test moves by one second for each batch of jobs."""
+    """The clock in this test advances by one second per batch of jobs."""
     ticks = iter(range(1000))
     monkeypatch.setattr("mergecore.planning.cost_estimate.time.perf_counter", lambda: next(ticks))
     monkeypatch.setattr("mergecore.planning.cost_estimate.SECONDS", 0.5)
     model = write_model(tmp_path / "deep", 1, num_hidden_layers=40)
     plan = mergecore.plan({"merge_method": "passthrough", "models": [{"model": str(model)}]})
     cost = price(plan, ThreadsExecutor(), tmp_path, 2**30, 1)
-    assert cost.seconds is not None and cost.seconds > 40 * 9 / 2 / 3  # jobs / a batch, within what their sizes vary
+    assert cost.seconds is not None and cost.seconds > 40 * 9 / 2 / 3  # jobs / batch, with tolerance
 
 
 def test_memory_is_bounded_by_the_budget(models: list[Path], tmp_path: Path) -> None:

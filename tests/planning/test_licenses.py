@@ -1,4 +1,4 @@
-"""Licences: read from the parents' cards, warned of where they do not go together, refused when asked to."""
+"""Licenses are read from model cards, conflicts are reported, and --require-license is enforced."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_card_is_read_as_its_yaml_says(tmp_path: Path) -> None:
 def test_no_card_hangs_or_runs_anything(tmp_path: Path, front: str) -> None:
     begun = time.process_time()
     assert licence(read_card(put_card(tmp_path, f"---\n{front}\n---\n"))) == {}
-    assert time.process_time() - begun < 5  # PyYAML alone takes minutes
+    assert time.process_time() - begun < 5  # PyYAML would take minutes
 
 
 def notes(*models: Path) -> list[str]:

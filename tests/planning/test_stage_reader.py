@@ -1,5 +1,5 @@
-"""A tensor that is made when it is read is the same from wherever and in whatever runs it is read, and held no longer
-than it must be."""
+"""A tensor that is computed on read does not depend on the start and length of reads, and is not kept longer than
+necessary."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Whole(WeightMethod):
 
 
 class InMemory:
-    """A reader of one tensor, which counts what is read."""
+    """A reader with one tensor that counts the elements read."""
 
     def __init__(self, tensor: torch.Tensor) -> None:
         self.tensors = {NAME: TensorInfo("F32", tuple(tensor.shape))}
@@ -84,7 +84,7 @@ def shown(reader: MadeReader, name: str = "stage") -> Checkpoint:
 
 
 def written(reader: MadeReader) -> torch.Tensor:
-    """What a run of the stage would write."""
+    """Return the tensors that a run of the stage would write."""
     job, checkpoints = reader.job(NAME)
     out = torch.empty(job.info.elements, dtype=getattr(torch, {"BF16": "bfloat16", "F32": "float32"}[job.info.dtype]))
 
@@ -127,7 +127,7 @@ def test_a_whole_tensor_is_made_once_for_all_threads_until_it_is_released() -> N
     assert len(method.calls) == 1 and torch.equal(torch.cat(outs), written(reader))
     reader.release(NAME)
     reader.read(NAME, 0, outs[0])
-    assert len(method.calls) == 3  # the written one is another
+    assert len(method.calls) == 3  # the written model is a different one
 
 
 def test_to_release_goes_down_to_the_first_stage_through_all_that_shows_it() -> None:
@@ -146,7 +146,7 @@ def test_to_release_goes_down_to_the_first_stage_through_all_that_shows_it() -> 
 
 
 class _Renamed:
-    """A view under the name that the stage above asks for."""
+    """A view with the name that the next stage expects."""
 
     def __init__(self, views: Views) -> None:
         self.tensors, self._views = {NAME: views.tensors["half"]}, views
@@ -161,7 +161,7 @@ class _Renamed:
 @pytest.mark.parametrize("upper", [Elements(), Rows(), Whole()], ids=lambda method: type(method).__name__)
 @pytest.mark.parametrize("lower", [Elements(), Rows(), Whole(), None], ids=lambda method: type(method).__name__)
 def test_the_cost_is_what_is_read(lower, upper) -> None:
-    """Elements goes through its inputs twice; what is whole is read once however often it is gone through."""
+    """A method with tiles reads its inputs twice. A whole tensor is read only once, even with several passes."""
     sources = models((64, 512))
     reader = stage(upper, [shown(stage(lower, sources)), sources[1]])
     price = cost(reader, NAME)

@@ -1,4 +1,4 @@
-"""Rows gathered from several models read like a stored tensor, wherever they are cut; the plan refuses what it must."""
+"""Gathered rows read like a stored tensor from any position, and the plan rejects mismatched vocabularies."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mergecore.models.row_reader import MEAN, ZERO, Gathered
 
 
 class InMemory:
-    """A reader of one tensor."""
+    """A reader with one tensor."""
 
     def __init__(self, tensor: torch.Tensor, dtype: str) -> None:
         self.tensors = {"x": TensorInfo(dtype, tuple(tensor.shape))}
@@ -32,7 +32,7 @@ class InMemory:
 
 @st.composite
 def gathers(draw: st.DrawFn) -> tuple[Gathered, np.ndarray]:
-    """A gathered tensor with what it must hold, computed row by row in NumPy."""
+    """A gathered tensor and its expected values, computed row by row in NumPy."""
     width = draw(st.sampled_from([(), (1,), (3,), (2, 2)]))
     half = [draw(st.booleans()) for _ in range(3)]
     seed = draw(st.integers(0, 99))

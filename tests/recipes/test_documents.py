@@ -1,4 +1,4 @@
-"""YAML documents read as YAML says, and every value knows its line."""
+"""YAML documents are parsed according to the YAML specification, with a line number for every value."""
 
 import pytest
 import yaml

@@ -1,4 +1,4 @@
-"""The lock: a run from it makes the same bytes, and whatever is not as it was has a name."""
+"""A run from a lock file produces the same bytes, and reports anything that has changed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from mergecore.recipes.lockfile import NAME
 
 @pytest.fixture
 def made(models: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The result of a recipe with random numbers, several files and relative paths."""
+    """The result of a recipe with random numbers, several files, and relative paths."""
     monkeypatch.chdir(tmp_path)
     entries = "".join(f"  - {{model: {model.name}, parameters: {{density: 0.6}}}}\n" for model in models[1:])
     Path("recipe.yml").write_text(f"merge_method: dare_ties\nseed: 7\nbase_model: base\nmodels:\n{entries}", "utf-8")
@@ -55,7 +55,7 @@ def test_it_says_what_the_result_was_made_of(made: Path, models: list[Path]) -> 
             data = (folder / name).read_bytes()
             assert entry == {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     assert set(lock["outputs"]) == {path.name for path in made.iterdir()} - {"README.md", NAME}
-    assert str(models[0].parent) not in (made / NAME).read_text("utf-8"), "no path of this machine"
+    assert str(models[0].parent) not in (made / NAME).read_text("utf-8"), "no path on this machine"
 
 
 def test_a_run_from_it_makes_the_same_bytes_wherever_it_is_called_what_it_may(
@@ -134,7 +134,7 @@ def test_a_sample_tells_files_of_one_layout_apart(tmp_path: Path, monkeypatch: p
 
 
 def test_what_the_hub_has_hashed_is_not_hashed_again(tmp_path: Path) -> None:
-    """The names of files in huggingface_hub's cache, and its notes beside a download to a folder."""
+    """Hashes in file names of the huggingface_hub cache, and in metadata next to downloads to a folder."""
     digest = "ab" * 32
     blob = tmp_path / "models--a--b" / "blobs" / digest
     blob.parent.mkdir(parents=True)
@@ -149,7 +149,7 @@ def test_what_the_hub_has_hashed_is_not_hashed_again(tmp_path: Path) -> None:
     note.write_text(f"{'c' * 40}\n{digest}\n{time.time()}\n")
     assert known_sha256(file) == digest
     os.utime(file, (time.time() + 60, time.time() + 60))
-    assert known_sha256(file) is None, "changed since it was fetched"
+    assert known_sha256(file) is None, "changed since it was downloaded"
     note.write_text(f"{'c' * 40}\n{'d' * 40}\n{time.time() + 99}\n")
     assert known_sha256(file) is None, "a git hash"
 
@@ -221,7 +221,7 @@ def test_a_model_of_the_hub_is_locked_to_its_commit(
         }
         assert set(inputs["org/code@main"]["files"]) == {"config.json", "tokenizer.json", "model.safetensors"}
         assert set(inputs["org/base"]["files"]) == {"config.json", "tokenizer.json"}
-        for model in (base, code):  # what the branches are now is another model
+        for model in (base, code):  # the branches now point to another model
             hub.add(f"org/{model.name}", write_model(tmp_path / f"new-{model.name}", 9))
         hub.used_here(monkeypatch, tmp_path / "other")
         plan = mergecore.plan(out / NAME)

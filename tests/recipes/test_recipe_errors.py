@@ -1,4 +1,4 @@
-"""Every way to get a recipe wrong: exit 2, one sentence with file, line and path; nothing is read or written."""
+"""Invalid recipes: exit status 2, one message with file, line, and path, and nothing is read or written."""
 
 import re
 import shutil
@@ -18,7 +18,7 @@ WRONG = {**DOCUMENTS, **STACKS, **NAMES, **VALUES, **PLACES, **STAGES}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with the models that the recipes name."""
+    """A folder with the models that the recipes use."""
     path = tmp_path_factory.mktemp("wrong")
     for seed, name in enumerate(("base", "code", "prose")):
         write_model(path / name, seed)
@@ -28,7 +28,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def run(folder, monkeypatch, capfd):
-    """Run a recipe there; gives the exit status, what was printed, and how often weights were read."""
+    """Run a recipe in the folder. Return the exit status, the output, and the number of weight reads."""
     from mergecore import cli
 
     monkeypatch.chdir(folder)
@@ -54,7 +54,7 @@ def run(folder, monkeypatch, capfd):
 
 @pytest.fixture
 def refused(run, folder):
-    """Run a recipe that must be refused; gives the sentence."""
+    """Run a recipe that must be rejected. Return the error message."""
 
     def refused_text(text):
         status, printed, reads = run(text)
@@ -84,7 +84,7 @@ def test_a_wrong_recipe_is_refused_in_one_sentence(refused, name):
 
 
 def wrong_values(schema):
-    """What a parameter of this schema does not take."""
+    """Yield values that a parameter with this schema rejects."""
     beyond = {"minimum": -1, "maximum": 1}
     return ["none", "[[1]]", ".inf", *(schema[rule] + step for rule, step in beyond.items() if rule in schema)]
 

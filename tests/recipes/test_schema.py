@@ -1,4 +1,4 @@
-"""The schema that editors use knows every recipe that is right, and what is wrong as core knows it."""
+"""The schema for editors accepts every valid recipe and rejects invalid ones in the same way as core."""
 
 import json
 import re
@@ -21,7 +21,7 @@ EXAMPLES = [
     path
     for path in (ROOT / "examples").rglob("*.yml")
     if re.search("^merge_method:", path.read_text("utf-8"), re.MULTILINE) and not path.is_relative_to(MADE)
-    if "{search:" not in path.read_text("utf-8")  # open values are for searches, which fill them in
+    if "{search:" not in path.read_text("utf-8")  # open values are filled in by searches
 ]
 RIGHT = {
     f"{method} {label}": {"merge_method": method, **recipe}
@@ -32,7 +32,7 @@ RIGHT = {
 
 
 def wrong(document):
-    """What the schema says against a recipe."""
+    """Return the schema errors of a recipe."""
     found = Draft202012Validator(json.loads(WRITTEN.read_text("utf-8"))).iter_errors(document)
     return [error.message for error in found]
 
@@ -65,5 +65,5 @@ def test_numbers_that_yaml_takes_for_text_are_numbers():
 @pytest.mark.parametrize("label", [*NAMES, *VALUES])
 def test_names_and_values_that_core_refuses_are_wrong(label):
     case = {**NAMES, **VALUES}[label]
-    beyond = ("finite", "'-1e-5'", "cannot be parsed as")  # what JSON Schema has no words for
+    beyond = ("finite", "'-1e-5'", "cannot be parsed as")  # cannot be expressed in JSON Schema
     assert wrong(yaml.safe_load(case.recipe)) or any(words in case.words for words in beyond)

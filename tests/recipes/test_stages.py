@@ -1,4 +1,4 @@
-"""A recipe of several stages gives, bit for bit, what its stages give one after the other with each result written."""
+"""A recipe with stages is bitwise identical to running its stages one by one and writing each result."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LAYERS = "num_hidden_layers"
 
 
 def check_same(recipes: Sequence[Recipe], root: Path) -> Path:
-    """Run them as one and apart; gives the folder of the one."""
+    """Run the recipes together and separately, compare, and return the folder of the combined run."""
     fused = mergecore.run(recipes, root / "fused")
     expected = apart(recipes, root)
     assert content(fused) == content(expected)
@@ -34,7 +34,7 @@ def _without_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def cases() -> list[Any]:
-    """One recipe for each kind of method quickly, with slices where it has any; all of them if there is time."""
+    """One recipe per type of method, preferably with slices. With --slow, all recipes."""
     seen, found = set(), []
     for method, label in sorted((*CASES, *MORE_CASES), key=lambda case: "slices" not in case[1]):
         item = load(find("methods", method))
@@ -71,7 +71,7 @@ def stack(*sources: tuple[Any, int, int]) -> Recipe:
 
 
 def chains(base: str, code: str, prose: str) -> dict[str, list[Recipe]]:
-    """Recipes of several stages over three models of two layers."""
+    """Recipes with several stages for three models with two layers."""
     mix = {"name": "mix", **linear(code, prose)}
     return {
         "a stage as base": [mix, ties("mix", base, code)],
@@ -118,7 +118,7 @@ def test_chains_of_stages(models: list[Path], tmp_path: Path, label: str) -> Non
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("method", ["linear", "della_linear"])
 def test_layouts_go_over_stages_as_over_files(tmp_path: Path, fused: bool, method: str) -> None:
-    """Fused experts are joined from, or cut into, what a stage makes; DELLA makes whole rows."""
+    """Experts from a stage are fused or split as needed. DELLA computes whole rows."""
     own = {"architectures": [define(tmp_path, **MIXTURE)]}
     like, *others = (str(write(tmp_path / f"{n}", mixture(n, fused is (n == 0)))) for n in range(3))
     stage = {"merge_method": method, "models": [{"model": m, "parameters": {"weight": 0.3}} for m in others], **own}

@@ -1,4 +1,4 @@
-"""What the documentation shows is true: recipes plan, commands and their options exist, Python runs."""
+"""Examples in the documentation work: recipes plan, commands and options exist, and Python code runs."""
 
 import json
 import re
@@ -25,11 +25,11 @@ WRITTEN = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs")
 PAGES = {path.relative_to(ROOT).as_posix(): path.read_text("utf-8") for path in WRITTEN}
 SCHEMA = Draft202012Validator(json.loads((ROOT / "docs/recipe.schema.json").read_text("utf-8")))
 METHODS = Registry(pytest.fail).all_methods()
-ELSEWHERE = {"my_mean", "clipped"}  # methods that a page has the reader write
+ELSEWHERE = {"my_mean", "clipped"}  # methods that readers write while following a page
 
 
 def is_recipe(block):
-    """Whether a block is a whole recipe: not a sketch with dots, nor one with values that a search has yet to find."""
+    """Return True if a block is a complete recipe, without ellipses or values for a search to find."""
     return "merge_method:" in block and not re.search(r"\.\.\.|\bsearch:", block)
 
 
@@ -46,7 +46,7 @@ PYTHON = [(page, block) for page in PAGES for block in blocks(page, "python")]
 
 
 def named(value):
-    """Every model that a recipe names."""
+    """Return every model in a recipe."""
     if isinstance(value, dict):
         own = [value[key] for key in ("model", "base_model") if isinstance(value.get(key), str)]
         return {*own, *(model for item in value.values() for model in named(item))}
@@ -55,7 +55,7 @@ def named(value):
 
 @pytest.fixture
 def library(models, tmp_path, monkeypatch):
-    """The working directory of a reader: three tiny models as the pages call them."""
+    """A working directory with three tiny models that have the names used in the pages."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models").mkdir()
     for model in models:
@@ -85,7 +85,7 @@ def test_recipes_of_the_three_models_plan(library):
 
 
 def lines(text):
-    """The command lines of a page: in fences, and in code within text and tables."""
+    """Yield the command lines in a page, both in code blocks and in inline code."""
     fences = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
     commands = [code for language, code in fences.findall(text) if language in ("", "sh", "console")]
     shown = [line.removeprefix("$ ") for code in commands for line in code.splitlines()]
@@ -94,7 +94,7 @@ def lines(text):
 
 
 def unknown(line):
-    """What a command line has that the command does not: its name, a subcommand, or an option."""
+    """Return the command name, subcommand, or option in a command line that does not exist."""
     words = re.split(r" [>|&] ?", line)[0]
     command = get_command(app)
     ctx, options, faults = typer.Context(command), set(), []
@@ -176,6 +176,6 @@ def test_the_lock_file_shown_has_its_keys():
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_has_a_formula_and_a_plot_that_shows_something(name):
     method = METHODS[name]
-    assert "**`result = " in methods.page(name, method) or name == "arcee_fusion"  # whose formula is a choice
+    assert "**`result = " in methods.page(name, method) or name == "arcee_fusion"  # their formulas are choices
     base, _, _, merged = plots.example(name, method)
     assert merged.isfinite().all() and (merged - base).abs().max() > 0

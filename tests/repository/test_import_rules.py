@@ -1,4 +1,4 @@
-"""The rooms keep their rules: who may import whom, how every package looks, what start-up may load."""
+"""Import rules, the structure of packages, and the modules that start-up can load."""
 
 import ast
 import json
@@ -20,13 +20,13 @@ PACKAGES = sorted(path.parent for kind in ("plugins/*", "plugins/*/*", "architec
 
 
 def imports(path: Path) -> set[str]:
-    """Every module that a file imports, at any depth, as a dotted name."""
+    """Return every module that a file imports at any level, as a dotted name."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: write absolute imports"
+            assert node.level == 0, f"{path}: use absolute imports"
             names |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
     return names
 
@@ -49,11 +49,11 @@ def allowed(package: Path, name: str) -> bool:
     if top == "mergecore_numerics":
         return room(package) != "testing"
     if top == "mergecore_eval":
-        return package.name == "search"  # it searches for what evaluations find good
+        return package.name == "search"  # it searches for the best evaluation results
     if room(package) in ("tools", "testing"):
         return top == "mergecore"
     if room(package) == "executors" and name.startswith("mergecore.builtin.threads"):
-        return True  # how a job is made, which every executor does alike
+        return True  # shared by all executors to run a job
     return name == "mergecore" or any(name == door or name.startswith(f"{door}.") for door in PLUGIN_DOORS)
 
 
@@ -95,11 +95,11 @@ def test_a_package_file_follows_the_convention(package):
     project = data["project"]
     core = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     assert data["build-system"]["build-backend"] == "flit_core.buildapi"
-    assert project["version"] == core["version"], "one version for all"
+    assert project["version"] == core["version"], "the same version everywhere"
     assert project["requires-python"] == core["requires-python"]
     assert project["license"] == "Apache-2.0"
     assert project["description"].endswith(", for mergecore.")
-    assert not any("==" in dependency for dependency in project.get("dependencies", ())), "ranges, no pins"
+    assert not any("==" in dependency for dependency in project.get("dependencies", ())), "version ranges, no pins"
     prefix = "mergecore-arch-" if room(package) == "architectures" else "mergecore-"
     assert project["name"].startswith(prefix)
     module = project["name"].replace("-", "_")
@@ -172,7 +172,7 @@ def test_files_and_functions_stay_short():
         assert text.count("\n") <= 300, f"{path.relative_to(ROOT)} has more than 300 lines"
         tree = ast.parse(text)
         assert ast.get_docstring(tree) or not text.strip(), (
-            f"{path.relative_to(ROOT)}: say the module's job in its first line"
+            f"{path.relative_to(ROOT)}: describe the module in its first line"
         )
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef):

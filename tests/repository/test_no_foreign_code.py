@@ -1,4 +1,4 @@
-"""No module of the tree turns foreign data into code: no pickle, eval or exec, no YAML objects, no remote code."""
+"""No module runs code from untrusted data: no pickle, eval, or exec, no YAML objects, and no remote code."""
 
 import ast
 from pathlib import Path
@@ -18,21 +18,21 @@ OWN = {
     ("plugins/executors/ray/mergecore_ray.py", "pickle.loads"),
     ("plugins/testing/mergecore_testing/conformance/readers.py", "pickle.loads"),
 }
-"""Allowed by name: the processes of one run send each other their own jobs, pickled, as Ray does with all it sends; and
-a check unpickles the reader that it has just pickled."""
+"""Exceptions: processes of a run exchange pickled jobs, as Ray does, and a check unpickles a reader that it has just
+pickled."""
 
 PLAIN_LOADERS = {"yaml.SafeLoader", "yaml.BaseLoader"}
 
 
 def sources():
-    """The code that users and developers run: all but the tests, which make what is refused."""
+    """All code that users and developers run. The tests are excluded, because they create the files to reject."""
     found = [ROOT / "dev", *ROOT.rglob("*.py")]
     hidden = {"tests", "build", "dist"}
     return [p for p in found if not any(part in hidden or part[0] == "." for part in p.relative_to(ROOT).parts)]
 
 
 def faults(code):
-    """What in a module's code could run foreign code, with its line."""
+    """Yield constructs in a module that could run untrusted code, with line numbers."""
     tree = ast.parse(code)
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.level == 0:
@@ -54,7 +54,7 @@ def faults(code):
 
 
 RISKY = {*FORBIDDEN, "torch.load", "yaml.load"}
-"""Not to be imported by their bare names either, under which they would not be found."""
+"""These must not be imported by name either, because the check would not find them."""
 
 
 def test_nothing_runs_foreign_code():

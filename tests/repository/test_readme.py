@@ -1,4 +1,4 @@
-"""What the README and CONTRIBUTING show works as shown."""
+"""Examples in the README and CONTRIBUTING work as shown."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""What users of merge tools complained of, one test each: the number is that of the complaint in our notes."""
+"""Problems reported by users of merge tools, one test each. The numbers refer to our notes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 
 
 def llama(folder: Path, seed: int, tokens: int, rows: int | None = None, special: int = 0, **config: Any) -> Path:
-    """A tiny Llama with a tokenizer of so many words and special tokens; `rows` where it has another number."""
+    """A tiny Llama with a tokenizer of this many words and special tokens. `rows` overrides the number of rows."""
     write_model(folder, seed, vocab_size=tokens + special if rows is None else rows, **config)
     tokenizer = Tokenizer(WordLevel({f"w{number}": number for number in range(tokens)}, unk_token="w0"))
     tokenizer.pre_tokenizer = Whitespace()
@@ -51,7 +51,7 @@ def recipe(method: str, *models: Path | str, base: Path | str | None = None, **k
 
 
 def merged(what: Mapping[str, Any], out: Path) -> Path:
-    """The result of a recipe, which must pass every check of `mergecore verify`."""
+    """Run a recipe and check that the result passes `mergecore verify`."""
     mergecore.run(what, out)
     wrong = [finding for finding in examine(out, sample=3) if finding.passed is False]
     assert not wrong, wrong
@@ -172,7 +172,7 @@ def test_07_with_an_adapter_too_and_again_from_its_lock(tmp_path: Path) -> None:
 
 
 def test_08_tokenizers_in_two_formats(tmp_path: Path) -> None:
-    """One in the ranks of tiktoken, the other in tokenizer.json; SentencePiece: with the tests of the plugin."""
+    """One vocabulary is in tiktoken format, the other in tokenizer.json. The plugin's tests cover SentencePiece."""
     old, new = write_model(tmp_path / "old", 1, vocab_size=256), write_model(tmp_path / "new", 2, vocab_size=256)
     lines = [f"{base64.b64encode(bytes([byte])).decode()} {byte}" for byte in range(256)]
     (old / "x.tiktoken").write_text("\n".join(lines), "utf-8")
@@ -237,7 +237,7 @@ def test_12_a_head_that_is_said_to_be_there_and_is_not(tmp_path: Path) -> None:
         (model / "config.json").write_text(json.dumps({**config(model), "tie_word_embeddings": False}), "utf-8")
     assert any(finding.check == "loading" and finding.passed is False for finding in examine(models[0]))
     out = merged(recipe("linear", *models), tmp_path / "out")
-    assert config(out)["tie_word_embeddings"] is True, "the one reading under which no weight is missing"
+    assert config(out)["tie_word_embeddings"] is True, "the only interpretation without missing weights"
 
 
 def test_19_single_layers_count_in_nested_configs_too(tiny: Tiny, tmp_path: Path) -> None:
@@ -287,6 +287,6 @@ def test_21_settings_in_which_the_configs_differ_are_named_and_the_bases_kept(tm
     plan = mergecore.plan(recipe("linear", a, b))
     plan.close()
     (note,) = (note for note in plan.notes if "config differs" in note)
-    assert re.search(rf"{b}: .*max_position_embeddings, rope_scaling, rope_theta; {a}'s is kept", note)
+    assert re.search(rf"{b}: .*max_position_embeddings, rope_scaling, rope_theta; using that of {a}", note)
     out = merged(recipe("linear", a, b), tmp_path / "out")
     assert config(out)["rope_theta"] == 10_000.0 and "rope_scaling" not in config(out)

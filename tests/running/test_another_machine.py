@@ -1,4 +1,4 @@
-"""A lock in another environment gives the same bytes: packages installed afresh, other threads, tiles, hash seeds."""
+"""A lock file reproduces the same bytes in a fresh environment with different threads, tiles, and hash seeds."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_lock_makes_the_same_bytes_in_another_environment(tmp_path: Path) -> N
         cwd=tmp_path / "elsewhere",
         env={**os.environ, "PYTHONHASHSEED": "77", "OMP_NUM_THREADS": "3"},
     )
-    # The card says the folder's name, the lock the packages of either environment.
+    # The card has the name of the folder, and the lock file has the packages of each environment.
     names = {path.name for path in first.iterdir()}
     assert len(names) > 5 and names == {path.name for path in (tmp_path / "again").iterdir()}
     for name in names - {"README.md", "mergecore.lock.json"}:

@@ -1,4 +1,4 @@
-"""Disks, files and values that fail under a merge: one sentence, nothing lost, and the next run ends it."""
+"""Failing disks, files, and values during a merge: one message, no lost work, and the next run completes it."""
 
 import errno
 import itertools
@@ -49,7 +49,7 @@ def change(model, edit):
 
 
 def failing(monkeypatch, owner, name, number, error, *, for_good=True):
-    """Let the call of this number, and all after it, fail; returns the calls so far."""
+    """Make the call with this number fail, and optionally all later ones. Return the list of calls."""
     original, calls = getattr(owner, name), []
 
     def call(*args, **kwargs):
@@ -63,7 +63,7 @@ def failing(monkeypatch, owner, name, number, error, *, for_good=True):
 
 
 class WrittenNames:
-    """Records which tensors are written."""
+    """Record which tensors are written."""
 
     def __init__(self, monkeypatch):
         self.names = set()
@@ -72,7 +72,7 @@ class WrittenNames:
 
 
 def unfinished(recipe, out, monkeypatch, finished=5):
-    """Cut a run short after some tensors; returns their names."""
+    """Interrupt a run after some tensors and return their names."""
     with monkeypatch.context() as patch:
         failing(patch, SafetensorsWriter, "write", finished + 1, OSError(errno.ENOSPC, "No space left on device"))
         with pytest.raises(RunError, match=r"out\.partial: No space left on device; fix this and run again"):
@@ -83,11 +83,11 @@ def unfinished(recipe, out, monkeypatch, finished=5):
 
 
 CALLS = ("write", "pwrite", "fsync", "ftruncate", "mkdir", "replace", "open")
-"""Of the operating system, through which a run changes the disk."""
+"""Operating system functions that change the disk."""
 
 
 class Faults:
-    """Runs of one plan during which the call of some number fails, with all after it or alone."""
+    """Runs of one plan in which one call fails, with or without all later calls."""
 
     def __init__(self, recipe, monkeypatch):
         self.registry, self.monkeypatch = Registry(warnings.warn), monkeypatch
@@ -95,12 +95,11 @@ class Faults:
         self.calls = 0
         finishing = {"config": self.registry.provide("postprocessors", "config")()}
         monkeypatch.setattr(runner, "load_postprocessors", lambda *args: finishing)
-        monkeypatch.setattr(
-            entry_points, "listed", lru_cache(entry_points.listed)
-        )  # most of the time of a run so small
+        # takes most of the time in such a small run
+        monkeypatch.setattr(entry_points, "listed", lru_cache(entry_points.listed))
 
     def run(self, out, number=0, for_good=False):
-        """The error of a run, or None; 0: no call fails."""
+        """Return the error of a run, or None. With number 0, no call fails."""
         self.calls = 0
         with self.monkeypatch.context() as patch:
             for name in CALLS:
@@ -318,4 +317,4 @@ def test_a_model_that_changes_under_the_run_stops_it(edit, moment, recipe, model
     with pytest.raises((RunError, ModelError), match=r"code/model\.safetensors: (was changed|the file is truncated)"):
         mergecore.run(recipe, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    assert (tmp_path / "out.partial").exists() == (moment == "last"), "nothing that was made of it counts as finished"
+    assert (tmp_path / "out.partial").exists() == (moment == "last"), "no tensor computed from it counts as finished"

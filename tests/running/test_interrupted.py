@@ -1,4 +1,4 @@
-"""A run that is cut short, at any moment and by anything, loses no finished tensor and goes on to the same bytes."""
+"""A run interrupted at any time loses no finished tensor, and resumes to the same bytes."""
 
 import os
 import random
@@ -33,7 +33,7 @@ class Slow(WeightMethod):
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """Every file of a folder but those that say where it is: the card its name, the lock the way to the models."""
+    """Read every file in a folder except the card and the lock file, which contain paths."""
     left_out = ("README.md", "mergecore.lock.json")
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in left_out}
 
@@ -43,7 +43,7 @@ def neighbours(out: Path) -> list[str]:
 
 
 class Slowly:
-    """Merges by the command line that take about half a second, and the undisturbed result."""
+    """Merges on the command line that take about half a second, and the result of an uninterrupted run."""
 
     def __init__(self, root: Path) -> None:
         self.root, self.plugins = root, root / "plugins"
@@ -51,7 +51,7 @@ class Slowly:
         self.install("0.1.0")
         self.recipe = self.recipe_of(self.models)
         self.numbers = iter(range(10**6))
-        self.start(root / "first").ended()  # this one waits for torch to be imported
+        self.start(root / "first").ended()  # wait for the import of torch
         run = self.start(root / "undisturbed")
         assert run.reached(root / "undisturbed.lock")
         started = time.perf_counter()
@@ -73,13 +73,13 @@ class Slowly:
         )
 
     def start(self, out: Path, *options: str, recipe: Path | None = None) -> cli_processes.Run:
-        """Start a merge into several files."""
+        """Start a merge that writes several files."""
         self.home = self.root / f"home-{next(self.numbers)}"
         arguments = ("run", recipe or self.recipe, out, "--shard-size", "40KB", *options)
         return cli_processes.start(self.home, *arguments, plugins=self.plugins)
 
     def damaged(self) -> Path:
-        """A recipe that fails at its last tensors."""
+        """A recipe that fails at the last tensors."""
         model = write_model(self.root / "damaged", 3, num_hidden_layers=LAYERS)
         tensors = load_file(model / "model.safetensors")
         tensors["model.norm.weight"][3] = torch.nan
@@ -87,7 +87,7 @@ class Slowly:
         return self.recipe_of([self.models[0], model])
 
     def cut_short(self, out: Path, number: int, *options: str, wanted: int = 10) -> str:
-        """Send a signal once some tensors are finished; returns what the run said."""
+        """Send a signal once some tensors are finished. Return the output of the run."""
         run = self.start(out, *options)
         journaled = out.parent / f"{out.name}.partial" / "journal"
         assert run.reached(journaled)
@@ -194,5 +194,5 @@ def test_nothing_is_left_open_or_changed_outside_of_the_folder(slowly, end, tmp_
     changed = [path for path in found["changed"] if path != cache and not path.startswith(f"{cache}/")]
     own = [str(out), f"{out}.partial", f"{out}.lock"]
     strange = [path for path in changed if not any(path == mine or path.startswith(f"{mine}/") for mine in own)]
-    assert set(strange) <= {str(tmp_path)}, "a parent folder that is there already may be asked for"
+    assert set(strange) <= {str(tmp_path)}, "only an existing parent folder can be touched"
     assert bool(changed) == (end != "refusal")

@@ -1,4 +1,4 @@
-"""Two runs never write to one folder, and a lock that nobody holds any more holds nobody up."""
+"""Two runs never write to the same folder, and stale locks are ignored."""
 
 import errno
 import fcntl

@@ -1,4 +1,4 @@
-"""NaN and infinity are never written without a word: the tensor is named, and the model that had them first."""
+"""NaN and infinity are never written silently. The message names the tensor and the model they come from."""
 
 import math
 import re

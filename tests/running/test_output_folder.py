@@ -1,4 +1,4 @@
-"""The output folder: what may be its place, and how the result gets there whole and safe on the disk."""
+"""The output folder: valid locations, and atomic, durable writes."""
 
 import errno
 import os
@@ -27,11 +27,11 @@ def test_everything_is_on_the_disk_before_the_result_gets_its_name(recipe, tmp_p
     named = events.index((result, str(out)))
     files = {f"{result}/{path.name}" for path in out.iterdir()}
     assert len(files) > 5 and files <= set(events[:named])
-    assert events[named - 1] == result, "the folder after what is in it"
+    assert events[named - 1] == result, "the folder after its contents"
     assert events[named + 1 :] == [str(tmp_path)]
     noted = f"{tmp_path}/out.partial/journal"
     begun = events.index((f"{noted}.new", noted))
-    assert f"{noted}.new" in events[:begun] and noted in events[begun:named], "the journal too, at its start and after"
+    assert f"{noted}.new" in events[:begun] and noted in events[begun:named], "the journal too, at start and later"
 
 
 def test_the_index_comes_after_the_weights(recipe, tmp_path, monkeypatch):
@@ -95,7 +95,7 @@ def test_a_run_stopped_between_the_two_renames_puts_the_old_folder_back(stop, re
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", stopping)
-        if stop is None:  # killed: nothing of ours runs any more
+        if stop is None:  # killed, so none of our code runs anymore
             patch.setattr(Target, "restore", lambda self: None)
         with pytest.raises((KeyboardInterrupt, RunError, SystemExit)):
             mergecore.run(recipe, out, force=True)

@@ -1,4 +1,4 @@
-"""A run: what it writes, what it refuses, and what it leaves behind when it fails."""
+"""Runs: the files they write, the input they reject, and the files they leave when they fail."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Runs of several stages: what is kept, gone on with and held, and what errors, plans and cards say."""
+"""Runs with several stages: kept stages, resuming, memory, and the content of errors, plans, and cards."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def test_the_price_is_what_is_read(models, tmp_path, monkeypatch, measured: bool
 
 
 def test_what_is_held_is_let_go_of_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of stages that are made whole, no more lies in memory than the jobs in work have counted."""
+    """Stages that are computed as a whole use no more memory than their jobs have budgeted."""
     monkeypatch.setattr(load(find("methods", "karcher")), "tile", Tile.TENSOR)
     names = [str(write_model(tmp_path / name, seed, num_hidden_layers=6)) for seed, name in enumerate("abc")]
     stage = {"merge_method": "karcher", "models": [{"model": name} for name in names[1:]]}

@@ -1,4 +1,4 @@
-"""Files are hashed while they are written: what is given is the SHA-256 of the file, or nothing."""
+"""The streaming hash returns either the correct SHA-256 of a file or nothing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TENSORS = {
 
 
 def written(folder: Path, order: random.Random, skip: str = "", twice: str = "") -> tuple[Follower, list[Path]]:
-    """A writer's files after every tensor but one has been written, in parts and in any order, under a follower."""
+    """Write all tensors except one, in parts and in random order, with a streaming hash. Return the files."""
     writer = SafetensorsWriter(folder, TENSORS, 1_500_000)
     parts = []
     for name, info in TENSORS.items():

@@ -123,7 +123,7 @@ def test_tiles_and_threads_change_no_byte(three: list[Path], tmp_path: Path, mon
 def test_a_base_with_spare_rows_keeps_them(tmp_path: Path) -> None:
     words = byte_level("sea")
     models = [model(tmp_path / name, seed, words, rows) for seed, (name, rows) in enumerate([("a", 304), ("b", 296)])]
-    with pytest.raises(InputError, match=r"models differ in shape: \[304, 8\].*\[296, 8\].*source: base"):
+    with pytest.raises(InputError, match=r"models have different shapes: \[304, 8\].*\[296, 8\].*source: base"):
         mergecore.plan(linear(*models))
     mergecore.run(linear(*models, tokenizer={"source": "base"}), tmp_path / "out")
     assert config(tmp_path / "out")["vocab_size"] == 304

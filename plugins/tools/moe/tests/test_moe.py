@@ -195,7 +195,7 @@ def test_a_run_that_failed_goes_on_and_gives_the_same_bytes(tmp_path, monkeypatc
         patch.setattr(SafetensorsWriter, "write", fail)
         with pytest.raises(RunError, match="No space left"):
             mix(tmp_path, value)
-    assert "keeps 20 of 42 tensors" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert "has 20 of 42 tensors" in capsys.readouterr().err and not (tmp_path / "out").exists()
     monkeypatch.setattr(SafetensorsWriter, "write", lambda self, *data: written.append(data[0]) or write(self, *data))
     assert (mix(tmp_path, value) / "model.safetensors").read_bytes() == undisturbed
     assert len(written) == 21 + 22, "no finished tensor is made again"

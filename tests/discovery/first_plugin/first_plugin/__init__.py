@@ -1,4 +1,4 @@
-"""Plugins of each kind, written against the first API."""
+"""Plugins of each kind, written against the first version of the API."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from mergecore.api import (
 
 @dataclass(frozen=True, kw_only=True)
 class FirstMix(DeltaMethod):
-    """Draws, measures and adds up: result = base + lambda * sum(weight * delta * (random < keep)) * norm."""
+    """Draw, measure, and add up: result = base + lambda * sum(weight * delta * (random < keep)) * norm."""
 
     tile = Tile.ELEMENTS
     base = Base.REQUIRED
@@ -72,7 +72,7 @@ class FirstMix(DeltaMethod):
 
 @dataclass(frozen=True, kw_only=True)
 class FirstPeak(WeightMethod):
-    """The model with the larger element: result = max(model)."""
+    """Elementwise maximum of the models: result = max(model)."""
 
     tile = Tile.ROWS
     models = (2, 2)
@@ -82,7 +82,7 @@ class FirstPeak(WeightMethod):
 
 
 class FirstReader:
-    """Reads files of one float32 tensor 'w' and nothing else."""
+    """Reads files that contain a single float32 tensor 'w'."""
 
     def __init__(self, path: Path) -> None:
         import os
@@ -104,7 +104,7 @@ class FirstReader:
 
 
 class FirstExecutor:
-    """Makes one tensor after the other, whole, with nothing but the API."""
+    """Merges one whole tensor after another, using only the API."""
 
     def run(self, work: Work) -> None:
         for job in work.jobs:
@@ -131,7 +131,7 @@ class FirstExecutor:
 
 
 class FirstNote(PostProcessor):
-    """Writes what it was told."""
+    """Writes a file with the data it received."""
 
     after = ("config",)
 
@@ -143,7 +143,7 @@ class FirstNote(PostProcessor):
 
 
 def first(word: str) -> None:
-    """Say WORD."""
+    """Print WORD."""
     if word == "no":
         raise InputError("say something else")
     print(word)

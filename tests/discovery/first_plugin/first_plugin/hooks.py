@@ -1,4 +1,4 @@
-"""Every hook of the first API."""
+"""Implementations of every hook in the first version of the API."""
 
 from first_plugin import FirstPeak
 from mergecore.api import InputError, hookimpl
