@@ -1,4 +1,4 @@
-"""The hook that adds PEFT's adapters to models."""
+"""The hook that adds PEFT adapters to models."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ def mergecore_provide_adapter(request: AdapterRequest) -> Adapter | None:
 
     if not (request.folder / CONFIG).exists():
         return None
-    from mergecore_lora.applying import adapter  # imports torch, which a run without adapters may not need yet
+    from mergecore_lora.applying import adapter  # imports torch, which a run without adapters does not need yet
 
     return adapter(request)
