@@ -158,9 +158,7 @@ def _installed(names: Sequence[str], reason: str) -> Choice:
     there = {plugin.name for plugin in listed("methods")}
     options = tuple(name for name in names if name in there)
     if not options:
-        raise InputError(
-            f"no suitable method is installed: pip install mergecore-{names[0].replace('_', '-')}"
-        )
+        raise InputError(f"no suitable method is installed: pip install mergecore-{names[0].replace('_', '-')}")
     return Choice(options[0], options, reason)
 
 

@@ -131,9 +131,7 @@ def _relation(survey: Survey, model: int, names: list[str]) -> str:
     if found >= RELATED:
         return f"{name} and {base} have the same ancestor: {moved}.{_adapter(survey, model)}{rest}"
     if found >= DISTANT:
-        return (
-            f"{name} and {base} are distant relatives, after long training or other changes: {moved}.{rest}"
-        )
+        return f"{name} and {base} are distant relatives, after long training or other changes: {moved}.{rest}"
     return f"{name} was not trained from the same base as {base}: {moved}.{rest}"
 
 

@@ -90,7 +90,7 @@ def divergence(model: Predictions, merge: Predictions) -> float | None:
         return None
     width = min(model.rows.shape[1], merge.rows.shape[1])
     total = 0.0
-    for ours, theirs in zip(model.rows, merge.rows, strict=True):  # row by row, because all rows in float64 would take a lot of memory
+    for ours, theirs in zip(model.rows, merge.rows, strict=True):  # row by row to save memory
         p, q = (row[:width].double().log_softmax(-1) for row in (ours, theirs))
         total += float((p.exp() * (p - q)).sum())
     return total / len(model.rows)
@@ -158,7 +158,7 @@ def _stop_ids(model: Any) -> list[int]:
 
 
 def _of_its_class(folder: Folder) -> Folder:
-    """Load the model. Raise `ValueError` if it is not a language model (transformers loads BERT as one, for example)."""
+    """Load the model. Raise `ValueError` if it cannot generate text, like BERT, which transformers loads anyway."""
     kind, stated = type(folder.model).__name__, folder.model.config.architectures
     if stated and kind not in stated:
         raise ValueError(f"it is a {stated[0]}, which cannot generate text")

@@ -46,7 +46,7 @@ class Command(Evaluator):
         try:
             return [_score(name, value) for name, value in json.loads(last).items()]
         except (ValueError, TypeError, AttributeError, KeyError) as error:
-            raise RunError(f"{words[0]}: its last line is not a JSON object of scores ({error}): {last[:200]}") from None
+            raise RunError(f"{words[0]}: last line is not a JSON object of scores ({error}): {last[:200]}") from None
 
 
 def _score(name: str, given: Any) -> Score:

@@ -1,4 +1,4 @@
-"""Extract an adapter from a fine-tune and its base. Each difference is stored as two thin factors, whole, or dropped."""
+"""Extract an adapter from a fine-tune and its base, storing each difference as thin factors, whole, or not at all."""
 
 from __future__ import annotations
 
@@ -224,7 +224,7 @@ class Extractor:
         if inside is not None or not module:
             what = f"next to {inside!r}" if module else "outside of all modules"
             raise ModelError(
-                f"{module or self.pair.base.reference}: a changed parameter cannot be stored separately by PEFT ({what});"
+                f"{module or self.pair.base.reference}: PEFT cannot store a changed parameter separately ({what});"
                 " pass --keep drop to discard such changes"
             )
         for entry in self.pair.entries:

@@ -126,8 +126,8 @@ def _pairs(path: Path, reader: Reader, settings: Settings) -> dict[str, tuple[bo
         rank = settings.rank_of(module)
         if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != rank or b.shape[1] != rank:
             raise ModelError(
-                f"{path}: {a.name!r} {list(a.shape)} and {b.name!r} {list(b.shape)} are not a pair of rank {rank} for one"
-                " matrix; merge BASE+ADAPTER as models, then extract an adapter"
+                f"{path}: {a.name!r} {list(a.shape)} and {b.name!r} {list(b.shape)} are not a pair of rank {rank} for"
+                " one matrix; merge BASE+ADAPTER as models, then extract an adapter"
             )
         pairs[module] = (embedding, a, b)
     return pairs
@@ -146,7 +146,7 @@ class Merger:
         names = " and ".join(str(item.folder) for item in self.adapters)
         notes = [] if self.method is None or self._turns() else [_NOTE.format(method=self.way.method)]
         if len(bases) > 1:
-            notes.append(f"the adapters list different base models: {', '.join(map(str, bases))}; the first one is kept")
+            notes.append(f"the adapters list different base models: {', '.join(map(str, bases))}; the first is kept")
         modules = sorted({module for item in self.adapters for module in item.pairs})
         outcomes = [outcome for module in modules if (outcome := self._merge(module, file))]
         if not outcomes:

@@ -209,5 +209,5 @@ def _tokens(path: Path, config: Mapping[str, Any]) -> Any:
     lists = [value] if isinstance(value, list) else list(value.values()) if isinstance(value, dict) else []
     right = all(isinstance(one, list) and all(type(row) is int and row >= 0 for row in one) for one in lists)
     if value is not None and (not lists or not right):
-        raise ModelError(f"{path}: trainable_token_indices must be a list of row numbers, or map embeddings to such lists")
+        raise ModelError(f"{path}: trainable_token_indices must be a list of row numbers, or map embeddings to lists")
     return value

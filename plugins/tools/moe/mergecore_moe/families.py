@@ -24,8 +24,8 @@ class Family:
         expert: The weights of an expert in the order of `PROJECTIONS`, with ``{expert}`` for its number. A name without
             it is one weight with the matrices of all experts: (experts, rows, columns).
         shared: The same for the expert that sees every token. Empty if there is none.
-        shared_gate: The weight whose product with a token, passed through a sigmoid, scales the shared expert. Empty if
-            the shared expert is not scaled.
+        shared_gate: The weight whose product with a token, after a sigmoid, scales the shared expert. Empty if the
+            shared expert is not scaled.
         kinds: The ``model_type`` of supported dense models.
     """
 
@@ -49,7 +49,7 @@ class Family:
         raise NotImplementedError
 
     def settings(self, dense: Dense, config: Config) -> dict[str, Any]:
-        """Return the config.json values that differ from `Dense.config`, except the class, ``model_type``, and dtype."""
+        """Return the config.json values that differ from `Dense.config`, except class, ``model_type``, and dtype."""
         raise NotImplementedError
 
     def zeros(self, dense: Dense, config: Config) -> Mapping[str, tuple[int, ...]]:

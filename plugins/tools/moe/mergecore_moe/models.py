@@ -102,7 +102,7 @@ def _check(expert: Expert, checkpoint: Checkpoint, base: Checkpoint, model: Dens
         raise place.error(f"{expert.model} is a {kind!r} model, but the base {base.reference} is {model.kind!r}")
     activation = checkpoint.config.get("hidden_act", model.config.get("hidden_act"))
     if activation != model.config.get("hidden_act"):
-        raise place.error(f"{expert.model} uses {activation!r} activations, but the base {model.config['hidden_act']!r}")
+        raise place.error(f"{expert.model} uses {activation!r}, but the base uses {model.config['hidden_act']!r}")
     layers, own = model.config["num_hidden_layers"], checkpoint.config.get("num_hidden_layers")
     if own != layers:
         raise place.error(f"{expert.model} has {own} layers, but the base {base.reference} has {layers}")
@@ -115,4 +115,4 @@ def _check(expert: Expert, checkpoint: Checkpoint, base: Checkpoint, model: Dens
                 raise place.error(f"{expert.model} has no {name!r}; download the checkpoint again")
             ours, theirs = base.tensors[name].shape, checkpoint.tensors[name].shape
             if ours != theirs:
-                raise place.error(f"{name} has shape {list(theirs)} in {expert.model}, but {list(ours)} in {base.reference}")
+                raise place.error(f"{name} is {list(theirs)} in {expert.model}, but {list(ours)} in {base.reference}")

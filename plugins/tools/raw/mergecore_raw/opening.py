@@ -59,7 +59,7 @@ def open_state(reference: str, registry: Registry) -> Checkpoint:
     if (path / "config.json").is_file():
         raise ModelError(f"{reference}: is a model folder with a config.json; merge it with mergecore run")
     if path.is_dir():
-        raise ModelError(f"{reference}: is not a diffusers folder ({INDEX} is missing); give a weight file in it instead")
+        raise ModelError(f"{reference}: is not a diffusers folder ({INDEX} is missing); give a weight file instead")
     suffixes = ", ".join(f".{suffix}" for suffix in READERS)
     raise ModelError(f"{reference}: is neither a weight file ({suffixes}) nor a diffusers folder")
 
@@ -77,9 +77,7 @@ def _opened(reference: str, path: Path, groups: Mapping[str, list[Path]], regist
                 stamps[file] = stamp(file)
                 own = Labelled(reader, label)
                 if twice := readers.keys() & own.tensors.keys():
-                    raise ModelError(
-                        f"{file}: {min(twice)!r} is also in another file in the folder; remove the stale file"
-                    )
+                    raise ModelError(f"{file}: {min(twice)!r} is also in another file; remove the stale file")
                 readers.update(dict.fromkeys(own.tensors, own))
     except BaseException:
         for item in files:

@@ -56,7 +56,8 @@ def raw(
     folders = [is_diffusers(model) for model in loaded.models]
     options = run_options(memory, workers, shard_size, force, allow_nonfinite, components=any(folders))
     if any(folders) is not all(folders):
-        raise InputError(f"{loaded.models[folders.index(False)]}: is not a diffusers folder, but other models in the recipe are")
+        other = loaded.models[folders.index(False)]
+        raise InputError(f"{other}: is not a diffusers folder, but other models in the recipe are")
     check_out(out, any(folders))
     plan, registry = _plan(loaded, intersection, union, options.memory, quiet)
     run_attended(plan, out, registry, options, quiet=quiet, as_json=as_json, finishing=finishing(any(folders)))

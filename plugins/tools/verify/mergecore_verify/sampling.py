@@ -49,9 +49,7 @@ def check_sample(checkpoint: Checkpoint, lock: Lock | None, registry: Registry, 
         InputError: There is no lock file, or the parents are missing or changed.
     """
     if lock is None:
-        raise InputError(
-            f"{checkpoint.folder}: has no lock file, which --sample needs to recompute tensors"
-        )
+        raise InputError(f"{checkpoint.folder}: has no lock file, which --sample needs to recompute tensors")
     memory = spare_memory()
     plan = make_plan(load_recipe(lock.file), registry, memory)
     try:
@@ -82,5 +80,7 @@ def _changes(plan: Plan, lock: Lock, registry: Registry) -> str:
 
 def _judge(wrong: set[str], count: int, changed: str) -> Finding:
     if wrong:
-        return Finding("sample", False, f"{few(wrong)} not as the recipe produces" + (f"; {changed}" if changed else ""))
+        return Finding(
+            "sample", False, f"{few(wrong)} not reproduced by the recipe" + (f"; {changed}" if changed else "")
+        )
     return Finding("sample", True, f"{count} tensors recomputed from the parents are bit-identical")
