@@ -56,7 +56,7 @@ class History:
         if records and records[0] != self._about:
             changed = [key for key in self._about if records[0].get(key) != self._about[key]]
             raise InputError(
-                f"{self.path}: belongs to another search ({', '.join(changed)} changed); remove it or choose another OUT"
+                f"{self.path}: belongs to another search ({', '.join(changed)} changed); remove it or use another OUT"
             )
         for record in records[1:]:
             record["point"], record["losses"] = tuple(record["point"]), tuple(record["losses"])

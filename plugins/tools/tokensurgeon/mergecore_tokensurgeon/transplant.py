@@ -112,7 +112,7 @@ def _tokenizer(sides: Sequence[Side], donor: str, registry: Registry) -> OutputT
     if answer is None or not answer.tokens:
         raise PluginError("no installed package can read tokenizers: pip install mergecore-tokenizer")
     if answer.tokens[1] is answer.tokens[0] and opened[1].folder.resolve() != opened[0].folder.resolve():
-        raise InputError(f"{donor}: has no tokenizer files such as tokenizer.json; download them too")
+        raise InputError(f"{donor}: has no tokenizer files, such as tokenizer.json; download them too")
     return answer
 
 
