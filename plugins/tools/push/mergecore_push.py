@@ -60,5 +60,5 @@ def check_finished(out: Path) -> None:
     if any(part.endswith(".partial") for part in out.absolute().parts):
         raise InputError(f"{out}: belongs to an unfinished run; run its recipe again to finish it, then push OUT")
     if not out.is_dir():
-        raise InputError(f"{out}: there is no such folder; give the output folder of mergecore run")
+        raise InputError(f"{out}: there is no such folder; pass the output folder of mergecore run")
     open_model(str(out), Registry(warn)).close()

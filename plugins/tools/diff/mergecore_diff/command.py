@@ -58,7 +58,7 @@ def with_base(models: list[str], base: str) -> list[str]:
     """
     references = [base, *(model for model in models if model != base)] if base else models
     if len(references) < 2:
-        raise InputError("give at least two models, with the base first: mergecore diff BASE MODEL [MODEL ...]")
+        raise InputError("provide at least two models, with the base first: mergecore diff BASE MODEL [MODEL ...]")
     seen: dict[Path, str] = {}
     for reference in references:
         other = seen.setdefault(Path(reference).expanduser().absolute(), reference)
@@ -76,7 +76,7 @@ def check_target(path: Path, suffix: str, force: bool) -> None:
     if path.suffix.lower() != suffix:
         raise InputError(f"{path}: must end in {suffix}")
     if path.is_dir():
-        raise InputError(f"{path}: is a folder; give a file name")
+        raise InputError(f"{path}: is a folder; provide a file name")
     if not path.absolute().parent.is_dir():
         raise InputError(f"{path}: the folder {path.absolute().parent} does not exist; create it first")
     if path.exists() and not force:

@@ -291,10 +291,10 @@ def test_the_command_prints_writes_and_says_so(
 
 REFUSED = {
     "no model": Refused("diff", "Missing argument"),
-    "one model": Refused("diff base", "give at least two models"),
+    "one model": Refused("diff base", "provide at least two models"),
     "one model twice": Refused("diff base base", "base: given twice"),
     "one model by two paths": Refused("diff base ./base", "./base: given twice"),
-    "only the base": Refused("diff base --base base", "give at least two models"),
+    "only the base": Refused("diff base --base base", "provide at least two models"),
     "no such folder": Refused("diff base bsae", "bsae: there is no such folder"),
     "no such base": Refused("diff base code --base bsae", "bsae: there is no such folder"),
     "a file": Refused("diff base base/config.json", "there is no such folder"),

@@ -135,7 +135,7 @@ def test_any_path_is_one_yaml_value(text: str) -> None:
 
 REFUSED = {
     "no model": Refused("init", "Missing argument"),
-    "one model": Refused("init base", "give at least two models"),
+    "one model": Refused("init base", "provide at least two models"),
     "one model twice": Refused("init base base", "base: given twice"),
     "no such model": Refused("init base bsae", "bsae: there is no such folder"),
     "no such base": Refused("init base code --base bsae", "bsae: there is no such folder"),

@@ -82,7 +82,7 @@ def _losses(merge: Figures, parents: Sequence[Figures]) -> str:
     key, unit = ("loss", "token") if alike else ("loss_per_byte", "byte")
     own = f"loss {getattr(merge, key):.2f} per {unit}"
     if not parents:
-        return f"{own} (random guessing has {merge.guess:.2f}); no parent was measured"
+        return f"{own} (random guessing has {merge.guess:.2f}); no parents were measured"
     found = sorted(f"{getattr(item, key):.2f}" for item in parents)
     span = found[0] if found[0] == found[-1] else f"{found[0]} to {found[-1]}"
     return f"{own}, its {'parents have' if len(parents) > 1 else 'parent has'} {span}"

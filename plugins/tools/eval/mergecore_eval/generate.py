@@ -39,7 +39,7 @@ class Generate(Evaluator):
         for number, record in enumerate(records, 1):
             where = f"{self.file}, prompt {number}"
             if ("expect" in record) == ("pattern" in record):
-                raise InputError(f"{where}: give either 'expect' or 'pattern'")
+                raise InputError(f"{where}: set either 'expect' or 'pattern'")
             try:
                 re.compile(str(record.get("pattern", "")))
             except re.error as error:

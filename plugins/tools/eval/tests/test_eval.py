@@ -115,7 +115,7 @@ WRONG: dict[str, tuple[str, str | None, str]] = {
     "a line that is no object": (GENERATE, "3", "a, line 1: must be a JSON object"),
     "one choice": (CHOICE, '{"prompt": "", "choices": ["b"], "answer": 0}', "question 1: 'choices' must be two or"),
     "no choice's number": (CHOICE, '{"prompt": "", "choices": ["b", "c"], "answer": 2}', "'answer' must be 0 to 1"),
-    "no expectation": (GENERATE, '{"prompt": "a"}', "prompt 1: give either 'expect' or 'pattern'"),
+    "no expectation": (GENERATE, '{"prompt": "a"}', "prompt 1: set either 'expect' or 'pattern'"),
     "a broken pattern": (GENERATE, '{"prompt": "a", "pattern": "("}', "'pattern' is not a valid regular expression"),
     "an empty file": (GENERATE, "\n", "a: is empty"),
     "a program without a model": (asks("command", "run: 'true'"), None, "the command does not contain {model}"),

@@ -132,7 +132,7 @@ class Keys:
         magnitude = parts.get("lora_magnitude_vector")
         if (magnitude is not None) is not self.settings.magnitudes:
             lacks = "has" if magnitude else "is missing"
-            raise ModelError(f"{self.path}: {lacks} the magnitude of {module!r}, but {self.settings.path.name} says"
+            raise ModelError(f"{self.path}: {lacks} the magnitude of {module!r}, but {self.settings.path.name} sets"
                              f" use_dora: {str(self.settings.magnitudes).lower()}; save the adapter again")  # fmt: skip
         if magnitude and (factors.matrices > 1 or self.reader.tensors[magnitude].elements != b.shape[0]):
             raise self._misfit(magnitude, name)
@@ -158,7 +158,7 @@ class Keys:
         expected = self.settings.rank_of(label)
         if rank != expected:
             raise ModelError(
-                f"{self.path}: {a.name!r} has rank {rank}, but {self.settings.path.name} says {expected};"
+                f"{self.path}: {a.name!r} has rank {rank}, but {self.settings.path.name} specifies {expected};"
                 " save the adapter again"
             )
         return Factors(a, b, matrices, rows, columns, turned, self.settings.scale(label, rank))

@@ -131,7 +131,7 @@ def _wanted(rank: int, energy: float, error: float) -> Any:
         if not 0 <= value <= 1:
             raise InputError(f"{option}: must be between 0 and 1, not {value:g}")
     if energy and error:
-        raise InputError("--energy and --error both set the accuracy; give only one")
+        raise InputError("--energy and --error both set the accuracy; use only one")
     share = energy or (1 - error**2 if error else None)
     return Wanted(rank or (None if share else 16), share)
 

@@ -271,9 +271,9 @@ def check_way(count: int, weights: Sequence[float]) -> list[float]:
         InputError: The numbers of weights and adapters differ, or a weight is not finite.
     """
     if count < 2:
-        raise InputError("ADAPTERS: there is only one adapter; give at least two, then OUT")
+        raise InputError("ADAPTERS: there is only one adapter; provide at least two, then OUT")
     if weights and len(weights) != count:
-        raise InputError(f"--weight: given {len(weights)} times for {count} adapters; give one for each, or none")
+        raise InputError(f"--weight: given {len(weights)} times for {count} adapters; pass one for each, or none")
     if not all(map(math.isfinite, weights)):
         raise InputError("--weight: must be a finite number")
     return list(weights) or [1.0] * count

@@ -140,7 +140,7 @@ def _paired(finetune: Checkpoint, base: Checkpoint, registry: Registry, added: s
     names = [{**{name: name for name in c.tensors}, **head} for c, head in zip((ours, theirs), heads)]
     for name in sorted(names[0].keys() ^ names[1].keys()):
         has, lacks = (ours, theirs) if name in names[0] else (theirs, ours)
-        raise ModelError(f"{has.folder}: has {name!r}, but {lacks.folder} does not; give a fine-tune and its own base")
+        raise ModelError(f"{has.folder}: has {name!r}, but {lacks.folder} does not; use a fine-tune and its own base")
     both_tied = heads[0].keys() & heads[1].keys()
     placed = _places(bound)
     entries = []
@@ -196,7 +196,7 @@ def _sized(
                 " tensor (resize the base before loading the adapter), or --added-tokens drop to discard them"
             )
         return replace(entry, info=ours, grown=True) if added == "save" else entry
-    raise ModelError(f"{entry.name}: {shapes}; give a fine-tune and its own base")
+    raise ModelError(f"{entry.name}: {shapes}; use a fine-tune and its own base")
 
 
 def _turned(entries: list[Entry]) -> Iterator[Entry]:

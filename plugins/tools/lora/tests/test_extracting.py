@@ -232,7 +232,7 @@ def test_added_tokens_and_parameters_without_a_module_are_left_out_when_asked(ru
     fine_tuned(MODELS["MambaForCausalLM"], tmp_path / "mamba", tmp_path / "tuned")
     command = ["lora", "extract", tmp_path / "tuned", tmp_path / "mamba", tmp_path / "other", "--quiet"]
     status, _, printed = run(*command)
-    assert status == 2 and "a parameter changed that PEFT cannot store by itself" in printed
+    assert status == 2 and "PEFT cannot store a changed parameter separately" in printed
     assert run(*command, "--keep", "drop")[0] == 0
 
 
@@ -271,16 +271,16 @@ WRONG = {
     "no arguments": ([], "Missing argument 'finetune'"),
     "no out": (["tuned", "base"], "Missing argument 'out'"),
     "the same model": (["base", "base", "out"], "identical to its base; there is nothing to extract"),
-    "other depth": (["deep", "base", "out"], "but base does not; give a fine-tune and its own base"),
-    "other width": (["wide", "base", "out"], "give a fine-tune and its own base"),
-    "fewer tokens": (["short", "base", "out"], "give a fine-tune and its own base"),
+    "other depth": (["deep", "base", "out"], "but base does not; use a fine-tune and its own base"),
+    "other width": (["wide", "base", "out"], "use a fine-tune and its own base"),
+    "fewer tokens": (["short", "base", "out"], "use a fine-tune and its own base"),
     "NaN": (["broken", "base", "out"], "contains NaN or infinity in one of the models"),
     "an adapter": (["adapter", "base", "out"], "this is an adapter, not a model; add it to its base model"),
     "negative rank": (["tuned", "base", "out", "--rank", "-1"], "--rank: must be a whole number above 0, not -1"),
     "rank in words": (["tuned", "base", "out", "--rank", "all"], "Invalid value for '--rank'"),
     "energy above 1": (["tuned", "base", "out", "--energy", "90"], "--energy: must be between 0 and 1, not 90"),
     "negative error": (["tuned", "base", "out", "--error", "-1"], "--error: must be between 0 and 1, not -1"),
-    "energy and error": (["tuned", "base", "out", "--error", "0.1", "--energy", "0.9"], "give only one"),
+    "energy and error": (["tuned", "base", "out", "--error", "0.1", "--energy", "0.9"], "use only one"),
     "odd choice": (["tuned", "base", "out", "--keep", "all"], "--keep: must be save or drop, not 'all'"),
     "odd embeddings": (["tuned", "base", "out", "--embeddings", "x"], "--embeddings: must be lora, save or drop"),
     "tokens saved and dropped": (
@@ -290,7 +290,7 @@ WRONG = {
     "odd tokens": (["tuned", "base", "out", "--added-tokens", "add"], "must be refuse, drop or save, not 'add'"),
     "odd dtype": (["tuned", "base", "out", "--dtype", "int8"], "--dtype: must be float32, bfloat16 or float16"),
     "odd memory": (["tuned", "base", "out", "--memory", "much"], "--memory: 'much' is not a size"),
-    "little memory": (["tuned", "base", "out", "--memory", "500"], "more than the 0 MB allowed; give --memory"),
+    "little memory": (["tuned", "base", "out", "--memory", "500"], "more than the 0 MB allowed; pass --memory"),
     "out is there": (["tuned", "base", "tuned"], "tuned: is one of the models to merge"),
     "out is full": (["tuned", "base", "adapter"], "adapter: exists already; give another name, or --force"),
     "out is a file": (["tuned", "base", "file"], "file: is a file; give the name of a folder"),

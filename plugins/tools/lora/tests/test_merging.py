@@ -159,7 +159,7 @@ A = "base_model.model.model.layers.0.q_proj.lora_A.weight"
 NOTHING = settings()
 WRONG = {
     "nothing": (NOTHING, [], "Missing argument"),
-    "one": (NOTHING, ["one", "out"], "give at least two, then OUT"),
+    "one": (NOTHING, ["one", "out"], "provide at least two, then OUT"),
     "gone": (NOTHING, ["one", "gone", "out"], "gone: there is no such folder"),
     "a model": (lambda f: (f / "one/adapter_config.json").unlink(), ["one", "two", "out"], "there is no such file"),
     "no weights": (lambda f: (f / "one/adapter_model.safetensors").unlink(), ["one", "two", "out"], "has no adapter"),

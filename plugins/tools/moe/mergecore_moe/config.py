@@ -164,6 +164,6 @@ def _check_prompts(config: Config) -> None:
     alike = {(expert.positive, expert.negative) for expert in config.experts}
     if len(alike) == 1 and len(config.experts) > 1:
         raise config.place.child("experts").error(
-            "all experts have the same prompts, so the router cannot tell them apart; give each different ones,"
-            " or use gate_mode: random"
+            "all experts have the same prompts, so the router cannot tell them apart; use different ones for each,"
+            " or gate_mode: random"
         )

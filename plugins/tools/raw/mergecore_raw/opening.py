@@ -59,7 +59,7 @@ def open_state(reference: str, registry: Registry) -> Checkpoint:
     if (path / "config.json").is_file():
         raise ModelError(f"{reference}: is a model folder with a config.json; merge it with mergecore run")
     if path.is_dir():
-        raise ModelError(f"{reference}: is not a diffusers folder ({INDEX} is missing); give a weight file instead")
+        raise ModelError(f"{reference}: is not a diffusers folder ({INDEX} is missing); use a weight file instead")
     suffixes = ", ".join(f".{suffix}" for suffix in READERS)
     raise ModelError(f"{reference}: is neither a weight file ({suffixes}) nor a diffusers folder")
 

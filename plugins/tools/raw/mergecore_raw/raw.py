@@ -51,7 +51,7 @@ def raw(
     from mergecore_raw.opening import is_diffusers
 
     if intersection and union:
-        raise InputError("--tensor-intersection and --tensor-union cannot be combined; give only one")
+        raise InputError("--tensor-intersection and --tensor-union cannot be combined; use only one")
     loaded = load_recipe(recipe)
     folders = [is_diffusers(model) for model in loaded.models]
     options = run_options(memory, workers, shard_size, force, allow_nonfinite, components=any(folders))

@@ -197,7 +197,7 @@ REFUSED = {
     "an output that is there": Refused("raw good.yml a.safetensors.bak.safetensors", "exists already"),
     "an output that is an input": Refused("raw good.yml a.safetensors --force", "is one of the models to merge"),
     "an output that is a folder": Refused("raw good.yml folder.safetensors --force", "is a folder; give the name of a"),
-    "both ways at once": Refused("raw good.yml out.safetensors -i -u", "cannot be combined; give only one"),
+    "both ways at once": Refused("raw good.yml out.safetensors -i -u", "cannot be combined; use only one"),
     "a memory that is none": Refused("raw good.yml out.safetensors --memory much", "--memory: 'much' is not a size"),
     "a method misspelt": Refused("raw method.yml out.safetensors", "method 'liner' is not installed; did you mean"),
     "a parameter misspelt": Refused("raw parameter.yml out.safetensors", "did you mean 'weight'?"),

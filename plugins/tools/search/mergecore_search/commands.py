@@ -175,7 +175,7 @@ def cocktail(
 def split(paths: list[Path]) -> tuple[list[Path], Path]:
     """Split the arguments of a command into the models and the output folder."""
     if len(paths) < 3:
-        raise InputError("give at least two models, then the output folder: MODEL MODEL OUT")
+        raise InputError("provide at least two models, then the output folder: MODEL MODEL OUT")
     return paths[:-1], paths[-1]
 
 

@@ -214,7 +214,7 @@ BAD_CALLS = {
     "no such optimizer": ("evolve R OUT --with E --optimizer cmb", "optimizer 'cmb' is not installed"),
     "no evaluations": ("evolve R OUT --with R", "'evaluate' is missing"),
     "no such recipe": ("sweep none.yml OUT --with E", "none.yml: there is no such file"),
-    "one model": ("soup M OUT --with E", "give at least two models"),
+    "one model": ("soup M OUT --with E", "provide at least two models"),
     "a model that is none": ("cocktail M none OUT --with E", "none"),
     "an OUT that is there": ("soup M M M --with E", "already exists"),
 }

@@ -88,10 +88,10 @@ def _weights(models: list[str], given: list[float]) -> list[float]:
         InputError: The numbers of weights and models differ, a weight is negative, or all are 0.
     """
     if len(models) < 2:
-        raise InputError("give at least two models to draw layers from")
+        raise InputError("provide at least two models to draw layers from")
     weights = given or [1.0] * len(models)
     if len(weights) != len(models):
-        raise InputError(f"--weight: {len(weights)} given for {len(models)} models; give one for each, in order")
+        raise InputError(f"--weight: {len(weights)} given for {len(models)} models; pass one for each, in order")
     if not all(math.isfinite(item) and item >= 0 for item in weights) or not any(weights):
         raise InputError("--weight: must be nonnegative numbers that are not all 0")
     return weights

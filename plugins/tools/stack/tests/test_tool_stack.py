@@ -144,7 +144,7 @@ FILES = {
 }
 REFUSED = {
     "no model": Refused("stack shuffle", "Missing argument"),
-    "one model": Refused("stack shuffle a", "give at least two models"),
+    "one model": Refused("stack shuffle a", "provide at least two models"),
     "no such model": Refused("stack shuffle a c", "c: there is no such folder"),
     "too few weights": Refused("stack shuffle a b -w 1", "--weight: 1 given for 2 models"),
     "a weight below zero": Refused("stack shuffle a b -w 1 -w -1", "must be nonnegative numbers"),

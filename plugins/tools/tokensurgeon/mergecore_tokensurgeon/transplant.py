@@ -211,7 +211,7 @@ def _notes(origins: Origins, tables: Mapping[str, Table]) -> list[str]:
     lines: dict[str, list[str]] = {}
     for name, table in tables.items():
         counts = origins.counts(table.source)
-        words = [f"{counts['kept']} rows kept", f"{counts['made']} made by {origins.settings.method}"]
+        words = [f"{counts['kept']} rows kept", f"{counts['made']} created by {origins.settings.method}"]
         words += [f"{counts['matched']} matched by byte or prefix"] if counts["matched"] else []
         words += [f"{counts['zero']} zero"] if counts["zero"] else []
         lines.setdefault(", ".join(words), []).append(name)
