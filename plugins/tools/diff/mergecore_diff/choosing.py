@@ -113,7 +113,7 @@ def find_base(survey: Survey) -> Choice:
                for parent in _parents(checkpoint.folder, checkpoint.config.get("_name_or_path"))]  # fmt: skip
     for name, short in zip(names, labels(names)):
         if any(parent == name or parent.rpartition("/")[2] == short for parent in parents):
-            return Choice(name, options, "another model's card or config names it as its base")
+            return Choice(name, options, "another model's card or config lists it as the base")
     return Choice("none", options, "no model looks like the base of the others")
 
 

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from mergecore_diff.survey import Survey
 
 Models = Annotated[list[str], typer.Argument(help="Model folders, with the base first.", show_default=False)]
-Page = Annotated[str, typer.Option("--html", help="Write an HTML page with heatmaps by layer and weight kind to FILE.")]
-Picture = Annotated[str, typer.Option("--png", help="Write the heatmaps to FILE as a PNG image. Requires matplotlib.")]
+Page = Annotated[str, typer.Option("--html", help="Write heatmaps by layer and kind of weight to this HTML file.")]
+Picture = Annotated[str, typer.Option("--png", help="Write the heatmaps to this PNG file. Requires matplotlib.")]
 Weights = Annotated[bool, typer.Option("--weights", help="Show one row per weight instead of per layer.")]
 Base = Annotated[str, typer.Option("--base", help="Compare with this model instead of the first one.")]
-Replace = Annotated[bool, typer.Option("--force", help="Replace FILE if it exists.")]
+Replace = Annotated[bool, typer.Option("--force", help="Replace existing output files.")]
 
 
 def diff(

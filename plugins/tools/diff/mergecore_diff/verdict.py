@@ -125,7 +125,7 @@ def _relation(survey: Survey, model: int, names: list[str]) -> str:
         return f"{name} or {base} contains NaN or infinity, which a merge cannot fix. Find the weights with --weights."
     if not change.changed:
         return f"{name} has the same weights as {base}.{rest}"
-    moved = f"its weights differ by {percent(change.relative)} of {base}'s, cosine {found:.3f}"
+    moved = f"its weights differ from {base}'s by {percent(change.relative)}, cosine {found:.3f}"
     if change.relative < COPY:
         return f"{name} is almost a copy of {base}: {moved}.{rest}"
     if found >= RELATED:

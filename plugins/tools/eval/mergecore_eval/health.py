@@ -47,7 +47,7 @@ class Health(PostProcessor):
         for line in table(figures) if figures else ():
             model.tell(line)
         for name, cause in missing.items():
-            model.tell(f"{name} is not compared: {cause}")
+            model.tell(f"{name} was not compared: {cause}")
         if verdict.word == "healthy":
             model.tell(f"{model.name} is {verdict}")
         else:

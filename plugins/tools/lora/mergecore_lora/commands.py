@@ -91,13 +91,13 @@ def merge(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Merge several adapters for the same base into the adapter OUT, without building full-size matrices."""
+    """Merge several adapters for the same base into OUT, without building full-size matrices."""
     from mergecore_lora.merging import EXACT, Way, check_way
     from mergecore_lora.merging import merge as run
 
     _one_of("--dtype", dtype, DTYPES)
     if rank < 0:
-        raise InputError(f"--rank: must be a whole number above 0, not {rank}")
+        raise InputError(f"--rank: must be a positive integer, not {rank}")
     if method == EXACT and parameter:
         raise InputError("--set: the exact sum has no parameters; use --weight instead")
     weights = check_way(len(adapters), weight)
@@ -126,7 +126,7 @@ def _wanted(rank: int, energy: float, error: float) -> Any:
     from mergecore_lora.decomposing import Wanted
 
     if rank < 0:
-        raise InputError(f"--rank: must be a whole number above 0, not {rank}")
+        raise InputError(f"--rank: must be a positive integer, not {rank}")
     for option, value in (("--energy", energy), ("--error", error)):
         if not 0 <= value <= 1:
             raise InputError(f"{option}: must be between 0 and 1, not {value:g}")

@@ -179,7 +179,7 @@ def _is_number(value: Any, kind: type) -> bool:
 def _number(path: Path, config: Mapping[str, Any], key: str, default: float, kind: type) -> Any:
     value = config.get(key, default)
     if not _is_number(value, kind):
-        raise ModelError(f"{path}: {key} must be a {'number' if kind is float else 'whole number above 0'}")
+        raise ModelError(f"{path}: {key} must be a {'number' if kind is float else 'positive integer'}")
     return kind(value)
 
 

@@ -276,7 +276,7 @@ WRONG = {
     "fewer tokens": (["short", "base", "out"], "use a fine-tune and its own base"),
     "NaN": (["broken", "base", "out"], "contains NaN or infinity in one of the models"),
     "an adapter": (["adapter", "base", "out"], "this is an adapter, not a model; add it to its base model"),
-    "negative rank": (["tuned", "base", "out", "--rank", "-1"], "--rank: must be a whole number above 0, not -1"),
+    "negative rank": (["tuned", "base", "out", "--rank", "-1"], "--rank: must be a positive integer, not -1"),
     "rank in words": (["tuned", "base", "out", "--rank", "all"], "Invalid value for '--rank'"),
     "energy above 1": (["tuned", "base", "out", "--energy", "90"], "--energy: must be between 0 and 1, not 90"),
     "negative error": (["tuned", "base", "out", "--error", "-1"], "--error: must be between 0 and 1, not -1"),

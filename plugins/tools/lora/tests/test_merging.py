@@ -183,7 +183,7 @@ WRONG = {
     "no value": (NOTHING, ["one", "two", "out", "--method", "ties", "--set", "density"], "must be NAME=VALUE"),
     "exact with": (NOTHING, ["one", "two", "out", "--set", "density=1"], "the exact sum has no parameters"),
     "count": (NOTHING, ["one", "two", "one", "out", "--method", "slerp", "--set", "t=0.5"], "Slerp takes"),
-    "rank below": (NOTHING, ["one", "two", "out", "--rank", "-2"], "--rank: must be a whole number above 0"),
+    "rank below": (NOTHING, ["one", "two", "out", "--rank", "-2"], "--rank: must be a positive integer"),
     "dtype": (NOTHING, ["one", "two", "out", "--dtype", "int8"], "--dtype: must be"),
     "out is an input": (NOTHING, ["one", "two", "one", "--force"], "one: is one of the models to merge"),
     "out is there": (NOTHING, ["one", "two", "three"], "three: exists already; give another name, or --force"),

@@ -1,4 +1,4 @@
-"""Normal random numbers from uniform ones."""
+"""Convert uniform random numbers to normal ones."""
 
 from __future__ import annotations
 

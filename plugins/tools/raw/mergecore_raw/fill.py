@@ -65,7 +65,7 @@ def _options(sort: str, memory: str, shard_size: str, force: bool) -> Options:
 
 
 def _steps(registry: Registry) -> Mapping[str, PostProcessor]:
-    """Return the steps after the weights of a model folder, which copy the template's other files."""
+    """Return the steps after the weights of a model folder, which copy the template's config, tokenizer, etc."""
     return {"config": registry.provide("postprocessors", "config")()}
 
 

@@ -89,7 +89,9 @@ def _groups(genome: Place, size: int, registry: Registry) -> list[tuple[int, int
     finally:
         checkpoint.close()
     if not layers or layers % size:
-        raise genome.child("layer_granularity").error(f"must divide the {layers} layers of {genome.value['models'][0]}")
+        raise genome.child("layer_granularity").error(
+            f"must divide {layers}, the layer count of {genome.value['models'][0]}"
+        )
     return [(start, start + size) for start in range(0, layers, size)]
 
 
