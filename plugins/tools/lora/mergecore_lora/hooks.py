@@ -12,6 +12,6 @@ def mergecore_provide_adapter(request: AdapterRequest) -> Adapter | None:
 
     if not (request.folder / CONFIG).exists():
         return None
-    from mergecore_lora.applying import adapter  # imports torch, which a run without adapters does not need yet
+    from mergecore_lora.applying import adapter  # imports torch, which a run without adapters may not need yet
 
     return adapter(request)

@@ -21,7 +21,7 @@ def check_loading(checkpoint: Checkpoint) -> Finding:
     Code from the folder is never run, so a class that transformers does not have is not checked.
     """
     try:
-        import accelerate  # noqa: F401  transformers needs it for the meta device
+        import accelerate  # noqa: F401  which transformers needs for the meta device
         import transformers
     except ImportError as error:
         return skipped(NAME, f"{error.name} is not installed: pip install mergecore-verify[load]")
