@@ -96,7 +96,7 @@ def _parameter(item: Parameter, definitions: dict[str, Any]) -> dict[str, Any]:
 
 
 def _setting(value: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the schema of a setting: a value, a list (gradient), or ``{filter, value}``. See `mergecore.discovery.parameters`."""
+    """Return the schema of a setting: a value, a list (gradient), or ``{filter, value}``.."""
     filtered = {
         "type": "object",
         "properties": {
@@ -110,7 +110,7 @@ def _setting(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _value(item: Parameter) -> dict[str, Any]:
-    """Return the parameter's schema, extended by the other forms that `mergecore.discovery.parameters.convert` accepts."""
+    """Return the parameter's schema, extended by the other forms that recipes can use."""
     kind, strict = item.schema.get("type"), dict(item.schema)
     if kind == "boolean":
         return {"anyOf": [strict, {"enum": [0, 1]}]}

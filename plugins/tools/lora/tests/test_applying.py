@@ -1,4 +1,4 @@
-"""`base+adapter` has the weights that PEFT's own merge has, in whatever pieces it is read, or is refused."""
+"""`base+adapter` has the same weights as PEFT's merge, no matter how it is read in pieces, or is rejected."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_the_weights_are_those_of_pefts_own_merge(name, options, tmp_path):
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory):
-    """A folder with a base, two adapters for it, and one of DoRA."""
+    """A folder with a base, two LoRA adapters for it, and a DoRA adapter."""
     folder = tmp_path_factory.mktemp("llama")
     tiny = MODELS["LlamaForCausalLM"]
     save_base(tiny, folder / "base")
@@ -157,7 +157,7 @@ def test_the_plan_and_the_journals_identity_name_the_adapter(llama):
 
 
 def staged(stage, llama, *adapters):
-    """A merge of a stage with adapters, and of the base with one."""
+    """Merge a stage with adapters, and the base with one adapter."""
     change = [{"model": stage}, {"model": stage, "adapter": [str(llama / name) for name in adapters]}]
     entries = [{"model": item, "parameters": {"weight": 0.25}} for item in change]
     return {"merge_method": "linear", "models": [*entries, {"model": f"{llama}/base", "parameters": {"weight": 0.5}}]}
@@ -266,24 +266,24 @@ def rename(old, new):
 WRONG = {
     "no such adapter": (lambda f: f.rename(f.with_name("gone")), "no such folder"),
     "no config": (lambda f: (f / CONFIG).unlink(), "no installed package recognizes this adapter"),
-    "no JSON": (lambda f: (f / CONFIG).write_text("{"), "adapter_config.json: cannot be read as JSON"),
-    "a list": (lambda f: (f / CONFIG).write_text("[]"), "must hold a JSON object"),
+    "no JSON": (lambda f: (f / CONFIG).write_text("{"), "adapter_config.json: not valid JSON"),
+    "a list": (lambda f: (f / CONFIG).write_text("[]"), "must contain a JSON object"),
     "no weights": (lambda f: (f / "adapter_model.safetensors").unlink(), "has no adapter_model.safetensors"),
     "cut short": (lambda f: (f / "adapter_model.safetensors").write_bytes(b"\x08"), "adapter_model.safetensors: "),
     "IA3": (config(peft_type="IA3"), "peft_type is 'IA3'; only LoRA"),
     "prompt tuning": (config(peft_type="PROMPT_TUNING"), "peft_type is 'PROMPT_TUNING'; only LoRA"),
     "LoHa": (config(peft_type="LOHA"), "peft_type is 'LOHA'; only LoRA"),
-    "aLoRA": (config(alora_invocation_tokens=[1]), "acts on some tokens only"),
-    "PiSSA": (config(init_lora_weights="pissa_niter_4"), "training began at other weights than the base's"),
-    "layers repeated": (config(layer_replication=[[0, 2]]), "write them as slices of a recipe"),
-    "unknown key": (config(use_wonders=True), "use_wonders is set, which mergecore-lora does not know"),
-    "rank that does not fit": (config(r=5), "has rank 4, but adapter_config.json says 5"),
-    "rank that is no number": (config(r="4"), "r must be a whole number above 0"),
+    "aLoRA": (config(alora_invocation_tokens=[1]), "acts only on some tokens"),
+    "PiSSA": (config(init_lora_weights="pissa_niter_4"), "training did not start from the base's weights"),
+    "layers repeated": (config(layer_replication=[[0, 2]]), "use slices in a recipe instead"),
+    "unknown key": (config(use_wonders=True), "use_wonders is set, which mergecore-lora does not support"),
+    "rank that does not fit": (config(r=5), "has rank 4, but adapter_config.json specifies 5"),
+    "rank that is no number": (config(r="4"), "r must be a positive integer"),
     "alpha that is none": (config(lora_alpha=float("inf")), "lora_alpha must be a number"),
-    "pattern without end": (config(alpha_pattern={"(a+)+b": 2}), "too intricate"),
-    "DoRA without magnitudes": (config(use_dora=True), "lacks the magnitude of"),
+    "pattern without end": (config(alpha_pattern={"(a+)+b": 2}), "too complex"),
+    "DoRA without magnitudes": (config(use_dora=True), "is missing the magnitude of"),
     "key of another model": (rename(f"{Q}A.weight", Q.replace("self_attn", "attn") + "A.weight"), "without its lora_"),
-    "weight of another model": (rename(f"{Q}A.weight", "base_model.model.nowhere.weight"), "fits no weight of"),
+    "weight of another model": (rename(f"{Q}A.weight", "base_model.model.nowhere.weight"), "matches no weight of"),
     "half a pair": (tensors(lambda c: c.pop(f"{Q}B.weight")), "q_proj.lora_A.weight' without its lora_B"),
     "other sizes": (tensors(lambda c: c.update({f"{Q}B.weight": torch.zeros(3, 4)})), "of shape [4, 16] does not fit"),
     "resized vocabulary": (

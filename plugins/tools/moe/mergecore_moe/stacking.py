@@ -1,4 +1,4 @@
-"""Weights that have what is so named of all experts, for families that store them so: made as they are read."""
+"""Fused expert weights for families that store all experts in one tensor, computed as they are read."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from mergecore.planning.stage_reader import MadeReader
 
 
 def stacked(pieces: Mapping[str, Sequence[Job]], experts: int, checkpoints: Sequence[Checkpoint]) -> Views:
-    """A reader of such weights.
+    """Return a reader of such weights.
 
     Args:
-        pieces: by the weight's name, what makes the matrices in it, those of the first expert first.
-        experts: how many there are.
-        checkpoints: the models that the pieces are made of.
+        pieces: The jobs for the matrices in each weight, in the order of the experts.
+        experts: Number of experts.
+        checkpoints: The models that the jobs read.
 
     Returns:
-        Reads tensors of shape (experts, rows, columns), where the rows of one expert's matrices follow each other.
+        A reader of tensors of shape (experts, rows, columns), in which the matrices of an expert are consecutive rows.
     """
     reader = MadeReader([job for jobs in pieces.values() for job in jobs], checkpoints)
     tensors, spans = {}, {}

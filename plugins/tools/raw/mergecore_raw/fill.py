@@ -1,4 +1,4 @@
-"""The command: mergecore fill MODEL TEMPLATE OUT."""
+"""The command `mergecore fill MODEL TEMPLATE OUT`."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from mergecore.models.checkpoint import Checkpoint
     from mergecore.running.runner import Options
 
-Template = Annotated[str, typer.Argument(help="What has all weights: of the same sort as MODEL.", show_default=False)]
-FillOut = Annotated[Path, typer.Argument(help="The folder or .safetensors file to make.", show_default=False)]
+Template = Annotated[str, typer.Argument(help="A complete model of the same type as MODEL.", show_default=False)]
+FillOut = Annotated[Path, typer.Argument(help="The folder or .safetensors file to write.", show_default=False)]
 
 
 def fill(
@@ -31,13 +31,13 @@ def fill(
     template: Template,
     out: FillOut,
     memory: Memory = "",
-    arch_dir: ArchDirs = [],  # noqa: B006  typer makes a new list each time
-    shard_size: Annotated[str, typer.Option(help="Largest weight file.")] = "5GB",
+    arch_dir: ArchDirs = [],  # noqa: B006  typer creates a new list for every call
+    shard_size: Annotated[str, typer.Option(help="Maximum size of a weight file.")] = "5GB",
     force: Force = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write TEMPLATE with every tensor that MODEL has in the place of its own: what MODEL lacks is filled in."""
+    """Complete MODEL: write its tensors to OUT, and take all missing tensors from TEMPLATE."""
     from mergecore.cli.run_with_progress import run_attended
     from mergecore.discovery.registry import Registry
     from mergecore.documents import Place
@@ -49,7 +49,7 @@ def fill(
     if sort != "folder":
         check_out(out, sort == "components")
     if Path(model).expanduser().resolve().is_relative_to(out.resolve()):
-        raise InputError(f"{out}: is the model to fill, or holds it; give another output")
+        raise InputError(f"{out}: is or contains the model to fill; choose another output")
     registry = Registry(warn, local_definitions(arch_dir))
     options = _options(sort, memory, shard_size, force)
     whole = _overlaid(model, template, registry, quiet)
@@ -65,15 +65,15 @@ def _options(sort: str, memory: str, shard_size: str, force: bool) -> Options:
 
 
 def _steps(registry: Registry) -> Mapping[str, PostProcessor]:
-    """What comes after the weights of a model folder: the template's config, tokenizer and the like."""
+    """Return the steps after the weights of a model folder, which copy the template's config, tokenizer, etc."""
     return {"config": registry.provide("postprocessors", "config")()}
 
 
 def _overlaid(model: str, template: str, registry: Registry, quiet: bool) -> Checkpoint:
-    """The template with the model's tensors in the place of its own.
+    """Return the template with its tensors replaced by those of the model.
 
     Raises:
-        ModelError: a tensor of the model has no place in the template, or another shape there.
+        ModelError: A tensor of the model is not in the template, or has a different shape there.
     """
     whole = _open(template, registry)
     part: Checkpoint | None = None
@@ -92,7 +92,7 @@ def _overlaid(model: str, template: str, registry: Registry, quiet: bool) -> Che
                 checkpoint.close()
         raise
     if not quiet:
-        say(f"{len(places)} tensors are {model}'s, {len(whole.tensors) - len(places)} are filled in from {template}")
+        say(f"{len(places)} tensors are from {model}, {len(whole.tensors) - len(places)} are filled in from {template}")
     return _with(whole, part, places)
 
 
@@ -104,10 +104,10 @@ def _open(reference: str, registry: Registry) -> Checkpoint:
 
 
 def _places(part: Checkpoint, whole: Checkpoint, registry: Registry) -> dict[str, str]:
-    """The name in the template of every tensor of the model that has one there: the template's name → the model's.
+    """Return the model's name for each tensor in the template that the model has too.
 
-    Names that begin otherwise are found through the template's architecture, and else by the one beginning that
-    makes most of them names of the template.
+    Different prefixes are resolved with the template's architecture, or else by the one prefix that turns most of the
+    names into names of the template.
     """
     names = dict(_renamed(part, whole, registry))
     prefix = best_prefix(names, whole.tensors)
@@ -116,7 +116,7 @@ def _places(part: Checkpoint, whole: Checkpoint, registry: Registry) -> dict[str
 
 
 def _renamed(part: Checkpoint, whole: Checkpoint, registry: Registry) -> Iterable[tuple[str, str]]:
-    """Every tensor of the model by the name that the template's architecture has for it, with its own."""
+    """Return each tensor's name in the template's architecture together with its name in the model."""
     from mergecore.models.architecture_lookup import find
     from mergecore.models.layout_reader import renamed
 
@@ -126,7 +126,7 @@ def _renamed(part: Checkpoint, whole: Checkpoint, registry: Registry) -> Iterabl
 
 
 def best_prefix(names: Iterable[str], wanted: Iterable[str]) -> str:
-    """What, put before names, makes most of them wanted ones; empty where nothing does."""
+    """Return the prefix that turns most names into wanted ones, or empty if none does."""
     ends: dict[str, list[str]] = {}
     for name in wanted:
         parts = name.split(".")
@@ -141,8 +141,8 @@ def _check_places(part: Checkpoint, whole: Checkpoint, places: Mapping[str, str]
     if lost:
         more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
         raise ModelError(
-            f"{part.reference}: {lost[0]!r}{more} has no place in {whole.reference}; nothing is dropped in silence:"
-            " take a template that has it"
+            f"{part.reference}: {lost[0]!r}{more} not found in {whole.reference}, and would be lost;"
+            " use a template that has them"
         )
     for label, name in places.items():
         one, other = part.tensors[name].shape, whole.tensors[label].shape

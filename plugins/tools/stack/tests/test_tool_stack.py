@@ -1,4 +1,4 @@
-"""stack writes recipes that plan, run and load, of the layers that were drawn or listed; what it refuses."""
+"""Tests of stack: its recipes plan, run, and load with the drawn or listed layers; rejected input."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_the_part_to_stack_is_named_where_there_are_several(tmp_path: Path, monk
     model.build().save_pretrained(tmp_path / "b")
     monkeypatch.chdir(tmp_path)
     status, _, err = run(["stack", "shuffle", "a", "b"], monkeypatch, capfd)
-    assert status == 2 and "say which to stack with --module" in err
+    assert status == 2 and "choose one with --module" in err
     part = err.split("has layers in ")[1].split(",")[0]
     status, text, err = run(["stack", "shuffle", "a", "b", "--module", part], monkeypatch, capfd)
     assert status == 0, err
@@ -144,24 +144,24 @@ FILES = {
 }
 REFUSED = {
     "no model": Refused("stack shuffle", "Missing argument"),
-    "one model": Refused("stack shuffle a", "give two models or more"),
+    "one model": Refused("stack shuffle a", "provide at least two models"),
     "no such model": Refused("stack shuffle a c", "c: no such folder"),
     "too few weights": Refused("stack shuffle a b -w 1", "--weight: 1 given for 2 models"),
-    "a weight below zero": Refused("stack shuffle a b -w 1 -w -1", "must be numbers of at least 0"),
-    "all weights zero": Refused("stack shuffle a b -w 0 -w 0", "not all 0"),
-    "a weight that is no number": Refused("stack shuffle a b -w 1 -w nan", "must be numbers of at least 0"),
+    "a weight below zero": Refused("stack shuffle a b -w 1 -w -1", "must be nonnegative numbers"),
+    "all weights zero": Refused("stack shuffle a b -w 0 -w 0", "that are not all 0"),
+    "a weight that is no number": Refused("stack shuffle a b -w 1 -w nan", "must be nonnegative numbers"),
     "a weight in words": Refused("stack shuffle a b -w much -w 1", "--weight"),
     "other depths": Refused("stack shuffle a deep", "the same number of layers, not a: 2, deep: 3"),
     "other shapes": Refused("stack shuffle a wide --seed 1", "differ"),
-    "an unknown module": Refused("stack shuffle a b --module text", "has no layers in 'text'; it has: default"),
+    "an unknown module": Refused("stack shuffle a b --module text", "has no layers in 'text', only in: default"),
     "a dtype misspelt": Refused("stack shuffle a b --dtype bflaot16", "did you mean 'bfloat16'?"),
     "a seed below zero": Refused("stack shuffle a b --seed -1", "--seed"),
-    "a recipe that is there": Refused("stack shuffle a b --write good.yml", "good.yml: exists already"),
-    "a recipe in no folder": Refused("stack shuffle a b --write no/r.yml", "there is no folder"),
+    "a recipe that is there": Refused("stack shuffle a b --write good.yml", "good.yml: already exists"),
+    "a recipe in no folder": Refused("stack shuffle a b --write no/r.yml", "does not exist; create it first"),
     "a file for a model": Refused("stack shuffle a good.yml", "good.yml: no such folder"),
     "a model without files": Refused("stack shuffle a empty", "config.json: no such file; download the complete"),
     "a seed in words": Refused("stack shuffle a b --seed one", "Invalid value for '--seed'"),
-    "a recipe that is a folder": Refused("stack shuffle a b --write a", "a: exists already; give another name"),
+    "a recipe that is a folder": Refused("stack shuffle a b --write a", "a: already exists; choose another name"),
     "an unknown option": Refused("stack shuffle a b --sed 1", "No such option: --sed"),
     "an unknown command": Refused("stack shufle a b", "No such command 'shufle'"),
     "no such file": Refused("stack slices nowhere.yml", "nowhere.yml: no such file"),
@@ -170,11 +170,11 @@ REFUSED = {
     "slices misspelt": Refused("stack slices unknown.yml", "unknown.yml:1: 'layer_slices' is missing"),
     "a key of its own": Refused("stack slices more.yml", "unknown key 'colour'"),
     "a layer below zero": Refused("stack slices negative.yml", "must be at least 0, not -1"),
-    "layers reversed": Refused("stack slices reversed.yml", "reversed.yml:2: layer_slices[0].end: must be above start"),
+    "layers reversed": Refused("stack slices reversed.yml", "reversed.yml:2: layer_slices[0].end: must be greater"),
     "layers beyond the model": Refused("stack slices beyond.yml", "a has 2 layers, not 9"),
     "a scale in words": Refused("stack slices scale.yml", "must be a number, not 'much'"),
-    "another model's head": Refused("stack slices head.yml", "it comes with the last slice, from 'a'"),
-    "another model's embedding": Refused("stack slices embedding.yml", "it comes with the first slice, from 'a'"),
+    "another model's head": Refused("stack slices head.yml", "it must be 'a', the model of the last slice"),
+    "another model's embedding": Refused("stack slices embedding.yml", "it must be 'a', the model of the first slice"),
     "a slice of nobody": Refused("stack slices nobody.yml", "c: no such folder"),
     "no slices file": Refused("stack slices", "Missing argument 'config'"),
     "no YAML": Refused("stack slices bracket.yml", "bracket.yml:2: this is not valid YAML"),

@@ -1,4 +1,4 @@
-"""What is wrong is said in one sentence with exit status 2, and nothing is left behind."""
+"""Errors are reported in one sentence with exit status 2, and leave no files behind."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ CASES = {
     "noise below none": (SAME, SAME, ("model", "donor", "out", "--noise", "-1"), "--noise"),
     "noise of no size": (SAME, SAME, ("model", "donor", "out", "--noise", "nan"), "Invalid value for '--noise'"),
     "scale of no size": (SAME, SAME, ("model", "donor", "out", "--scale", "inf"), "--scale: must be a finite number"),
-    "no memory": (SAME, SAME, ("model", "donor", "out", "--memory", "4KB"), "MB allowed; give --memory"),
+    "no memory": (SAME, SAME, ("model", "donor", "out", "--memory", "4KB"), "MB allowed; pass --memory"),
     "memory in words": (SAME, SAME, ("model", "donor", "out", "--memory", "much"), "--memory: 'much' is not a size"),
     "a donor without tokenizer": (SAME, without("tokenizer.json", "tokenizer_config.json"), ("model", "donor", "out"),
                                   "donor: has no tokenizer files, such as tokenizer.json"),
@@ -93,12 +93,12 @@ CASES = {
                                "tokenizer_config.json"),
     "no token in common": (SAME, strangers, ("model", "donor", "out"), "have no token in common"),
     "subword without text": (text("tokenizer.json", '{"model": {"vocab": {"w1": 1}}}'), SAME,
-                             ("model", "donor", "out", "-a", "subword"), "--method subword needs it to cut text"),
+                             ("model", "donor", "out", "-a", "subword"), "--method subword needs it to tokenize text"),
     "no rotation": (SAME, edited("config.json", num_attention_heads=7), ("model", "donor", "out", "-a", "mp_rope"),
-                    "--method mp_rope: is for models with rotary"),
-    "a head of another size": (SAME, reshaped(few_heads), ("model", "donor", "out"), "has 7 rows, the embedding 32"),
+                    "--method mp_rope: requires rotary position embeddings"),
+    "a head of another size": (SAME, reshaped(few_heads), ("model", "donor", "out"), "rows, but the embedding has 32"),
     "rows that are no weights": (SAME, reshaped(numbers), ("model", "donor", "out"), "is stored as I32"),
-    "no embedding": (SAME, reshaped(headless), ("model", "donor", "out"), "has no embedding with one row a token"),
+    "no embedding": (SAME, reshaped(headless), ("model", "donor", "out"), "has no embedding with one row per token"),
     "weights cut short": (SAME, lambda folder: (folder / "model.safetensors").write_bytes(b"\x08"),
                           ("model", "donor", "out"), "model.safetensors"),
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""The checks of a model folder, one after another; only what they find stops being well, never the checks."""
+"""The checks of a model folder. A failed check never stops the others."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def examine(folder: Path, sample: int = 0) -> Iterator[Finding]:
     """Check a model folder.
 
     Args:
-        folder: made by mergecore or by anyone.
-        sample: how many tensors to compute again from the parents that the folder's lock names.
+        folder: A model folder, from mergecore or elsewhere.
+        sample: Number of tensors to recompute from the parents listed in the folder's lock file.
 
     Yields:
-        A finding for each check, as soon as it is there.
+        A finding for each check, as soon as it is done.
 
     Raises:
-        InputError: there is no such folder; or the parents, or a lock, that `sample` needs are not there.
+        InputError: The folder does not exist, or `sample` is given and the lock file or the parents are missing.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder")
@@ -63,11 +63,11 @@ def examine(folder: Path, sample: int = 0) -> Iterator[Finding]:
 
 
 def _lock(folder: Path) -> Lock | Finding | None:
-    """The folder's lock; a finding where it has one that cannot be read."""
+    """Return the folder's lock file, or a finding if it cannot be read."""
     if not (folder / NAME).exists():
         return None
     try:
-        return read_lock(folder / NAME) or Finding("lock", False, f"{folder / NAME}: is damaged; make the folder again")
+        return read_lock(folder / NAME) or Finding("lock", False, f"{folder / NAME}: is damaged; run the merge again")
     except InputError as error:
         return Finding("lock", False, str(error))
 
@@ -88,11 +88,11 @@ def _check_names(checkpoint: Checkpoint, registry: Registry) -> Finding:
         return Finding("names", False, "; ".join(filter(None, (unknown, missing))))
     if notes:
         return Finding("names", True, f"consistent; {notes[0]}")
-    return Finding("names", True, f"all that {architecture.name} has for this config.json, and no others")
+    return Finding("names", True, f"exactly the tensors of {architecture.name} with this config.json")
 
 
 def _check_vocabulary_size(checkpoint: Checkpoint, registry: Registry) -> Finding:
-    """Rows of embeddings and heads against the config; the loading check sees the other shapes."""
+    """Compare the rows of embeddings and heads with the config. The loading check covers all other shapes."""
     architecture, _ = find(checkpoint, registry, {})
     kept, _ = renamed(checkpoint, architecture)
     bound = architecture.bind(kept.config, kept.reference, frozenset(kept.tensors))
@@ -103,9 +103,9 @@ def _check_vocabulary_size(checkpoint: Checkpoint, registry: Registry) -> Findin
             if weight.vocabulary_axis is not None and name in kept.tensors:
                 sizes[name] = kept.tensors[name].shape[weight.vocabulary_axis]
     if not sizes or not stated:
-        return skipped("shapes", f"{architecture.name} has no vocabulary that is known of")
+        return skipped("shapes", f"{architecture.name} has no known vocabulary")
     wrong = [f"{name} has {rows} rows" for name, rows in sizes.items() if rows not in stated]
     if wrong:
         numbers = " and ".join(map(str, sorted(stated)))
-        return Finding("shapes", False, f"{', '.join(wrong)}, but config.json says vocab_size {numbers}")
-    return Finding("shapes", True, f"{' and '.join(sizes)} have the vocab_size of config.json")
+        return Finding("shapes", False, f"{', '.join(wrong)}, but vocab_size in config.json is {numbers}")
+    return Finding("shapes", True, f"vocab_size in config.json matches {' and '.join(sizes)}")

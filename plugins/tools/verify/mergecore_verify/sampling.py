@@ -1,4 +1,4 @@
-"""Computes some tensors again from the parents, by the lock's recipe, and compares them bit for bit."""
+"""Recompute some tensors from the parents with the recipe in the lock file, and compare them bit for bit."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Comparison:
-    """A writer that compares with what is stored, where another would write; see `mergecore.api.Writer`."""
+    """A writer that compares data with the stored tensors instead of writing it. See `mergecore.api.Writer`."""
 
     def __init__(self, stored: Checkpoint) -> None:
         self.wrong: set[str] = set()
@@ -37,21 +37,19 @@ class Comparison:
             self.wrong.add(name)
 
     def sync(self) -> None:
-        """Nothing is written."""
+        """Do nothing."""
 
     finish = close = sync
 
 
 def check_sample(checkpoint: Checkpoint, lock: Lock | None, registry: Registry, count: int) -> Finding:
-    """Make `count` tensors of the lock's plan again, chosen at random but always the same ones.
+    """Recompute `count` tensors of the plan in the lock file, chosen at random with a fixed seed.
 
     Raises:
-        InputError: there is no lock, or the parents are not there as they were.
+        InputError: There is no lock file, or the parents are missing or changed.
     """
     if lock is None:
-        raise InputError(
-            f"{checkpoint.folder}: has no lock, which says how to compute tensors again; leave out --sample"
-        )
+        raise InputError(f"{checkpoint.folder}: has no lock file, which --sample needs to recompute tensors")
     memory = spare_memory()
     plan = make_plan(load_recipe(lock.file), registry, memory)
     try:
@@ -82,5 +80,7 @@ def _changes(plan: Plan, lock: Lock, registry: Registry) -> str:
 
 def _judge(wrong: set[str], count: int, changed: str) -> Finding:
     if wrong:
-        return Finding("sample", False, f"{few(wrong)} not what the recipe makes" + (f"; {changed}" if changed else ""))
-    return Finding("sample", True, f"{count} tensors made again from the parents have the same bits")
+        return Finding(
+            "sample", False, f"{few(wrong)} not reproduced by the recipe" + (f"; {changed}" if changed else "")
+        )
+    return Finding("sample", True, f"{count} tensors recomputed from the parents are bit-identical")

@@ -1,4 +1,4 @@
-"""The ways to make rows for tokens that a model lacks, by name."""
+"""Approximations of rows for tokens that a model does not have, by name."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def _of_donor(approximation: Approximation) -> Approximation:
-    """The same, with the mean row for tokens whose row in the donor is all zeros: it says nothing of them."""
+    """Wrap an approximation to use the mean row for tokens whose donor row is all zeros and so uninformative."""
 
     def prepare(task: Task) -> Rows:
         make = approximation(task)

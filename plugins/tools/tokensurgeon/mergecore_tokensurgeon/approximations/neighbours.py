@@ -1,4 +1,4 @@
-"""Rows as weighted means of the shared tokens that are nearest in the donor."""
+"""Rows as weighted means of the nearest shared tokens in the donor."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LEAST = 1e-6
-"""Below this a distance, or a sum of weights, counts as this."""
+"""Lower bound of distances and sums of weights."""
 
 
 def common_interpolation(task: Task) -> Rows:
-    """y = Σ ωᵢ Mᵢ over the k shared tokens whose donor rows are nearest to the token's, by distance or by angle."""
+    """y = Σ ωᵢ Mᵢ over the k shared tokens whose donor rows are nearest to the token's, by distance or angle."""
     import torch
 
     chosen, theirs, ours = task.settings, task.theirs, task.ours
@@ -36,10 +36,10 @@ def common_interpolation(task: Task) -> Rows:
 
 
 def _weights(points: Tensor, vectors: Tensor, how: Weights, cosine: bool) -> Tensor:
-    """The weight of each of a vector's neighbours: (vectors, k).
+    """Return the weights of each vector's neighbors, of shape (vectors, k).
 
-    distance_proportional: 1/d, or by angle the cosine, divided by their sum. least_squares: the ω that bring Σ ωᵢ Pᵢ
-    nearest to the vector. barycentric: the same among those whose sum is 1.
+    distance_proportional: 1/d (or the cosine, when comparing angles), divided by the sum. least_squares: the ω that
+    bring Σ ωᵢ Pᵢ closest to the vector. barycentric: the same, but with a sum of 1.
     """
     import torch
 
@@ -50,7 +50,7 @@ def _weights(points: Tensor, vectors: Tensor, how: Weights, cosine: bool) -> Ten
             weights = 1 / (points - vectors[:, None]).norm(dim=2).clamp(min=LEAST)
         total = weights.sum(1, keepdim=True)
         return weights / total.clamp(min=LEAST)
-    # In float64, of least length where neighbours are more than dimensions.
+    # In float64. With more neighbors than dimensions, this is the minimum-norm solution.
     wide, target = points.double().transpose(1, 2), vectors.double()[..., None]
     if how is Weights.least_squares:
         return (torch.linalg.pinv(wide) @ target)[..., 0].float()
