@@ -227,7 +227,7 @@ def test_added_tokens_and_parameters_without_a_module_are_left_out_when_asked(ru
                   tmp_path / "found")  # fmt: skip
     wanted = {name: tensor[:12] if tensor.shape[0] == 14 else tensor
               for name, tensor in weights(tmp_path / "longer").items()}  # fmt: skip
-    assert furthest(weights(tmp_path / "found"), wanted) <= 1e-6
+    assert furthest(weights(tmp_path / "found"), wanted) <= 2e-6  # unrelated models; the last bits depend on the CPU
     save_base(MODELS["MambaForCausalLM"], tmp_path / "mamba")
     fine_tuned(MODELS["MambaForCausalLM"], tmp_path / "mamba", tmp_path / "tuned")
     command = ["lora", "extract", tmp_path / "tuned", tmp_path / "mamba", tmp_path / "other", "--quiet"]
