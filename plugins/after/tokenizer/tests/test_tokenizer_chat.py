@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoTokenizer
+import transformers
 
 import mergecore
 from mergecore.errors import InputError
@@ -51,7 +51,9 @@ def run(models: list[Path], **keys: Any) -> Path:
 
 
 def rendered(out: Path) -> str:
-    text = AutoTokenizer.from_pretrained(out).apply_chat_template(TALK, tokenize=False, add_generation_prompt=True)
+    text = transformers.AutoTokenizer.from_pretrained(out).apply_chat_template(
+        TALK, tokenize=False, add_generation_prompt=True
+    )
     assert isinstance(text, str)
     return text
 
