@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cli_in_process import inside  # noqa: F401
@@ -26,6 +27,21 @@ def linear_recipe(models: list[Path], tmp_path: Path) -> Path:
     lines = [f"  - model: {model}\n    parameters: {{weight: 0.5}}\n" for model in models[1:]]
     recipe.write_text("merge_method: linear\nmodels:\n" + "".join(lines), "utf-8")
     return recipe
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Let a worker of pytest-xdist report how much it fuzzed."""
+    fuzzing = sys.modules.get("fuzzing")
+    if fuzzing is not None and hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["fuzzed"] = dict(fuzzing.COUNTS)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Add up what the workers fuzzed."""
+    import fuzzing
+
+    fuzzing.COUNTS.update(getattr(node, "workeroutput", {}).get("fuzzed", {}))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

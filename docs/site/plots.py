@@ -5,9 +5,7 @@ from __future__ import annotations
 import io
 from typing import Any
 
-import matplotlib
 import torch
-from matplotlib.figure import Figure
 
 from mergecore.api import Base, DeltaMethod, Method
 from mergecore.discovery.parameters import declared
@@ -39,6 +37,9 @@ def models_of(method: type[Method]) -> int:
 
 def plot(name: str, method: type[Method]) -> bytes:
     """Return the plot as SVG: the merged change against A's change, colored by B's change."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
     base, a, b, merged = example(name, method)
     matplotlib.rcParams.update({"svg.hashsalt": "mergecore", "svg.fonttype": "none", "font.family": "sans-serif"})
     figure = Figure(figsize=(6.4, 4.4), layout="constrained")

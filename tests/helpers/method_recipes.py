@@ -8,7 +8,7 @@ from typing import Any
 
 import float64_oracle
 import torch
-from transformers import AutoModelForCausalLM
+import transformers
 
 import mergecore
 
@@ -191,7 +191,7 @@ def largest_error(recipe: dict[str, Any], out: Path) -> float:
 
 def check_loads(out: Path) -> None:
     """Check that transformers loads every tensor of the output, misses none, and can run the model."""
-    model, report = AutoModelForCausalLM.from_pretrained(out, output_loading_info=True)
+    model, report = transformers.AutoModelForCausalLM.from_pretrained(out, output_loading_info=True)
     assert not any(report.values()), report
     state, stored = model.state_dict(), float64_oracle.read(out)
     for name in state.keys() & stored.keys():  # old checkpoints have buffers that current models do not have

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from mergecore_verify import examine
 from safetensors.torch import load_file, save_file
 from tiny_llamas import write_model
@@ -21,7 +22,6 @@ from tiny_models import Tiny
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
-from transformers import AutoModelForCausalLM
 
 import mergecore
 from mergecore.errors import InputError
@@ -68,7 +68,7 @@ def tensors(folder: Path | str) -> dict[str, torch.Tensor]:
 
 
 def logits(folder: Path | str) -> torch.Tensor:
-    result: torch.Tensor = AutoModelForCausalLM.from_pretrained(folder)(torch.arange(8)[None]).logits
+    result: torch.Tensor = transformers.AutoModelForCausalLM.from_pretrained(folder)(torch.arange(8)[None]).logits
     return result
 
 
@@ -158,7 +158,7 @@ def test_07_with_an_adapter_too_and_again_from_its_lock(tmp_path: Path) -> None:
     (model / "tokenizer_config.json").write_text("{}", "utf-8")
     torch.manual_seed(0)
     settings = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
-    adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(model), settings)
+    adapted = get_peft_model(transformers.AutoModelForCausalLM.from_pretrained(model), settings)
     adapted.save_pretrained(tmp_path / "adapter")
     both = f"{model}+{tmp_path}/adapter"
     out = merged({"merge_method": "passthrough", "models": [{"model": both}]}, tmp_path / "out")
@@ -209,7 +209,7 @@ def test_10_a_tied_and_an_untied_model_give_an_untied_one(tmp_path: Path) -> Non
         assert config(out)["tie_word_embeddings"] is False
         head = (tensors(tied)[EMBEDDING] + tensors(untied)[HEAD]) / 2
         torch.testing.assert_close(tensors(out)[HEAD], head)
-        model = AutoModelForCausalLM.from_pretrained(out)
+        model = transformers.AutoModelForCausalLM.from_pretrained(out)
         torch.testing.assert_close(model.lm_head.weight.data, head)
         assert not torch.equal(model.lm_head.weight, model.model.embed_tokens.weight)
 

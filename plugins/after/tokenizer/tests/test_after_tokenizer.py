@@ -11,10 +11,10 @@ import fake_hub
 import numpy as np
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from tokenizer_models import TABLES, TEXTS, byte_level, expected, ids, model, permuted, put, tables, tensors, unigram
 from tokenizers import AddedToken, Tokenizer
-from transformers import AutoTokenizer
 
 import mergecore
 from mergecore.builtin import threads
@@ -72,7 +72,7 @@ def test_every_row_is_that_of_its_token(three: list[Path], tmp_path: Path, sourc
 def test_text_is_cut_as_before_and_comes_back(three: list[Path], tmp_path: Path) -> None:
     out = tmp_path / "out"
     mergecore.run(linear(*three, tokenizer_source="union"), out)
-    base, made = Tokenizer.from_file(str(three[0] / "tokenizer.json")), AutoTokenizer.from_pretrained(out)
+    base, made = Tokenizer.from_file(str(three[0] / "tokenizer.json")), transformers.AutoTokenizer.from_pretrained(out)
     for text in [lines[0] for lines in TEXTS.values()]:
         assert made.encode(text) == base.encode(text).ids
         assert made.decode(made.encode(text)) == text

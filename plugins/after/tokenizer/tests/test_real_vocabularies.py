@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from mergecore_tokenizer.reading import read
 from safetensors.torch import save_file
 from tiny_llamas import write_model
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer
 
 import mergecore
 
@@ -63,7 +63,10 @@ def test_a_union_of_real_vocabularies(
     mergecore.run({"merge_method": "linear", "models": entries, "tokenizer_source": "union"}, tmp_path / "out")
     own, foreign = (read("", model) for model in models)
     assert own is not None and foreign is not None
-    made, before = AutoTokenizer.from_pretrained(tmp_path / "out"), Tokenizer.from_str(json.dumps(own.build()))
+    made, before = (
+        transformers.AutoTokenizer.from_pretrained(tmp_path / "out"),
+        Tokenizer.from_str(json.dumps(own.build())),
+    )
     assert made.encode(TEXT, add_special_tokens=False) == before.encode(TEXT, add_special_tokens=False).ids
     assert made.decode(made.encode(TEXT), skip_special_tokens=True) == TEXT
     assert set(made.get_vocab()) == {*own.ids, *foreign.ids}

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 from tokenizer_models import byte_level, model
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import mergecore
 
@@ -59,5 +59,7 @@ def test_vocabularies_of_stages(tmp_path: Path, label: str, tied: bool) -> None:
     apart = mergecore.run(json.loads(text), tmp_path / "apart")
     found, expected = ({f.name: f.read_bytes() for f in d.iterdir() if f.name not in BESIDE} for d in (fused, apart))
     assert found == expected
-    assert AutoTokenizer.from_pretrained(fused).decode(AutoTokenizer.from_pretrained(fused)("the sea").input_ids)
-    assert not any(AutoModelForCausalLM.from_pretrained(fused, output_loading_info=True)[1].values())
+    assert transformers.AutoTokenizer.from_pretrained(fused).decode(
+        transformers.AutoTokenizer.from_pretrained(fused)("the sea").input_ids
+    )
+    assert not any(transformers.AutoModelForCausalLM.from_pretrained(fused, output_loading_info=True)[1].values())

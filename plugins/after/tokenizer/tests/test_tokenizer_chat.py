@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 from tokenizer_models import byte_level, model
-from transformers import AutoTokenizer
 
 import mergecore
 from mergecore.errors import InputError
@@ -48,7 +48,9 @@ def run(models: list[Path], **keys: Any) -> Path:
 
 
 def rendered(out: Path) -> str:
-    text = AutoTokenizer.from_pretrained(out).apply_chat_template(TALK, tokenize=False, add_generation_prompt=True)
+    text = transformers.AutoTokenizer.from_pretrained(out).apply_chat_template(
+        TALK, tokenize=False, add_generation_prompt=True
+    )
     assert isinstance(text, str)
     return text
 

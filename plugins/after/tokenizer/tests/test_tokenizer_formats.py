@@ -8,12 +8,12 @@ import struct
 from pathlib import Path
 
 import pytest
+import transformers
 from mergecore_tokenizer import sentencepiece, tiktoken
 from mergecore_tokenizer.reading import read
 from tiny_llamas import write_model
 from tokenizer_models import TEXTS, byte_level, ids, model, unigram
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer
 
 import mergecore
 from mergecore.errors import InputError
@@ -98,7 +98,7 @@ def test_a_base_with_only_tokenizer_model_merges_with_one_that_has_only_tokenize
         files = {path.name for path in out.iterdir() if "token" in path.name}
         assert files == ({"tokenizer.json"} if source == "union" else {"tokenizer.model"})
     assert set(ids(tmp_path / "union-out")) == {text for text, _, _ in BPE_PIECES} | set(ids(other))
-    made = AutoTokenizer.from_pretrained(tmp_path / "union-out")
+    made = transformers.AutoTokenizer.from_pretrained(tmp_path / "union-out")
     assert made.decode(made.encode(f"{TEXT}<|im_end|>", add_special_tokens=False)) == f"{TEXT}<|im_end|>"
 
 

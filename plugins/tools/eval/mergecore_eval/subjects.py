@@ -36,7 +36,7 @@ class Folder:
     def _load(self, kind: Any, **options: Any) -> Any:
         from transformers.utils import logging
 
-        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        logging.disable_progress_bar()
         try:
             return kind.from_pretrained(self.folder, local_files_only=True, trust_remote_code=False, **options)
         except Exception as error:  # transformers can raise anything on a broken folder

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from mergecore_eval.board import gather, page
 from mergecore_eval.choice import Choice
 from mergecore_eval.generate import Generate
@@ -18,7 +19,6 @@ from mergecore_eval.loss import Loss
 from mergecore_eval.results import load
 from mergecore_eval.subjects import Folder
 from talkers import write_talker
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import mergecore
 from mergecore.discovery.registry import Registry
@@ -30,8 +30,8 @@ TEXT = "To be, or not to be, that is the question: whether 'tis nobler. Größe,
 
 def own_losses(folder: Path, text: str, window: int, stride: int) -> list[float]:
     """Return each token's loss, predicted one by one from its context in the window."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    ids = [256, *AutoTokenizer.from_pretrained(folder)(text, add_special_tokens=False)["input_ids"]]
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    ids = [256, *transformers.AutoTokenizer.from_pretrained(folder)(text, add_special_tokens=False)["input_ids"]]
     losses, begin = [], 0
     for position in range(1, len(ids)):
         if position >= begin + window:
@@ -58,9 +58,11 @@ def test_loss_predicts_every_token_once_from_its_context(
 def test_loss_of_one_window_is_that_of_transformers(talker: Path, tmp_path: Path) -> None:
     path = tmp_path / "texts.jsonl"
     path.write_text(json.dumps({"text": TEXT}) + "\n\n", "utf-8")
-    ids = torch.tensor([[256, *AutoTokenizer.from_pretrained(talker)(TEXT)["input_ids"]]])
+    ids = torch.tensor([[256, *transformers.AutoTokenizer.from_pretrained(talker)(TEXT)["input_ids"]]])
     with torch.inference_mode():
-        wanted = AutoModelForCausalLM.from_pretrained(talker, dtype=torch.float32)(ids, labels=ids).loss.item()
+        wanted = transformers.AutoModelForCausalLM.from_pretrained(talker, dtype=torch.float32)(
+            ids, labels=ids
+        ).loss.item()
     assert Loss(files=(path,)).evaluate(Folder(talker, ""))[0].value == pytest.approx(wanted, rel=1e-5)
 
 

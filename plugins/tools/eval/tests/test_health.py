@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from mergecore_eval import health
 from mergecore_eval.checkup import ANSWER, QUESTION, SAMPLE, NotFinite, measure, repeated
 from mergecore_eval.figures import Figures, judge, table
 from mergecore_eval.subjects import Folder
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, BertConfig, BertForMaskedLM
 
 from mergecore.api import MergedModel, ModelInfo, TensorInfo
 
@@ -44,7 +44,7 @@ def chatty(talker: Path) -> Path:
 
 def exact(folder: Path, ids: list[int]) -> torch.Tensor:
     """Log-probabilities at each position, computed entirely in float64."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
     with torch.inference_mode():
         return model(torch.tensor([ids])).logits[0].log_softmax(-1)
 
@@ -169,7 +169,7 @@ def test_parents_that_cannot_be_measured_are_named_and_none_runs_code(chatty: Pa
     (own / "config.json").write_text(json.dumps({"model_type": "own", "auto_map": code}))
     (own / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1}
-    BertForMaskedLM(BertConfig(vocab_size=258, **sizes)).save_pretrained(bert)
+    transformers.BertForMaskedLM(transformers.BertConfig(vocab_size=258, **sizes)).save_pretrained(bert)
     model, _ = merged(chatty, strange, chatty, large, own, bert)
     verdict, figures, missing = health.check(model)
     assert verdict.word == "healthy" and [item.name for item in figures] == ["out", "talker"]

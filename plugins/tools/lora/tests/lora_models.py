@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import peft
 import torch
 import transformers
 from safetensors.torch import load_file
@@ -35,6 +34,8 @@ def save_base(tiny: Tiny, folder: Path) -> None:
 
 def save_adapter(tiny: Tiny, base: Path, folder: Path, seed: int = 1, binary: bool = False, **options: Any) -> None:
     """Save a PEFT adapter with random values for all trained parameters."""
+    import peft
+
     model = getattr(transformers, tiny.name).from_pretrained(base)
     with quiet():
         wrapped = peft.get_peft_model(model, peft.LoraConfig(**options))
@@ -50,6 +51,8 @@ def save_adapter(tiny: Tiny, base: Path, folder: Path, seed: int = 1, binary: bo
 
 def merged_by_peft(tiny: Tiny, base: Path, *adapters: Path) -> Any:
     """Merge adapters into a model with PEFT, one after the other."""
+    import peft
+
     model = getattr(transformers, tiny.name).from_pretrained(base)
     with quiet():
         for adapter in adapters:

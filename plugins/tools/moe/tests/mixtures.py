@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -80,13 +81,17 @@ def mix(folder: Path, value: Any, *options: str) -> Path:
     return out
 
 
-class Deepseek(transformers.LlamaForCausalLM):
+@cache
+def deepseek() -> Any:
     """DeepSeek-MoE as in its paper (https://arxiv.org/abs/2401.06066, equations 9 to 11), in plain loops."""
 
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
-        for layer in self.model.layers:
-            layer.mlp = DeepseekExperts(config)
+    class Deepseek(transformers.LlamaForCausalLM):
+        def __init__(self, config: Any) -> None:
+            super().__init__(config)
+            for layer in self.model.layers:
+                layer.mlp = DeepseekExperts(config)
+
+    return Deepseek
 
 
 class DeepseekExperts(torch.nn.Module):
@@ -114,7 +119,7 @@ def loaded(folder: Path) -> Any:
     settings = transformers.PretrainedConfig.get_config_dict(folder)[0]
     if settings["model_type"] == "deepseek":
         settings = {key: value for key, value in settings.items() if key not in ("auto_map", "model_type")}
-        return _strict(Deepseek, folder, config=transformers.LlamaConfig(**settings))
+        return _strict(deepseek(), folder, config=transformers.LlamaConfig(**settings))
     return _strict(transformers.AutoModelForCausalLM, folder)
 
 

@@ -181,7 +181,7 @@ def _empty_model(folder: Path) -> Any:
 
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)  # type: ignore[no-untyped-call]
+        model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     except Exception as error:  # transformers can raise anything on an unusual config
         raise InputError(f"transformers cannot create a model from the merge's config: {error}") from error
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
