@@ -105,9 +105,9 @@ def merge_tensors(
 ) -> Tensor:
     """Merge tensors in memory with an installed method. See `mergecore.inmemory.merge_tensors`."""
     from mergecore import inmemory
-    from mergecore.discovery import find, load
+    from mergecore.discovery import find_plugin, load_plugin
 
-    found = load(find("methods", method))
+    found = load_plugin(find_plugin("methods", method))
     return inmemory.merge_tensors(tensors, found, parameters or {}, base=base, name=name, seed=seed)
 
 
@@ -121,9 +121,9 @@ def merge_state_dicts(
 ) -> dict[str, Tensor]:
     """Merge state dicts in memory with an installed method. See `mergecore.inmemory.merge_state_dicts`."""
     from mergecore import inmemory
-    from mergecore.discovery import find, load
+    from mergecore.discovery import find_plugin, load_plugin
 
-    found = load(find("methods", method))
+    found = load_plugin(find_plugin("methods", method))
     return inmemory.merge_state_dicts(models, found, parameters or {}, base=base, seed=seed)
 
 

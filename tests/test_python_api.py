@@ -132,13 +132,13 @@ def test_run_json_is_alone_on_standard_output(linear_recipe, plugin_env, tmp_pat
 
 
 def test_sizes_are_read_as_people_write_them():
-    from mergecore.cli.options import size
+    from mergecore.cli.options import parse_size
 
     sizes = {"256MB": 256e6, "1.5GB": 1.5e9, "5B": 5e9, "500M": 5e8, "10k": 1e4, "123": 123, "2GiB": 2 * 2**30}
-    assert {text: size(text, "--memory") for text in sizes} == sizes
+    assert {text: parse_size(text, "--memory") for text in sizes} == sizes
     for text in ("", "big", "-1MB", "0", "nan", "inf", "5 QB"):
         with pytest.raises(InputError, match="--memory"):
-            size(text, "--memory")
+            parse_size(text, "--memory")
 
 
 def test_a_list_without_a_recipe_is_refused(tmp_path):

@@ -10,7 +10,7 @@ import torch
 from mergecore_cuda import TILE_ELEMENTS, CudaExecutor
 
 from mergecore.api import Input, Job, TensorInfo, Work
-from mergecore.discovery.entry_points import find, load
+from mergecore.discovery.entry_points import find_plugin, load_plugin
 from mergecore.inmemory import with_parameters
 
 ELEMENTS, TENSORS = 2**26, 16
@@ -49,7 +49,7 @@ def limits() -> tuple[float, float]:
 def jobs(name: str) -> list[Job]:
     """Return jobs of one method on bfloat16 models."""
     count, has_base, parameters = METHODS[name]
-    method = with_parameters(load(find("methods", name)), parameters, count - has_base)
+    method = with_parameters(load_plugin(find_plugin("methods", name)), parameters, count - has_base)
     info = TensorInfo("BF16", (ELEMENTS,))
     inputs = tuple(Input(model, "x", info) for model in range(count))
     return [Job(f"x.{number}", info, inputs, method, has_base) for number in range(TENSORS)]

@@ -34,7 +34,7 @@ def pages() -> dict[str, str | bytes]:
 def folders() -> dict[str, str]:
     """Return the page of the first method of each package in the repository, by the package's folder."""
     pages: dict[str, str] = {}
-    for plugin in sorted(entry_points.listed("methods"), key=lambda plugin: plugin.name):
+    for plugin in sorted(entry_points.list_plugins("methods"), key=lambda plugin: plugin.name):
         package = plugin.distribution.removeprefix("mergecore-").replace("-", "_")
         pages.setdefault(f"plugins/methods/{package}", f"reference/methods/{plugin.name}.md")
     return pages
@@ -99,7 +99,7 @@ def page(name: str, method: type[Method]) -> str:
 
 - Models: {takes(method)}
 - `base_model`: {base[view["base_model"]]}
-- Package: `{entry_points.find("methods", name).distribution}`
+- Package: `{entry_points.find_plugin("methods", name).distribution}`
 
 ## Example recipe
 

@@ -157,8 +157,10 @@ def command_line() -> str:
     ctx = typer.Context(group)
     parts = [COMMAND_LINE]
     for name in sorted(group.list_commands(ctx)):
-        found = {plugin.name: plugin for plugin in entry_points.listed("commands")}.get(name)
-        command = external_commands.command(name, entry_points.load(found)) if found else group.get_command(ctx, name)
+        found = {plugin.name: plugin for plugin in entry_points.list_plugins("commands")}.get(name)
+        command = (
+            external_commands.command(name, entry_points.load_plugin(found)) if found else group.get_command(ctx, name)
+        )
         parts += described(command, ctx, f"mergecore {name}", found.distribution if found else "")
     return "\n\n".join(parts) + "\n"
 

@@ -3,10 +3,10 @@
 from pluggy import HookimplMarker
 
 from mergecore.api.adapters import Adapter, AdapterRequest, Change
-from mergecore.api.cards import licence, licence_kind, licence_words, licences_agree, licences_conflict, read_card
+from mergecore.api.cards import license_kind, license_of, license_words, licenses_agree, licenses_conflict, read_card
 from mergecore.api.evaluation import Evaluation, Evaluator, Score, Subject
 from mergecore.api.files import FLOAT8, FLOATS, ITEM_BYTES, Reader, TensorInfo, Writer, torch_dtype
-from mergecore.api.jobs import Ends, Executor, Input, Job, MergedModel, ModelInfo, Piece, PostProcessor, Tiles, Work
+from mergecore.api.jobs import Executor, Input, Job, MergedModel, ModelInfo, Piece, PostProcessor, TensorIO, Tiles, Work
 from mergecore.api.methods import BLOCK, Base, Context, DeltaMethod, Method, Tile, WeightMethod
 from mergecore.api.parameters import PerModel, param
 from mergecore.api.reading import lies_within, open_file, read_text
@@ -31,7 +31,7 @@ __all__ = [
     "Change",
     "Context",
     "DeltaMethod",
-    "Ends",
+    "TensorIO",
     "Evaluation",
     "Evaluator",
     "Executor",
@@ -61,11 +61,11 @@ __all__ = [
     "Work",
     "Writer",
     "hookimpl",
-    "licence",
-    "licence_kind",
-    "licence_words",
-    "licences_agree",
-    "licences_conflict",
+    "license_of",
+    "license_kind",
+    "license_words",
+    "licenses_agree",
+    "licenses_conflict",
     "lies_within",
     "open_file",
     "param",

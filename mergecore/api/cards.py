@@ -59,15 +59,15 @@ def _is_plain(value: Any) -> bool:
     )
 
 
-def licence(card: Mapping[str, Any]) -> dict[str, str]:
+def license_of(card: Mapping[str, Any]) -> dict[str, str]:
     """Return the license entries of a card. Empty if it states no license, more than one, or ``unknown``."""
     found = {key: value for key in KEYS[:3] if isinstance(value := card.get(key), str)}
     return found if found.get("license", "").lower() not in ("", "unknown") else {}
 
 
-def licence_kind(card: Mapping[str, Any]) -> str:
+def license_kind(card: Mapping[str, Any]) -> str:
     """Return ``permissive``, ``share-alike``, ``non-commercial``, ``custom`` (its own terms), or ``unknown``."""
-    found = licence(card)
+    found = license_of(card)
     if not found:
         return "unknown"
     label = found["license"].lower()
@@ -76,26 +76,26 @@ def licence_kind(card: Mapping[str, Any]) -> str:
     return "permissive" if PERMISSIVE.fullmatch(label) else "share-alike" if SHARE_ALIKE.fullmatch(label) else "custom"
 
 
-def licence_words(card: Mapping[str, Any], folder: Path) -> str:
+def license_words(card: Mapping[str, Any], folder: Path) -> str:
     """Describe a model's license for display: its name, followed by its type unless it is permissive."""
-    found = licence(card)
+    found = license_of(card)
     if not found:
         file = next((name for name in ("LICENSE", "LICENSE.txt", "LICENSE.md") if (folder / name).is_file()), None)
         return f"unknown, see its {file}" if file else "unknown"
-    name, kind = found.get("license_name") or found["license"], licence_kind(card)
+    name, kind = found.get("license_name") or found["license"], license_kind(card)
     return name if kind == "permissive" else f"{name} ({kind})"
 
 
-def licences_agree(cards: Sequence[Mapping[str, Any]]) -> bool:
+def licenses_agree(cards: Sequence[Mapping[str, Any]]) -> bool:
     """Return True if all cards state the same license."""
-    found = [licence(card) for card in cards]
+    found = [license_of(card) for card in cards]
     return bool(found[0]) and all(item == found[0] for item in found)
 
 
-def licences_conflict(cards: Sequence[Mapping[str, Any]]) -> bool:
+def licenses_conflict(cards: Sequence[Mapping[str, Any]]) -> bool:
     """Return True if the licenses could conflict, that is, if they differ and not all are permissive.
 
     Models that all state no license do not conflict.
     """
-    kinds = {licence_kind(card) for card in cards}
-    return not licences_agree(cards) and kinds not in ({"permissive"}, {"unknown"})
+    kinds = {license_kind(card) for card in cards}
+    return not licenses_agree(cards) and kinds not in ({"permissive"}, {"unknown"})

@@ -149,7 +149,7 @@ class Tiles(Sequence["Sequence[Tensor]"]):
         return (self[index] for index in range(len(self)))
 
 
-class Ends(Protocol):
+class TensorIO(Protocol):
     """The inputs and outputs of a run, opened in a process other than the main one.
 
     They stay open until that process ends. All methods can be called from several threads at once.
@@ -195,7 +195,7 @@ class Work:
     done: Callable[[Job], None]
     memory: int
     workers: int
-    elsewhere: Callable[[], Ends] | None = None
+    elsewhere: Callable[[], TensorIO] | None = None
     nonfinite: set[str] = field(default_factory=set)
     warn: Callable[[str], None] = warnings.warn
 

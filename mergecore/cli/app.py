@@ -26,9 +26,9 @@ from mergecore.cli.options import (
     PluginFiles,
     Quiet,
     RecipePath,
-    RequireLicence,
+    RequireLicense,
     StrictPlugins,
-    size,
+    parse_size,
 )
 from mergecore.errors import MergecoreError
 
@@ -56,7 +56,7 @@ def run(
     plugin: PluginFiles = [],  # noqa: B006
     no_hooks: NoHooks = False,
     strict_plugins: StrictPlugins = False,
-    require_license: RequireLicence = "",
+    require_license: RequireLicense = "",
     workers: Annotated[int, typer.Option(help="Number of threads. Default: one per core.", min=0)] = 0,
     shard_size: Annotated[str, typer.Option(help="Maximum size of a weight file. Default: 5GB.")] = "",
     executor: Annotated[str, typer.Option(help="Name of the executor to use.")] = "threads",
@@ -76,7 +76,7 @@ def run(
 
     RECIPE can also be the mergecore.lock.json of an earlier result, to reproduce that result.
     """
-    from mergecore.cli.run_with_progress import run_attended
+    from mergecore.cli.run_with_progress import run_with_progress
     from mergecore.discovery import Registry
     from mergecore.models import local_definitions
     from mergecore.planning import make_plan
@@ -84,9 +84,9 @@ def run(
     from mergecore.running import Options, available_cores, spare_memory
 
     options = Options(
-        memory=size(memory, "--memory") if memory else spare_memory(),
+        memory=parse_size(memory, "--memory") if memory else spare_memory(),
         workers=workers or available_cores(),
-        shard_bytes=size(shard_size, "--shard-size") if shard_size else 0,
+        shard_bytes=parse_size(shard_size, "--shard-size") if shard_size else 0,
         executor=executor,
         force=force,
         allow_nonfinite=allow_nonfinite,
@@ -95,7 +95,7 @@ def run(
     )
     registry = Registry(warn, local_definitions(arch_dir), files=plugin, hooks=not no_hooks, strict=strict_plugins)
     plan = make_plan(load_recipe(recipe), registry, options.memory, keep)
-    run_attended(plan, out, registry, options, quiet=quiet, as_json=as_json, require_license=require_license)
+    run_with_progress(plan, out, registry, options, quiet=quiet, as_json=as_json, require_license=require_license)
 
 
 @app.command("plan")
@@ -107,7 +107,7 @@ def plan_command(
     plugin: PluginFiles = [],  # noqa: B006
     no_hooks: NoHooks = False,
     strict_plugins: StrictPlugins = False,
-    require_license: RequireLicence = "",
+    require_license: RequireLicense = "",
     weights: Annotated[bool, typer.Option("--weights", help="Show the inputs and parameters of every weight.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -115,19 +115,19 @@ def plan_command(
     from mergecore.cli import render
     from mergecore.discovery import Registry
     from mergecore.models import local_definitions
-    from mergecore.planning import make_plan, price, require_licence
+    from mergecore.planning import check_license, estimate_cost, make_plan
     from mergecore.recipes import load_recipe
     from mergecore.running import available_cores, spare_memory
 
-    budget = size(memory, "--memory") if memory else spare_memory()
+    budget = parse_size(memory, "--memory") if memory else spare_memory()
     registry = Registry(warn, local_definitions(arch_dir), files=plugin, hooks=not no_hooks, strict=strict_plugins)
     plan = make_plan(load_recipe(recipe), registry, budget)
     try:
-        require_licence(require_license, plan.parents)
+        check_license(require_license, plan.parents)
         executor = registry.provide("executors", "threads")()
-        cost = price(plan, executor, out, budget, available_cores())
+        cost = estimate_cost(plan, executor, out, budget, available_cores())
         if as_json:
-            view = {**render.plan_view(plan), "price": asdict(cost), "weights": render.weights_view(plan)}
+            view = {**render.plan_view(plan), "estimate": asdict(cost), "weights": render.weights_view(plan)}
             print(json.dumps(view, indent=2))
             return
         render.print_plan(plan, cost)
@@ -141,10 +141,10 @@ def plan_command(
 def schema(plugin: PluginFiles = []) -> None:  # noqa: B006
     """Print the JSON Schema of recipes. It includes the parameters of every method, for validation in your editor."""
     from mergecore.discovery import Registry
-    from mergecore.recipes import as_text, recipe_schema
+    from mergecore.recipes import recipe_schema, schema_text
 
     registry = Registry(warn, files=plugin)
-    print(as_text(recipe_schema(registry.all_methods())), end="")
+    print(schema_text(recipe_schema(registry.all_methods())), end="")
 
 
 @methods_app.command("list")

@@ -10,7 +10,7 @@ import typer
 
 from mergecore.cli.console import warn
 from mergecore.cli.options import AsJson, ModelPath
-from mergecore.discovery import listed, not_installed
+from mergecore.discovery import list_plugins, not_installed
 from mergecore.errors import ArchitectureError
 
 app = typer.Typer(help="List, show, infer, and check architectures.", no_args_is_help=True)
@@ -23,10 +23,10 @@ def show(
 ) -> None:
     """Show the weights of a model class."""
     from mergecore.cli import render
-    from mergecore.definitions import parse
+    from mergecore.definitions import parse_definition
 
     label, definition = _definition(name)
-    render.show_architecture(parse(label, definition, name), definition, as_json)
+    render.show_architecture(parse_definition(label, definition, name), definition, as_json)
 
 
 @app.command("infer")
@@ -37,13 +37,13 @@ def infer_command(model: ModelPath) -> None:
 
 def inferred_from(model: str) -> dict[str, Any]:
     """Infer an architecture from the headers and config of a model folder, and return it as JSON."""
-    from mergecore.definitions import class_name, infer
+    from mergecore.definitions import class_name, infer_definition
     from mergecore.models import open_model
 
     checkpoint = open_model(model, _registry())
     try:
         name = class_name(checkpoint.config, str(checkpoint.folder))
-        return {"classes": [name], **infer(checkpoint.config, checkpoint.tensors)}
+        return {"classes": [name], **infer_definition(checkpoint.config, checkpoint.tensors)}
     finally:
         checkpoint.close()
 
@@ -54,17 +54,17 @@ def check(
     against: Annotated[str, typer.Option(help="A model folder. The architecture must know all of its tensors.")] = "",
 ) -> None:
     """Check that an architecture is valid, and that it matches a model."""
-    from mergecore.definitions import parse
-    from mergecore.models import examine, open_model
+    from mergecore.definitions import parse_definition
+    from mergecore.models import compare_names, open_model
 
     label, definition = _definition(name)
-    architecture = parse(label, definition, name)
+    architecture = parse_definition(label, definition, name)
     if not against:
         print(f"{name}: is valid")
         return
     checkpoint = open_model(against, _registry())
     try:
-        findings = examine(architecture, checkpoint)
+        findings = compare_names(architecture, checkpoint)
     finally:
         checkpoint.close()
     for tensor in findings.absent:
@@ -99,5 +99,7 @@ def _definition(name: str) -> tuple[str, Any]:
     registry = _registry()
     found = registry.definitions.get(name) or registry.provide("architectures", name)
     if found is None:
-        raise ArchitectureError(not_installed("architectures", name, [item.name for item in listed("architectures")]))
+        raise ArchitectureError(
+            not_installed("architectures", name, [item.name for item in list_plugins("architectures")])
+        )
     return name, found

@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 from typer.main import get_group
 
-from mergecore.discovery import Plugin, find, listed, load, not_installed, summary
+from mergecore.discovery import Plugin, find_plugin, list_plugins, load_plugin, not_installed, plugin_summary
 from mergecore.errors import PluginError
 
 
@@ -35,7 +35,7 @@ class Commands(TyperGroup):
 
 
 def _installed() -> list[Plugin]:
-    return listed("commands")
+    return list_plugins("commands")
 
 
 class _Deferred(TyperCommand):
@@ -46,7 +46,7 @@ class _Deferred(TyperCommand):
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         name = str(self.name)
-        real = command(name, load(find("commands", name)))
+        real = command(name, load_plugin(find_plugin("commands", name)))
         return real.make_context(info_name, args, parent, **extra)
 
 
@@ -56,15 +56,15 @@ def about(plugin: Plugin) -> str:
     try:
         tree = ast.parse(_source(module).read_bytes())
     except (OSError, SyntaxError, ValueError):
-        return summary(plugin)
+        return plugin_summary(plugin)
     for node in tree.body:
         if isinstance(node, ast.FunctionDef) and node.name == name:
-            return ast.get_docstring(node) or summary(plugin)
+            return ast.get_docstring(node) or plugin_summary(plugin)
         if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == [name]:
             words = node.value.keywords if isinstance(node.value, ast.Call) else []
             found = [word.value.value for word in words if word.arg == "help" and isinstance(word.value, ast.Constant)]
-            return str(found[0]) if found else summary(plugin)
-    return summary(plugin)
+            return str(found[0]) if found else plugin_summary(plugin)
+    return plugin_summary(plugin)
 
 
 def _source(module: str) -> Path:

@@ -26,12 +26,12 @@ NoHooks = Annotated[bool, typer.Option("--no-hooks", help="Do not load installed
 StrictPlugins = Annotated[
     bool, typer.Option("--strict-plugins", help="Fail if a plugin is broken instead of skipping it with a warning.")
 ]
-RequireLicence = Annotated[
+RequireLicense = Annotated[
     str, typer.Option("--require-license", help="permissive: reject models without a permissive license in the card.")
 ]
 
 
-def size(text: str, option: str) -> int:
+def parse_size(text: str, option: str) -> int:
     """Convert ``256MB``, ``1.5GiB``, ``5B`` (billions of bytes, as is common for models), or a plain number to bytes.
 
     Raises:

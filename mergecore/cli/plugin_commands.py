@@ -11,7 +11,7 @@ import typer
 from mergecore.cli import arch_commands
 from mergecore.cli.console import say
 from mergecore.cli.options import AsJson
-from mergecore.discovery import KINDS, Plugin, known_plugins, listed
+from mergecore.discovery import KINDS, Plugin, known_plugins, list_plugins
 from mergecore.errors import InputError
 
 app = typer.Typer(help="List and examine the installed plugins.", no_args_is_help=True)
@@ -20,7 +20,7 @@ app = typer.Typer(help="List and examine the installed plugins.", no_args_is_hel
 @app.command("list")
 def plugins_list(as_json: AsJson = False) -> None:
     """List every installed plugin with its distribution."""
-    found = [plugin for kind in KINDS for plugin in listed(kind)]
+    found = [plugin for kind in KINDS for plugin in list_plugins(kind)]
     _print_plugins(found, as_json, with_kind=True)
 
 
@@ -28,9 +28,9 @@ def plugins_list(as_json: AsJson = False) -> None:
 def doctor(as_json: AsJson = False) -> None:
     """Import every plugin, report broken ones, and show how to fix them."""
     from mergecore.cli import render
-    from mergecore.discovery import examine
+    from mergecore.discovery import examine_plugins
 
-    findings = examine()
+    findings = examine_plugins()
     render.print_findings(findings, as_json)
     if any(finding.bad for finding in findings):
         raise typer.Exit(1)
@@ -55,7 +55,7 @@ def new(
 
 def print_kind(kind: str, as_json: bool) -> None:
     """Print the plugins of one kind for its `list` command."""
-    found = listed(kind)
+    found = list_plugins(kind)
     _print_plugins(found, as_json, with_kind=False)
     if not found and not as_json:
         example = next(iter(known_plugins()[kind].values()))

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from mergecore.api import Base, DeltaMethod, Job, Method, licence, licence_kind
+from mergecore.api import Base, DeltaMethod, Job, Method, license_kind, license_of
 from mergecore.definitions import Architecture, Weight
 from mergecore.discovery import NO_VALUE, Parameter, declared
 from mergecore.errors import printable
@@ -19,7 +19,7 @@ from mergecore.planning import Plan
 
 if TYPE_CHECKING:
     from mergecore.discovery import Finding
-    from mergecore.planning import Price
+    from mergecore.planning import CostEstimate
 
 
 def _console() -> Any:
@@ -54,7 +54,7 @@ def _model_view(checkpoint: Checkpoint) -> dict[str, Any]:
         "revision": checkpoint.revision,
         "tensors": len(checkpoint.tensors),
         "bytes": sum(info.nbytes for info in stored),
-        "licence": {**licence(checkpoint.card), "kind": licence_kind(checkpoint.card)},
+        "licence": {**license_of(checkpoint.card), "kind": license_kind(checkpoint.card)},
     }
     added = [{"adapter": str(a.folder), "kind": a.summary, "tensors": a.tensors} for a in checkpoint.adapters]
     return {**view, "adapters": added} if added else view
@@ -96,7 +96,7 @@ def resolved(job: Job, parameters: Mapping[str, Parameter]) -> dict[str, Any] | 
     return {name: getattr(job.method, item.attribute) for name, item in parameters.items()}
 
 
-def print_plan(plan: Plan, cost: Price | None = None) -> None:
+def print_plan(plan: Plan, cost: CostEstimate | None = None) -> None:
     """Print a plan and its estimated cost to standard error, so that standard output contains only results."""
     from rich.console import Console
     from rich.table import Table
@@ -140,7 +140,7 @@ def print_plan(plan: Plan, cost: Price | None = None) -> None:
     console.print(table)
 
 
-def _time(plan: Plan, cost: Price) -> str:
+def _time(plan: Plan, cost: CostEstimate) -> str:
     if cost.seconds is not None:
         return f"about {_span(cost.seconds)}"
     return "unknown until the weights are downloaded" if plan.download else "too short to estimate"

@@ -11,11 +11,11 @@ from mergecore.cli.console import say, warn
 from mergecore.cli.progress import Progress
 from mergecore.cli.render import plan_view, print_plan
 from mergecore.discovery import Registry
-from mergecore.planning import Plan, require_licence
+from mergecore.planning import Plan, check_license
 from mergecore.running import Listener, Options, kept_folder, run_plan
 
 
-def run_attended(
+def run_with_progress(
     plan: Plan,
     out: Path,
     registry: Registry,
@@ -28,7 +28,7 @@ def run_attended(
 ) -> None:
     """Run a plan with `running.run_plan`, print output according to the flags, and close the plan."""
     try:
-        require_licence(require_license, plan.parents)
+        check_license(require_license, plan.parents)
         if not quiet:
             print_plan(plan)
         with Progress(sum(item.bytes_out for item in (plan, *plan.kept.values())), quiet) as progress:

@@ -11,8 +11,8 @@ from mergecore.definitions.config import (
     with_keys,
     written_key,
 )
-from mergecore.definitions.definition import Architecture, Module, Weight, fill, numbers, parse
-from mergecore.definitions.inference import infer
+from mergecore.definitions.definition import Architecture, Module, Weight, fill, numbers, parse_definition
+from mergecore.definitions.inference import infer_definition
 
 __all__ = [
     "Architecture",
@@ -24,10 +24,10 @@ __all__ = [
     "fill",
     "first_of",
     "get_key",
-    "infer",
+    "infer_definition",
     "leaves",
     "numbers",
-    "parse",
+    "parse_definition",
     "tie_keys",
     "with_keys",
     "written_key",

@@ -75,14 +75,14 @@ def written_key(config: Mapping[str, Any], keys: Keys) -> str:
     return key if not rest or parent in config else written_key(config, (rest,))
 
 
-TIES = ("tie_word_embeddings", "text_config.tie_word_embeddings")
+TIED_KEYS = ("tie_word_embeddings", "text_config.tie_word_embeddings")
 """Config keys for whether the head is tied to the embedding."""
 
 
 def tie_keys(config: Mapping[str, Any], tied: bool) -> dict[str, bool]:
     """Return the changes that a config needs so that the head is tied to the embedding, or is not."""
-    present = {written_key(config, (key,)) for key in TIES if get_key(config, key) is not None}
-    return {key: tied for key in present or TIES[:1] if get_key(config, key) is not tied}
+    present = {written_key(config, (key,)) for key in TIED_KEYS if get_key(config, key) is not None}
+    return {key: tied for key in present or TIED_KEYS[:1] if get_key(config, key) is not tied}
 
 
 @dataclass(frozen=True)

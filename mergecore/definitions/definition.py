@@ -216,7 +216,7 @@ def json_schema() -> Mapping[str, Any]:
     return schema
 
 
-def parse(name: str, definition: Any, origin: str) -> Architecture:
+def parse_definition(name: str, definition: Any, origin: str) -> Architecture:
     """Parse an architecture from its JSON.
 
     Args:

@@ -37,7 +37,7 @@ class Stack:
         return found is not None and found["prefix"] == self.prefix
 
 
-def infer(config: Mapping[str, Any], tensors: Tensors) -> dict[str, Any]:
+def infer_definition(config: Mapping[str, Any], tensors: Tensors) -> dict[str, Any]:
     """Return the JSON of an architecture with exactly the weights of a checkpoint.
 
     Layers are names numbered from 0 under one prefix whose number matches a count in the config. If there are several

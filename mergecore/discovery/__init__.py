@@ -1,7 +1,16 @@
 """Plugins: finding, loading, checking, and running them, and making new ones."""
 
-from mergecore.discovery.doctor import Finding, examine
-from mergecore.discovery.entry_points import KINDS, Plugin, find, known_plugins, listed, load, not_installed, summary
+from mergecore.discovery.doctor import Finding, examine_plugins
+from mergecore.discovery.entry_points import (
+    KINDS,
+    Plugin,
+    find_plugin,
+    known_plugins,
+    list_plugins,
+    load_plugin,
+    not_installed,
+    plugin_summary,
+)
 from mergecore.discovery.parameters import (
     NO_VALUE,
     Parameter,
@@ -12,7 +21,7 @@ from mergecore.discovery.parameters import (
     parse_level,
     value_for,
 )
-from mergecore.discovery.postprocessors import describe, finish, load_postprocessors
+from mergecore.discovery.postprocessors import load_postprocessors, run_for_stage, run_postprocessor
 from mergecore.discovery.registry import Registry
 from mergecore.discovery.scaffold import write_package
 
@@ -26,18 +35,18 @@ __all__ = [
     "Setting",
     "convert",
     "declared",
-    "describe",
-    "examine",
-    "find",
-    "finish",
+    "run_for_stage",
+    "examine_plugins",
+    "find_plugin",
+    "run_postprocessor",
     "known_plugins",
-    "listed",
-    "load",
+    "list_plugins",
+    "load_plugin",
     "load_postprocessors",
     "missing",
     "not_installed",
     "parse_level",
-    "summary",
+    "plugin_summary",
     "value_for",
     "write_package",
 ]

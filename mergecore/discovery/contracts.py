@@ -12,7 +12,7 @@ from mergecore.api import Base, DeltaMethod, Evaluator, Tile, WeightMethod
 from mergecore.discovery.parameters import declared
 
 
-def check(kind: str, plugin: Any) -> None:
+def check_contract(kind: str, plugin: Any) -> None:
     """Raise TypeError (PluginValidationError from pluggy for hooks) if a plugin does not match its interface."""
     if kind in CHECKS:
         CHECKS[kind](plugin)

@@ -7,8 +7,8 @@ from collections import Counter
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 
-from mergecore.definitions import parse
-from mergecore.discovery.entry_points import KINDS, PREFIX, Plugin, architecture_definition, listed, load
+from mergecore.definitions import parse_definition
+from mergecore.discovery.entry_points import KINDS, PREFIX, Plugin, architecture_definition, list_plugins, load_plugin
 from mergecore.errors import MergecoreError
 
 SLOW_SECONDS = 0.5
@@ -29,11 +29,11 @@ class Finding:
         return self.status in ("FAIL", "OLD")
 
 
-def examine() -> list[Finding]:
+def examine_plugins() -> list[Finding]:
     """Examine every installed plugin, including those written for other API versions."""
     import torch  # noqa: F401  # so that its import is not counted against the first plugin
 
-    findings = [_examine(plugin) for kind in KINDS for plugin in listed(kind)]
+    findings = [_examine(plugin) for kind in KINDS for plugin in list_plugins(kind)]
     return [*_duplicates(findings), *_of_other_versions()]
 
 
@@ -41,9 +41,9 @@ def _examine(plugin: Plugin) -> Finding:
     started = time.perf_counter()
     try:
         if plugin.kind == "architectures":
-            parse(plugin.name, architecture_definition(plugin), plugin.distribution)
+            parse_definition(plugin.name, architecture_definition(plugin), plugin.distribution)
         else:
-            load(plugin)
+            load_plugin(plugin)
     except MergecoreError as error:
         cause, _, cure = str(error).rpartition(": ")
         mends = cure.startswith("pip ")

@@ -51,10 +51,10 @@ class Plugin:
     @property
     def labels(self) -> set[str]:
         """The names that match this plugin in `MERGECORE_DISABLE`."""
-        return {normal(self.name), normal(self.distribution)}
+        return {normalized_name(self.name), normalized_name(self.distribution)}
 
 
-def listed(kind: str) -> list[Plugin]:
+def list_plugins(kind: str) -> list[Plugin]:
     """Return every enabled plugin of a kind, sorted by name, including duplicates. Import nothing."""
     off = disabled()
     return [plugin for plugin in installed(kind) if not off & plugin.labels] if off else installed(kind)
@@ -68,10 +68,10 @@ def installed(kind: str) -> list[Plugin]:
 
 def disabled() -> set[str]:
     """Return the names in `MERGECORE_DISABLE`, normalized with `normal`."""
-    return {normal(name.strip()) for name in os.environ.get(DISABLE, "").split(",") if name.strip()}
+    return {normalized_name(name.strip()) for name in os.environ.get(DISABLE, "").split(",") if name.strip()}
 
 
-def normal(name: str) -> str:
+def normalized_name(name: str) -> str:
     """Normalize a name like pip does: ``My_Package`` becomes ``my-package``."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
@@ -101,22 +101,22 @@ def _scanned(stamps: tuple[tuple[str, int], ...]) -> Mapping[str, tuple[Plugin, 
     return {kind: tuple(sorted(items, key=lambda item: (item.name, item.value))) for kind, items in found.items()}
 
 
-def summary(plugin: Plugin) -> str:
+def plugin_summary(plugin: Plugin) -> str:
     """Return the one-line summary of a plugin's distribution."""
     return metadata(plugin.distribution)["Summary"] or str(plugin)
 
 
-def find(kind: str, name: str, prefer: Sequence[str] = ()) -> Plugin:
+def find_plugin(kind: str, name: str, prefer: Sequence[str] = ()) -> Plugin:
     """Find the installed plugin with this kind and name. If several have the name, use the first one in `prefer`.
 
     Raises:
         PluginError: if there is no such plugin (the message says what to install), or more than one.
     """
-    plugins = listed(kind)
+    plugins = list_plugins(kind)
     found = [plugin for plugin in plugins if plugin.name == name]
     if len(found) > 1:
-        owners = [normal(plugin.distribution) for plugin in found]
-        chosen = next((owners.index(normal(item)) for item in prefer if normal(item) in owners), None)
+        owners = [normalized_name(plugin.distribution) for plugin in found]
+        chosen = next((owners.index(normalized_name(item)) for item in prefer if normalized_name(item) in owners), None)
         if chosen is not None:
             return found[chosen]
         both = " and ".join(f"{plugin.distribution} {plugin.version}" for plugin in found)
@@ -153,7 +153,7 @@ def known_plugins() -> Mapping[str, Mapping[str, str]]:
     return known
 
 
-def load(plugin: Plugin) -> Any:
+def load_plugin(plugin: Plugin) -> Any:
     """Import a plugin and return its object. Check that it has the interface required of its kind.
 
     Raises:
@@ -161,7 +161,7 @@ def load(plugin: Plugin) -> Any:
     """
     from stevedore.named import NamedExtensionManager
 
-    from mergecore.discovery.contracts import check
+    from mergecore.discovery.contracts import check_contract
 
     failures: list[BaseException] = []
 
@@ -178,16 +178,16 @@ def load(plugin: Plugin) -> Any:
         manager = OneOfOne(PREFIX + plugin.kind, [plugin.name], on_load_failure_callback=failed)
         loaded = [extension.plugin for extension in manager]
         for item in loaded:
-            check(plugin.kind, item)
+            check_contract(plugin.kind, item)
     except (Exception, SystemExit) as error:  # stevedore does not catch AssertionError and SystemExit
         failures.append(error)
     if failures:
         cause = f"{type(failures[0]).__name__}: {failures[0]}".rstrip(": ")
-        raise PluginError(f"{plugin} cannot be used ({cause}): {cure(plugin, failures[0])}")
+        raise PluginError(f"{plugin} cannot be used ({cause}): {suggest_fix(plugin, failures[0])}")
     return loaded[0]
 
 
-def cure(plugin: Plugin, error: BaseException) -> str:
+def suggest_fix(plugin: Plugin, error: BaseException) -> str:
     """Return the command that most likely fixes a plugin that failed to import."""
     if plugin.value == plugin.distribution:  # a file given on the command line
         return f"fix {plugin.value}"

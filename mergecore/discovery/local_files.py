@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from mergecore.api import Evaluator, Method, PostProcessor, hookimpl
-from mergecore.discovery.contracts import check
+from mergecore.discovery.contracts import check_contract
 from mergecore.discovery.entry_points import Plugin
 from mergecore.errors import PluginError
 
@@ -37,7 +37,7 @@ class PluginFile:
         own = [item for item in vars(self.module).values() if isinstance(item, type)]
         own = [item for item in own if item.__module__ == self.module.__name__ and not item.__name__.startswith("_")]
         self.classes = {
-            kind: {spelt(item.__name__): item for item in own if issubclass(item, frame)}
+            kind: {escaped_name(item.__name__): item for item in own if issubclass(item, frame)}
             for kind, frame in (("methods", Method), ("postprocessors", PostProcessor), ("evaluators", Evaluator))
         }
         has_hooks = any(hasattr(item, "mergecore_impl") for item in vars(self.module).values() if callable(item))
@@ -46,8 +46,8 @@ class PluginFile:
         try:
             for kind, classes in self.classes.items():
                 for item in classes.values():
-                    check(kind, item)
-            check("hooks", self.module)
+                    check_contract(kind, item)
+            check_contract("hooks", self.module)
         except Exception as error:
             raise PluginError(f"{path}: cannot be used ({type(error).__name__}: {error}); fix it there") from error
 
@@ -64,7 +64,7 @@ class PluginFile:
         return self.classes["evaluators"].get(name)
 
 
-def spelt(name: str) -> str:
+def escaped_name(name: str) -> str:
     """Return the plugin name of a class: ``MyMean`` and ``SVDMerge`` become ``my_mean`` and ``svd_merge``."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 

@@ -6,7 +6,7 @@ import graphlib
 from collections.abc import Callable, Collection
 
 from mergecore.api import MergedModel, PostProcessor
-from mergecore.discovery.entry_points import cure
+from mergecore.discovery.entry_points import suggest_fix
 from mergecore.discovery.registry import Registry
 from mergecore.errors import MergecoreError, PluginError, RunError
 
@@ -35,18 +35,18 @@ def load_postprocessors(
         raise PluginError(f"the post-processors {circle} must each run after the other: uninstall one") from None
 
 
-def describe(model: MergedModel, registry: Registry) -> None:
+def run_for_stage(model: MergedModel, registry: Registry) -> None:
     """Create the folder of a stage and write all files except the weights, for the merges that use the stage."""
     try:
         model.folder.mkdir()
         for name, postprocessor in load_postprocessors(registry, None).items():  # the run itself shows the warnings
             if postprocessor.of_stages:
-                finish(name, postprocessor, model, registry)
+                run_postprocessor(name, postprocessor, model, registry)
     except OSError as error:
         raise RunError(f"{error.filename or model.folder}: {error.strerror or error}") from error
 
 
-def finish(name: str, postprocessor: PostProcessor, model: MergedModel, registry: Registry) -> None:
+def run_postprocessor(name: str, postprocessor: PostProcessor, model: MergedModel, registry: Registry) -> None:
     """Run a post-processor.
 
     Raises:
@@ -58,4 +58,4 @@ def finish(name: str, postprocessor: PostProcessor, model: MergedModel, registry
         raise
     except Exception as error:
         owner = registry.owner("postprocessors", name)
-        raise RunError(f"{owner} failed ({type(error).__name__}: {error}): {cure(owner, error)}") from error
+        raise RunError(f"{owner} failed ({type(error).__name__}: {error}): {suggest_fix(owner, error)}") from error

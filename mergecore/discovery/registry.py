@@ -15,13 +15,13 @@ from mergecore.discovery.entry_points import (
     KINDS,
     Plugin,
     architecture_definition,
-    cure,
     disabled,
-    find,
+    find_plugin,
     installed,
-    listed,
-    load,
-    normal,
+    list_plugins,
+    load_plugin,
+    normalized_name,
+    suggest_fix,
 )
 from mergecore.discovery.local_files import PluginFile
 from mergecore.errors import InputError, MergecoreError, PluginError
@@ -34,40 +34,40 @@ class InstalledPlugins:
         self.prefer: Sequence[str] = ()
 
     def find(self, kind: str, name: str) -> Plugin:
-        return find(kind, name, self.prefer)
+        return find_plugin(kind, name, self.prefer)
 
     @hookimpl(trylast=True)
     def mergecore_provide_method(self, name: str) -> Any:
-        return load(self.find("methods", name))
+        return load_plugin(self.find("methods", name))
 
     @hookimpl(trylast=True)
     def mergecore_provide_architecture(self, name: str) -> Any:
-        known = any(plugin.name == name for plugin in listed("architectures"))
+        known = any(plugin.name == name for plugin in list_plugins("architectures"))
         return architecture_definition(self.find("architectures", name)) if known else None
 
     @hookimpl(trylast=True)
     def mergecore_provide_reader(self, name: str) -> Any:
-        return load(self.find("readers", name))
+        return load_plugin(self.find("readers", name))
 
     @hookimpl(trylast=True)
     def mergecore_provide_writer(self, name: str) -> Any:
-        return load(self.find("writers", name))
+        return load_plugin(self.find("writers", name))
 
     @hookimpl(trylast=True)
     def mergecore_provide_executor(self, name: str) -> Any:
-        return load(self.find("executors", name))
+        return load_plugin(self.find("executors", name))
 
     @hookimpl(trylast=True)
     def mergecore_provide_postprocessor(self, name: str) -> Any:
-        return load(self.find("postprocessors", name))
+        return load_plugin(self.find("postprocessors", name))
 
     @hookimpl(trylast=True)
     def mergecore_provide_evaluator(self, name: str) -> Any:
-        return load(self.find("evaluators", name))
+        return load_plugin(self.find("evaluators", name))
 
     @hookimpl(trylast=True)
     def mergecore_provide_optimizer(self, name: str) -> Any:
-        return load(find("optimizers", name))
+        return load_plugin(find_plugin("optimizers", name))
 
 
 class Registry:
@@ -99,7 +99,7 @@ class Registry:
         self._owners: dict[str, Plugin] = {}
         self._provided: dict[tuple[str, str], Plugin | None] = {}
         self._check_disabled()
-        for plugin in listed("hooks") if hooks else ():
+        for plugin in list_plugins("hooks") if hooks else ():
             self._register(plugin)
         self._files = [PluginFile(path) for path in files]
         for file in reversed(self._files):  # pluggy calls the latest plugin first
@@ -113,8 +113,8 @@ class Registry:
 
     def _register(self, plugin: Plugin) -> None:
         try:
-            find("hooks", plugin.name)
-            self.add_hooks(plugin, load(plugin))
+            find_plugin("hooks", plugin.name)
+            self.add_hooks(plugin, load_plugin(plugin))
         except (PluginError, pluggy.PluginValidationError) as error:
             self.leave_out(f"skipping {plugin} in this run: {error}")
 
@@ -145,9 +145,13 @@ class Registry:
         Raises:
             PluginError: if one of them is not installed.
         """
-        known = {normal(plugin.distribution) for kind in KINDS for plugin in listed(kind)} if distributions else set()
+        known = (
+            {normalized_name(plugin.distribution) for kind in KINDS for plugin in list_plugins(kind)}
+            if distributions
+            else set()
+        )
         for name in distributions:
-            if normal(name) not in known:
+            if normalized_name(name) not in known:
                 raise PluginError(f"no plugin from distribution {name!r} is installed: pip install {name}")
         self._installed.prefer = distributions
 
@@ -164,7 +168,7 @@ class Registry:
     def names(self, kind: str) -> list[str]:
         """Return the names of all plugins of a kind, with those from plugin files first."""
         own = [name for file in self._files for name in file.classes.get(kind, ())]
-        return list(dict.fromkeys([*own, *(plugin.name for plugin in listed(kind))]))
+        return list(dict.fromkeys([*own, *(plugin.name for plugin in list_plugins(kind))]))
 
     def provide(self, kind: str, name: str) -> Any:
         """Return the plugin object of a kind called `name`, from the first provider that knows it.
@@ -246,7 +250,7 @@ class Registry:
             if owner is None:
                 raise  # core's lookup, which does not belong to a plugin
             cause = f"{type(error).__name__}: {error}"
-            raise PluginError(f"{owner} failed in {hook} ({cause}): {cure(owner, error)}") from error
+            raise PluginError(f"{owner} failed in {hook} ({cause}): {suggest_fix(owner, error)}") from error
 
 
 def _call(implementation: pluggy.HookImpl, arguments: Mapping[str, Any]) -> Any:

@@ -12,11 +12,11 @@ from mergecore.api import FLOATS, Adapter, AdapterRequest, Change, ModelInfo, Re
 from mergecore.definitions import Architecture, tie_keys, with_keys
 from mergecore.discovery import Registry
 from mergecore.errors import ModelError, PluginError
-from mergecore.models.architecture_lookup import find, stored
+from mergecore.models.architecture_lookup import find_architecture, stored_name
 from mergecore.models.checkpoint import Added, Checkpoint, check_link, open_folder
-from mergecore.models.layout_reader import as_whole, rearranged, renamed
-from mergecore.models.references import locate, split
-from mergecore.models.stamps import stamp
+from mergecore.models.layout_reader import convert_layout, join_parts, rename_tensors
+from mergecore.models.references import locate_model, split_adapters
+from mergecore.models.stamps import stamp_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,7 +34,7 @@ def open_model(reference: str, registry: Registry, own: Mapping[str, Any] | None
         ModelError: if a folder or its contents cannot be used.
         PluginError: if no plugin recognizes an adapter.
     """
-    base, adapters = split(reference)
+    base, adapters = split_adapters(reference)
     checkpoint = open_folder(base, registry)
     opened: list[Reader] = [*checkpoint.files]
     try:
@@ -53,7 +53,7 @@ def find_adapter(reference: str) -> Path:
     Raises:
         ModelError: if there is no such folder or repository.
     """
-    folder, snapshot = locate(reference)
+    folder, snapshot = locate_model(reference)
     for name in snapshot.names if snapshot else ():
         if snapshot and name.startswith("adapter_") and not snapshot.has(name):
             snapshot.fetch(name, lambda count: None)
@@ -76,9 +76,9 @@ def with_adapter(
         ModelError: if the adapter does not match the model.
         PluginError: if no plugin recognizes the adapter.
     """
-    definition, _ = find(checkpoint, registry, own)
-    checkpoint, _ = renamed(checkpoint, definition)
-    whole, bound = as_whole(checkpoint, definition)
+    definition, _ = find_architecture(checkpoint, registry, own)
+    checkpoint, _ = rename_tensors(checkpoint, definition)
+    whole, bound = join_parts(checkpoint, definition)
     tied = tied_heads(bound, checkpoint)
 
     def open_file(path: Path) -> Reader:
@@ -103,10 +103,10 @@ def with_adapter(
         changed = replace(changed, config=with_keys(changed.config, tie_keys(changed.config, False)))
     if rest := {name: change for name, change in adapter.changes.items() if name not in direct}:
         in_parts = definition.bind(checkpoint.config, checkpoint.reference, frozenset(checkpoint.tensors))
-        changed = _changed(rearranged(changed, definition, bound, checkpoint), rest, {})
-        changed = rearranged(changed, definition, in_parts, checkpoint)
+        changed = _changed(convert_layout(changed, definition, bound, checkpoint), rest, {})
+        changed = convert_layout(changed, definition, in_parts, checkpoint)
     added = Added(folder, adapter.summary, len(adapter.changes))
-    stamps = {**checkpoint.stamps, **{path: stamp(path) for path in adapter.files}}
+    stamps = {**checkpoint.stamps, **{path: stamp_file(path) for path in adapter.files}}
     return replace(changed, stamps=stamps, adapters=(*checkpoint.adapters, added))
 
 
@@ -124,7 +124,7 @@ def tied_heads(architecture: Architecture, checkpoint: Checkpoint) -> dict[str, 
     return {
         weight.name: weight.tied_to
         for weight in weights
-        if weight.tied_to and weight.tied_to in checkpoint.tensors and stored(checkpoint, weight) is None
+        if weight.tied_to and weight.tied_to in checkpoint.tensors and stored_name(checkpoint, weight) is None
     }
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from mergecore.api import read_text
-from mergecore.definitions import Architecture, Weight, class_name, infer, leaves, parse
+from mergecore.definitions import Architecture, Weight, class_name, infer_definition, leaves, parse_definition
 from mergecore.discovery import Registry, known_plugins
 from mergecore.documents import Place
 from mergecore.errors import ArchitectureError, ModelError
 from mergecore.models.checkpoint import Checkpoint
-from mergecore.models.layout_reader import rearranged, renamed
+from mergecore.models.layout_reader import convert_layout, rename_tensors
 
 PATH_VARIABLE = "MERGECORE_ARCH_PATH"
 """Environment variable with folders of architecture files, separated as in PATH."""
@@ -39,7 +39,7 @@ def load_definition(path: Path) -> Mapping[str, Any]:
     classes = definition.get("classes") if isinstance(definition, dict) else None
     if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
         raise ArchitectureError(f'{path}: must list its model classes, such as "classes": ["LlamaForCausalLM"]')
-    parse(classes[0], definition, str(path))
+    parse_definition(classes[0], definition, str(path))
     return definition  # type: ignore[no-any-return]
 
 
@@ -62,7 +62,9 @@ def local_definitions(folders: Sequence[Path]) -> dict[str, Any]:
     return load_definitions([*folders, *from_variable])
 
 
-def find(checkpoint: Checkpoint, registry: Registry, own: Mapping[str, Any]) -> tuple[Architecture, list[str]]:
+def find_architecture(
+    checkpoint: Checkpoint, registry: Registry, own: Mapping[str, Any]
+) -> tuple[Architecture, list[str]]:
     """Find the architecture of a checkpoint. Return it with notes about where it comes from.
 
     Args:
@@ -75,14 +77,14 @@ def find(checkpoint: Checkpoint, registry: Registry, own: Mapping[str, Any]) -> 
     for label in (*(f"{name}/{kind}" for kind in kinds), name):
         definition = own.get(label) or registry.definitions.get(label) or registry.provide("architectures", label)
         if definition is not None:
-            return parse(name, definition, f"for {checkpoint.folder}"), []
-    return inferred(checkpoint, name)
+            return parse_definition(name, definition, f"for {checkpoint.folder}"), []
+    return infer_architecture(checkpoint, name)
 
 
-def inferred(checkpoint: Checkpoint, name: str) -> tuple[Architecture, list[str]]:
+def infer_architecture(checkpoint: Checkpoint, name: str) -> tuple[Architecture, list[str]]:
     """Infer the architecture of a checkpoint from its headers and config. Return it with a note that says so."""
-    definition = infer(checkpoint.config, checkpoint.tensors)
-    architecture = replace(parse(name, definition, f"inferred from {checkpoint.folder}"), inferred=True)
+    definition = infer_definition(checkpoint.config, checkpoint.tensors)
+    architecture = replace(parse_definition(name, definition, f"inferred from {checkpoint.folder}"), inferred=True)
     stacks = [module for module in architecture.modules.values() if module.layers_key]
     seen = ", ".join(
         f"{module.layer_count(checkpoint.config, checkpoint.reference)} layers in {module.layer_prefix!r}"
@@ -94,7 +96,7 @@ def inferred(checkpoint: Checkpoint, name: str) -> tuple[Architecture, list[str]
                           f" ({seen or 'no separate layers'}){hint}"]  # fmt: skip
 
 
-def fit(
+def fit_checkpoints(
     own: Mapping[str, Any], registry: Registry, checkpoints: Sequence[Checkpoint], donor: int
 ) -> tuple[Architecture, list[Checkpoint], list[str]]:
     """Find the architecture of the output, and convert all checkpoints to its names and the config source's layout.
@@ -109,13 +111,13 @@ def fit(
         ArchitectureError: if there is no class name, or a definition is invalid.
         ModelError: if a checkpoint cannot be converted to the layout.
     """
-    definition, notes = find(checkpoints[donor], registry, own)
-    kept, used = renamed(checkpoints[donor], definition)
+    definition, notes = find_architecture(checkpoints[donor], registry, own)
+    kept, used = rename_tensors(checkpoints[donor], definition)
     bound = definition.bind(kept.config, kept.reference, frozenset(kept.tensors))
     fitted = []
     for index, checkpoint in enumerate(checkpoints):
-        item, prefixes = (kept, used) if index == donor else renamed(checkpoint, definition)
-        fitted.append(item if index == donor else rearranged(item, definition, bound, kept))
+        item, prefixes = (kept, used) if index == donor else rename_tensors(checkpoint, definition)
+        fitted.append(item if index == donor else convert_layout(item, definition, bound, kept))
         for there, here in prefixes.items():
             begin = f"name prefix {there!r} is replaced by {here!r}" if there else f"prefix {here!r} is added to names"
             notes.append(f"{checkpoint.reference}: {begin}")
@@ -124,7 +126,7 @@ def fit(
     return bound, fitted, notes
 
 
-def own_definitions(architectures: Sequence[tuple[Path, Place]]) -> dict[str, Any]:
+def recipe_definitions(architectures: Sequence[tuple[Path, Place]]) -> dict[str, Any]:
     """Load the architecture files listed in the recipe."""
     found: dict[str, Any] = {}
     for path, place in architectures:
@@ -145,9 +147,9 @@ class Findings:
     absent: list[str]
 
 
-def examine(definition: Architecture, checkpoint: Checkpoint) -> Findings:
+def compare_names(definition: Architecture, checkpoint: Checkpoint) -> Findings:
     """Compare the weight names of an architecture with those of a checkpoint."""
-    checkpoint, _ = renamed(checkpoint, definition)
+    checkpoint, _ = rename_tensors(checkpoint, definition)
     bound = definition.bind(checkpoint.config, checkpoint.reference, frozenset(checkpoint.tensors))
     weights = list(bound.weights(checkpoint.config, checkpoint.reference))
     known = {name for weight in weights for name in (weight.name, *weight.aliases)}
@@ -159,6 +161,6 @@ def examine(definition: Architecture, checkpoint: Checkpoint) -> Findings:
     )
 
 
-def stored(checkpoint: Checkpoint, weight: Weight) -> str | None:
+def stored_name(checkpoint: Checkpoint, weight: Weight) -> str | None:
     """Return the name of a weight in a checkpoint, or None if the checkpoint does not have it."""
     return next((name for name in (weight.name, *weight.aliases) if name in checkpoint.tensors), None)

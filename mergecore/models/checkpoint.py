@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mergecore.api import ModelInfo, Reader, TensorInfo, lies_within, read_card, read_text
-from mergecore.discovery import Registry, listed
+from mergecore.discovery import Registry, list_plugins
 from mergecore.errors import ModelError, RunError
 from mergecore.models import hub, quantized
 from mergecore.models.hub_errors import endpoint
-from mergecore.models.references import listed_names, locate
+from mergecore.models.references import listed_names, locate_model
 from mergecore.models.remote_files import open_files
 from mergecore.models.stamps import Stamp
 
@@ -117,7 +117,7 @@ def open_folder(reference: str, registry: Registry) -> Checkpoint:
     Raises:
         ModelError: if there is no such model, or config.json or the weight files cannot be used.
     """
-    folder, snapshot = locate(reference)
+    folder, snapshot = locate_model(reference)
     names = snapshot.names if snapshot else listed_names(folder)
     if snapshot and "config.json" not in names:
         raise ModelError(f"{reference}: has no config.json at {endpoint()}, so it cannot be merged")
@@ -138,7 +138,7 @@ def open_folder(reference: str, registry: Registry) -> Checkpoint:
         if index is not None:
             places = {name: path.name for path, file in zip(paths, files) for name in file.tensors}
             _check_index(index, places)
-        readers = quantized.dequantised(folder, config, stored)
+        readers = quantized.dequantize(folder, config, stored)
     except BaseException:
         for file in files:
             file.close()
@@ -219,7 +219,7 @@ def _weight_files(folder: Path, names: Set[str]) -> tuple[list[Path], Index | No
 def _suffixes() -> Iterator[str]:
     """Yield the suffixes of installed readers. Start with safetensors, because listing the readers takes time."""
     yield "safetensors"
-    yield from (plugin.name for plugin in listed("readers"))
+    yield from (plugin.name for plugin in list_plugins("readers"))
 
 
 def _why_no_weights(names: Set[str]) -> str:

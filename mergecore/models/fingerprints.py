@@ -36,7 +36,7 @@ def fingerprint(path: Path, whole: bool = False) -> dict[str, Any]:
     return {"size": size, "sample": sample(path)}
 
 
-def matches(path: Path, entry: Mapping[str, Any]) -> bool:
+def matches_fingerprint(path: Path, entry: Mapping[str, Any]) -> bool:
     """Return True if a file matches an entry from `fingerprint`. Read only as much as was read for the entry."""
     try:
         status = path.stat()

@@ -12,7 +12,7 @@ from typing import Any
 
 from mergecore.builtin import in_threads
 from mergecore.errors import ModelError
-from mergecore.models.hub_errors import AwayError, cache, endpoint, explained
+from mergecore.models.hub_errors import AwayError, cache, endpoint, explain_hub_errors
 
 REFERENCE = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>(?!/|.*\.\.)[^@\s~^:?*\[\\]+))?", re.ASCII)
 """``org/name`` or ``org/name@revision``. Characters that could point outside the cache are not allowed."""
@@ -88,7 +88,7 @@ class Snapshot:
         """
         from huggingface_hub import hf_hub_download
 
-        with explained(self.repo):
+        with explain_hub_errors(self.repo):
             return Path(hf_hub_download(self.repo, name, revision=self.commit, tqdm_class=_meter(advance)))
 
     def start_of(self, name: str, count: int) -> tuple[bytes, int]:
@@ -103,7 +103,10 @@ class Snapshot:
         wanted = {"Range": f"bytes=0-{count - 1}", "Accept-Encoding": "identity"}
         url, data = hf_hub_url(self.repo, name, revision=self.commit), bytearray()
         headers = {**build_hf_headers(), **wanted}
-        with explained(self.repo), http_stream_backoff("GET", url, headers=headers, timeout=SECONDS) as response:
+        with (
+            explain_hub_errors(self.repo),
+            http_stream_backoff("GET", url, headers=headers, timeout=SECONDS) as response,
+        ):
             hf_raise_for_status(response)
             for chunk in response.iter_raw():
                 data += chunk
@@ -113,7 +116,7 @@ class Snapshot:
             return bytes(data[:count]), int(whole or response.headers["Content-Length"])
 
 
-def find(reference: str) -> Snapshot | None:
+def find_snapshot(reference: str) -> Snapshot | None:
     """Resolve a reference to a commit and download its small files. Return None if it is not a Hub reference.
 
     If the Hub is not reachable or not allowed (``HF_HUB_OFFLINE``), use the commit in the cache.
@@ -122,25 +125,27 @@ def find(reference: str) -> Snapshot | None:
         ModelError: if there is no such model or revision, or it cannot be downloaded.
     """
     match = REFERENCE.fullmatch(reference)
-    if match is None or not is_name(match["repo"]):
+    if match is None or not is_repo_name(match["repo"]):
         return None
     repo, revision = match["repo"], match["revision"] or "main"
     try:
-        with explained(repo, revision):
+        with explain_hub_errors(repo, revision):
             commit, sizes = _listing(repo, revision)
     except AwayError as error:
         return _cached(repo, revision, error)
     small = [name for name, size in sizes.items() if _matches(name, SMALL) and (size or 0) <= SMALL_LIMIT]
     if not small:
         raise ModelError(f"{repo}: has no config.json at {endpoint()}, so it cannot be merged")
-    with explained(repo, revision):
+    with explain_hub_errors(repo, revision):
         folder = _note_revision(repo, revision, commit, small[0])
     snapshot = Snapshot(repo, commit, folder, sizes)
-    each(small, lambda name, check: snapshot.fetch(name, lambda _: check()))
+    fetch_in_parallel(small, lambda name, check: snapshot.fetch(name, lambda _: check()))
     return snapshot
 
 
-def each(items: Iterable[Any], work: Callable[[Any, Callable[[], None]], object], threads: int = CONNECTIONS) -> None:
+def fetch_in_parallel(
+    items: Iterable[Any], work: Callable[[Any, Callable[[], None]], object], threads: int = CONNECTIONS
+) -> None:
     """Process items in several threads. Raise the first error after all threads have ended.
 
     Args:
@@ -166,7 +171,7 @@ def each(items: Iterable[Any], work: Callable[[Any, Callable[[], None]], object]
     check()
 
 
-def is_name(repo: str) -> bool:
+def is_repo_name(repo: str) -> bool:
     """Return True if the Hub allows this repository name."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id

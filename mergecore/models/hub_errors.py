@@ -22,7 +22,7 @@ class AwayError(ModelError):
 
 
 @contextmanager
-def explained(repo: str, revision: str = "main") -> Iterator[None]:
+def explain_hub_errors(repo: str, revision: str = "main") -> Iterator[None]:
     """Convert errors raised by huggingface_hub to ModelError.
 
     Args:
@@ -97,4 +97,4 @@ def _refusal(status: int, unknown: bool, repo: str) -> ModelError:
     return AwayError(said, "try again later") if status >= 500 else ModelError(f"{said}; try again later")
 
 
-__all__ = ["AwayError", "cache", "endpoint", "explained"]
+__all__ = ["AwayError", "cache", "endpoint", "explain_hub_errors"]

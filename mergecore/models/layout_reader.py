@@ -26,7 +26,7 @@ class Span:
     elements: int
 
 
-class Views:
+class LayoutReader:
     """A `mergecore.api.Reader` whose tensors are concatenated spans of the tensors of other readers."""
 
     def __init__(
@@ -54,7 +54,7 @@ class Views:
             reader.close()
 
 
-def renamed(checkpoint: Checkpoint, definition: Architecture) -> tuple[Checkpoint, dict[str, str]]:
+def rename_tensors(checkpoint: Checkpoint, definition: Architecture) -> tuple[Checkpoint, dict[str, str]]:
     """Rename tensors that the definition does not know, by replacing their prefix according to the definition.
 
     Also adjust counts in the config to the tensors that are stored, such as additional layers.
@@ -136,14 +136,14 @@ def _viewed(checkpoint: Checkpoint, names: Mapping[str, str]) -> Checkpoint:
     """Rename some tensors of a checkpoint."""
     tensors = {names.get(name, name): info for name, info in checkpoint.tensors.items()}
     spans = {names.get(name, name): [Span(name, 0, info.elements)] for name, info in checkpoint.tensors.items()}
-    return with_views(checkpoint, tensors, spans)
+    return with_layout(checkpoint, tensors, spans)
 
 
-def with_views(
+def with_layout(
     checkpoint: Checkpoint, tensors: Mapping[str, TensorInfo], spans: Mapping[str, Sequence[Span]]
 ) -> Checkpoint:
     """Replace the tensors of a checkpoint by views of them."""
-    views = Views(checkpoint.readers, tensors, spans)
+    views = LayoutReader(checkpoint.readers, tensors, spans)
     return replace(checkpoint, tensors=tensors, readers=dict.fromkeys(tensors, views))
 
 
@@ -162,7 +162,9 @@ class Whole:
     examples: tuple[str, ...]
 
 
-def rearranged(checkpoint: Checkpoint, definition: Architecture, bound: Architecture, like: Checkpoint) -> Checkpoint:
+def convert_layout(
+    checkpoint: Checkpoint, definition: Architecture, bound: Architecture, like: Checkpoint
+) -> Checkpoint:
     """Convert a checkpoint to the layout of another, by splitting fused tensors or joining split ones.
 
     Args:
@@ -188,13 +190,13 @@ def rearranged(checkpoint: Checkpoint, definition: Architecture, bound: Architec
                 for part, piece in zip(whole.parts, _cut(whole, info, module, checkpoint, like)):
                     tensors[part], spans[part] = piece, [Span(whole.name, start, piece.elements)]
                     start += piece.elements
-    return checkpoint if tensors.keys() == checkpoint.tensors.keys() else with_views(checkpoint, tensors, spans)
+    return checkpoint if tensors.keys() == checkpoint.tensors.keys() else with_layout(checkpoint, tensors, spans)
 
 
-def as_whole(checkpoint: Checkpoint, definition: Architecture) -> tuple[Checkpoint, Architecture]:
+def join_parts(checkpoint: Checkpoint, definition: Architecture) -> tuple[Checkpoint, Architecture]:
     """Join all weights of a checkpoint that are stored in parts. It must have the names of the definition."""
     bound = definition.bind(checkpoint.config, checkpoint.reference, EVERYTHING)
-    return rearranged(checkpoint, definition, bound, checkpoint), bound
+    return convert_layout(checkpoint, definition, bound, checkpoint), bound
 
 
 def _wholes(module: Module, checkpoint: Checkpoint) -> Iterator[Whole]:

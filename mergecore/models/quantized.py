@@ -31,7 +31,7 @@ ACTIVATIONS = ("input_scale", "activation_scale")
 PIECE = 2**18
 """Elements to dequantize at a time, so that a large read needs little extra memory."""
 
-UNQUANTISED = "merge the model's unquantized checkpoint and quantize the result"
+UNQUANTIZED = "merge the model's unquantized checkpoint and quantize the result"
 
 
 def check_config(path: Path, config: Mapping[str, Any]) -> None:
@@ -40,10 +40,10 @@ def check_config(path: Path, config: Mapping[str, Any]) -> None:
     method = settings.get("quant_method") if isinstance(settings, Mapping) else None
     if settings is not None and method != "fp8":
         named = f" ({show(method)})" if method else ""
-        raise ModelError(f"{path}: the weights are quantized{named}; {UNQUANTISED}")
+        raise ModelError(f"{path}: the weights are quantized{named}; {UNQUANTIZED}")
 
 
-def dequantised(folder: Path, config: Mapping[str, Any], owners: Mapping[str, Reader]) -> dict[str, Reader]:
+def dequantize(folder: Path, config: Mapping[str, Any], owners: Mapping[str, Reader]) -> dict[str, Reader]:
     """Return the reader of each weight. Fp8 weights are read as bfloat16, and their scales are hidden.
 
     Args:
@@ -61,7 +61,7 @@ def dequantised(folder: Path, config: Mapping[str, Any], owners: Mapping[str, Re
         if info.dtype in FLOAT8:
             scale = next((label for ending in SCALES if (label := name + ending) in infos), None)
             if scale is None or infos[scale].dtype not in FLOATS:
-                raise ModelError(f"{folder}: {name!r} is stored as {info.dtype} without a scale; {UNQUANTISED}")
+                raise ModelError(f"{folder}: {name!r} is stored as {info.dtype} without a scale; {UNQUANTIZED}")
             result[name] = _scaled(folder, config, owners, name, scale)
             used |= {scale, *(name.removesuffix("weight") + ending for ending in ACTIVATIONS)}
     return {name: reader for name, reader in result.items() if name not in used}
@@ -71,7 +71,7 @@ def _check_names(folder: Path, infos: Mapping[str, TensorInfo]) -> None:
     for name in infos:
         for sign, tool in SIGNS.items():
             if name.endswith(sign) and (sign != "_blocks" or name.removesuffix(sign) + "_scales" in infos):
-                raise ModelError(f"{folder}: contains {name!r}, quantized with {tool}; {UNQUANTISED}")
+                raise ModelError(f"{folder}: contains {name!r}, quantized with {tool}; {UNQUANTIZED}")
 
 
 def _scaled(folder: Path, config: Mapping[str, Any], owners: Mapping[str, Reader], name: str, scale: str) -> Scaled:
@@ -83,7 +83,7 @@ def _scaled(folder: Path, config: Mapping[str, Any], owners: Mapping[str, Reader
     block = settings.get("weight_block_size") if isinstance(settings, Mapping) else None
     if not (isinstance(block, list) and len(block) == 2 and all(type(size) is int and size > 0 for size in block)):
         blocks = "has scales for blocks, but config.json has no weight_block_size"
-        raise ModelError(f"{folder}: {scale!r} {blocks}; {UNQUANTISED}")
+        raise ModelError(f"{folder}: {scale!r} {blocks}; {UNQUANTIZED}")
     if len(info.shape) != 2 or scales.shape != tuple(-(-size // step) for size, step in zip(info.shape, block)):
         shapes = f"of shape {list(scales.shape)} for a weight of shape {list(info.shape)} in blocks of {block}"
         raise ModelError(f"{folder}: {scale!r} is {shapes}, which does not match; download the checkpoint again")

@@ -10,7 +10,7 @@ from mergecore.errors import ModelError
 from mergecore.models import hub
 
 
-class Source(NamedTuple):
+class LocatedModel(NamedTuple):
     """A model of which only small files are used: its reference, its folder, and its commit if it is on the Hub."""
 
     reference: str
@@ -18,7 +18,7 @@ class Source(NamedTuple):
     snapshot: hub.Snapshot | None
 
 
-def locate(reference: str) -> tuple[Path, hub.Snapshot | None]:
+def locate_model(reference: str) -> tuple[Path, hub.Snapshot | None]:
     """Return a model's folder, and its commit if it is on the Hub, with its small files already downloaded.
 
     Raises:
@@ -34,7 +34,7 @@ def locate(reference: str) -> tuple[Path, hub.Snapshot | None]:
     name, _, revision = reference.partition("@")
     if not there and revision and Path(name).is_dir():
         raise ModelError(f"{reference}: {name} is a local folder, which has no revisions; remove @{revision}")
-    snapshot = None if there else hub.find(reference)
+    snapshot = None if there else hub.find_snapshot(reference)
     if snapshot is None:
         raise ModelError(
             f"{reference}: no such folder; use the path of a model folder with a config.json, or the org/name"
@@ -43,7 +43,7 @@ def locate(reference: str) -> tuple[Path, hub.Snapshot | None]:
     return snapshot.folder, snapshot
 
 
-def split(reference: str) -> tuple[str, list[str]]:
+def split_adapters(reference: str) -> tuple[str, list[str]]:
     """Split a reference into the base and the adapters. A plus sign inside the name of a folder does not split."""
     parts, found = reference.split("+"), []
     while parts:

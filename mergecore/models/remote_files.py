@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from mergecore.api import Reader, TensorInfo
 from mergecore.builtin import HEADER_LIMIT
 from mergecore.errors import ModelError
-from mergecore.models.hub import CONNECTIONS, Snapshot, each
-from mergecore.models.stamps import Stamp, stamp
+from mergecore.models.hub import CONNECTIONS, Snapshot, fetch_in_parallel
+from mergecore.models.stamps import Stamp, stamp_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -82,7 +82,7 @@ class Shard:
             self._reader.close()
 
     def _open(self) -> None:
-        self.stamp = stamp(self.path)
+        self.stamp = stamp_file(self.path)
         self._reader = self._make(self.path)
 
 
@@ -111,7 +111,7 @@ def open_files(
 
     def opened(path: Path) -> Reader:
         with contextlib.suppress(OSError):  # the reader has a better error message
-            stamps[path] = stamp(path)
+            stamps[path] = stamp_file(path)
         return formats[path.suffix](path)
 
     return _open_each(paths, opened, 1), stamps, notes
@@ -121,7 +121,7 @@ def _open_each(paths: Sequence[Path], make: Callable[[Path], Reader], threads: i
     """Open one reader per path. If one fails, close the others."""
     found: dict[Path, Reader] = {}
     try:
-        each(paths, lambda path, _: found.update({path: make(path)}), threads)
+        fetch_in_parallel(paths, lambda path, _: found.update({path: make(path)}), threads)
     except BaseException:
         for reader in found.values():
             reader.close()
@@ -134,7 +134,7 @@ def _fetched(snapshot: Snapshot, paths: Sequence[Path]) -> tuple[str, ...]:
     missing = [path.name for path in paths if not snapshot.has(path.name)]
     if not missing:
         return ()
-    each(missing, lambda name, check: snapshot.fetch(name, lambda _: check()))
+    fetch_in_parallel(missing, lambda name, check: snapshot.fetch(name, lambda _: check()))
     count = sum((snapshot.folder / name).stat().st_size for name in missing)
     why = f"has no {SUFFIX} files with readable headers"
     return (f"{snapshot.repo}: {why}, so planning downloaded its {paths[0].suffix} files ({count / 1e6:,.0f} MB)",)

@@ -24,7 +24,7 @@ ZERO, MEAN = -1, -2
 
 
 @dataclass(frozen=True)
-class Gathered:
+class Rows:
     """A tensor that consists of rows from other tensors.
 
     Attributes:
@@ -108,10 +108,10 @@ class Gathered:
         out.copy_(stored)
 
 
-class GatheredReader:
+class RowReader:
     """A `mergecore.api.Reader` for a checkpoint in which some tensors are gathered."""
 
-    def __init__(self, checkpoint: Checkpoint, gathered: Mapping[str, Gathered]) -> None:
+    def __init__(self, checkpoint: Checkpoint, gathered: Mapping[str, Rows]) -> None:
         shown = {name: item.info for name, item in gathered.items()}
         self.tensors: Mapping[str, TensorInfo] = {**checkpoint.tensors, **shown}
         self._checkpoint, self._gathered = checkpoint, gathered
@@ -134,7 +134,7 @@ class GatheredReader:
         self._checkpoint.close()
 
 
-def with_gathered(checkpoint: Checkpoint, gathered: Mapping[str, Gathered]) -> Checkpoint:
+def with_rows(checkpoint: Checkpoint, gathered: Mapping[str, Rows]) -> Checkpoint:
     """Return a checkpoint in which gathered tensors replace or extend the stored ones."""
-    reader = GatheredReader(checkpoint, gathered)
+    reader = RowReader(checkpoint, gathered)
     return replace(checkpoint, tensors=reader.tensors, readers=dict.fromkeys(reader.tensors, reader))

@@ -17,7 +17,7 @@ class Stamp(NamedTuple):
     inode: int
 
 
-def stamp(path: Path) -> Stamp:
+def stamp_file(path: Path) -> Stamp:
     """Return the current stamp of a file."""
     status = path.stat()
     return Stamp(status.st_size, status.st_mtime_ns, status.st_ino)
@@ -27,7 +27,7 @@ def check_unchanged(stamps: Mapping[Path, Stamp]) -> None:
     """Raise RunError with the name of the first file that has changed."""
     for path, before in stamps.items():
         try:
-            changed = stamp(path) != before
+            changed = stamp_file(path) != before
         except FileNotFoundError:
             changed = True
         if changed:

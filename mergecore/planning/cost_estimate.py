@@ -27,7 +27,7 @@ SAMPLE_BYTES = 2**26
 
 
 @dataclass(frozen=True)
-class Price:
+class CostEstimate:
     """The estimated cost of a run.
 
     Attributes:
@@ -47,7 +47,7 @@ class Price:
     seconds: float | None
 
 
-def price(plan: Plan, executor: Executor, folder: Path, memory: int, workers: int) -> Price:
+def estimate_cost(plan: Plan, executor: Executor, folder: Path, memory: int, workers: int) -> CostEstimate:
     """Estimate the cost of a plan. Merge into a temporary file for about a second to measure the speed.
 
     Args:
@@ -59,7 +59,7 @@ def price(plan: Plan, executor: Executor, folder: Path, memory: int, workers: in
     """
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
     largest = max((job.memory(TILE_ELEMENTS) for job in plan.jobs), default=0)
-    return Price(
+    return CostEstimate(
         read=sum(_read(plan, job) for job in plan.jobs),
         written=plan.bytes_out,
         memory=min(memory, workers * largest),

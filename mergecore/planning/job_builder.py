@@ -11,19 +11,19 @@ from mergecore.api.files import common_dtype
 from mergecore.errors import ModelError
 from mergecore.models import VOCABULARY_CURE
 from mergecore.planning.matching import Match, Part
-from mergecore.planning.parameter_values import Values
-from mergecore.planning.stage_reader import cost
+from mergecore.planning.parameter_values import ParameterValues
+from mergecore.planning.stage_reader import read_cost
 from mergecore.planning.vocabulary import Aligned
 from mergecore.recipes import Recipe
 
 
 @dataclass
-class Jobs:
+class JobBuilder:
     """Converts matches to jobs. Checks shapes and dtypes, and resolves parameters."""
 
     recipe: Recipe
     method: type[Method]
-    values: Values
+    values: ParameterValues
     aligned: Aligned
     jobs: list[Job] = field(default_factory=list)
     tables: list[Job] = field(default_factory=list)
@@ -42,7 +42,7 @@ class Jobs:
 
     def _input(self, part: Part) -> Input:
         checkpoint = self.aligned.checkpoints[part.model]
-        making = cost(checkpoint.readers[part.tensor], part.tensor).memory
+        making = read_cost(checkpoint.readers[part.tensor], part.tensor).memory
         return Input(part.model, part.tensor, checkpoint.tensors[part.tensor], making)
 
     def _job(self, match: Match, inputs: tuple[Input, ...]) -> Job:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from mergecore.api import Base, DeltaMethod, Method
 from mergecore.definitions import Architecture, Module, Weight
 from mergecore.errors import ArchitectureError, ModelError
-from mergecore.models import Checkpoint, stored
+from mergecore.models import Checkpoint, stored_name
 from mergecore.recipes import ModuleRecipe, Recipe, Slice, Source
 
 
@@ -152,7 +152,7 @@ class Matcher:
         if not self._is_foreign(source):
             return True
         weights = module.weights(module.layer_count(checkpoint.config, source.model))
-        return any(stored(checkpoint, weight) for weight in weights)
+        return any(stored_name(checkpoint, weight) for weight in weights)
 
     def _is_foreign(self, source: Source) -> bool:
         """Return True if a model's class differs from the output's."""
@@ -200,7 +200,7 @@ class Matcher:
             for weight in weights:
                 if weight.group is None:
                     continue
-                there = stored(checkpoint, weight) is not None
+                there = stored_name(checkpoint, weight) is not None
                 other = first.setdefault(weight.group, (weight, there))
                 if other[1] != there:
                     lacking, present = (other[0], weight) if there else (weight, other[0])
@@ -220,12 +220,12 @@ class Matcher:
         self, weight: Weight, inputs: Sequence[Weight], recipe: ModuleRecipe, stack: Stack, t: float
     ) -> Iterator[Match]:
         checkpoints = [self.checkpoints[model] for model in stack.models]
-        if weight.may_lack and not any(stored(c, item) for c, item in zip(checkpoints, inputs)):
+        if weight.may_lack and not any(stored_name(c, item) for c, item in zip(checkpoints, inputs)):
             return
         parts, lacking = [], []
         for model, checkpoint, item, source in zip(stack.models, checkpoints, inputs, stack.sources):
             tied = Weight(item.tied_to) if item.tied_to else item
-            name = stored(checkpoint, item) or stored(checkpoint, tied)
+            name = stored_name(checkpoint, item) or stored_name(checkpoint, tied)
             if name is not None:
                 parts.append(Part(model, name, item, source))
             elif item.optional:

@@ -15,7 +15,7 @@ from mergecore.recipes import Recipe
 Level = Mapping[str, Setting]
 
 
-class Values:
+class ParameterValues:
     """Parses all `parameters` of a recipe once, and then resolves them for each weight.
 
     Raises:

@@ -11,8 +11,8 @@ from typing import Any
 
 from mergecore.api import Evaluation, Job, MergedModel, Method, TensorInfo, Vocabulary
 from mergecore.definitions import Architecture
-from mergecore.models import Checkpoint, Shard, Source, Stamp, shards_of
-from mergecore.planning.stage_reader import cost, inputs_of
+from mergecore.models import Checkpoint, LocatedModel, Shard, Stamp, shards_of
+from mergecore.planning.stage_reader import inputs_of, read_cost
 from mergecore.recipes import Recipe
 
 
@@ -52,7 +52,7 @@ class Plan:
     rows: Vocabulary | None = None
     tokenizer_files: Mapping[str, bytes] | None = None
     command: str = "run"
-    tokenizer_source: Source | None = None
+    tokenizer_source: LocatedModel | None = None
     evaluations: tuple[Evaluation, ...] = ()
     positions: Mapping[str, int] = field(default_factory=dict)
     stages: Mapping[str, Plan] = field(default_factory=dict)
@@ -67,7 +67,7 @@ class Plan:
     @property
     def bytes_in(self) -> int:
         """Bytes of the model files to read, counting the reads of each stage once."""
-        found = (cost(*item) for job in self.jobs for item in inputs_of(job, self.checkpoints))
+        found = (read_cost(*item) for job in self.jobs for item in inputs_of(job, self.checkpoints))
         return sum(item.once + item.each for item in found)
 
     @property

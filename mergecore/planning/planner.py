@@ -11,29 +11,29 @@ from typing import Any
 from mergecore.api import BLOCK, FLOATS, Evaluation, Job, Method, Tile
 from mergecore.api.files import TORCH_NAMES, common_dtype
 from mergecore.definitions import with_keys
-from mergecore.discovery import Registry, find
+from mergecore.discovery import Registry, find_plugin
 from mergecore.errors import InputError, MergecoreError, PluginError, RecipeError, nearest
 from mergecore.models import (
     Checkpoint,
-    Source,
+    LocatedModel,
     check_vocabularies,
     find_adapter,
-    fit,
-    locate,
+    fit_checkpoints,
+    locate_model,
     open_model,
-    own_definitions,
-    split,
+    recipe_definitions,
+    split_adapters,
 )
 from mergecore.planning.config_notes import config_notes
-from mergecore.planning.job_builder import Jobs
+from mergecore.planning.job_builder import JobBuilder
 from mergecore.planning.layer_config import layer_config, tie_config
-from mergecore.planning.licenses import licence_notes
+from mergecore.planning.licenses import license_notes
 from mergecore.planning.matching import Matcher
-from mergecore.planning.parameter_values import Values
+from mergecore.planning.parameter_values import ParameterValues
 from mergecore.planning.plan import Plan
-from mergecore.planning.stage_checkpoint import adapted, shown
+from mergecore.planning.stage_checkpoint import open_stage, plan_adapted
 from mergecore.planning.vocabulary import align
-from mergecore.recipes import Lock, Recipe, alone, parse_evaluations
+from mergecore.recipes import Lock, Recipe, parse_evaluations, standalone
 
 __all__ = ["Plan", "make_plan"]
 
@@ -65,7 +65,7 @@ def make_plan(
             _check_memory(item.jobs, memory)
         unused = recipe.others.keys() - plan.stages.keys() - kept.keys()
         notes = [f"the output does not use recipe {name!r}; --keep {name} writes it" for name in sorted(unused)]
-        notes = [*plan.notes, *licence_notes(plan.models), *notes]
+        notes = [*plan.notes, *license_notes(plan.models), *notes]
         plan = replace(plan, kept=kept, scratch=models.scratch, notes=tuple(notes))
         parents = tuple(checkpoint.info for checkpoint in plan.parents)
         registry.notify("after_plan", tensors=plan.tensors, notes=notes, models=parents)
@@ -87,7 +87,7 @@ def _plan_of(recipe: Recipe, models: _Models) -> Plan:
         method: type[Method] = models.registry.provide("methods", recipe.method)
     except MergecoreError as error:
         raise recipe.place.child("merge_method").error(str(error)) from None
-    values = Values(recipe, method)
+    values = ParameterValues(recipe, method)
     checkpoints: list[Checkpoint] = []
     positions = _open_models(recipe, models, checkpoints)
     models.registry.prefer(recipe.prefer)  # again, because planning the stages can change the preference
@@ -112,7 +112,7 @@ class _Models:
     def __init__(self, registry: Registry, lock: Lock | None, opening: Opening | None) -> None:
         self.registry = registry
         self.stages: dict[str, Plan] = {}
-        self.sources: dict[str, Source] = {}
+        self.sources: dict[str, LocatedModel] = {}
         self.scratch: TemporaryDirectory[str] | None = None
         self._lock, self._opening = lock, opening
         self._opened: dict[str, Checkpoint] = {}
@@ -121,7 +121,7 @@ class _Models:
     def open(self, recipe: Recipe, reference: str) -> Checkpoint:
         """Open a model or stage that a recipe refers to."""
         if reference not in self._shown:
-            stage, adapters = split(reference)
+            stage, adapters = split_adapters(reference)
             if stage not in recipe.stages:
                 model = self._stored(recipe, reference)
             elif adapters:
@@ -146,10 +146,12 @@ class _Models:
     def _adapted(self, recipe: Recipe, reference: str, stage: str, adapters: Sequence[str]) -> Checkpoint:
         made = self.open(recipe, stage)
         try:
-            found = [Source(name, find_adapter(self._where(name)), None) for name in adapters]
+            found = [LocatedModel(name, find_adapter(self._where(name)), None) for name in adapters]
             for source in found:
                 self._check(source.reference, source)
-            plan = adapted(self.stages[stage], made, found, self.registry, own_definitions(recipe.architectures))
+            plan = plan_adapted(
+                self.stages[stage], made, found, self.registry, recipe_definitions(recipe.architectures)
+            )
         except InputError as error:
             raise recipe.place_of(reference).error(str(error)) from None
         self._opened[reference] = plan.checkpoints[0]
@@ -158,18 +160,18 @@ class _Models:
     def _open(self, recipe: Recipe, reference: str) -> Checkpoint:
         if self._opening is not None:
             return self._opening(reference, self.registry)
-        return open_model(reference, self.registry, own_definitions(recipe.architectures))
+        return open_model(reference, self.registry, recipe_definitions(recipe.architectures))
 
     def find(self, reference: str) -> Path:
         """Find the folder of a model used only for its tokenizer. See `find` in `mergecore.api.TokenizerRequest`."""
-        source = self.sources[reference] = Source(reference, *locate(self._where(reference)))
+        source = self.sources[reference] = LocatedModel(reference, *locate_model(self._where(reference)))
         self._check(reference, source)
         return source.folder
 
     def _where(self, reference: str) -> str:
         return self._lock.where(reference) if self._lock else reference
 
-    def _check(self, reference: str, model: Checkpoint | Source) -> None:
+    def _check(self, reference: str, model: Checkpoint | LocatedModel) -> None:
         if self._lock:
             self._lock.check_input(reference, model.folder, model.snapshot is not None)
 
@@ -180,7 +182,7 @@ class _Models:
             raise InputError(f"--keep {name}: the recipe has no stage with that name{known}")
         if name not in self.stages:
             self.stages[name] = _plan_of(recipe.others[name], self)
-        return replace(self.stages[name], recipe=alone(recipe.others[name]))
+        return replace(self.stages[name], recipe=standalone(recipe.others[name]))
 
     def _made(self, reference: str, recipe: Recipe) -> Checkpoint:
         try:
@@ -193,7 +195,7 @@ class _Models:
 
     def _shown_as(self, reference: str, plan: Plan) -> Checkpoint:
         self.scratch = self.scratch or TemporaryDirectory(prefix="mergecore-")
-        self.stages[reference], model = shown(reference, plan, Path(self.scratch.name), self.registry)
+        self.stages[reference], model = open_stage(reference, plan, Path(self.scratch.name), self.registry)
         return model
 
     def explained(self, error: MergecoreError) -> MergecoreError:
@@ -227,17 +229,19 @@ def _plan(
     recipe: Recipe,
     models: _Models,
     method: type[Method],
-    values: Values,
+    values: ParameterValues,
     checkpoints: list[Checkpoint],
     positions: dict[str, int],
 ) -> Plan:
     donor = positions[recipe.base_model or recipe.models[0]]
-    architecture, fitted, notes = fit(own_definitions(recipe.architectures), models.registry, checkpoints, donor)
+    architecture, fitted, notes = fit_checkpoints(
+        recipe_definitions(recipe.architectures), models.registry, checkpoints, donor
+    )
     aligned = align(recipe, models.registry, architecture, fitted, donor, models.find)
     checkpoints = list(aligned.checkpoints)
     matcher = Matcher(recipe, method, architecture, checkpoints, positions, donor)
     matcher.check_accounted()
-    builder = Jobs(recipe, method, values, aligned)
+    builder = JobBuilder(recipe, method, values, aligned)
     changes: dict[str, Any] = dict(aligned.config)
     for module, module_recipe, stacks in matcher.modules():
         if not module_recipe.whole:
@@ -277,7 +281,7 @@ def _evaluations(recipe: Recipe, registry: Registry) -> tuple[Evaluation, ...]:
     if recipe.evaluate is None:
         return ()
     try:
-        find("postprocessors", "evaluate")
+        find_plugin("postprocessors", "evaluate")
     except PluginError as error:
         raise recipe.evaluate.error(str(error)) from None
     return parse_evaluations(recipe.evaluate, registry)

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from mergecore.api import Input, Job, Method, Reader, read_card
-from mergecore.discovery import Registry, describe
+from mergecore.discovery import Registry, run_for_stage
 from mergecore.documents import Place
-from mergecore.models import Checkpoint, Source, split, with_adapter
+from mergecore.models import Checkpoint, LocatedModel, split_adapters, with_adapter
 from mergecore.planning.plan import Plan, merged_model
-from mergecore.planning.stage_reader import MadeReader, cost
+from mergecore.planning.stage_reader import StageReader, read_cost
 from mergecore.recipes import parse_recipe
 
 
-def shown(reference: str, plan: Plan, scratch: Path, registry: Registry) -> tuple[Plan, Checkpoint]:
+def open_stage(reference: str, plan: Plan, scratch: Path, registry: Registry) -> tuple[Plan, Checkpoint]:
     """Expose a stage as a model. Write all of its files except the weights to a folder.
 
     Args:
@@ -29,14 +29,14 @@ def shown(reference: str, plan: Plan, scratch: Path, registry: Registry) -> tupl
     Returns:
         The plan with the notes of post-processors, and the model.
     """
-    stage, adapters = split(reference)
+    stage, adapters = split_adapters(reference)
     label = "+".join([stage.replace("/", "_"), *(Path(item).name for item in adapters)])
     count = sum(1 for _ in scratch.iterdir())
     folder = scratch / (f"{label}.{count}" if adapters else label)  # adapters in different folders can share a name
     notes: list[str] = []
-    describe(merged_model(plan, folder, reference, notes.append), registry)
+    run_for_stage(merged_model(plan, folder, reference, notes.append), registry)
     config = json.loads(json.dumps(dict(plan.config)))
-    reader = MadeReader(plan.jobs, plan.checkpoints)
+    reader = StageReader(plan.jobs, plan.checkpoints)
     readers = dict.fromkeys(reader.tensors, reader)
     model = Checkpoint(reference, folder, config, reader.tensors, readers, (), {}, card=read_card(folder))
     return replace(plan, notes=(*plan.notes, *notes)), model
@@ -46,8 +46,8 @@ class Adapter(Method):
     """Low-rank and other small changes that are added to a model's tensors."""
 
 
-def adapted(
-    stage: Plan, made: Checkpoint, adapters: Sequence[Source], registry: Registry, own: Mapping[str, Any]
+def plan_adapted(
+    stage: Plan, made: Checkpoint, adapters: Sequence[LocatedModel], registry: Registry, own: Mapping[str, Any]
 ) -> Plan:
     """Return the plan of a stage with adapters. Its tensors are not rounded, as for a model in files with adapters.
 
@@ -106,6 +106,6 @@ def _part(reference: str, changed: Checkpoint, files: Sequence[Reader]) -> Check
 
 def _copies(checkpoint: Checkpoint) -> list[Job]:
     return [
-        Job(name, info, (Input(0, name, info, cost(checkpoint.readers[name], name).memory),), None)
+        Job(name, info, (Input(0, name, info, read_cost(checkpoint.readers[name], name).memory),), None)
         for name, info in checkpoint.tensors.items()
     ]

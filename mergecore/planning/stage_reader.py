@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Cost:
+class ReadCost:
     """The cost of reading a tensor.
 
     Attributes:
@@ -30,19 +30,19 @@ class Cost:
     memory: int = 0
 
 
-def cost(reader: Reader, name: str, elements: int | None = None) -> Cost:
+def read_cost(reader: Reader, name: str, elements: int | None = None) -> ReadCost:
     """Return the cost of reading a number of elements of a tensor (default: all)."""
     info = reader.tensors[name]
-    if isinstance(reader, MadeReader):
+    if isinstance(reader, StageReader):
         whole = reader.cost(name)
     elif (parts := getattr(reader, "parts", None)) is not None:
-        found = [cost(*part) for part in parts(name)]
-        whole = Cost(*(sum(getattr(item, key) for item in found) for key in ("once", "each", "memory")))
+        found = [read_cost(*part) for part in parts(name)]
+        whole = ReadCost(*(sum(getattr(item, key) for item in found) for key in ("once", "each", "memory")))
     else:
-        whole = Cost(each=info.elements * ITEM_BYTES[info.dtype])
+        whole = ReadCost(each=info.elements * ITEM_BYTES[info.dtype])
     if elements is None or not info.elements:
         return whole
-    return Cost(whole.once, whole.each * elements // info.elements, whole.memory)
+    return ReadCost(whole.once, whole.each * elements // info.elements, whole.memory)
 
 
 def inputs_of(job: Job, checkpoints: Sequence[Checkpoint]) -> list[tuple[Reader, str, int]]:
@@ -50,19 +50,19 @@ def inputs_of(job: Job, checkpoints: Sequence[Checkpoint]) -> list[tuple[Reader,
     return [(checkpoints[i.model].readers[i.tensor], i.tensor, i.info.elements) for i in job.inputs]
 
 
-def made_of(reader: Reader, name: str) -> Iterator[tuple[MadeReader, str]]:
+def stage_readers(reader: Reader, name: str) -> Iterator[tuple[StageReader, str]]:
     """Yield the stage tensors that a tensor is read from, through all views."""
-    if isinstance(reader, MadeReader):
+    if isinstance(reader, StageReader):
         yield reader, name
     elif (parts := getattr(reader, "parts", None)) is not None:
         for part, label, _ in parts(name):
-            yield from made_of(part, label)
+            yield from stage_readers(part, label)
 
 
 def release(job: Job, checkpoints: Sequence[Checkpoint]) -> None:
     """Free all data kept to compute a job's inputs. It is computed again if another job needs it."""
     for reader, name, _ in inputs_of(job, checkpoints):
-        for maker, label in made_of(reader, name):
+        for maker, label in stage_readers(reader, name):
             maker.release(label)
 
 
@@ -80,7 +80,7 @@ class _Held:
             return self.value
 
 
-class MadeReader:
+class StageReader:
     """A `mergecore.api.Reader` for a stage. Tensors are rounded to their dtypes as if a run had written them.
 
     If the method allows tiles, only the requested tiles are computed, and its measurements are kept until `release`.
@@ -94,13 +94,13 @@ class MadeReader:
     def __init__(self, jobs: Sequence[Job], checkpoints: Sequence[Checkpoint]) -> None:
         self.tensors: Mapping[str, TensorInfo] = {job.name: job.info for job in jobs}
         self._jobs, self._checkpoints = {job.name: job for job in jobs}, checkpoints
-        self._costs: dict[str, Cost] = {}
+        self._costs: dict[str, ReadCost] = {}
         self._held: dict[str, _Held] = {}
         self._turn = threading.Lock()
         self._of_thread = threading.local()
 
-    def __reduce__(self) -> tuple[type[MadeReader], tuple[Any, ...]]:
-        return MadeReader, (list(self._jobs.values()), self._checkpoints)
+    def __reduce__(self) -> tuple[type[StageReader], tuple[Any, ...]]:
+        return StageReader, (list(self._jobs.values()), self._checkpoints)
 
     def read(self, name: str, start: int, out: Tensor) -> None:
         """See `mergecore.api.Reader.read`."""
@@ -148,14 +148,16 @@ class MadeReader:
         if held is not None:
             release(self._jobs[name], self._checkpoints)
 
-    def cost(self, name: str) -> Cost:
+    def cost(self, name: str) -> ReadCost:
         """Return the cost of reading a whole tensor."""
         if name not in self._costs:
             job = self._jobs[name]
             once, each = job_cost(job, self._checkpoints)
             memory = job.memory(TILE_ELEMENTS)
             whole = job.is_whole
-            self._costs[name] = Cost(once + each, 0, memory + job.info.nbytes) if whole else Cost(once, each, memory)
+            self._costs[name] = (
+                ReadCost(once + each, 0, memory + job.info.nbytes) if whole else ReadCost(once, each, memory)
+            )
         return self._costs[name]
 
     def parts(self, name: str) -> list[tuple[Reader, str, int]]:
@@ -172,7 +174,7 @@ class MadeReader:
 
 def job_cost(job: Job, checkpoints: Sequence[Checkpoint]) -> tuple[int, int]:
     """Return the bytes of files that a job reads before its method merges, and while it merges."""
-    found = [cost(*item) for item in inputs_of(job, checkpoints)]
+    found = [read_cost(*item) for item in inputs_of(job, checkpoints)]
     each = sum(item.each for item in found)
     return sum(item.once for item in found) + (each if job.measures else 0), each
 

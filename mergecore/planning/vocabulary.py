@@ -11,7 +11,7 @@ from mergecore.api import FLOATS, TokenizerRequest, Vocabulary
 from mergecore.definitions import Architecture, Module, Weight, get_key, written_key
 from mergecore.discovery import Registry
 from mergecore.errors import InputError, ModelError, PluginError, RecipeError
-from mergecore.models import MEAN, ZERO, Checkpoint, Gathered, stored, with_gathered
+from mergecore.models import MEAN, ZERO, Checkpoint, Rows, stored_name, with_rows
 from mergecore.recipes import Recipe
 
 
@@ -110,7 +110,7 @@ def _tables(architecture: Architecture, checkpoints: Sequence[Checkpoint]) -> It
         if weight.vocabulary_axis is not None
     }
     for weight in weights.values():
-        names = [stored(checkpoint, weight) for checkpoint in checkpoints]
+        names = [stored_name(checkpoint, weight) for checkpoint in checkpoints]
         if not any(names):
             continue
         # The head is exposed next to the embedding if it is tied in only some of the models.
@@ -121,7 +121,7 @@ def _tables(architecture: Architecture, checkpoints: Sequence[Checkpoint]) -> It
             )
         if weight.tied_to:
             tied = Weight(weight.tied_to)
-            names = [name or stored(checkpoint, tied) for name, checkpoint in zip(names, checkpoints)]
+            names = [name or stored_name(checkpoint, tied) for name, checkpoint in zip(names, checkpoints)]
         yield Table(weight.name, tuple(names), shown)
 
 
@@ -144,18 +144,16 @@ def _shown(
     checkpoints: Sequence[Checkpoint], tables: Sequence[Table], vocabulary: Vocabulary
 ) -> tuple[list[Checkpoint], dict[tuple[int, str], str]]:
     """Return the models with gathered tables, and the stored dtypes of the tables."""
-    gathered: list[dict[str, Gathered]] = [{} for _ in checkpoints]
+    gathered: list[dict[str, Rows]] = [{} for _ in checkpoints]
     dtypes = {}
     for table in tables:
         for model, item in _gathered(table, vocabulary, checkpoints):
             gathered[model][table.shown[model]] = item
             dtypes[model, table.shown[model]] = checkpoints[model].tensors[table.names[model] or ""].kept
-    return [with_gathered(checkpoint, items) for checkpoint, items in zip(checkpoints, gathered)], dtypes
+    return [with_rows(checkpoint, items) for checkpoint, items in zip(checkpoints, gathered)], dtypes
 
 
-def _gathered(
-    table: Table, vocabulary: Vocabulary, checkpoints: Sequence[Checkpoint]
-) -> Iterator[tuple[int, Gathered]]:
+def _gathered(table: Table, vocabulary: Vocabulary, checkpoints: Sequence[Checkpoint]) -> Iterator[tuple[int, Rows]]:
     """Yield the gathered table for each model that has it, with the index of the model."""
     import numpy as np
 
@@ -172,7 +170,7 @@ def _gathered(
     for part, model in enumerate(holders):
         has = own[part] >= 0
         rows = np.where(has, own[part], row)
-        yield model, Gathered(list(parts.values()), np.where(has, part, origin), rows, common)
+        yield model, Rows(list(parts.values()), np.where(has, part, origin), rows, common)
 
 
 def _check_parts(table: Table, parts: Sequence[tuple[Checkpoint, str]]) -> None:

@@ -1,21 +1,21 @@
 """Recipes and lock files, parsed and checked against their schemas."""
 
-from mergecore.recipes.composition import alone, load_recipe
+from mergecore.recipes.composition import load_recipe, standalone
 from mergecore.recipes.evaluations import parse_evaluations
-from mergecore.recipes.lockfile import KEY, NAME, Lock
+from mergecore.recipes.lockfile import LOCK_KEY, LOCK_NAME, Lock
 from mergecore.recipes.recipe import ModuleRecipe, Recipe, Slice, Source, parse_recipe
-from mergecore.recipes.recipe_schema import as_text, recipe_schema
+from mergecore.recipes.recipe_schema import recipe_schema, schema_text
 
 __all__ = [
-    "KEY",
+    "LOCK_KEY",
     "Lock",
     "ModuleRecipe",
-    "NAME",
+    "LOCK_NAME",
     "Recipe",
     "Slice",
     "Source",
-    "alone",
-    "as_text",
+    "standalone",
+    "schema_text",
     "load_recipe",
     "parse_evaluations",
     "parse_recipe",

@@ -11,7 +11,7 @@ from typing import Any
 
 from mergecore.documents import MAX_DEPTH, Place, load_documents, load_yaml
 from mergecore.errors import RecipeError
-from mergecore.models import split
+from mergecore.models import split_adapters
 from mergecore.recipes.lockfile import read_lock
 from mergecore.recipes.recipe import Recipe, is_recipe, parse_recipe
 
@@ -31,13 +31,13 @@ def load_recipe(source: Path | str | Mapping[str, Any] | Sequence[Mapping[str, A
     if isinstance(source, (str, Path)):
         if lock := read_lock(Path(source)):
             text = lock.value["recipe"]
-            return replace(output_of(load_yaml(text, lock.recipe_file), text, lock.recipe_file), lock=lock)
-        return output_of(*load_documents(Path(source)), str(source))
+            return replace(parse_stages(load_yaml(text, lock.recipe_file), text, lock.recipe_file), lock=lock)
+        return parse_stages(*load_documents(Path(source)), str(source))
     places = [Place(source)] if isinstance(source, Mapping) else Place(list(source)).elements()
-    return output_of(places, _dump(place.value for place in places))
+    return parse_stages(places, _dump(place.value for place in places))
 
 
-def output_of(places: Sequence[Place], text: str, file: str | None = None) -> Recipe:
+def parse_stages(places: Sequence[Place], text: str, file: str | None = None) -> Recipe:
     """Return the main recipe: the only one without a name, or else the last one. All others are its stages.
 
     Args:
@@ -78,7 +78,7 @@ class _Recipes:
             self._parsed[label] = recipe
         for reference, place in recipe.references():
             if nested := _nested(place):
-                self.declare(parse_recipe(nested, recipe.text), output, split(reference)[0])
+                self.declare(parse_recipe(nested, recipe.text), output, split_adapters(reference)[0])
 
     def assembled(self, output: Recipe) -> Recipe:
         """Return the main recipe with its direct and indirect stages and all other recipes."""
@@ -99,7 +99,7 @@ class _Recipes:
         for reference, place in recipe.references():
             if len(trail) > MAX_DEPTH:
                 raise place.error(f"stages are nested too deeply (more than {MAX_DEPTH} levels)")
-            name, _ = split(reference)
+            name, _ = split_adapters(reference)
             if name in trail:
                 circle = " from ".join(map(repr, (*trail[trail.index(name) :], name)))
                 raise place.error(f"a recipe cannot be merged from itself: {circle}")
@@ -123,7 +123,7 @@ def _check_name(recipe: Recipe, exists: bool) -> None:
         raise place.error(f"{name!r} is ambiguous, because there is a folder with that name; choose another name")
 
 
-def alone(recipe: Recipe) -> Recipe:
+def standalone(recipe: Recipe) -> Recipe:
     """Return a stage as a standalone recipe, whose text includes all named recipes that it uses."""
     found: dict[str, Any] = {}
     seen: set[int] = set()

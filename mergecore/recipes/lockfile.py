@@ -15,10 +15,10 @@ from typing import Any
 from mergecore.api import ModelError, read_text
 from mergecore.documents import Place, check
 from mergecore.errors import InputError, RecipeError
-from mergecore.models import matches
+from mergecore.models import matches_fingerprint
 
-NAME = "mergecore.lock.json"
-KEY = "mergecore_lock"
+LOCK_NAME = "mergecore.lock.json"
+LOCK_KEY = "mergecore_lock"
 """The key that identifies a lock file. Its value is the version of the format."""
 
 LIMIT = 10**7
@@ -76,7 +76,7 @@ class Lock:
         files = [(Path(os.path.normpath(folder / name)), item) for name, item in known]
         files = [(path, item) for path, item in files if not on_hub or path.exists()]
         with ThreadPoolExecutor() as pool:
-            for (path, _), same in zip(files, pool.map(lambda item: matches(*item), files)):
+            for (path, _), same in zip(files, pool.map(lambda item: matches_fingerprint(*item), files)):
                 if not same:
                     raise InputError(
                         f"{path}: is not the file recorded in {self.file}; restore that file, or run the recipe"
@@ -99,10 +99,12 @@ def read_lock(path: Path) -> Lock | None:
         value = json.loads(text) if text.lstrip().startswith("{") else None
     except (ModelError, ValueError, RecursionError):
         return None
-    if not isinstance(value, dict) or KEY not in value:
+    if not isinstance(value, dict) or LOCK_KEY not in value:
         return None
-    if value[KEY] != 1:
-        raise RecipeError(f"is a lock file of version {value[KEY]!r}: pip install --upgrade mergecore", file=str(path))
+    if value[LOCK_KEY] != 1:
+        raise RecipeError(
+            f"is a lock file of version {value[LOCK_KEY]!r}: pip install --upgrade mergecore", file=str(path)
+        )
     check(Place(value, (), str(path)), _schema())
     return Lock(path, value)
 

@@ -41,7 +41,7 @@ def recipe_schema(methods: Mapping[str, type[Method]]) -> dict[str, Any]:
     return schema
 
 
-def as_text(schema: Mapping[str, Any]) -> str:
+def schema_text(schema: Mapping[str, Any]) -> str:
     """Format a schema as JSON with one line per property, definition, and method, so that diffs are readable."""
     parts = []
     for key, value in schema.items():

@@ -12,10 +12,10 @@ from typing import Any
 from mergecore.api import TOKENIZER_FILES
 from mergecore.discovery import Registry
 from mergecore.errors import RunError
-from mergecore.models import Added, Checkpoint, Source, fingerprint, stamp
+from mergecore.models import Added, Checkpoint, LocatedModel, fingerprint, stamp_file
 from mergecore.planning import Plan
-from mergecore.recipes import KEY, NAME, Lock
-from mergecore.running.output_folder import Target
+from mergecore.recipes import LOCK_KEY, LOCK_NAME, Lock
+from mergecore.running.output_folder import OutputFolder
 from mergecore.running.run_identity import COMPUTERS, packages, plan_digest
 from mergecore.running.streaming_hash import Digests
 
@@ -23,11 +23,11 @@ UNLOCKED = ("README.md", "mergecore_evaluation.json", "mergecore_health.json")
 """Files of the result that are not in the lock file: users edit the first, and the others contain measurements."""
 
 
-def describe(plan: Plan, folder: Path, registry: Registry, shard_bytes: int) -> dict[str, Any]:
+def describe_run(plan: Plan, folder: Path, registry: Registry, shard_bytes: int) -> dict[str, Any]:
     """Return everything that determines a result, for the lock file in `folder`. `write_lock` adds the files."""
     file = plan.recipe.place.file
     return {
-        KEY: 1,
+        LOCK_KEY: 1,
         "recipe": plan.recipe.text,
         "recipe_file": _relative(Path(file) if file else Path("recipe.yml"), folder),
         "seed": plan.recipe.seed,
@@ -38,7 +38,7 @@ def describe(plan: Plan, folder: Path, registry: Registry, shard_bytes: int) -> 
 
 
 def write_lock(
-    plan: Plan, target: Target, described: Mapping[str, Any], digests: Digests, workers: int, whole: bool
+    plan: Plan, target: OutputFolder, described: Mapping[str, Any], digests: Digests, workers: int, whole: bool
 ) -> dict[str, Any]:
     """Write the lock file of a finished result and return its contents.
 
@@ -56,7 +56,7 @@ def write_lock(
         made = {
             path.relative_to(target.result).as_posix(): pool.submit(_made, path, digests)
             for path in sorted(target.result.rglob("*"))
-            if path.is_file() and path.relative_to(target.result).as_posix() not in (NAME, *UNLOCKED)
+            if path.is_file() and path.relative_to(target.result).as_posix() not in (LOCK_NAME, *UNLOCKED)
         }
         models = _named(plan)
         used = {
@@ -75,18 +75,18 @@ def write_lock(
         for reference, model in models.items()
     ]
     content = {**described, "inputs": inputs, "outputs": {name: item.result() for name, item in made.items()}}
-    (target.result / NAME).write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+    (target.result / LOCK_NAME).write_text(json.dumps(content, indent=2) + "\n", "utf-8")
     return content
 
 
 def _made(path: Path, digests: Digests) -> dict[str, Any]:
     then, digest = digests.get(path, (None, ""))
-    return {"size": then.size, "sha256": digest} if then and then == stamp(path) else fingerprint(path, True)
+    return {"size": then.size, "sha256": digest} if then and then == stamp_file(path) else fingerprint(path, True)
 
 
-def _named(plan: Plan) -> dict[str, Checkpoint | Source]:
+def _named(plan: Plan) -> dict[str, Checkpoint | LocatedModel]:
     """Return the models in files by reference, for the recipe and its stages, including sources of tokenizers."""
-    found: dict[str, Checkpoint | Source] = {}
+    found: dict[str, Checkpoint | LocatedModel] = {}
     for item in (plan, *plan.stages.values()):
         found |= {name: item.checkpoints[at] for name, at in item.positions.items() if name not in plan.stages}
         if item.tokenizer_source:
@@ -94,7 +94,7 @@ def _named(plan: Plan) -> dict[str, Checkpoint | Source]:
     return found
 
 
-def _files(model: Checkpoint | Source, plan: Plan) -> Iterator[tuple[str, Path]]:
+def _files(model: Checkpoint | LocatedModel, plan: Plan) -> Iterator[tuple[str, Path]]:
     """Yield the files of a model that affect the result, with their paths relative to its folder."""
     small = [model.folder / "config.json"]
     small += [path for pattern in TOKENIZER_FILES for path in sorted(model.folder.glob(pattern))]
@@ -106,7 +106,7 @@ def _files(model: Checkpoint | Source, plan: Plan) -> Iterator[tuple[str, Path]]
             yield Path(os.path.relpath(path, model.folder)).as_posix(), path
 
 
-def _added(model: Checkpoint | Source) -> Sequence[Added]:
+def _added(model: Checkpoint | LocatedModel) -> Sequence[Added]:
     return model.adapters if isinstance(model, Checkpoint) else ()
 
 
@@ -114,7 +114,7 @@ def _relative(path: Path, folder: Path) -> str:
     return Path(os.path.relpath(path.expanduser(), folder)).as_posix()
 
 
-def changes(lock: Lock, described: Mapping[str, Any]) -> str:
+def describe_changes(lock: Lock, described: Mapping[str, Any]) -> str:
     """Describe the differences between a run and its lock file. Return an empty string if there are none."""
     then, now = lock.value["packages"], described["packages"]
     changed = [f"{name} {then[name]} (now {now[name]})" for name in then.keys() & now.keys() if then[name] != now[name]]

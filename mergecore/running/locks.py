@@ -18,7 +18,7 @@ HOLDER = {"process": 0, "host": "", "since": ""}
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[None]:
+def hold_lock(path: Path) -> Iterator[None]:
     """Hold a lock file, and remove it on exit.
 
     Raises:

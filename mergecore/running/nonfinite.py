@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mergecore.api import FLOATS, Input, Job, torch_dtype
 from mergecore.models import Checkpoint
-from mergecore.planning import made_of
+from mergecore.planning import stage_readers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,7 +46,7 @@ def explain(job: Job, checkpoints: Sequence[Checkpoint]) -> str:
 def _in_stages(item: Input, checkpoint: Checkpoint) -> Iterator[str]:
     """If an input with NaN or infinity comes from stages, yield an explanation for each stage."""
     if not _input_is_finite(item, checkpoint):
-        for maker, name in made_of(checkpoint.readers[item.tensor], item.tensor):
+        for maker, name in stage_readers(checkpoint.readers[item.tensor], item.tensor):
             yield f"in that stage, {explain(*maker.job(name))}"
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from mergecore.errors import InputError
 
 
-class Target:
+class OutputFolder:
     """An output folder OUT, its run lock ``OUT.lock``, and ``OUT.partial`` with the files of an unfinished run.
 
     Args:

@@ -9,11 +9,11 @@ from functools import partial
 from typing import Any
 
 from mergecore.errors import InputError
-from mergecore.models import each
+from mergecore.models import fetch_in_parallel
 from mergecore.planning import Plan
 
 
-def fetch(plan: Plan, tell: Callable[[int, int], None]) -> None:
+def prefetch(plan: Plan, tell: Callable[[int, int], None]) -> None:
     """Download the files to the Hub cache, several at a time. Files already in the cache are not downloaded again.
 
     Args:
@@ -45,4 +45,4 @@ def fetch(plan: Plan, tell: Callable[[int, int], None]) -> None:
         task(advance)
 
     tasks: list[Callable[[Callable[[int], None]], Any]] = [shard.fetch for shard in missing]
-    each([*tasks, *(partial(donor.fetch, name) for name in heads if donor)], work)
+    fetch_in_parallel([*tasks, *(partial(donor.fetch, name) for name in heads if donor)], work)

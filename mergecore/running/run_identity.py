@@ -20,10 +20,10 @@ COMPUTING = ("mergecore", "numpy", "torch")
 """Distributions whose versions matter for every recipe."""
 
 
-def identity(plan: Plan, registry: Registry, shard_bytes: int) -> dict[str, Any]:
+def run_identity(plan: Plan, registry: Registry, shard_bytes: int) -> dict[str, Any]:
     """Return the data that must match for two runs to write the same files, regardless of executor and threads."""
     return {
-        **inputs(plan),
+        **input_identity(plan),
         "packages": packages(registry, *COMPUTERS),
         "code": {item.recipe.method: _code(item.method) for item in (plan, *plan.stages.values())},
         "layout": {"--shard-size": shard_bytes},
@@ -31,7 +31,7 @@ def identity(plan: Plan, registry: Registry, shard_bytes: int) -> dict[str, Any]
     }
 
 
-def inputs(plan: Plan) -> dict[str, Any]:
+def input_identity(plan: Plan) -> dict[str, Any]:
     """Return the data that must match for two plans with the same model references to read the same tensors."""
     return {
         "files": dict(_files(plan)),
@@ -58,7 +58,7 @@ def _jobs(plan: Plan, models: Sequence[Any]) -> str:
     return _digest([repr(plan.architecture), *(_job(job, models) for job in plan.jobs)])
 
 
-def difference(before: dict[str, Any], now: dict[str, Any]) -> str:
+def identity_difference(before: dict[str, Any], now: dict[str, Any]) -> str:
     """Describe what changed from one identity to another. Return an empty string if nothing did."""
     if before == now:
         return ""

@@ -11,20 +11,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mergecore.api import Ends, Executor, Job, PostProcessor, Work
-from mergecore.discovery import Registry, finish, load_postprocessors
+from mergecore.api import Executor, Job, PostProcessor, TensorIO, Work
+from mergecore.discovery import Registry, load_postprocessors, run_postprocessor
 from mergecore.errors import RunError
 from mergecore.models import check_unchanged
 from mergecore.planning import Plan, merged_model
 from mergecore.recipes import Lock
 from mergecore.running.journal import Journal, read_journal
-from mergecore.running.lock_writer import changes, check_outputs, describe, write_lock
-from mergecore.running.locks import locked
-from mergecore.running.output_folder import Target
-from mergecore.running.prefetch import fetch
-from mergecore.running.run_identity import difference, identity
-from mergecore.running.streaming_hash import Digests, Follower
-from mergecore.running.tensor_io import FileEnds
+from mergecore.running.lock_writer import check_outputs, describe_changes, describe_run, write_lock
+from mergecore.running.locks import hold_lock
+from mergecore.running.output_folder import OutputFolder
+from mergecore.running.prefetch import prefetch
+from mergecore.running.run_identity import identity_difference, run_identity
+from mergecore.running.streaming_hash import Digests, StreamingHash
+from mergecore.running.tensor_io import FileTensorIO
 
 SHARD_BYTES = 5 * 10**9
 """Default maximum size of a weight file, the same as in the Hub's tools."""
@@ -123,8 +123,8 @@ def run_plan(
     """
     lock, options = plan.recipe.lock, options.settled(plan.recipe.lock)
     results = [
-        *((item, Target(kept_folder(out, name))) for name, item in plan.kept.items()),
-        (plan, Target(out, options.file)),
+        *((item, OutputFolder(kept_folder(out, name))) for name, item in plan.kept.items()),
+        (plan, OutputFolder(out, options.file)),
     ]
     for item, target in results:
         target.check(_inputs(item), item.bytes_out, options.force)
@@ -135,19 +135,19 @@ def run_plan(
     try:
         with ExitStack() as stack:
             for item, target in results:
-                stack.enter_context(locked(target.lock))
+                stack.enter_context(hold_lock(target.lock))
                 stack.enter_context(_keeping(target, len(item.jobs), listener))
                 target.restore()
                 # Check again, because another run might have ended before this one got the lock.
                 target.check(_inputs(item), item.bytes_out, options.force)
             for item, _ in results:
-                fetch(item, listener.fetch)
+                prefetch(item, listener.fetch)
             for item, target in results:
                 digests = _merge(item, target, registry, executor, options, listener, recorded)
                 model = merged_model(item, target.result, target.folder.name, listener.warn)
                 model = replace(model, tell=listener.tell, memory=options.memory)
                 for name, postprocessor in finishing.items():
-                    finish(name, postprocessor, model, registry)
+                    run_postprocessor(name, postprocessor, model, registry)
                 content = _lock(item, target, registry, options, listener, digests) if recorded else {}
             for item, target in results:
                 check_unchanged(item.stamps)
@@ -167,22 +167,22 @@ def _inputs(plan: Plan) -> list[Path]:
 
 
 def _lock(
-    plan: Plan, target: Target, registry: Registry, options: Options, listener: Listener, digests: Digests
+    plan: Plan, target: OutputFolder, registry: Registry, options: Options, listener: Listener, digests: Digests
 ) -> dict[str, Any]:
     """Write the lock file of the result. If the run started from a lock file, warn about what changed."""
-    described = describe(plan, target.folder, registry, options.shard_bytes)
-    if plan.recipe.lock and (text := changes(plan.recipe.lock, described)):
+    described = describe_run(plan, target.folder, registry, options.shard_bytes)
+    if plan.recipe.lock and (text := describe_changes(plan.recipe.lock, described)):
         listener.warn(text)
     return write_lock(plan, target, described, digests, options.workers, options.hash_inputs)
 
 
 def kept_folder(out: Path, name: str) -> Path:
     """Return the folder for a kept stage: ``OUT-NAME``, next to the output."""
-    return Target(out).folder.with_name(f"{Target(out).folder.name}-{name}")
+    return OutputFolder(out).folder.with_name(f"{OutputFolder(out).folder.name}-{name}")
 
 
 @contextmanager
-def _keeping(target: Target, total: int, listener: Listener) -> Iterator[None]:
+def _keeping(target: OutputFolder, total: int, listener: Listener) -> Iterator[None]:
     """If the run stops for any reason, report what the next run can resume. If nothing is finished, keep no files."""
     try:
         try:
@@ -202,7 +202,7 @@ def _keeping(target: Target, total: int, listener: Listener) -> Iterator[None]:
 
 def _merge(
     plan: Plan,
-    target: Target,
+    target: OutputFolder,
     registry: Registry,
     executor: Executor,
     options: Options,
@@ -211,20 +211,20 @@ def _merge(
 ) -> Digests:
     """Write every tensor that no earlier run has finished. Return the digests of the files hashed during writing."""
     make_writer = registry.provide("writers", options.writer)
-    made_of = identity(plan, registry, options.shard_bytes)
+    made_of = run_identity(plan, registry, options.shard_bytes)
     done = _resume(target, made_of, listener)
     jobs = [job for job in plan.jobs if job.name not in done]
     if done:
         listener.resume(len(done), len(plan.jobs), plan.bytes_out - sum(job.info.nbytes for job in jobs))
     open_writer = partial(make_writer, target.result, plan.tensors, options.shard_bytes)
-    opening = partial(FileEnds, plan.checkpoints, plan.jobs, open_writer, options.allow_nonfinite)
+    opening = partial(FileTensorIO, plan.checkpoints, plan.jobs, open_writer, options.allow_nonfinite)
     ends = opening()
 
     def settle() -> None:
         check_unchanged(plan.stamps)
         ends.sync()
 
-    follower = Follower(getattr(ends.writer, "places", {}) if hashed else {}, plan.tensors)
+    follower = StreamingHash(getattr(ends.writer, "places", {}) if hashed else {}, plan.tensors)
     for name in done:
         follower.wrote(name, 0, plan.tensors[name].elements)
     ends.wrote = follower.wrote
@@ -239,11 +239,11 @@ def _merge(
     return digests
 
 
-def _resume(target: Target, made_of: dict[str, Any], listener: Listener) -> set[str]:
+def _resume(target: OutputFolder, made_of: dict[str, Any], listener: Listener) -> set[str]:
     """Return the tensors that an earlier run of the same plan finished, or else start over with an empty folder."""
     record = read_journal(target.journal)
     if record and record.done:
-        reason = difference(record.head.get("identity", {}), made_of)
+        reason = identity_difference(record.head.get("identity", {}), made_of)
         if not reason and target.keep(record.head["files"]):
             return set(record.done)
         reason = reason or "its files were changed"
@@ -255,8 +255,8 @@ def _resume(target: Target, made_of: dict[str, Any], listener: Listener) -> set[
 
 def _work(
     jobs: Sequence[Job],
-    ends: FileEnds,
-    elsewhere: Callable[[], Ends],
+    ends: FileTensorIO,
+    elsewhere: Callable[[], TensorIO],
     journal: Journal,
     registry: Registry,
     options: Options,

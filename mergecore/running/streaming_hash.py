@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mergecore.api import ITEM_BYTES, TensorInfo
-from mergecore.models import CHUNK, Stamp, stamp
+from mergecore.models import CHUNK, Stamp, stamp_file
 
 Digests = Mapping[Path, tuple[Stamp, str]]
 """SHA-256 of files, with the stamp of each file at that time."""
@@ -37,7 +37,7 @@ class Growing:
             self.ready = stop
 
 
-class Follower:
+class StreamingHash:
     """Hashes files in a background thread as they are written, so that little is left to do at the end.
 
     Args:
@@ -53,7 +53,7 @@ class Follower:
         self._changed, self._ended = threading.Condition(), False
         self._thread = threading.Thread(target=self._follow, name="hash", daemon=True)
 
-    def __enter__(self) -> Follower:
+    def __enter__(self) -> StreamingHash:
         self._thread.start()
         return self
 
@@ -79,7 +79,7 @@ class Follower:
 
     def digests(self) -> Digests:
         """Return the SHA-256 of every completely hashed file, with its stamp."""
-        stamps = {path: stamp(path) for path in self._files}
+        stamps = {path: stamp_file(path) for path in self._files}
         return {
             path: (stamps[path], file.digest.hexdigest())
             for path, file in self._files.items()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class FileEnds:
+class FileTensorIO:
     """Reads the models and writes the result. See `mergecore.api.Ends`.
 
     Args:

@@ -14,7 +14,7 @@ from mergecore.builtin.safetensors import SafetensorsReader, SafetensorsWriter
 from mergecore.discovery.registry import Registry
 from mergecore.errors import ModelError
 from mergecore.models.adapters import open_model
-from mergecore.models.layout_reader import Span, with_views
+from mergecore.models.layout_reader import Span, with_layout
 
 NORM = "model.norm.weight"
 
@@ -115,7 +115,7 @@ def test_a_pickled_checkpoint_opens_its_files_again_wherever_it_is(tmp_path, mon
     monkeypatch.chdir(tmp_path)
     checkpoint = open_model("model", Registry(print))
     info = checkpoint.tensors[NORM]
-    seen = with_views(checkpoint, {"seen": TensorInfo("F32", (3,))}, {"seen": [Span(NORM, 5, 2), Span(NORM, 1, 1)]})
+    seen = with_layout(checkpoint, {"seen": TensorInfo("F32", (3,))}, {"seen": [Span(NORM, 5, 2), Span(NORM, 1, 1)]})
     pickled = pickle.dumps([checkpoint, seen])
     checkpoint.close()
     monkeypatch.chdir(tmp_path / "model")

@@ -7,13 +7,13 @@ import pytest
 
 from mergecore.api import Base, DeltaMethod
 from mergecore.cli import render
-from mergecore.discovery.entry_points import listed, load
+from mergecore.discovery.entry_points import list_plugins, load_plugin
 from mergecore.discovery.parameters import declared
 
 
-@pytest.mark.parametrize("plugin", listed("methods"), ids=lambda plugin: plugin.name)
+@pytest.mark.parametrize("plugin", list_plugins("methods"), ids=lambda plugin: plugin.name)
 def test_a_method_is_shown_whole(plugin, capsys):
-    method = load(plugin)
+    method = load_plugin(plugin)
     render.show_method(plugin.name, method, as_json=False)
     text = capsys.readouterr().out
     name, _, idea, *_ = text.splitlines()
@@ -32,9 +32,9 @@ def test_a_method_is_shown_whole(plugin, capsys):
     assert all(f"  {ignored}  accepted, but has no effect" in text for ignored in method.ignored)
 
 
-@pytest.mark.parametrize("plugin", listed("methods"), ids=lambda plugin: plugin.name)
+@pytest.mark.parametrize("plugin", list_plugins("methods"), ids=lambda plugin: plugin.name)
 def test_json_tells_the_same(plugin, capsys):
-    method = load(plugin)
+    method = load_plugin(plugin)
     render.show_method(plugin.name, method, as_json=True)
     shown = json.loads(capsys.readouterr().out)
     assert shown["doc"].split() == method.__doc__.split()

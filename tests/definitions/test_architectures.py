@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 
 import mergecore
 from mergecore.cli.app import app
-from mergecore.definitions.definition import parse
-from mergecore.definitions.inference import infer
+from mergecore.definitions.definition import parse_definition
+from mergecore.definitions.inference import infer_definition
 from mergecore.discovery import registry
 from mergecore.errors import ArchitectureError, MergecoreError, ModelError, RecipeError
 
@@ -228,7 +228,7 @@ def test_a_layer_that_lacks_a_weight_as_one_of_the_first_stays_there(tmp_path: P
 def test_windows_that_a_config_leaves_to_the_class_have_its_period(name: str, period: int, tmp_path: Path) -> None:
     family, file = name.split("/")
     path = ROOT / f"architectures/{family}/mergecore_arch_{family}/{file}.json"
-    module = parse("Any", json.loads(path.read_text("utf-8")), str(path)).modules["default"]
+    module = parse_definition("Any", json.loads(path.read_text("utf-8")), str(path)).modules["default"]
     assert [item.of({}) for item in module.layer_periods] == [period]
     assert [item.of({"layer_types": ["full_attention"]}) for item in module.layer_periods] == [1]
 
@@ -288,7 +288,7 @@ def test_a_folder_of_definitions_comes_before_the_installed_ones(
 )
 def test_a_wrong_definition_is_refused_by_its_place(definition: Any, words: str) -> None:
     with pytest.raises(ArchitectureError, match=words):
-        parse("Own", definition, "own.json")
+        parse_definition("Own", definition, "own.json")
 
 
 def test_a_count_that_the_config_lacks_is_asked_for(tmp_path: Path) -> None:
@@ -300,7 +300,7 @@ def test_a_count_that_the_config_lacks_is_asked_for(tmp_path: Path) -> None:
 def test_experts_are_inferred_as_one_entry_each(tmp_path: Path) -> None:
     tensors = {f"layers.{i}.experts.{e}.w": torch.ones(2) for i in range(2) for e in range(3)}
     infos = {name: mergecore.api.TensorInfo("F32", tuple(t.shape)) for name, t in tensors.items()}
-    layer = infer({"num_hidden_layers": 2, "n_routed_experts": 3}, infos)["layer"]
+    layer = infer_definition({"num_hidden_layers": 2, "n_routed_experts": 3}, infos)["layer"]
     assert layer == [{"name": "experts.{expert}.w", "each": {"expert": "n_routed_experts"}}]
 
 
@@ -317,6 +317,7 @@ def test_a_new_package_can_begin_with_a_models_weights(models: list[Path], tmp_p
     assert 'LlamaForCausalLM = "mergecore_arch_ours:ours.json"' in project
     definition = json.loads((tmp_path / "ours/mergecore_arch_ours/ours.json").read_text("utf-8"))
     names = {
-        weight.name for weight in parse("LlamaForCausalLM", definition, "ours").weights({"num_hidden_layers": 2}, "")
+        weight.name
+        for weight in parse_definition("LlamaForCausalLM", definition, "ours").weights({"num_hidden_layers": 2}, "")
     }
     assert names == set(load_file(models[0] / "model.safetensors"))

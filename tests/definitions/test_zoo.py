@@ -14,7 +14,7 @@ from zoo import Tiny
 import mergecore
 from mergecore.discovery import registry
 from mergecore.models.adapters import open_model
-from mergecore.models.architecture_lookup import examine, find
+from mergecore.models.architecture_lookup import compare_names, find_architecture
 
 MODELS = [
     model
@@ -66,8 +66,8 @@ def test_each_definition_fits_its_model_as_arch_check_sees_it(saved: Saved) -> N
     _, folder, _ = saved
     plugins = registry.Registry(print)
     checkpoint = open_model(str(folder), plugins)
-    definition, notes = find(checkpoint, plugins, {})
-    findings = examine(definition, checkpoint)
+    definition, notes = find_architecture(checkpoint, plugins, {})
+    findings = compare_names(definition, checkpoint)
     checkpoint.close()
     assert (findings.unknown, findings.missing, notes) == ([], [], [])
 

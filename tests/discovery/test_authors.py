@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from throwaway_environments import ROOT, Environment
 from tiny_llamas import write_model
 
-from mergecore.discovery.entry_points import architecture_definition, find
+from mergecore.discovery.entry_points import architecture_definition, find_plugin
 
 PLUGINS, EXAMPLES = ROOT / "plugins", ROOT / "examples/plugins"
 PROJECTS = sorted(path.parent for path in EXAMPLES.glob("*/pyproject.toml"))
@@ -25,7 +25,7 @@ def environment(tmp_path_factory):
 @pytest.fixture
 def llamas(tmp_path):
     """Tiny Llamas with model cards."""
-    definition = architecture_definition(find("architectures", "LlamaForCausalLM"))
+    definition = architecture_definition(find_plugin("architectures", "LlamaForCausalLM"))
     folders = [write_checkpoint(tmp_path / f"model{n}", "LlamaForCausalLM", definition, seed=n) for n in range(3)]
     for folder in folders:
         (folder / "README.md").write_text(CARD.format("apache-2.0"))

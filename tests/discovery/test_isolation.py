@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mergecore.discovery.entry_points import listed
+from mergecore.discovery.entry_points import list_plugins
 
 MUTE = (
     "from mergecore.api import *\nfrom dataclasses import dataclass\n"
@@ -124,8 +124,10 @@ def test_a_hook_can_answer_first_and_refuse_a_recipe(plugin_env, linear_recipe, 
 
 def test_a_plugin_that_is_installed_while_python_runs_is_listed(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
-    assert "late" not in {plugin.name for plugin in listed("methods")}
+    assert "late" not in {plugin.name for plugin in list_plugins("methods")}
     (tmp_path / "late-1.0.dist-info").mkdir()
     (tmp_path / "late-1.0.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: late\nVersion: 1.0\n")
     (tmp_path / "late-1.0.dist-info/entry_points.txt").write_text("[mergecore.v1.methods]\nlate = late:Late\n")
-    assert [str(plugin) for plugin in listed("methods") if plugin.name == "late"] == ["method 'late' from late 1.0"]
+    assert [str(plugin) for plugin in list_plugins("methods") if plugin.name == "late"] == [
+        "method 'late' from late 1.0"
+    ]

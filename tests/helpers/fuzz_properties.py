@@ -14,7 +14,7 @@ from mergecore.discovery.registry import Registry
 from mergecore.documents import load_yaml
 from mergecore.errors import MergecoreError, ModelError
 from mergecore.planning.planner import make_plan
-from mergecore.recipes.composition import output_of
+from mergecore.recipes.composition import parse_stages
 
 COUNTS: Counter[str] = Counter()
 """Number of cases in this process, by outcome."""
@@ -39,7 +39,7 @@ def try_header(content: bytes, path: Path) -> None:
 def try_parsing(text: str) -> None:
     """Check that a recipe is parsed, or rejected with a message that names it. Its models are not opened."""
     try:
-        output_of(load_yaml(text, "recipe.yml"), text)
+        parse_stages(load_yaml(text, "recipe.yml"), text)
     except MergecoreError as error:
         assert str(error).startswith("recipe.yml:") and str(error).isprintable()
 
@@ -48,7 +48,7 @@ def try_recipe(text: str, registry: Registry) -> None:
     """Check that a recipe is planned, or rejected with a message, and that no file stays open."""
     opened = len(os.listdir("/dev/fd"))
     try:
-        plan = make_plan(output_of(load_yaml(text, "recipe.yml"), text), registry, 10**9)
+        plan = make_plan(parse_stages(load_yaml(text, "recipe.yml"), text), registry, 10**9)
     except MergecoreError as error:
         assert str(error).isprintable() and error.exit_code == 2
         COUNTS["recipes refused"] += 1

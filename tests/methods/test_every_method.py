@@ -15,13 +15,13 @@ from tiny_models import Tiny, layers
 
 import mergecore
 from mergecore.api import Base, DeltaMethod, Method
-from mergecore.discovery.entry_points import find, listed, load
+from mergecore.discovery.entry_points import find_plugin, list_plugins, load_plugin
 
 LIMIT = 2e-6
 """Tolerance relative to an element's expected magnitude or, if larger, the tensor's root mean square. If terms cancel,
 the result keeps their rounding errors."""
 FAMILY = "llama-tied"
-METHODS = list(dict.fromkeys(plugin.name for plugin in listed("methods")))
+METHODS = list(dict.fromkeys(plugin.name for plugin in list_plugins("methods")))
 
 THINNED: list[dict[str, Any]] = [
     {},
@@ -79,7 +79,7 @@ def test_a_model_merged_with_itself_on_itself_is_the_same_bit_for_bit(
     tiny: Tiny, tmp_path: Path, method: str, dtype: str
 ) -> None:
     """Test with and without an optional base. The model contains no -0.0, because adding 0.0 to it results in 0.0."""
-    model, kind = tiny(FAMILY, 1, dtype=dtype), load(find("methods", method))
+    model, kind = tiny(FAMILY, 1, dtype=dtype), load_plugin(find_plugin("methods", method))
     expected = load_file(Path(model, "model.safetensors"))
     bases = {Base.REQUIRED: [model], Base.OPTIONAL: [model, None], Base.INPUT: [None]}[kind.base]
     recipes = [(parameters, base) for parameters in SELF.get(method, [{}]) for base in bases]

@@ -13,7 +13,7 @@ from method_formulae import FORMULAE, Given
 from torch import Tensor
 
 from mergecore import merge_tensors
-from mergecore.discovery.entry_points import listed
+from mergecore.discovery.entry_points import list_plugins
 
 B = [[0.5, -0.25, 1.0], [0.05, 0.75, -1.0]]
 M = [[0.71, -0.36, 1.5], [-0.22, 0.72, -1.15]]
@@ -145,7 +145,7 @@ def test_known_results(
 
 
 def test_every_method_has_known_results() -> None:
-    assert {name for name, *_ in MATRICES} == {plugin.name for plugin in listed("methods")}
+    assert {name for name, *_ in MATRICES} == {plugin.name for plugin in list_plugins("methods")}
 
 
 def test_bfloat16_is_rounded_once() -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tiny_llamas import write_model
 
 from mergecore.api import ITEM_BYTES
-from mergecore.discovery.entry_points import listed
+from mergecore.discovery.entry_points import list_plugins
 from mergecore.discovery.parameters import declared
 from mergecore.discovery.registry import Registry
 from mergecore.errors import InputError
@@ -204,7 +204,7 @@ def _candidates(head):
 def good_recipes(registry):
     """The candidates that can be planned, at least one per installed method."""
     good = []
-    for name in dict.fromkeys(plugin.name for plugin in listed("methods")):
+    for name in dict.fromkeys(plugin.name for plugin in list_plugins("methods")):
         count = len(good)
         for recipe in candidates(name, registry.provide("methods", name)):
             with contextlib.suppress(InputError):

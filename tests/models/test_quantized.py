@@ -16,7 +16,7 @@ from mergecore.api import TensorInfo
 from mergecore.discovery.registry import Registry
 from mergecore.errors import InputError
 from mergecore.models.adapters import open_model
-from mergecore.models.quantized import dequantised
+from mergecore.models.quantized import dequantize
 
 FP8 = {"F8_E4M3": (torch.float8_e4m3fn, 3, 7), "F8_E5M2": (torch.float8_e5m2, 2, 15)}
 """Name → torch dtype, fraction bits, and exponent bias."""
@@ -68,7 +68,7 @@ def test_any_range_is_each_value_times_its_blocks_scale(data):
     tensors = {"w": torch.from_numpy(bits).view(kind), "w" + ending: torch.from_numpy(np.array(scales))}
     reader = Memory(tensors, {"w": dtype, "w" + ending: stored})
     config = {"quantization_config": {"quant_method": "fp8", "weight_block_size": [high, wide]}}
-    found = dequantised("folder", config, dict.fromkeys(tensors, reader))
+    found = dequantize("folder", config, dict.fromkeys(tensors, reader))
     assert list(found) == ["w"] and found["w"].tensors == {"w": TensorInfo("BF16", (rows, columns))}
 
     spread = scales if single else np.repeat(np.repeat(scales, high, 0), wide, 1)[:rows, :columns]
@@ -87,7 +87,7 @@ def test_a_read_longer_than_a_piece_is_what_transformers_makes_of_it():
     scales = torch.from_numpy(generator.uniform(1e-4, 2, (3, 8)).astype(np.float32))
     reader = Memory({"w": weight, "w_scale_inv": scales}, {"w": "F8_E4M3", "w_scale_inv": "F32"})
     config = {"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}
-    found = dequantised("folder", config, {"w": reader, "w_scale_inv": reader})
+    found = dequantize("folder", config, {"w": reader, "w_scale_inv": reader})
     out = torch.empty(weight.numel(), dtype=torch.bfloat16)
     found["w"].read("w", 0, out)
     expected = Fp8Dequantize(None)._dequantize_one(weight, scales, output_dtype=torch.bfloat16)

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 import mergecore
-from mergecore.api import licence, licence_kind, read_card
+from mergecore.api import license_kind, license_of, read_card
 
 KINDS = {
     "apache-2.0": "permissive", "mit": "permissive", "bsd-3-clause": "permissive", "cc-by-4.0": "permissive",
@@ -35,9 +35,9 @@ def linear(*models: Path) -> dict[str, object]:
 
 
 def test_every_licence_of_the_hub_has_its_kind(tmp_path: Path) -> None:
-    assert {name: licence_kind(read_card(state(tmp_path, name))) for name in KINDS} == KINDS
+    assert {name: license_kind(read_card(state(tmp_path, name))) for name in KINDS} == KINDS
     own = read_card(put_card(tmp_path, "---\nlicense: other\nlicense_name: acme-non-commercial\n---\n"))
-    assert licence_kind(own) == "non-commercial"
+    assert license_kind(own) == "non-commercial"
 
 
 def test_a_card_is_read_as_its_yaml_says(tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ def test_a_card_is_read_as_its_yaml_says(tmp_path: Path) -> None:
 )
 def test_no_card_hangs_or_runs_anything(tmp_path: Path, front: str) -> None:
     begun = time.process_time()
-    assert licence(read_card(put_card(tmp_path, f"---\n{front}\n---\n"))) == {}
+    assert license_of(read_card(put_card(tmp_path, f"---\n{front}\n---\n"))) == {}
     assert time.process_time() - begun < 5  # PyYAML would take minutes
 
 

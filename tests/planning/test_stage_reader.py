@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from mergecore.api import BLOCK, DeltaMethod, Input, Job, Method, TensorInfo, Tile, WeightMethod
 from mergecore.builtin.threads import TileMerger, Work
 from mergecore.models.checkpoint import Checkpoint
-from mergecore.models.layout_reader import Span, Views
+from mergecore.models.layout_reader import LayoutReader, Span
 from mergecore.planning import stage_reader
-from mergecore.planning.stage_reader import MadeReader, cost, made_of
+from mergecore.planning.stage_reader import StageReader, read_cost, stage_readers
 
 NAME = "x"
 
@@ -71,19 +71,19 @@ def models(shape: tuple[int, ...]) -> list[Checkpoint]:
     return [Checkpoint(f"m{n}", Path(), {}, reader.tensors, {NAME: reader}, [], {}) for n, reader in enumerate(readers)]
 
 
-def stage(method: Method | None, sources: list[Checkpoint], dtype: str = "BF16") -> MadeReader:
-    inputs = tuple(Input(n, NAME, model.tensors[NAME], cost(model.readers[NAME], NAME).memory)
+def stage(method: Method | None, sources: list[Checkpoint], dtype: str = "BF16") -> StageReader:
+    inputs = tuple(Input(n, NAME, model.tensors[NAME], read_cost(model.readers[NAME], NAME).memory)
                    for n, model in enumerate(sources))  # fmt: skip
     info = TensorInfo(dtype, inputs[0].info.shape)
     job = Job(NAME, info, inputs if method else inputs[:1], method, isinstance(method, DeltaMethod), 7)
-    return MadeReader([job], sources)
+    return StageReader([job], sources)
 
 
-def shown(reader: MadeReader, name: str = "stage") -> Checkpoint:
+def shown(reader: StageReader, name: str = "stage") -> Checkpoint:
     return Checkpoint(name, Path(), {}, reader.tensors, {NAME: reader}, (), {})
 
 
-def written(reader: MadeReader) -> torch.Tensor:
+def written(reader: StageReader) -> torch.Tensor:
     """Return the tensors that a run of the stage would write."""
     job, checkpoints = reader.job(NAME)
     out = torch.empty(job.info.elements, dtype=getattr(torch, {"BF16": "bfloat16", "F32": "float32"}[job.info.dtype]))
@@ -133,8 +133,8 @@ def test_a_whole_tensor_is_made_once_for_all_threads_until_it_is_released() -> N
 def test_to_release_goes_down_to_the_first_stage_through_all_that_shows_it() -> None:
     method = Whole()
     lower = stage(method, models((40, 10)), "F32")
-    views = Views({NAME: lower}, {"half": TensorInfo("F32", (20, 10))}, {"half": [Span(NAME, 200, 200)]})
-    assert list(made_of(views, "half")) == [(lower, NAME)]
+    views = LayoutReader({NAME: lower}, {"half": TensorInfo("F32", (20, 10))}, {"half": [Span(NAME, 200, 200)]})
+    assert list(stage_readers(views, "half")) == [(lower, NAME)]
     half = Checkpoint("half", Path(), {}, {NAME: views.tensors["half"]}, {NAME: _Renamed(views)}, (), {})
     upper = stage(Rows(), [half, half], "F32")
     out = torch.empty(200)
@@ -148,7 +148,7 @@ def test_to_release_goes_down_to_the_first_stage_through_all_that_shows_it() -> 
 class _Renamed:
     """A view with the name that the next stage expects."""
 
-    def __init__(self, views: Views) -> None:
+    def __init__(self, views: LayoutReader) -> None:
         self.tensors, self._views = {NAME: views.tensors["half"]}, views
 
     def read(self, name: str, start: int, out: torch.Tensor) -> None:
@@ -164,7 +164,7 @@ def test_the_cost_is_what_is_read(lower, upper) -> None:
     """A method with tiles reads its inputs twice. A whole tensor is read only once, even with several passes."""
     sources = models((64, 512))
     reader = stage(upper, [shown(stage(lower, sources)), sources[1]])
-    price = cost(reader, NAME)
+    price = read_cost(reader, NAME)
     for times in (1, 2):
         for source in sources:
             source.readers[NAME].read_so_far = 0

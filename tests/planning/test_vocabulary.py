@@ -16,7 +16,7 @@ import mergecore
 from mergecore.api import TensorInfo
 from mergecore.errors import InputError
 from mergecore.models.checkpoint import Checkpoint
-from mergecore.models.row_reader import MEAN, ZERO, Gathered
+from mergecore.models.row_reader import MEAN, ZERO, Rows
 
 
 class InMemory:
@@ -31,7 +31,7 @@ class InMemory:
 
 
 @st.composite
-def gathers(draw: st.DrawFn) -> tuple[Gathered, np.ndarray]:
+def gathers(draw: st.DrawFn) -> tuple[Rows, np.ndarray]:
     """A gathered tensor and its expected values, computed row by row in NumPy."""
     width = draw(st.sampled_from([(), (1,), (3,), (2, 2)]))
     half = [draw(st.booleans()) for _ in range(3)]
@@ -56,12 +56,12 @@ def gathers(draw: st.DrawFn) -> tuple[Gathered, np.ndarray]:
             expected[index] = tables[origin[index]][row[index]]
     readers = [InMemory(torch.from_numpy(table), "F16" if h else "F32") for table, h in zip(tables, half)]
     parts = [(Checkpoint("m", Path(), {}, reader.tensors, {"x": reader}, [reader], {}), "x") for reader in readers]
-    return Gathered(parts, origin, row, means), expected
+    return Rows(parts, origin, row, means), expected
 
 
 @given(case=gathers(), cut=st.integers(1, 11))
 @settings(max_examples=150, deadline=None)
-def test_gathered_rows_are_those_named_wherever_they_are_cut(case: tuple[Gathered, np.ndarray], cut: int) -> None:
+def test_gathered_rows_are_those_named_wherever_they_are_cut(case: tuple[Rows, np.ndarray], cut: int) -> None:
     gathered, expected = case
     dtype = {"F16": torch.float16, "F32": torch.float32}[gathered.info.dtype]
     flat = torch.full((expected.size,), float("nan"), dtype=dtype)

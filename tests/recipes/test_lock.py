@@ -16,11 +16,11 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
 import mergecore
-from mergecore.api import licence_kind
+from mergecore.api import license_kind
 from mergecore.errors import InputError, RunError
 from mergecore.models import fingerprints
 from mergecore.models.fingerprints import fingerprint, known_sha256
-from mergecore.recipes.lockfile import NAME
+from mergecore.recipes.lockfile import LOCK_NAME
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def edit(lock: Path, **values: object) -> Path:
 
 
 def test_it_says_what_the_result_was_made_of(made: Path, models: list[Path]) -> None:
-    lock = json.loads((made / NAME).read_text("utf-8"))
+    lock = json.loads((made / LOCK_NAME).read_text("utf-8"))
     assert (lock["seed"], lock["shard_size"]) == (7, 3000)
     assert lock["recipe"] == Path("recipe.yml").read_text("utf-8") and lock["recipe_file"] == "../recipe.yml"
     assert {"mergecore", "torch", "numpy", "mergecore-dare", "mergecore-config"} <= set(lock["packages"])
@@ -54,21 +54,21 @@ def test_it_says_what_the_result_was_made_of(made: Path, models: list[Path]) -> 
         for name, entry in files.items():
             data = (folder / name).read_bytes()
             assert entry == {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    assert set(lock["outputs"]) == {path.name for path in made.iterdir()} - {"README.md", NAME}
-    assert str(models[0].parent) not in (made / NAME).read_text("utf-8"), "no path on this machine"
+    assert set(lock["outputs"]) == {path.name for path in made.iterdir()} - {"README.md", LOCK_NAME}
+    assert str(models[0].parent) not in (made / LOCK_NAME).read_text("utf-8"), "no path on this machine"
 
 
 def test_a_run_from_it_makes_the_same_bytes_wherever_it_is_called_what_it_may(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copy(made / NAME, made / "as-it-was.json")
+    shutil.copy(made / LOCK_NAME, made / "as-it-was.json")
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     expected = content(made)
     again = mergecore.run(made / "as-it-was.json", tmp_path / "again", workers=1, memory=10**8)
     assert content(again) == {name: data for name, data in expected.items() if name != "as-it-was.json"}
     tmp_path.rename(tmp_path.parent / "moved")
-    mergecore.run(tmp_path.parent / "moved" / "out" / NAME, tmp_path.parent / "moved" / "third")
+    mergecore.run(tmp_path.parent / "moved" / "out" / LOCK_NAME, tmp_path.parent / "moved" / "third")
     (tmp_path.parent / "moved").rename(tmp_path)
     assert content(tmp_path / "third") == content(again)
 
@@ -78,30 +78,30 @@ def test_a_changed_input_is_refused_by_name(made: Path, tmp_path: Path, name: st
     path = tmp_path / "code" / name
     data = path.read_bytes()
     path.write_bytes(data.replace(b'"vocab', b' "vocab') if path.suffix == ".json" else data[:-1] + b"?")
-    with pytest.raises(InputError, match=rf"code/{name}: is not the file recorded in .*out/{NAME}"):
-        mergecore.plan(made / NAME)
+    with pytest.raises(InputError, match=rf"code/{name}: is not the file recorded in .*out/{LOCK_NAME}"):
+        mergecore.plan(made / LOCK_NAME)
 
 
 def test_a_model_that_is_gone_is_asked_for(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "code").rename(tmp_path / "moved")
-    with pytest.raises(InputError, match=rf"out/{NAME}: the model code is not in {tmp_path}/code; move it there"):
-        mergecore.plan(made / NAME)
-    lock = json.loads((made / NAME).read_text("utf-8"))
+    with pytest.raises(InputError, match=rf"out/{LOCK_NAME}: the model code is not in {tmp_path}/code; move it there"):
+        mergecore.plan(made / LOCK_NAME)
+    lock = json.loads((made / LOCK_NAME).read_text("utf-8"))
     lock["inputs"][0]["folder"] = "../moved"
-    mergecore.plan(edit(made / NAME, inputs=lock["inputs"])).close()
+    mergecore.plan(edit(made / LOCK_NAME, inputs=lock["inputs"])).close()
 
 
 def test_other_versions_are_named(made: Path, tmp_path: Path) -> None:
-    packages = json.loads((made / NAME).read_text("utf-8"))["packages"]
-    edit(made / NAME, packages={**packages, "torch": "1.0", "mergecore-gone": "1.0"})
+    packages = json.loads((made / LOCK_NAME).read_text("utf-8"))["packages"]
+    edit(made / LOCK_NAME, packages={**packages, "torch": "1.0", "mergecore-gone": "1.0"})
     with pytest.warns(UserWarning, match=rf"made with torch 1.0 \(now {packages['torch']}".replace("+", r"\+")):
-        mergecore.run(made / NAME, tmp_path / "again")
+        mergecore.run(made / LOCK_NAME, tmp_path / "again")
 
 
 def test_a_plan_that_is_another_is_named(made: Path, tmp_path: Path) -> None:
-    edit(made / NAME, plan="0" * 64)
+    edit(made / LOCK_NAME, plan="0" * 64)
     with pytest.warns(UserWarning, match="the plan has changed"):
-        mergecore.run(made / NAME, tmp_path / "again")
+        mergecore.run(made / LOCK_NAME, tmp_path / "again")
 
 
 def test_a_change_that_a_sample_misses_shows_in_the_result(
@@ -110,17 +110,17 @@ def test_a_change_that_a_sample_misses_shows_in_the_result(
     for name, value in {"WHOLE": 1000, "HEAD": 10, "BLOCK": 1, "BLOCKS": 2}.items():
         monkeypatch.setattr(fingerprints, name, value)
     out = mergecore.run(linear_recipe, tmp_path / "out")
-    files = json.loads((out / NAME).read_text("utf-8"))["inputs"][0]["files"]
+    files = json.loads((out / LOCK_NAME).read_text("utf-8"))["inputs"][0]["files"]
     assert set(files["model.safetensors"]) == {"size", "sample"} and "sha256" in files["config.json"]
     path = models[1] / "model.safetensors"
     data = bytearray(path.read_bytes())
     data[len(data) // 2 + 3] ^= 64
     path.write_bytes(data)
     with pytest.raises(RunError, match=r"again: was written, but these files differ from .*: model\.safetensors"):
-        mergecore.run(out / NAME, tmp_path / "again")
+        mergecore.run(out / LOCK_NAME, tmp_path / "again")
     assert (tmp_path / "again" / "model.safetensors").exists()
     whole = mergecore.run(linear_recipe, tmp_path / "whole", hash_inputs=True)
-    files = json.loads((whole / NAME).read_text("utf-8"))["inputs"][0]["files"]
+    files = json.loads((whole / LOCK_NAME).read_text("utf-8"))["inputs"][0]["files"]
     assert files["model.safetensors"]["sha256"] == hashlib.sha256(data).hexdigest()
 
 
@@ -166,11 +166,11 @@ def test_what_the_hub_has_hashed_is_not_hashed_again(tmp_path: Path) -> None:
 )
 def test_a_lock_that_is_none_is_refused_with_a_sentence(made: Path, value: dict[str, object], said: str) -> None:
     if value.keys() == {"mergecore_lock"}:
-        (made / NAME).write_text(json.dumps(value), "utf-8")
+        (made / LOCK_NAME).write_text(json.dumps(value), "utf-8")
     else:
-        edit(made / NAME, **value)
+        edit(made / LOCK_NAME, **value)
     with pytest.raises(InputError, match=said):
-        mergecore.plan(made / NAME)
+        mergecore.plan(made / LOCK_NAME)
 
 
 def test_a_recipe_of_two_stages_runs_again_from_its_lock(
@@ -184,18 +184,18 @@ def test_a_recipe_of_two_stages_runs_again_from_its_lock(
         "models": [{"model": name, **half} for name in ("mix", "./code", "code", "base")],
     }
     out = mergecore.run([stage, output], "out", keep=["mix"]).resolve()
-    lock = json.loads((out / NAME).read_text("utf-8"))
+    lock = json.loads((out / LOCK_NAME).read_text("utf-8"))
     assert {(item["reference"], item["folder"]) for item in lock["inputs"]} == {
         (name, f"../{Path(name).name}") for name in ("base", "code", "./code", "prose")
     }
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     for folder in (out, tmp_path / "out-mix"):
-        again = mergecore.run(folder / NAME, tmp_path / f"{folder.name}-again", workers=1)
+        again = mergecore.run(folder / LOCK_NAME, tmp_path / f"{folder.name}-again", workers=1)
         assert content(again) == content(folder)
     (tmp_path / "prose" / "model.safetensors").write_bytes(b"other")
     with pytest.raises(InputError, match=r"prose/model.safetensors: "):
-        mergecore.plan(out / NAME)
+        mergecore.plan(out / LOCK_NAME)
 
 
 def test_a_model_of_the_hub_is_locked_to_its_commit(
@@ -213,7 +213,7 @@ def test_a_model_of_the_hub_is_locked_to_its_commit(
         entries = [{"model": name, "parameters": {"weight": 0.5}} for name in ("org/code@main", str(prose))]
         what = {"merge_method": "linear", "models": entries, "tokenizer": {"source": "org/base"}}
         out = mergecore.run(what, tmp_path / "out")
-        inputs = {item["reference"]: item for item in json.loads((out / NAME).read_text("utf-8"))["inputs"]}
+        inputs = {item["reference"]: item for item in json.loads((out / LOCK_NAME).read_text("utf-8"))["inputs"]}
         assert {name: (item["folder"], item["revision"]) for name, item in inputs.items()} == {
             "org/code@main": (None, commits["org/code"]),
             str(prose): ("../prose", None),
@@ -224,16 +224,16 @@ def test_a_model_of_the_hub_is_locked_to_its_commit(
         for model in (base, code):  # the branches now point to another model
             hub.add(f"org/{model.name}", write_model(tmp_path / f"new-{model.name}", 9))
         hub.used_here(monkeypatch, tmp_path / "other")
-        plan = mergecore.plan(out / NAME)
+        plan = mergecore.plan(out / LOCK_NAME)
         plan.close()
-        assert [licence_kind(model.card) for model in plan.models] == ["permissive", "unknown"]
+        assert [license_kind(model.card) for model in plan.models] == ["permissive", "unknown"]
         assert plan.download == (code / "model.safetensors").stat().st_size
-        assert content(mergecore.run(out / NAME, tmp_path / "again")) == content(out)
+        assert content(mergecore.run(out / LOCK_NAME, tmp_path / "again")) == content(out)
 
 
 def test_a_pipe_or_a_folder_among_its_files_is_not_waited_for(made: Path, tmp_path: Path) -> None:
-    lock = json.loads((made / NAME).read_text("utf-8"))
+    lock = json.loads((made / LOCK_NAME).read_text("utf-8"))
     os.mkfifo(tmp_path / "pipe")
     lock["inputs"][0]["files"]["../pipe"] = {"size": 0, "sha256": "0" * 64}
     with pytest.raises(InputError, match="pipe: is not the file"):
-        mergecore.plan(edit(made / NAME, inputs=lock["inputs"]))
+        mergecore.plan(edit(made / LOCK_NAME, inputs=lock["inputs"]))

@@ -10,7 +10,7 @@ from wrong_recipe_parameters import NAMES, PLACES, VALUES
 from wrong_recipe_stages import STAGES
 
 from mergecore.builtin.safetensors import SafetensorsReader
-from mergecore.discovery.entry_points import find, listed, load
+from mergecore.discovery.entry_points import find_plugin, list_plugins, load_plugin
 from mergecore.discovery.parameters import declared
 
 WRONG = {**DOCUMENTS, **STACKS, **NAMES, **VALUES, **PLACES, **STAGES}
@@ -89,10 +89,10 @@ def wrong_values(schema):
     return ["none", "[[1]]", ".inf", *(schema[rule] + step for rule, step in beyond.items() if rule in schema)]
 
 
-@pytest.mark.parametrize("method", dict.fromkeys(plugin.name for plugin in listed("methods")))
+@pytest.mark.parametrize("method", dict.fromkeys(plugin.name for plugin in list_plugins("methods")))
 def test_every_parameter_of_every_method_is_checked(refused, method):
     head = f"merge_method: {method}\nbase_model: base\nmodels: [{{model: code}}, {{model: prose}}]\n"
-    for name, parameter in declared(load(find("methods", method))).items():
+    for name, parameter in declared(load_plugin(find_plugin("methods", method))).items():
         for value in wrong_values(parameter.schema):
             text = refused(f"{head}parameters: {{{name}: {value}}}\n")
             assert text.startswith(f"error: recipe.yml:4: parameters.{name}")

@@ -12,7 +12,7 @@ from more_method_recipes import MORE
 from wrong_recipe_parameters import NAMES, VALUES
 
 from mergecore.discovery.registry import Registry
-from mergecore.recipes.recipe_schema import as_text, recipe_schema
+from mergecore.recipes.recipe_schema import recipe_schema, schema_text
 
 ROOT = Path(__file__).resolve().parents[2]
 WRITTEN = ROOT / "docs/recipe.schema.json"
@@ -38,7 +38,9 @@ def wrong(document):
 
 
 def test_it_is_a_schema_with_every_installed_method():
-    assert as_text(recipe_schema(Registry(pytest.fail).all_methods())) == WRITTEN.read_text("utf-8"), "run ./dev sync"
+    assert schema_text(recipe_schema(Registry(pytest.fail).all_methods())) == WRITTEN.read_text("utf-8"), (
+        "run ./dev sync"
+    )
     Draft202012Validator.check_schema(json.loads(WRITTEN.read_text("utf-8")))
 
 

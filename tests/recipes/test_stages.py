@@ -15,7 +15,7 @@ from tiny_llamas import write_model
 
 import mergecore
 from mergecore.api import Method
-from mergecore.discovery.entry_points import find, load
+from mergecore.discovery.entry_points import find_plugin, load_plugin
 
 LAYERS = "num_hidden_layers"
 
@@ -37,7 +37,7 @@ def cases() -> list[Any]:
     """One recipe per type of method, preferably with slices. With --slow, all recipes."""
     seen, found = set(), []
     for method, label in sorted((*CASES, *MORE_CASES), key=lambda case: "slices" not in case[1]):
-        item = load(find("methods", method))
+        item = load_plugin(find_plugin("methods", method))
         kind = (item.tile, item.measure is Method.measure, item.base)
         found.append(pytest.param(method, label, marks=[pytest.mark.slow] if kind in seen else []))
         seen.add(kind)

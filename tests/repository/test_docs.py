@@ -103,10 +103,10 @@ def unknown(line):
             name = word.partition("=")[0]
             faults += [] if name in options or name in ("--help", "--debug") else [f"option {name}"]
         elif hasattr(command, "commands") and re.fullmatch("[a-z-]+", word):
-            installed = {plugin.name: plugin for plugin in entry_points.listed("commands")}
+            installed = {plugin.name: plugin for plugin in entry_points.list_plugins("commands")}
             top = command.name == get_command(app).name and word in installed
             found = (
-                external_commands.command(word, entry_points.load(installed[word]))
+                external_commands.command(word, entry_points.load_plugin(installed[word]))
                 if top
                 else command.commands.get(word)
             )

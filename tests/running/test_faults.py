@@ -22,7 +22,7 @@ from mergecore.errors import InputError, MergecoreError, ModelError, RunError
 from mergecore.planning.planner import make_plan
 from mergecore.recipes.composition import load_recipe
 from mergecore.running import journal, runner
-from mergecore.running.run_identity import difference, identity
+from mergecore.running.run_identity import identity_difference, run_identity
 
 OPTIONS = runner.Options(memory=10**9, workers=1, shard_bytes=2000)
 NORM = "model.norm.weight"
@@ -96,7 +96,7 @@ class Faults:
         finishing = {"config": self.registry.provide("postprocessors", "config")()}
         monkeypatch.setattr(runner, "load_postprocessors", lambda *args: finishing)
         # takes most of the time in such a small run
-        monkeypatch.setattr(entry_points, "listed", lru_cache(entry_points.listed))
+        monkeypatch.setattr(entry_points, "list_plugins", lru_cache(entry_points.list_plugins))
 
     def run(self, out, number=0, for_good=False):
         """Return the error of a run, or None. With number 0, no call fails."""
@@ -184,14 +184,14 @@ def test_whatever_decides_the_bytes_begins_anew_when_it_changes(edit, reason, re
 def test_a_method_or_a_package_that_changed_is_named(recipe, monkeypatch):
     registry = Registry(print)
     plan = make_plan(load_recipe(recipe), registry, 10**9)
-    before = identity(plan, registry, 10)
-    assert difference(before, json.loads(json.dumps(before))) == ""
+    before = run_identity(plan, registry, 10)
+    assert identity_difference(before, json.loads(json.dumps(before))) == ""
     assert before["packages"].keys() >= {"mergecore", "mergecore-linear", "torch", "numpy"}
     after = json.loads(json.dumps(before))
     after["packages"] |= {"torch": "9.0", "mergecore-linear": "0.2"}
     after["code"]["linear"] = "other"
     after["layout"]["--shard-size"] = 20
-    said = difference(before, after)
+    said = identity_difference(before, after)
     assert (
         f"torch changed from {torch.__version__} to 9.0" in said
         and "mergecore-linear changed from 0.1.0 to 0.2" in said

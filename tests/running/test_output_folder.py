@@ -8,7 +8,7 @@ import pytest
 import mergecore
 from mergecore.builtin.safetensors import SafetensorsWriter
 from mergecore.errors import InputError, RunError
-from mergecore.running.output_folder import Target
+from mergecore.running.output_folder import OutputFolder
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*run the same recipe again to resume")
 
@@ -96,7 +96,7 @@ def test_a_run_stopped_between_the_two_renames_puts_the_old_folder_back(stop, re
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", stopping)
         if stop is None:  # killed, so none of our code runs anymore
-            patch.setattr(Target, "restore", lambda self: None)
+            patch.setattr(OutputFolder, "restore", lambda self: None)
         with pytest.raises((KeyboardInterrupt, RunError, SystemExit)):
             mergecore.run(recipe, out, force=True)
     assert out.exists() == (stop is not None)

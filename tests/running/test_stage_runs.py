@@ -26,10 +26,10 @@ from mergecore.builtin.safetensors import SafetensorsReader
 from mergecore.builtin.threads import ThreadsExecutor
 from mergecore.cli.app import app
 from mergecore.discovery import postprocessors
-from mergecore.discovery.entry_points import find, load
+from mergecore.discovery.entry_points import find_plugin, load_plugin
 from mergecore.errors import InputError, RunError
-from mergecore.planning.cost_estimate import price
-from mergecore.planning.stage_reader import MadeReader
+from mergecore.planning.cost_estimate import estimate_cost
+from mergecore.planning.stage_reader import StageReader
 
 NORM = "model.norm.weight"
 
@@ -157,7 +157,7 @@ def test_the_price_is_what_is_read(models, tmp_path, monkeypatch, measured: bool
 
     monkeypatch.setattr(SafetensorsReader, "read", counted)
     plan = mergecore.plan(every)
-    cost = price(plan, ThreadsExecutor(), tmp_path, 2**30, 1)
+    cost = estimate_cost(plan, ThreadsExecutor(), tmp_path, 2**30, 1)
     plan.close()
     reads.clear()
     mergecore.run(every, tmp_path / "out")
@@ -166,7 +166,7 @@ def test_the_price_is_what_is_read(models, tmp_path, monkeypatch, measured: bool
 
 def test_what_is_held_is_let_go_of_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stages that are computed as a whole use no more memory than their jobs have budgeted."""
-    monkeypatch.setattr(load(find("methods", "karcher")), "tile", Tile.TENSOR)
+    monkeypatch.setattr(load_plugin(find_plugin("methods", "karcher")), "tile", Tile.TENSOR)
     names = [str(write_model(tmp_path / name, seed, num_hidden_layers=6)) for seed, name in enumerate("abc")]
     stage = {"merge_method": "karcher", "models": [{"model": name} for name in names[1:]]}
     every = [{"name": "one", **stage}, {"name": "two", **linear("one", names[0])}, ties(names[0], "two", "one")]
@@ -177,7 +177,7 @@ def test_what_is_held_is_let_go_of_and_counted(tmp_path: Path, monkeypatch: pyte
     assert len(makers) == 2
     largest = max(job.memory(2**18) for job in plan.jobs)
     held, peak, turn = {}, [], threading.Lock()
-    hold, release = MadeReader._hold, MadeReader.release
+    hold, release = StageReader._hold, StageReader.release
 
     def holding(self, name, make):
         value = hold(self, name, make)
@@ -191,8 +191,8 @@ def test_what_is_held_is_let_go_of_and_counted(tmp_path: Path, monkeypatch: pyte
             held.pop((id(self), name), None)
         release(self, name)
 
-    monkeypatch.setattr(MadeReader, "_hold", holding)
-    monkeypatch.setattr(MadeReader, "release", releasing)
+    monkeypatch.setattr(StageReader, "_hold", holding)
+    monkeypatch.setattr(StageReader, "release", releasing)
     mergecore.run(every, tmp_path / "out", memory=largest, workers=4)
     assert held == {} and 0 < max(peak) < largest
     with pytest.raises(InputError, match=r"needs .* for this tensor"):

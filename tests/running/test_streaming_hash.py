@@ -13,7 +13,7 @@ import torch
 from mergecore.api import TensorInfo
 from mergecore.builtin.safetensors import SafetensorsWriter
 from mergecore.models import fingerprints
-from mergecore.running.streaming_hash import Follower
+from mergecore.running.streaming_hash import StreamingHash
 
 TENSORS = {
     "model.norm": TensorInfo("F32", (3, 5)),
@@ -24,7 +24,7 @@ TENSORS = {
 }
 
 
-def written(folder: Path, order: random.Random, skip: str = "", twice: str = "") -> tuple[Follower, list[Path]]:
+def written(folder: Path, order: random.Random, skip: str = "", twice: str = "") -> tuple[StreamingHash, list[Path]]:
     """Write all tensors except one, in parts and in random order, with a streaming hash. Return the files."""
     writer = SafetensorsWriter(folder, TENSORS, 1_500_000)
     parts = []
@@ -36,7 +36,7 @@ def written(folder: Path, order: random.Random, skip: str = "", twice: str = "")
             if name != skip:
                 parts += [(name, start, values[start : start + 100_000])] * (1 + (name == twice))
     order.shuffle(parts)
-    with Follower(writer.places, TENSORS) as follower:
+    with StreamingHash(writer.places, TENSORS) as follower:
         for name, start, values in parts:
             writer.write(name, start, values)
             follower.wrote(name, start, values.numel())

@@ -17,10 +17,10 @@ from mergecore.api import (
     MergedModel,
     ModelInfo,
     PostProcessor,
-    licence,
-    licence_words,
-    licences_agree,
-    licences_conflict,
+    license_of,
+    license_words,
+    licenses_agree,
+    licenses_conflict,
 )
 
 RECIPE, LOCK = "mergecore_recipe.yml", "mergecore.lock.json"
@@ -66,7 +66,7 @@ def front_matter(model: MergedModel) -> dict[str, Any]:
     """
     parents = list(dict.fromkeys(name for info in files(model) if (name := hub_id(info))))
     cards = [info.card for info in files(model)]
-    stated = licence(cards[0]) if licences_agree(cards) else {}
+    stated = license_of(cards[0]) if licenses_agree(cards) else {}
     languages = [card.get("language") for card in cards]
     return {
         # A relative link into the parent's repository does not work here.
@@ -110,10 +110,10 @@ def hub_id(info: ModelInfo) -> str | None:
 def _licence_words(model: MergedModel) -> str:
     parents = files(model)
     cards = [info.card for info in parents]
-    if licences_agree(cards):
-        return f"All models state the same license: {plain(licence_words(cards[0], parents[0].folder))}."
-    lines = [f"- {plain(_name(info))}: {plain(licence_words(info.card, info.folder))}" for info in parents]
-    conflict = " One license may forbid what another allows." if licences_conflict(cards) else ""
+    if licenses_agree(cards):
+        return f"All models state the same license: {plain(license_words(cards[0], parents[0].folder))}."
+    lines = [f"- {plain(_name(info))}: {plain(license_words(info.card, info.folder))}" for info in parents]
+    conflict = " One license may forbid what another allows." if licenses_conflict(cards) else ""
     return (
         f"The models' cards do not all state the same license, so this card states none.{conflict} Read their terms"
         " before you share the result, and add `license:` at the top.\n\n" + "\n".join(lines)

@@ -19,7 +19,7 @@ import torch
 from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from mergecore.api import Ends, InputError, Job, RunError, Work
+from mergecore.api import InputError, Job, RunError, TensorIO, Work
 from mergecore.builtin.threads import TILE_ELEMENTS, Budget, TileMerger, keep_freed_pages
 
 LOSSES = 3
@@ -58,7 +58,7 @@ class _Maker:
         keep_freed_pages()
         self._elsewhere, self._memory = elsewhere, memory
         self._budget = Budget(memory)
-        self._ends: Ends | None = None
+        self._ends: TensorIO | None = None
         self._opening, self._syncing = threading.Lock(), threading.Lock()
         self._of_thread = threading.local()
 
@@ -75,13 +75,13 @@ class _Maker:
             ends.sync()
         return job.name in ends.nonfinite
 
-    def _opened(self) -> Ends:
+    def _opened(self) -> TensorIO:
         with self._opening:
             if self._ends is None:
                 self._ends = pickle.loads(self._elsewhere)()
             return self._ends
 
-    def _merger(self, ends: Ends) -> TileMerger:
+    def _merger(self, ends: TensorIO) -> TileMerger:
         if not hasattr(self._of_thread, "merger"):
             torch.set_num_threads(1)
             work = Work([], ends.read, ends.write, lambda _: None, lambda _: None, self._memory, 1)

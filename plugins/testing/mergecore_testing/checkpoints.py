@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mergecore.api import torch_dtype
 from mergecore.api.files import TORCH_NAMES
 from mergecore.definitions.config import with_keys
-from mergecore.definitions.definition import Architecture, Module, Weight, parse
+from mergecore.definitions.definition import Architecture, Module, Weight, parse_definition
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,7 +50,7 @@ def write_checkpoint(
     from safetensors.torch import save_file
 
     name, _, model_type = label.partition("/")
-    architecture = parse(name, definition, "of this test")
+    architecture = parse_definition(name, definition, "of this test")
     settings = {"architectures": [name], "model_type": model_type or "tiny", **_settings(architecture, layers)}
     settings.update(vocab_size=TOKENS, hidden_size=WIDTH, torch_dtype=dtype, **config)
     weights = [weight for weight in _weights(architecture, settings, label) if not (bare and weight.may_lack)]

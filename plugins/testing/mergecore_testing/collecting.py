@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mergecore.discovery import entry_points
-from mergecore.discovery.entry_points import Plugin, normal
+from mergecore.discovery.entry_points import Plugin, normalized_name
 from mergecore_testing.conformance.face import check_reasons
 from mergecore_testing.conformance.kinds import CHECKS, apply, loaded
 from mergecore_testing.conformance.subjects import Check, Subject
@@ -47,10 +47,10 @@ def items(session: pytest.Session, distributions: Iterable[str], failures: Itera
 
 def registered(distribution: str) -> list[Plugin]:
     """Return every plugin of a distribution. The prefixes ``mergecore-`` and ``mergecore-arch-`` are optional."""
-    every = [plugin for kind in entry_points.KINDS for plugin in entry_points.listed(kind)]
+    every = [plugin for kind in entry_points.KINDS for plugin in entry_points.list_plugins(kind)]
     for prefix in ("", "mergecore-", "mergecore-arch-"):
-        name = normal(prefix + distribution)
-        if found := [plugin for plugin in every if normal(plugin.distribution) == name]:
+        name = normalized_name(prefix + distribution)
+        if found := [plugin for plugin in every if normalized_name(plugin.distribution) == name]:
             return found
     return []
 

@@ -11,8 +11,8 @@ from mergecore.cli.console import say, warn
 from mergecore.discovery.registry import Registry
 from mergecore.errors import InputError
 from mergecore.models.adapters import open_model
-from mergecore.models.hub import is_name
-from mergecore.models.hub_errors import explained
+from mergecore.models.hub import is_repo_name
+from mergecore.models.hub_errors import explain_hub_errors
 
 LEFT = [".*", ".*/*", "*.lock", "*.partial", "*.partial/*"]
 """Patterns of files to skip: leftovers of the system, editors, and unfinished runs."""
@@ -31,11 +31,11 @@ def push(
     """Upload the finished folder OUT to the Hugging Face Hub in one commit. Set HF_TOKEN to authenticate."""
     from huggingface_hub import HfApi
 
-    if "/" not in repo or not is_name(repo):
+    if "/" not in repo or not is_repo_name(repo):
         raise InputError(f"{repo}: not a valid Hub repository name; use org/name")
     check_finished(out)
     hub = HfApi()
-    with explained(repo, revision):
+    with explain_hub_errors(repo, revision):
         hub.create_repo(repo, private=private, exist_ok=True)
         if revision != "main":
             hub.create_branch(repo, branch=revision, exist_ok=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mergecore.definitions.definition import parse
+from mergecore.definitions.definition import parse_definition
 from mergecore.models.adapters import open_model
-from mergecore.models.architecture_lookup import examine
+from mergecore.models.architecture_lookup import compare_names
 from mergecore_testing.checkpoints import write_checkpoint
 from mergecore_testing.conformance.compare import expect
 from mergecore_testing.conformance.subjects import Subject, folder
@@ -16,7 +16,7 @@ from mergecore_testing.sandbox import Sandbox, recipe
 
 def check_follows_the_format(subject: Subject) -> None:
     """The JSON follows the schema and lists no tensor twice."""
-    parse(_class(subject), subject.loaded, "of the plugin")
+    parse_definition(_class(subject), subject.loaded, "of the plugin")
 
 
 def check_knows_its_model(subject: Subject) -> None:
@@ -52,7 +52,7 @@ def check_keeps_the_first_layers(subject: Subject) -> None:
     """A recipe that omits the last layer gives a model without it, which matches the definition too."""
     with folder() as there:
         model = str(write_checkpoint(there / "model", subject.name, subject.loaded))
-        architecture = parse(_class(subject), subject.loaded, "of the plugin")
+        architecture = parse_definition(_class(subject), subject.loaded, "of the plugin")
         modules: dict[str, Any] = {}
         for name, module in architecture.modules.items():
             slices = [{"sources": [{"model": model, "layer_range": [n, n + 1]}]} for n in range(2)]
@@ -82,7 +82,7 @@ def _sandbox(subject: Subject) -> Sandbox:
 def _expect_fit(subject: Subject, model: Path) -> None:
     checkpoint = open_model(str(model), _sandbox(subject))
     try:
-        findings = examine(parse(_class(subject), subject.loaded, "of the plugin"), checkpoint)
+        findings = compare_names(parse_definition(_class(subject), subject.loaded, "of the plugin"), checkpoint)
     finally:
         checkpoint.close()
     expect(not findings.unknown, f"{subject}: does not know {findings.unknown[:3]} in {model}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from mergecore.api import Method
-from mergecore.discovery.contracts import check
+from mergecore.discovery.contracts import check_contract
 from mergecore.discovery.parameters import convert, declared
 from mergecore.documents import Place
 from mergecore.errors import MergecoreError
@@ -14,7 +14,7 @@ from mergecore_testing.conformance.compare import expect
 
 def check_is_a_method(method: type[Method]) -> None:
     """mergecore accepts the class, the class is frozen, and every default is valid in a recipe."""
-    check("methods", method)
+    check_contract("methods", method)
     made_by = vars(method).get("__dataclass_params__")
     expect(made_by and made_by.frozen, f"{method.__name__}: add @dataclass(frozen=True, kw_only=True) above the class")
     for item in declared(method).values():

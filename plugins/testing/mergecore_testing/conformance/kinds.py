@@ -100,8 +100,8 @@ def loaded(kind: str, name: str, distribution: str | None = None) -> Any:
     Raises:
         mergecore.errors.PluginError: the plugin does not exist or cannot be loaded.
     """
-    found = entry_points.find(kind, name, [distribution] if distribution else [])
-    return entry_points.architecture_definition(found) if kind == "architectures" else entry_points.load(found)
+    found = entry_points.find_plugin(kind, name, [distribution] if distribution else [])
+    return entry_points.architecture_definition(found) if kind == "architectures" else entry_points.load_plugin(found)
 
 
 def apply(check: Check, subject: Subject) -> None:

@@ -39,9 +39,11 @@ def sample(subject: Subject, path: Path, tensors: Mapping[str, Tensor]) -> Path:
     if subject.write is not None:
         subject.write(path, tensors)
         return path
-    if not any(plugin.name == subject.name for plugin in entry_points.listed("writers")):
+    if not any(plugin.name == subject.name for plugin in entry_points.list_plugins("writers")):
         pytest.skip(f"no writer for .{subject.name}: use conformance({subject.name!r}, kind='readers', write=...)")
-    write_folder(entry_points.load(entry_points.find("writers", subject.name)), path.parent / "written", tensors)
+    write_folder(
+        entry_points.load_plugin(entry_points.find_plugin("writers", subject.name)), path.parent / "written", tensors
+    )
     (file,) = (path.parent / "written").glob(f"*.{subject.name}")
     return Path(shutil.move(file, path))
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mergecore.api import FLOATS, ModelError, read_text
 from mergecore.api.files import TORCH_NAMES
-from mergecore.discovery.entry_points import listed
+from mergecore.discovery.entry_points import list_plugins
 from mergecore.errors import InputError
 from mergecore_diff.differences import token_differences
 from mergecore_diff.lineup import Lineup
@@ -155,7 +155,7 @@ def _method(survey: Survey, has_base: bool) -> Choice:
 
 
 def _installed(names: Sequence[str], reason: str) -> Choice:
-    there = {plugin.name for plugin in listed("methods")}
+    there = {plugin.name for plugin in list_plugins("methods")}
     options = tuple(name for name in names if name in there)
     if not options:
         raise InputError(f"no suitable method is installed: pip install mergecore-{names[0].replace('_', '-')}")

@@ -12,9 +12,9 @@ from mergecore.definitions.definition import Architecture, Weight
 from mergecore.discovery.registry import Registry
 from mergecore.errors import ArchitectureError, ModelError
 from mergecore.models.adapters import open_model
-from mergecore.models.architecture_lookup import fit, stored
+from mergecore.models.architecture_lookup import fit_checkpoints, stored_name
 from mergecore.models.checkpoint import Checkpoint
-from mergecore.models.row_reader import Gathered, with_gathered
+from mergecore.models.row_reader import Rows, with_rows
 from mergecore.models.vocabulary_check import token_ids
 
 if TYPE_CHECKING:
@@ -101,11 +101,11 @@ def line_up(references: Sequence[str], registry: Registry) -> Lineup:
 
 
 def _matched(checkpoints: Sequence[Checkpoint], registry: Registry) -> Lineup:
-    architecture, (base,), notes = fit({}, registry, checkpoints[:1], 0)
+    architecture, (base,), notes = fit_checkpoints({}, registry, checkpoints[:1], 0)
     shown, strangers = [base], {}
     for model, checkpoint in enumerate(checkpoints[1:], 1):
         try:
-            _, (_, fitted), more = fit({}, registry, [checkpoints[0], checkpoint], 0)
+            _, (_, fitted), more = fit_checkpoints({}, registry, [checkpoints[0], checkpoint], 0)
         except (ModelError, ArchitectureError) as error:
             fitted, strangers[model] = checkpoint, str(error)
         else:
@@ -125,7 +125,7 @@ def _rows(lineup: Lineup) -> Lineup:
     for layer, kind, weight in weights(lineup.architecture, base):
         known |= {weight.name, *weight.aliases}
         found = {model: name for model in (0, *lineup.others) if (name := _name(lineup.checkpoints[model], weight))}
-        if 0 not in found or not any(stored(lineup.checkpoints[model], weight) for model in found):
+        if 0 not in found or not any(stored_name(lineup.checkpoints[model], weight) for model in found):
             continue  # an optional weight that the base does not have, or a head that is tied in every model
         infos = {model: lineup.checkpoints[model].tensors[name] for model, name in found.items()}
         for model in lineup.others:
@@ -152,8 +152,8 @@ def _rows(lineup: Lineup) -> Lineup:
 
 def _name(checkpoint: Checkpoint, weight: Weight) -> str | None:
     """Return the tensor that a checkpoint stores for a weight. For a tied head, this is the embedding."""
-    tied = stored(checkpoint, Weight(weight.tied_to)) if weight.tied_to else None
-    return stored(checkpoint, weight) or tied
+    tied = stored_name(checkpoint, Weight(weight.tied_to)) if weight.tied_to else None
+    return stored_name(checkpoint, weight) or tied
 
 
 def weights(architecture: Architecture, checkpoint: Checkpoint) -> Iterator[tuple[str, str, Weight]]:
@@ -208,5 +208,5 @@ def _with_rows(checkpoint: Checkpoint, names: set[str], rows: NDArray[np.int64])
     import numpy as np
 
     none = np.full((1, len(rows)), -1)
-    gathered = {name: Gathered([(checkpoint, name)], np.zeros_like(rows), rows, none) for name in names}
-    return with_gathered(checkpoint, gathered)
+    gathered = {name: Rows([(checkpoint, name)], np.zeros_like(rows), rows, none) for name in names}
+    return with_rows(checkpoint, gathered)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mergecore.api import VOCABULARY_FILES, MergedModel, PostProcessor
-from mergecore.models.references import split
+from mergecore.models.references import split_adapters
 from mergecore_eval.figures import TOKENS, Figures, Verdict, judge, table
 
 FILE = "mergecore_health.json"
@@ -112,7 +112,7 @@ def parents(model: MergedModel) -> Iterator[tuple[str, Path, bool]]:
             waiting += info.stage.models
         elif info.reference not in seen:
             seen.add(info.reference)
-            base, adapters = split(info.reference)
+            base, adapters = split_adapters(info.reference)
             local = Path(base).expanduser().is_dir()
             names = [Path(part).name if local else part for part in (base, *adapters)]
             yield "+".join(names), info.folder, bool(adapters)

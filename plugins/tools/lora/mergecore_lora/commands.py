@@ -11,7 +11,7 @@ import typer
 
 from mergecore.api import InputError
 from mergecore.cli.console import say, warn
-from mergecore.cli.options import AsJson, Force, Memory, Quiet, size
+from mergecore.cli.options import AsJson, Force, Memory, Quiet, parse_size
 from mergecore.errors import printable
 
 app = typer.Typer(help="Extract LoRA adapters from fine-tunes, and merge adapters.", no_args_is_help=True)
@@ -71,7 +71,7 @@ def extract(
         out,
         Choices(wanted, keep, embeddings, head, experts, added_tokens, getattr(torch, dtype)),
         Registry(warn),
-        memory=size(memory, "--memory") if memory else spare_memory(),
+        memory=parse_size(memory, "--memory") if memory else spare_memory(),
         workers=workers or available_cores(),
         force=force,
     )

@@ -14,9 +14,9 @@ from mergecore.api import FLOATS, ModelError, TensorInfo, torch_dtype
 from mergecore.definitions.definition import Architecture
 from mergecore.discovery.registry import Registry
 from mergecore.models.adapters import open_model, tied_heads
-from mergecore.models.architecture_lookup import find
+from mergecore.models.architecture_lookup import find_architecture
 from mergecore.models.checkpoint import Checkpoint
-from mergecore.models.layout_reader import as_whole, renamed
+from mergecore.models.layout_reader import join_parts, rename_tensors
 
 EMBEDDING = re.compile(r"(^|[._])(w[tp]e|\w*emb(ed)?(ding)?s?(_\w+)?|relative_attention_bias|\w*position\w*)\.weight$")
 """Names of embedding weights that do not hold tokens."""
@@ -133,9 +133,9 @@ def open_pair(finetune: str, base: str, registry: Registry, added: str) -> Pair:
 
 
 def _paired(finetune: Checkpoint, base: Checkpoint, registry: Registry, added: str) -> Pair:
-    definition, _ = find(base, registry, {})
-    ours, bound = as_whole(renamed(finetune, definition)[0], definition)
-    theirs, _ = as_whole(renamed(base, definition)[0], definition)
+    definition, _ = find_architecture(base, registry, {})
+    ours, bound = join_parts(rename_tensors(finetune, definition)[0], definition)
+    theirs, _ = join_parts(rename_tensors(base, definition)[0], definition)
     heads = [tied_heads(bound, checkpoint) for checkpoint in (ours, theirs)]
     names = [{**{name: name for name in c.tensors}, **head} for c, head in zip((ours, theirs), heads)]
     for name in sorted(names[0].keys() ^ names[1].keys()):

@@ -15,8 +15,8 @@ from torch import Tensor
 from mergecore.api import ITEM_BYTES, TensorInfo
 from mergecore.api.files import TORCH_NAMES
 from mergecore.builtin.safetensors import as_bytes
-from mergecore.running.locks import locked
-from mergecore.running.output_folder import Target
+from mergecore.running.locks import hold_lock
+from mergecore.running.output_folder import OutputFolder
 from mergecore_lora.applying import PREFIX
 from mergecore_lora.settings import CONFIG, WEIGHTS
 
@@ -101,9 +101,9 @@ def write_adapter(
     Raises:
         InputError: The folder already exists, or another run is writing it.
     """
-    target, inputs = Target(out), list(inputs)
+    target, inputs = OutputFolder(out), list(inputs)
     target.check(inputs, 0, force)
-    with locked(target.lock):
+    with hold_lock(target.lock):
         target.restore()
         target.check(inputs, 0, force)
         target.clear()

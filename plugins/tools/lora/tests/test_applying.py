@@ -16,7 +16,7 @@ import mergecore
 from mergecore.discovery.registry import Registry
 from mergecore.errors import InputError
 from mergecore.models.adapters import open_model
-from mergecore.models.references import split
+from mergecore.models.references import split_adapters
 from mergecore.planning import planner
 
 spec = importlib.util.spec_from_file_location("lora_models", Path(__file__).with_name("lora_models.py"))
@@ -141,16 +141,16 @@ def test_a_head_of_its_own_is_untied(tmp_path):
 
 def test_the_plan_and_the_journals_identity_name_the_adapter(llama):
     from mergecore.cli.render import plan_view
-    from mergecore.running.run_identity import identity
+    from mergecore.running.run_identity import run_identity
 
     registry = Registry(print)
     with_one = mergecore.plan(copy_recipe(f"{llama}/base+{llama}/one"))
     shown = plan_view(with_one)["models"][0]["adapters"]
     assert shown == [{"adapter": f"{llama}/one", "kind": "LoRA, rank 4, alpha 8", "tensors": 6}]
-    files = identity(with_one, registry, 1)["files"]
+    files = run_identity(with_one, registry, 1)["files"]
     assert {f"{llama}/one/adapter_config.json", f"{llama}/one/adapter_model.safetensors"} <= files.keys()
     alone = mergecore.plan(copy_recipe(f"{llama}/base"))
-    assert identity(alone, registry, 1)["recipe"] != identity(with_one, registry, 1)["recipe"]
+    assert run_identity(alone, registry, 1)["recipe"] != run_identity(with_one, registry, 1)["recipe"]
     both = {"merge_method": "linear", "models": [{"model": m, "parameters": {"weight": 1}}
                                                  for m in (f"{llama}/base", f"{llama}/base+{llama}/one")]}  # fmt: skip
     assert len(mergecore.plan(both).checkpoints) == 2
@@ -183,7 +183,7 @@ def test_an_adapter_on_a_stage_is_an_adapter_on_what_the_stage_writes(llama, tmp
 
 
 def test_a_plan_with_an_adapter_on_a_stage_tells_of_it_and_leaves_no_file_open(llama, monkeypatch):
-    from mergecore.running.run_identity import identity
+    from mergecore.running.run_identity import run_identity
 
     closed, registry = [], Registry(print)
     monkeypatch.setattr("mergecore.builtin.safetensors.SafetensorsReader.close", lambda file: closed.extend([file]))
@@ -191,9 +191,9 @@ def test_a_plan_with_an_adapter_on_a_stage_tells_of_it_and_leaves_no_file_open(l
     plan, same = mergecore.plan(recipes), mergecore.plan(recipes)
     assert {item.reference for item in plan.models} == {f"{llama}/base", f"{llama}/one"}
     assert plan.stages[f"mix+{llama}/one"].notes == (f"{llama}/one: LoRA, rank 4, alpha 8, changes 6 tensors",)
-    assert identity(plan, registry, 1) == identity(same, registry, 1)
+    assert run_identity(plan, registry, 1) == run_identity(same, registry, 1)
     (llama / "one" / "adapter_model.safetensors").touch()
-    assert identity(plan, registry, 1) != identity(mergecore.plan(recipes), registry, 1)
+    assert run_identity(plan, registry, 1) != run_identity(mergecore.plan(recipes), registry, 1)
     plan.close()
     assert len(closed) == 2
 
@@ -212,7 +212,11 @@ def test_a_folder_with_a_plus_in_its_name_is_that_folder(llama, tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     for name, target in {"a+b": "base", "a": "base", "b+c": "one"}.items():
         (tmp_path / name).symlink_to(llama / target)
-    assert split("a+b") == ("a+b", []) and split("a+b+b+c") == ("a+b", ["b+c"]) and split("a+b+c") == ("a+b", ["c"])
+    assert (
+        split_adapters("a+b") == ("a+b", [])
+        and split_adapters("a+b+b+c") == ("a+b", ["b+c"])
+        and split_adapters("a+b+c") == ("a+b", ["c"])
+    )
     assert not mergecore.plan(copy_recipe("a+b")).checkpoints[0].adapters
     assert not mergecore.plan(copy_recipe({"model": {"path": "a+b"}})).checkpoints[0].adapters
     added = mergecore.plan(copy_recipe({"model": {"path": "a+b"}, "lora": {"path": "b+c"}})).checkpoints[0].adapters

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mergecore.cli.console import say, warn
-from mergecore.cli.options import AsJson, Force, Memory, Out, Quiet, size
+from mergecore.cli.options import AsJson, Force, Memory, Out, Quiet, parse_size
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,14 +34,14 @@ def moe(
     from mergecore.cli.render import plan_view, print_plan
     from mergecore.discovery.registry import Registry
     from mergecore.running import runner
-    from mergecore.running.output_folder import Target
-    from mergecore.running.prefetch import fetch
+    from mergecore.running.output_folder import OutputFolder
+    from mergecore.running.prefetch import prefetch
     from mergecore_moe.config import load_config
 
     options = runner.Options(
-        memory=size(memory, "--memory") if memory else runner.spare_memory(),
+        memory=parse_size(memory, "--memory") if memory else runner.spare_memory(),
         workers=workers or runner.available_cores(),
-        shard_bytes=size(shard_size, "--shard-size"),
+        shard_bytes=parse_size(shard_size, "--shard-size"),
         force=force,
     )
     registry = Registry(warn)
@@ -49,10 +49,10 @@ def moe(
     try:
         draft = mixture.plan(_zeros(mixture), registry)
         inputs = [folder for checkpoint in draft.models for folder in checkpoint.folders]
-        Target(out).check(inputs, draft.bytes_out, force)  # before running the base, which can take a while
+        OutputFolder(out).check(inputs, draft.bytes_out, force)  # before running the base, which can take a while
         if not quiet:
             print_plan(draft)
-        fetch(draft, lambda done, total: None)  # the prompts run through the base's weights before the merge
+        prefetch(draft, lambda done, total: None)  # the prompts run through the base's weights before the merge
         plan = mixture.plan(_gates(mixture, options.memory, quiet), registry)
         registry.notify("after_plan", tensors=plan.tensors, notes=list(plan.notes))
         with Progress(plan.bytes_out, quiet) as progress:

@@ -22,9 +22,9 @@ def families() -> list[Family]:
         PluginError: A plugin cannot be imported, or is not a family.
     """
     found = []
-    for name in dict.fromkeys(plugin.name for plugin in entry_points.listed(GROUP)):
-        plugin = entry_points.find(GROUP, name)
-        kind = entry_points.load(plugin)
+    for name in dict.fromkeys(plugin.name for plugin in entry_points.list_plugins(GROUP)):
+        plugin = entry_points.find_plugin(GROUP, name)
+        kind = entry_points.load_plugin(plugin)
         if not (isinstance(kind, type) and issubclass(kind, Family)):
             raise PluginError(f"{plugin} is not a mixture family: pip uninstall {plugin.distribution}")
         found.append(kind())

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from mergecore.api import FLOATS, Input, Job, Method, ModelError, PluginError, TensorInfo
 from mergecore.api.files import TORCH_NAMES, common_dtype
-from mergecore.definitions.definition import Architecture, Weight, parse
+from mergecore.definitions.definition import Architecture, Weight, parse_definition
 from mergecore.discovery.registry import Registry
 from mergecore.documents import Place
-from mergecore.models.architecture_lookup import stored
+from mergecore.models.architecture_lookup import stored_name
 from mergecore.models.checkpoint import Checkpoint
 from mergecore.planning.plan import Plan
-from mergecore.planning.stage_reader import cost
+from mergecore.planning.stage_reader import read_cost
 from mergecore.recipes.recipe import Recipe, parse_recipe
 from mergecore_moe.config import Config, Expert
 from mergecore_moe.families import PROJECTIONS, Family
@@ -172,14 +172,14 @@ class Mixture:
                 yield from self._dense(weight, base)
 
     def _dense(self, weight: Weight, base: Checkpoint) -> Iterator[Job]:
-        name = stored(base, weight)
+        name = stored_name(base, weight)
         if name is None and not weight.may_lack:
             raise ModelError(f"{base.folder}: has no {weight.name!r}; download the checkpoint again")
         if name is not None and not weight.name.endswith("rotary_emb.inv_freq"):  # computed when loading
             yield self._copy(weight.name, base, name)
 
     def _copy(self, name: str, base: Checkpoint, tensor: str) -> Job:
-        info, making = base.tensors[tensor], cost(base.readers[tensor], tensor).memory
+        info, making = base.tensors[tensor], read_cost(base.readers[tensor], tensor).memory
         dtype = self.dtype if info.dtype in FLOATS else info.dtype
         return Job(name, TensorInfo(dtype, info.shape), (Input(0, tensor, info, making),), None)
 
@@ -240,7 +240,7 @@ def _architecture(family: Family, registry: Registry, config: Mapping[str, Any],
     definition = registry.provide("architectures", family.model_class)
     if definition is None:
         return Architecture(family.model_class, {})
-    bound = parse(family.model_class, definition, "installed").bind(config, "the mixture", names)
+    bound = parse_definition(family.model_class, definition, "installed").bind(config, "the mixture", names)
     weights = list(bound.weights(config, "the mixture"))
     unknown = names - {name for weight in weights for name in (weight.name, *weight.aliases)}
     missing = [weight.name for weight in weights if weight.name not in names and not weight.may_lack]

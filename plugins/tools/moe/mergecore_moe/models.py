@@ -8,7 +8,7 @@ from mergecore.definitions.definition import Architecture
 from mergecore.discovery.registry import Registry
 from mergecore.errors import MergecoreError, ModelError
 from mergecore.models.adapters import open_model
-from mergecore.models.architecture_lookup import fit, own_definitions
+from mergecore.models.architecture_lookup import fit_checkpoints, recipe_definitions
 from mergecore.models.checkpoint import Checkpoint
 from mergecore.planning.matching import check_accounted
 from mergecore.recipes.recipe import Recipe
@@ -57,7 +57,7 @@ def open_models(config: Config, recipe: Recipe, registry: Registry) -> Models:
     opened: list[Checkpoint] = []
     try:
         positions = _open(config, registry, opened)
-        architecture, fitted, notes = fit(own_definitions(recipe.architectures), registry, opened, 0)
+        architecture, fitted, notes = fit_checkpoints(recipe_definitions(recipe.architectures), registry, opened, 0)
         check_accounted(architecture, fitted, 0)
         return Models(tuple(fitted), positions, architecture, dense(fitted[0]), tuple(notes))
     except BaseException:

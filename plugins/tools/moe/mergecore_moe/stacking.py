@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 
 from mergecore.api import Job, TensorInfo
 from mergecore.models.checkpoint import Checkpoint
-from mergecore.models.layout_reader import Span, Views
-from mergecore.planning.stage_reader import MadeReader
+from mergecore.models.layout_reader import LayoutReader, Span
+from mergecore.planning.stage_reader import StageReader
 
 
-def stacked(pieces: Mapping[str, Sequence[Job]], experts: int, checkpoints: Sequence[Checkpoint]) -> Views:
+def stacked(pieces: Mapping[str, Sequence[Job]], experts: int, checkpoints: Sequence[Checkpoint]) -> LayoutReader:
     """Return a reader of such weights.
 
     Args:
@@ -21,10 +21,10 @@ def stacked(pieces: Mapping[str, Sequence[Job]], experts: int, checkpoints: Sequ
     Returns:
         A reader of tensors of shape (experts, rows, columns), in which the matrices of an expert are consecutive rows.
     """
-    reader = MadeReader([job for jobs in pieces.values() for job in jobs], checkpoints)
+    reader = StageReader([job for jobs in pieces.values() for job in jobs], checkpoints)
     tensors, spans = {}, {}
     for name, jobs in pieces.items():
         rows = sum(job.info.shape[0] for job in jobs) // experts
         tensors[name] = TensorInfo(jobs[0].info.dtype, (experts, rows, *jobs[0].info.shape[1:]))
         spans[name] = [Span(job.name, 0, job.info.elements) for job in jobs]
-    return Views(dict.fromkeys(reader.tensors, reader), tensors, spans)
+    return LayoutReader(dict.fromkeys(reader.tensors, reader), tensors, spans)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mergecore.cli.console import say, warn
-from mergecore.cli.options import ArchDirs, AsJson, Force, Memory, ModelPath, Quiet, size
+from mergecore.cli.options import ArchDirs, AsJson, Force, Memory, ModelPath, Quiet, parse_size
 from mergecore.errors import InputError, ModelError
 from mergecore_raw.opening import CLASS, is_diffusers, is_file, open_state
 from mergecore_raw.raw import check_out, definition, finishing, run_options
@@ -38,7 +38,7 @@ def fill(
     as_json: AsJson = False,
 ) -> None:
     """Complete MODEL: write its tensors to OUT, and take all missing tensors from TEMPLATE."""
-    from mergecore.cli.run_with_progress import run_attended
+    from mergecore.cli.run_with_progress import run_with_progress
     from mergecore.discovery.registry import Registry
     from mergecore.documents import Place
     from mergecore.models.architecture_lookup import local_definitions
@@ -56,12 +56,14 @@ def fill(
     recipe = parse_recipe(Place({"merge_method": "passthrough", "models": [{"model": template}]}), "")
     plan = make_plan(recipe, registry, options.memory, opening=lambda _reference, _registry: whole)
     steps = _steps(registry) if sort == "folder" else finishing(sort == "components")
-    run_attended(plan, out, registry, options, quiet=quiet, as_json=as_json, finishing=steps)
+    run_with_progress(plan, out, registry, options, quiet=quiet, as_json=as_json, finishing=steps)
 
 
 def _options(sort: str, memory: str, shard_size: str, force: bool) -> Options:
     options = run_options(memory, 0, shard_size, force, True, components=sort == "components")
-    return replace(options, file=None, shard_bytes=size(shard_size, "--shard-size")) if sort == "folder" else options
+    return (
+        replace(options, file=None, shard_bytes=parse_size(shard_size, "--shard-size")) if sort == "folder" else options
+    )
 
 
 def _steps(registry: Registry) -> Mapping[str, PostProcessor]:
@@ -117,11 +119,11 @@ def _places(part: Checkpoint, whole: Checkpoint, registry: Registry) -> dict[str
 
 def _renamed(part: Checkpoint, whole: Checkpoint, registry: Registry) -> Iterable[tuple[str, str]]:
     """Return each tensor's name in the template's architecture together with its name in the model."""
-    from mergecore.models.architecture_lookup import find
-    from mergecore.models.layout_reader import renamed
+    from mergecore.models.architecture_lookup import find_architecture
+    from mergecore.models.layout_reader import rename_tensors
 
-    architecture, _ = find(whole, registry, {})
-    shown, _ = renamed(part, architecture)
+    architecture, _ = find_architecture(whole, registry, {})
+    shown, _ = rename_tensors(part, architecture)
     return zip(shown.tensors, part.tensors)  # the same tensors in the same order
 
 
@@ -153,11 +155,11 @@ def _check_places(part: Checkpoint, whole: Checkpoint, places: Mapping[str, str]
 
 
 def _with(whole: Checkpoint, part: Checkpoint, places: Mapping[str, str]) -> Checkpoint:
-    from mergecore.models.layout_reader import Span, with_views
+    from mergecore.models.layout_reader import Span, with_layout
 
     infos = {label: part.tensors[name] for label, name in places.items()}
     spans = {label: [Span(name, 0, part.tensors[name].elements)] for label, name in places.items()}
-    shown = with_views(part, infos, spans)
+    shown = with_layout(part, infos, spans)
     return replace(
         whole,
         tensors={**whole.tensors, **infos},

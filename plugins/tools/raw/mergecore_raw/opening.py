@@ -12,7 +12,7 @@ from typing import Any
 from mergecore.api import ModelError, Reader, lies_within, read_text
 from mergecore.discovery.registry import Registry
 from mergecore.models.checkpoint import Checkpoint
-from mergecore.models.stamps import stamp
+from mergecore.models.stamps import stamp_file
 
 CLASS = "StateDict"
 """Placeholder model class for arbitrary names."""
@@ -74,7 +74,7 @@ def _opened(reference: str, path: Path, groups: Mapping[str, list[Path]], regist
             for file in paths:
                 reader = _reader(file, registry)
                 files.append(reader)
-                stamps[file] = stamp(file)
+                stamps[file] = stamp_file(file)
                 own = Labelled(reader, label)
                 if twice := readers.keys() & own.tensors.keys():
                     raise ModelError(f"{file}: {min(twice)!r} is also in another file; remove the stale file")

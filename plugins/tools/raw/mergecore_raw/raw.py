@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mergecore.cli.console import say, warn
-from mergecore.cli.options import AsJson, Force, Memory, Quiet, RecipePath, size
+from mergecore.cli.options import AsJson, Force, Memory, Quiet, RecipePath, parse_size
 from mergecore.errors import InputError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def raw(
     as_json: AsJson = False,
 ) -> None:
     """Merge weight files (.safetensors, .pt, .bin, .ckpt) or diffusers folders by the names of their tensors."""
-    from mergecore.cli.run_with_progress import run_attended
+    from mergecore.cli.run_with_progress import run_with_progress
     from mergecore.recipes.composition import load_recipe
     from mergecore_raw.opening import is_diffusers
 
@@ -60,7 +60,7 @@ def raw(
         raise InputError(f"{other}: is not a diffusers folder, but other models in the recipe are")
     check_out(out, any(folders))
     plan, registry = _plan(loaded, intersection, union, options.memory, quiet)
-    run_attended(plan, out, registry, options, quiet=quiet, as_json=as_json, finishing=finishing(any(folders)))
+    run_with_progress(plan, out, registry, options, quiet=quiet, as_json=as_json, finishing=finishing(any(folders)))
 
 
 def run_options(
@@ -71,9 +71,9 @@ def run_options(
 
     whole = 2**62
     return runner.Options(
-        memory=size(memory, "--memory") if memory else runner.spare_memory(),
+        memory=parse_size(memory, "--memory") if memory else runner.spare_memory(),
         workers=workers or runner.available_cores(),
-        shard_bytes=size(shard_size, "--shard-size") if components else whole,
+        shard_bytes=parse_size(shard_size, "--shard-size") if components else whole,
         force=force,
         allow_nonfinite=allow_nonfinite,
         writer="components" if components else "safetensors",

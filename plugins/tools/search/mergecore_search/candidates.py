@@ -24,11 +24,11 @@ from mergecore.documents import Place
 from mergecore.errors import InputError
 from mergecore.planning.plan import Plan, merged_model
 from mergecore.planning.planner import make_plan
-from mergecore.recipes.composition import output_of
+from mergecore.recipes.composition import parse_stages
 from mergecore.recipes.recipe import Recipe
 from mergecore.running import runner
 from mergecore.running.nonfinite import is_finite
-from mergecore.running.run_identity import inputs
+from mergecore.running.run_identity import input_identity
 from mergecore_search.keeping import Keeping, Kept
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def recipe_of(place: Place) -> Recipe:
     """Return the recipe in a document, without its `evaluate` key."""
     value = {key: item for key, item in place.value.items() if key != "evaluate"}
     text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
-    return output_of([Place(value, (), place.file, place.lines)], text)
+    return parse_stages([Place(value, (), place.file, place.lines)], text)
 
 
 @dataclass
@@ -170,7 +170,7 @@ def _kind(plan: Plan) -> str:
 
 def _models(plan: Plan) -> list[Hashable]:
     """Return a key for each model that is equal across candidates if its tensors are the same."""
-    seen = hashlib.sha256(json.dumps(inputs(plan), sort_keys=True).encode()).hexdigest()
+    seen = hashlib.sha256(json.dumps(input_identity(plan), sort_keys=True).encode()).hexdigest()
     return [(seen, checkpoint.reference, checkpoint.origin) for checkpoint in plan.checkpoints]
 
 

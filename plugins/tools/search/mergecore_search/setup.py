@@ -11,7 +11,7 @@ import yaml
 
 from mergecore.api import Evaluation
 from mergecore.cli.console import say, warn
-from mergecore.cli.options import size
+from mergecore.cli.options import parse_size
 from mergecore.cli.progress import Progress
 from mergecore.discovery.registry import Registry
 from mergecore.documents import Place
@@ -73,7 +73,7 @@ def prepare(out: Path, wanted: Path, objective: Sequence[str], memory: str, forc
         raise InputError(f"{out}: already exists; choose another folder, or pass --force to replace it")
     registry = Registry(warn)
     evaluations = load_evaluations(wanted, registry)
-    budget = size(memory, "--memory") if memory else runner.spare_memory()
+    budget = parse_size(memory, "--memory") if memory else runner.spare_memory()
     return Setup(registry, evaluations, find_objectives(objective, evaluations), budget, out, force)
 
 

@@ -16,7 +16,7 @@ from tiny_llamas import write_model
 import mergecore
 from mergecore.api import Base, WeightMethod
 from mergecore.builtin.safetensors import SafetensorsReader
-from mergecore.discovery.entry_points import find, listed, load
+from mergecore.discovery.entry_points import find_plugin, list_plugins, load_plugin
 from mergecore.discovery.parameters import declared
 from mergecore.discovery.registry import Registry
 from mergecore.documents import Place
@@ -70,11 +70,11 @@ def assert_as_run(maker: Maker, recipe: dict[str, Any], out: Path) -> None:
             assert torch.equal(found[name], tensor.float()), (out.name, name)
 
 
-@pytest.mark.parametrize("method", [plugin.name for plugin in listed("methods")])
+@pytest.mark.parametrize("method", [plugin.name for plugin in list_plugins("methods")])
 def test_candidates_of_every_method_are_what_runs_write(
     maker: Maker, three: list[Path], tmp_path: Path, method: str
 ) -> None:
-    kind, (first, second) = load(find("methods", method)), SETTINGS[method]
+    kind, (first, second) = load_plugin(find_plugin("methods", method)), SETTINGS[method]
     based = kind.base is Base.REQUIRED
     models = three[1 : 1 + (kind.models[1] or 2) - (based and issubclass(kind, WeightMethod))]
     for number, (weights, given) in enumerate(zip(((0.2, 0.9), (1.0, 0.5), (0.2, 0.9)), (first, second, first))):

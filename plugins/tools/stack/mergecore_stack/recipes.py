@@ -11,8 +11,8 @@ from mergecore.discovery.registry import Registry
 from mergecore.documents import Place
 from mergecore.errors import InputError, RunError
 from mergecore.models.adapters import open_model
-from mergecore.models.architecture_lookup import find, local_definitions
-from mergecore.models.layout_reader import renamed
+from mergecore.models.architecture_lookup import find_architecture, local_definitions
+from mergecore.models.layout_reader import rename_tensors
 from mergecore.planning.planner import make_plan
 from mergecore.recipes.recipe import parse_recipe
 from mergecore.running.runner import spare_memory
@@ -34,10 +34,10 @@ def layer_counts(models: Sequence[str], registry: Registry, module: str) -> tupl
     for model in models:
         checkpoint = open_model(model, registry)
         try:
-            architecture = find(checkpoint, registry, {})[0]
+            architecture = find_architecture(checkpoint, registry, {})[0]
             if first is None:
                 first, chosen = architecture, _module(architecture, model, module)
-            shown, _ = renamed(checkpoint, first)
+            shown, _ = rename_tensors(checkpoint, first)
             counts.append(first.modules[chosen or ""].layer_count(shown.config, model))
         finally:
             checkpoint.close()

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from mergecore.cli.console import warn
-from mergecore.cli.options import ArchDirs, AsJson, Force, Memory, ModelPath, Out, Quiet, size
+from mergecore.cli.options import ArchDirs, AsJson, Force, Memory, ModelPath, Out, Quiet, parse_size
 from mergecore_tokensurgeon.settings import Pieces, Settings, Weights, Where
 
 
@@ -70,7 +70,7 @@ def tokensurgeon(
     settings = Settings(
         method.value, k, cosine, weights, pieces, prefix_match, byte_match, magikarp, shrink, noise, scale, seed
     )
-    from mergecore.cli.run_with_progress import run_attended
+    from mergecore.cli.run_with_progress import run_with_progress
     from mergecore.discovery.registry import Registry
     from mergecore.models.architecture_lookup import local_definitions
     from mergecore.running import runner
@@ -78,9 +78,9 @@ def tokensurgeon(
     from mergecore_tokensurgeon.transplant import make_transplant
 
     options = runner.Options(
-        memory=size(memory, "--memory") if memory else runner.spare_memory(),
+        memory=parse_size(memory, "--memory") if memory else runner.spare_memory(),
         workers=workers or runner.available_cores(),
-        shard_bytes=size(shard_size, "--shard-size"),
+        shard_bytes=parse_size(shard_size, "--shard-size"),
         force=force,
     )
     registry = Registry(warn, local_definitions(arch_dir))
@@ -92,7 +92,7 @@ def tokensurgeon(
     except BaseException:
         plan.close()
         raise
-    run_attended(plan, out, registry, options, quiet=quiet, as_json=as_json)
+    run_with_progress(plan, out, registry, options, quiet=quiet, as_json=as_json)
 
 
 def _line(model: str, donor: str, settings: Settings) -> str:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from mergecore.api import FLOATS, ModelError
-from mergecore.definitions.config import TIES, get_key
+from mergecore.definitions.config import TIED_KEYS, get_key
 from mergecore.definitions.definition import Architecture, Weight
 from mergecore.discovery.registry import Registry
 from mergecore.models.adapters import open_model
-from mergecore.models.architecture_lookup import fit, own_definitions
+from mergecore.models.architecture_lookup import fit_checkpoints, recipe_definitions
 from mergecore.models.checkpoint import Checkpoint
 from mergecore.planning.matching import stored
 from mergecore.recipes.recipe import Recipe
@@ -36,7 +36,7 @@ class Side:
     @cached_property
     def tied(self) -> bool:
         """Whether the config ties the head to the embedding, even if both are stored."""
-        return any(get_key(self.checkpoint.config, key) is True for key in TIES)
+        return any(get_key(self.checkpoint.config, key) is True for key in TIED_KEYS)
 
     @property
     def rows(self) -> int:
@@ -73,7 +73,9 @@ def open_side(reference: str, registry: Registry, recipe: Recipe) -> Side:
     """
     checkpoint = open_model(reference, registry)
     try:
-        architecture, (fitted,), notes = fit(own_definitions(recipe.architectures), registry, [checkpoint], 0)
+        architecture, (fitted,), notes = fit_checkpoints(
+            recipe_definitions(recipe.architectures), registry, [checkpoint], 0
+        )
         side = Side(fitted, architecture, notes)
         _check(side)
     except BaseException:

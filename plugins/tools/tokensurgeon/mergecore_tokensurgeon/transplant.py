@@ -26,7 +26,7 @@ from mergecore.api import (
 from mergecore.definitions.config import with_keys
 from mergecore.discovery.registry import Registry
 from mergecore.documents import Place
-from mergecore.models.references import locate
+from mergecore.models.references import locate_model
 from mergecore.planning.plan import Plan
 from mergecore.planning.vocabulary import size_config
 from mergecore.recipes.recipe import Recipe, parse_recipe
@@ -107,7 +107,9 @@ def _tokenizer(sides: Sequence[Side], donor: str, registry: Registry) -> OutputT
     opened = [side.checkpoint for side in sides]
     models = [ModelInfo(item.reference, item.folder, item.config) for item in opened]
     rows = [side.rows for side in sides]
-    request = TokenizerRequest({"source": donor}, None, opened[0].folder, models, rows, 0, lambda name: locate(name)[0])
+    request = TokenizerRequest(
+        {"source": donor}, None, opened[0].folder, models, rows, 0, lambda name: locate_model(name)[0]
+    )
     answer = registry.tokenizer(request)
     if answer is None or not answer.tokens:
         raise PluginError("no installed package can read tokenizers: pip install mergecore-tokenizer")

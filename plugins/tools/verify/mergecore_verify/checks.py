@@ -10,11 +10,11 @@ from mergecore.definitions.config import leaves
 from mergecore.discovery.registry import Registry
 from mergecore.errors import InputError, MergecoreError, ModelError
 from mergecore.models.adapters import open_model
-from mergecore.models.architecture_lookup import examine as examine_names
-from mergecore.models.architecture_lookup import find, local_definitions
+from mergecore.models.architecture_lookup import compare_names as examine_names
+from mergecore.models.architecture_lookup import find_architecture, local_definitions
 from mergecore.models.checkpoint import Checkpoint
-from mergecore.models.layout_reader import renamed
-from mergecore.recipes.lockfile import NAME, Lock, read_lock
+from mergecore.models.layout_reader import rename_tensors
+from mergecore.recipes.lockfile import LOCK_NAME, Lock, read_lock
 from mergecore_verify.content import check_finite, check_hashes
 from mergecore_verify.findings import Finding, few, skipped
 from mergecore_verify.loading import check_loading
@@ -64,10 +64,12 @@ def examine(folder: Path, sample: int = 0) -> Iterator[Finding]:
 
 def _lock(folder: Path) -> Lock | Finding | None:
     """Return the folder's lock file, or a finding if it cannot be read."""
-    if not (folder / NAME).exists():
+    if not (folder / LOCK_NAME).exists():
         return None
     try:
-        return read_lock(folder / NAME) or Finding("lock", False, f"{folder / NAME}: is damaged; run the merge again")
+        return read_lock(folder / LOCK_NAME) or Finding(
+            "lock", False, f"{folder / LOCK_NAME}: is damaged; run the merge again"
+        )
     except InputError as error:
         return Finding("lock", False, str(error))
 
@@ -80,7 +82,7 @@ def _safely(name: str, check: Callable[[], Finding]) -> Finding:
 
 
 def _check_names(checkpoint: Checkpoint, registry: Registry) -> Finding:
-    architecture, notes = find(checkpoint, registry, {})
+    architecture, notes = find_architecture(checkpoint, registry, {})
     found = examine_names(architecture, checkpoint)
     if found.unknown or found.missing:
         unknown = f"{few(found.unknown)} unknown to {architecture.name}" if found.unknown else ""
@@ -93,8 +95,8 @@ def _check_names(checkpoint: Checkpoint, registry: Registry) -> Finding:
 
 def _check_vocabulary_size(checkpoint: Checkpoint, registry: Registry) -> Finding:
     """Compare the rows of embeddings and heads with the config. The loading check covers all other shapes."""
-    architecture, _ = find(checkpoint, registry, {})
-    kept, _ = renamed(checkpoint, architecture)
+    architecture, _ = find_architecture(checkpoint, registry, {})
+    kept, _ = rename_tensors(checkpoint, architecture)
     bound = architecture.bind(kept.config, kept.reference, frozenset(kept.tensors))
     stated = {value for key, value in leaves(kept.config) if key.split(".")[-1] in ("vocab_size", "padded_vocab_size")}
     sizes = {}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mergecore.api import FLOATS, torch_dtype
 from mergecore.models.checkpoint import Checkpoint
-from mergecore.models.fingerprints import matches
+from mergecore.models.fingerprints import matches_fingerprint
 from mergecore.recipes.lockfile import Lock
 from mergecore.running.nonfinite import STEP, is_finite
 from mergecore.running.runner import available_cores
@@ -44,7 +44,7 @@ def check_hashes(folder: Path, lock: Lock | None) -> Finding:
         return skipped("hashes", "no lock file")
     outputs = lock.value["outputs"]
     with ThreadPoolExecutor(available_cores()) as pool:
-        same = pool.map(lambda name: matches(folder / name, outputs[name]), outputs)
+        same = pool.map(lambda name: matches_fingerprint(folder / name, outputs[name]), outputs)
         wrong = [name for name, is_same in zip(outputs, same) if not is_same]
     if wrong:
         there = [name for name in wrong if (folder / name).is_file()]

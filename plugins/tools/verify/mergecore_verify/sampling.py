@@ -13,10 +13,10 @@ from mergecore.models.checkpoint import Checkpoint
 from mergecore.planning.planner import Plan, make_plan
 from mergecore.recipes.composition import load_recipe
 from mergecore.recipes.lockfile import Lock
-from mergecore.running.lock_writer import changes, describe
-from mergecore.running.prefetch import fetch
+from mergecore.running.lock_writer import describe_changes, describe_run
+from mergecore.running.prefetch import prefetch
 from mergecore.running.runner import available_cores, spare_memory
-from mergecore.running.tensor_io import FileEnds
+from mergecore.running.tensor_io import FileTensorIO
 from mergecore_verify.findings import Finding, few
 
 if TYPE_CHECKING:
@@ -53,12 +53,12 @@ def check_sample(checkpoint: Checkpoint, lock: Lock | None, registry: Registry, 
     memory = spare_memory()
     plan = make_plan(load_recipe(lock.file), registry, memory)
     try:
-        fetch(plan, _ignore)
+        prefetch(plan, _ignore)
         comparison = Comparison(checkpoint)
         jobs = random.Random(0).sample(plan.jobs, min(count, len(plan.jobs)))
         wrong = {job.name for job in jobs if not _is_stored(checkpoint, job.name, job.info)}
         jobs = [job for job in jobs if job.name not in wrong]
-        ends = FileEnds(plan.checkpoints, plan.jobs, lambda: comparison, allow_nonfinite=True)
+        ends = FileTensorIO(plan.checkpoints, plan.jobs, lambda: comparison, allow_nonfinite=True)
         work = Work(jobs, ends.read, ends.write, _ignore, _ignore, memory, available_cores())
         registry.provide("executors", "threads")().run(work)
         return _judge(comparison.wrong | wrong, len(jobs) + len(wrong), _changes(plan, lock, registry))
@@ -75,7 +75,7 @@ def _ignore(*_: object) -> None:
 
 
 def _changes(plan: Plan, lock: Lock, registry: Registry) -> str:
-    return changes(lock, describe(plan, lock.file.parent, registry, lock.value["shard_size"]))
+    return describe_changes(lock, describe_run(plan, lock.file.parent, registry, lock.value["shard_size"]))
 
 
 def _judge(wrong: set[str], count: int, changed: str) -> Finding:
