@@ -175,7 +175,7 @@ def mergecore_after_plan(tensors: Mapping[str, TensorInfo], notes: list[str], mo
         @hookimpl
         def mergecore_after_plan(models):
             for model in models:
-                if licence_kind(model.card) == "non-commercial":
+                if license_kind(model.card) == "non-commercial":
                     raise InputError(f"{model.reference}: house rule: no models with a non-commercial license")
     """
 

@@ -47,8 +47,8 @@ def bars(result: dict[str, Any]) -> str:
             assert row.wall
             length = max(2.0, (WIDTH - LEFT - RIGHT) * row.wall.middle / longest)
             parts.append(_text(LEFT - 8, y + 14, row.tool, "end"))
-            colour = COLOURS.get(row.tool, "#444")
-            parts.append(f"<rect x='{LEFT}' y='{y:.1f}' width='{length:.1f}' height='18' rx='2' fill='{colour}'/>")
+            color = COLOURS.get(row.tool, "#444")
+            parts.append(f"<rect x='{LEFT}' y='{y:.1f}' width='{length:.1f}' height='18' rx='2' fill='{color}'/>")
             parts.append(_text(LEFT + length + 6, y + 14, f"{row.wall.middle:.2f} s"))
             y += 22
         y += 16
@@ -79,10 +79,10 @@ def growth(result: dict[str, Any]) -> str:
     parts += [_text(x(g), bottom + 20, f"{g:.1f} GB", "middle") for g in sorted({row.gigabytes for row in points})]
     methods = list(dict.fromkeys(method for _, method in lines))
     for (tool, method), line in lines.items():
-        colour, dash = COLOURS.get(tool, "#444"), f"stroke-dasharray='{DASHES[methods.index(method) % len(DASHES)]}'"
+        color, dash = COLOURS.get(tool, "#444"), f"stroke-dasharray='{DASHES[methods.index(method) % len(DASHES)]}'"
         spots = [(x(row.gigabytes), y(row.wall.middle)) for row in line if row.wall]
         path = " L".join(f"{a:.1f} {b:.1f}" for a, b in spots)
-        parts.append(f"<path d='M{path}' fill='none' stroke='{colour}' stroke-width='2' {dash}/>")
-        parts += [f"<circle cx='{a:.1f}' cy='{b:.1f}' r='4' fill='{colour}'/>" for a, b in spots]
-        parts.append(_text(spots[-1][0] + 10, spots[-1][1] + 4, f"{tool}, {method}", extra=f"style='fill:{colour}'"))
+        parts.append(f"<path d='M{path}' fill='none' stroke='{color}' stroke-width='2' {dash}/>")
+        parts += [f"<circle cx='{a:.1f}' cy='{b:.1f}' r='4' fill='{color}'/>" for a, b in spots]
+        parts.append(_text(spots[-1][0] + 10, spots[-1][1] + 4, f"{tool}, {method}", extra=f"style='fill:{color}'"))
     return _page(height, "Time by bytes read and written", parts, _note(result))

@@ -47,9 +47,9 @@ def plot(name: str, method: type[Method]) -> bytes:
     limit = 3.2 * SIZE
     axes.axhline(0, color="0.8", linewidth=0.8, zorder=0)
     axes.plot([-limit, limit], [-limit, limit], color="0.5", linewidth=0.8, linestyle="--", zorder=0)
-    colours = {"c": b.flatten(), "cmap": "coolwarm", "vmin": -2 * SIZE, "vmax": 2 * SIZE}
+    colors = {"c": b.flatten(), "cmap": "coolwarm", "vmin": -2 * SIZE, "vmax": 2 * SIZE}
     dots = axes.scatter(a.flatten(), (merged - base).flatten(), s=11, linewidths=0.2, edgecolors="0.4",
-                        **(colours if models_of(method) == 2 else {"color": "#00897b"}))  # fmt: skip
+                        **(colors if models_of(method) == 2 else {"color": "#00897b"}))  # fmt: skip
     axes.set(xlabel="change in A", ylabel="change in the merged model", xlim=(-limit, limit))
     if models_of(method) == 2:
         figure.colorbar(dots, label="change in B")

@@ -25,7 +25,7 @@ class Input:
     """Position in `MergedModel.models`."""
     tensor: str
     info: TensorInfo
-    making: int = 0
+    scratch_bytes: int = 0
     """Bytes needed to compute a piece of the tensor if the model is a stage of the recipe. 0 if it is in a file."""
 
 
@@ -101,8 +101,8 @@ class Job:
         size = ITEM_BYTES[self.compute_dtype]
         largest = max((piece.elements for piece in self.pieces(elements)), default=0)
         stored = sum(ITEM_BYTES[item.info.dtype] for item in self.inputs) + ITEM_BYTES[self.info.dtype]
-        making = sum(item.making for item in self.inputs)
-        return largest * (stored + size * (2 * len(self.inputs) + 2)) + making
+        scratch = sum(item.scratch_bytes for item in self.inputs)
+        return largest * (stored + size * (2 * len(self.inputs) + 2)) + scratch
 
     def merge(self, tensors: Sequence[Tensor], ctx: Context) -> Tensor:
         """Merge the tiles of the inputs, which must all have the dtype `compute_dtype`, one shape, and one device."""
@@ -215,7 +215,7 @@ class ModelInfo:
         reference: the model as written in the recipe.
         folder: folder with its files. For a stage, all files except the weights.
         config: contents of its config.json.
-        card: license and language from its README.md, for `licence_kind`. See `mergecore.api.read_card`.
+        card: license and language from its README.md, for `license_kind`. See `mergecore.api.read_card`.
         revision: commit hash of a model from the Hub.
         stage: the merge that produces it, if it is a stage that is not written to disk. None for a model in files.
     """
@@ -239,7 +239,7 @@ class MergedModel:
         method: entry-point name of the merge method.
         method_doc: docstring of the method.
         models: the input models, in the order of the recipe.
-        donor: index in `models` of the config source, whose config and other files the output uses.
+        config_source: index in `models` of the config source, whose config and other files the output uses.
         architecture: name of the model class, as in config.json.
         config: contents of the output's config.json.
         tensors: the output's tensors.
@@ -259,7 +259,7 @@ class MergedModel:
     method: str
     method_doc: str
     models: tuple[ModelInfo, ...]
-    donor: int
+    config_source: int
     architecture: str
     config: Mapping[str, Any]
     tensors: Mapping[str, TensorInfo]

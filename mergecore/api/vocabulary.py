@@ -26,7 +26,7 @@ class TokenizerRequest:
         folder: folder of the recipe, which its file names are relative to.
         models: the input models, in the order of the recipe.
         rows: number of rows that each model's weights have along the vocabulary axis.
-        donor: index in `models` of the config source, which is the base model or else the first model.
+        config_source: index in `models` of the config source, which is the base model or else the first model.
         find: returns the folder of any model by its reference. The small files of a model on the Hub are downloaded.
             Raises ModelError if the model does not exist.
     """
@@ -36,7 +36,7 @@ class TokenizerRequest:
     folder: Path
     models: Sequence[ModelInfo]
     rows: Sequence[int]
-    donor: int
+    config_source: int
     find: Callable[[str], Path]
 
 

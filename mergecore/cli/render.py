@@ -54,7 +54,7 @@ def _model_view(checkpoint: Checkpoint) -> dict[str, Any]:
         "revision": checkpoint.revision,
         "tensors": len(checkpoint.tensors),
         "bytes": sum(info.nbytes for info in stored),
-        "licence": {**license_of(checkpoint.card), "kind": license_kind(checkpoint.card)},
+        "license": {**license_of(checkpoint.card), "kind": license_kind(checkpoint.card)},
     }
     added = [{"adapter": str(a.folder), "kind": a.summary, "tensors": a.tensors} for a in checkpoint.adapters]
     return {**view, "adapters": added} if added else view
@@ -108,8 +108,8 @@ def print_plan(plan: Plan, cost: CostEstimate | None = None) -> None:
     table.add_column(overflow="fold")
     table.add_row("method", plan.recipe.method)
     table.add_row("architecture", plan.architecture.name)
-    donor = plan.checkpoints[plan.donor].reference
-    carried = {donor: "  (config and other files are copied from here)"}
+    config_source = plan.checkpoints[plan.config_source].reference
+    carried = {config_source: "  (config and other files are copied from here)"}
     for stage in view["stages"]:
         made = f"{stage['merge_method']} of {', '.join(stage['models'])}"
         fate = "also written" if stage["kept"] else "not written"
@@ -270,12 +270,12 @@ def print_findings(findings: Sequence[Finding], as_json: bool) -> None:
         print(json.dumps([dataclasses.asdict(finding) for finding in findings], indent=2))
         return
     console = _console()
-    colours = {"ok": "green", "SLOW": "yellow"}
+    colors = {"ok": "green", "SLOW": "yellow"}
     for finding in findings:
         plugin = finding.plugin
-        colour = colours.get(finding.status, "red")
+        color = colors.get(finding.status, "red")
         owner = f"{plugin.distribution} {plugin.version}"
-        console.print(f"[{colour}]{finding.status:5}[/] {plugin.kind:15}{plugin.name:27} {owner}", markup=True)
+        console.print(f"[{color}]{finding.status:5}[/] {plugin.kind:15}{plugin.name:27} {owner}", markup=True)
         if finding.cause:
             console.print(f"      {finding.cause}", markup=False)
         if finding.cure:

@@ -97,7 +97,7 @@ def infer_architecture(checkpoint: Checkpoint, name: str) -> tuple[Architecture,
 
 
 def fit_checkpoints(
-    own: Mapping[str, Any], registry: Registry, checkpoints: Sequence[Checkpoint], donor: int
+    own: Mapping[str, Any], registry: Registry, checkpoints: Sequence[Checkpoint], config_source: int
 ) -> tuple[Architecture, list[Checkpoint], list[str]]:
     """Find the architecture of the output, and convert all checkpoints to its names and the config source's layout.
 
@@ -105,19 +105,19 @@ def fit_checkpoints(
         own: definitions that come before all others, such as the recipe's.
         registry: the plugins.
         checkpoints: the models.
-        donor: position of the model whose class the output has.
+        config_source: position of the model whose class the output has.
 
     Raises:
         ArchitectureError: if there is no class name, or a definition is invalid.
         ModelError: if a checkpoint cannot be converted to the layout.
     """
-    definition, notes = find_architecture(checkpoints[donor], registry, own)
-    kept, used = rename_tensors(checkpoints[donor], definition)
+    definition, notes = find_architecture(checkpoints[config_source], registry, own)
+    kept, used = rename_tensors(checkpoints[config_source], definition)
     bound = definition.bind(kept.config, kept.reference, frozenset(kept.tensors))
     fitted = []
     for index, checkpoint in enumerate(checkpoints):
-        item, prefixes = (kept, used) if index == donor else rename_tensors(checkpoint, definition)
-        fitted.append(item if index == donor else convert_layout(item, definition, bound, kept))
+        item, prefixes = (kept, used) if index == config_source else rename_tensors(checkpoint, definition)
+        fitted.append(item if index == config_source else convert_layout(item, definition, bound, kept))
         for there, here in prefixes.items():
             begin = f"name prefix {there!r} is replaced by {here!r}" if there else f"prefix {here!r} is added to names"
             notes.append(f"{checkpoint.reference}: {begin}")

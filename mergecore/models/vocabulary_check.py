@@ -17,13 +17,13 @@ VOCABULARY_CURE = (
 )
 
 
-def check_vocabularies(tables: Sequence[Job], checkpoints: Sequence[Checkpoint], donor: int) -> list[str]:
+def check_vocabularies(tables: Sequence[Job], checkpoints: Sequence[Checkpoint], config_source: int) -> list[str]:
     """Check that the rows of all models belong to the same tokens as in the config source, whose tokenizer is used.
 
     Args:
         tables: the jobs of weights with one row per token.
         checkpoints: the input models.
-        donor: index of the config source, whose files are copied.
+        config_source: index of the config source, whose files are copied.
 
     Returns:
         Notes on tokens that are only in one of two models.
@@ -34,15 +34,15 @@ def check_vocabularies(tables: Sequence[Job], checkpoints: Sequence[Checkpoint],
     notes = []
     sizes = {job.name: job.info.shape[0] for job in tables if job.info.shape}
     for job in tables:
-        own = checkpoints[donor].tensors.get(job.name)
+        own = checkpoints[config_source].tensors.get(job.name)
         if own is not None and own.shape[:1] != job.info.shape[:1]:
             source = checkpoints[job.inputs[0].model].reference
             raise ModelError(
                 f"{job.name}: has {job.info.shape[0]} rows in {source} but {own.shape[0]} in"
-                f" {checkpoints[donor].reference}, which supplies the config; {VOCABULARY_CURE}"
+                f" {checkpoints[config_source].reference}, which supplies the config; {VOCABULARY_CURE}"
             )
-    for model in sorted({item.model for job in tables for item in job.inputs} - {donor}):
-        notes += _compare(checkpoints[donor], checkpoints[model], min(sizes.values()))
+    for model in sorted({item.model for job in tables for item in job.inputs} - {config_source}):
+        notes += _compare(checkpoints[config_source], checkpoints[model], min(sizes.values()))
     return notes
 
 

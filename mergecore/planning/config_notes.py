@@ -10,9 +10,9 @@ VOLATILE = {"dtype", "torch_dtype", "transformers_version", "use_cache", "archit
 """Config keys that can differ between models without a note."""
 
 
-def config_notes(checkpoints: Sequence[Checkpoint], donor: int, changed: set[str]) -> list[str]:
+def config_notes(checkpoints: Sequence[Checkpoint], config_source: int, changed: set[str]) -> list[str]:
     """Return a note for each model whose config differs from the config source, not counting `changed` keys."""
-    kept, lines = checkpoints[donor], []
+    kept, lines = checkpoints[config_source], []
     for checkpoint in checkpoints:
         keys = {*kept.config, *checkpoint.config} - VOLATILE - changed
         differing = sorted(k for k in keys if not k.startswith("_") and kept.config.get(k) != checkpoint.config.get(k))

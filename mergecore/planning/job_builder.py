@@ -42,8 +42,8 @@ class JobBuilder:
 
     def _input(self, part: Part) -> Input:
         checkpoint = self.aligned.checkpoints[part.model]
-        making = read_cost(checkpoint.readers[part.tensor], part.tensor).memory
-        return Input(part.model, part.tensor, checkpoint.tensors[part.tensor], making)
+        scratch = read_cost(checkpoint.readers[part.tensor], part.tensor).memory
+        return Input(part.model, part.tensor, checkpoint.tensors[part.tensor], scratch)
 
     def _job(self, match: Match, inputs: tuple[Input, ...]) -> Job:
         name, shape = match.weight.name, inputs[0].info.shape

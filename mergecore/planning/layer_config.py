@@ -24,7 +24,11 @@ class Row:
 
 
 def layer_config(
-    architecture: Architecture, module: Module, stacks: Sequence[Stack], checkpoints: Sequence[Checkpoint], donor: int
+    architecture: Architecture,
+    module: Module,
+    stacks: Sequence[Stack],
+    checkpoints: Sequence[Checkpoint],
+    config_source: int,
 ) -> dict[str, Any]:
     """Return the config changes, by dotted key, for a model with selected layers.
 
@@ -34,7 +38,7 @@ def layer_config(
     if not module.layers_key:
         return {}
     every = [Row(checkpoints[stack.models[0]], stack.ranges[0][0] + k) for stack in stacks for k in range(stack.layers)]
-    config = checkpoints[donor].config
+    config = checkpoints[config_source].config
     rows = _counted(module, every)
     changes: dict[str, Any] = {}
     if first_of(config, module.extra_key) is not None:
@@ -56,7 +60,7 @@ def layer_config(
     for weight in module.layer:
         _check_first(weight, rows)
     if architecture.inferred and not changes:
-        _check_alike(module, rows, checkpoints[donor])
+        _check_alike(module, rows, checkpoints[config_source])
     changes = {written_key(config, (key,)): value for key, value in changes.items()}
     return {**changes, written_key(config, module.layers_key): len(rows)}
 
@@ -124,10 +128,10 @@ def _check_first(weight: Weight, rows: Sequence[Row]) -> None:
             )
 
 
-def _check_alike(module: Module, rows: Sequence[Row], donor: Checkpoint) -> None:
+def _check_alike(module: Module, rows: Sequence[Row], config_source: Checkpoint) -> None:
     """If layers differ and the config has no per-layer settings, check that each moves to a layer of the same type."""
     for index, row in enumerate(rows):
-        here, there = _kind(module, donor, index), _kind(module, row.checkpoint, row.number)
+        here, there = _kind(module, config_source, index), _kind(module, row.checkpoint, row.number)
         if here and here != there:
             raise ModelError(
                 f"{row.checkpoint.folder}: layer {row.number} would become layer {index}, which has different weights"
@@ -141,18 +145,18 @@ def _kind(module: Module, checkpoint: Checkpoint, number: int) -> set[str]:
     return {weight.name for weight in module.layer if prefix + weight.name in checkpoint.tensors}
 
 
-def tie_config(architecture: Architecture, names: set[str], donor: Checkpoint) -> dict[str, Any]:
+def tie_config(architecture: Architecture, names: set[str], config_source: Checkpoint) -> dict[str, Any]:
     """Return the config changes for tied or separate embeddings in the output, if the config source differs.
 
     Args:
         architecture: architecture of the output.
         names: the output's tensors.
-        donor: the model that supplies the config.
+        config_source: the model that supplies the config.
     """
     weights = [weight for module in architecture.modules.values() for weight in module.after]
     heads = [weight.name for weight in weights if weight.tied_to and weight.vocabulary_axis is not None]
-    config, tied = donor.config, names.isdisjoint(heads)
-    if tied is donor.tensors.keys().isdisjoint(heads):
+    config, tied = config_source.config, names.isdisjoint(heads)
+    if tied is config_source.tensors.keys().isdisjoint(heads):
         # The config contradicts the files. Loaded unchanged, such a checkpoint would get a random head.
         denied = tied and heads and not tie_keys(config, False)
         return tie_keys(config, True) if denied else {}

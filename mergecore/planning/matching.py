@@ -42,7 +42,7 @@ class Match:
     has_base: bool
     lacks_base: bool
     t: float
-    piece: Slice
+    slice: Slice
     module: ModuleRecipe
     alone: bool
 
@@ -58,7 +58,7 @@ class Stack:
     `alone` is True if the slice has several sources, but only one has this module of the architecture.
     """
 
-    piece: Slice
+    slice: Slice
     sources: tuple[Source, ...]
     models: tuple[int, ...]
     ranges: tuple[tuple[int, int], ...]
@@ -80,7 +80,7 @@ class Matcher:
     checkpoints: Sequence[Checkpoint]
     positions: dict[str, int]
     """Model reference → position in `checkpoints`."""
-    donor: int
+    config_source: int
     """Index of the model whose class the output has."""
 
     def modules(self) -> Iterator[tuple[Module, ModuleRecipe, list[Stack]]]:
@@ -101,7 +101,7 @@ class Matcher:
                     f"the module {name!r} is missing; add its models or slices"
                 )
             self._check_sliceable(name, module, recipe)
-            yield module, recipe, [self._stack(module, recipe, piece) for piece in recipe.slices]
+            yield module, recipe, [self._stack(module, recipe, slice_) for slice_ in recipe.slices]
 
     def _check_sliceable(self, name: str, module: Module, recipe: ModuleRecipe) -> None:
         """Check that layers are selected only if the module has layers and it is clear which module is meant."""
@@ -112,14 +112,14 @@ class Matcher:
             raise recipe.place.error(
                 f"{self.architecture.name} has several modules; put 'slices' under 'modules' for: {known}"
             )
-        if not module.layers_key and any(source.layer_range for piece in recipe.slices for source in piece.sources):
+        if not module.layers_key and any(source.layer_range for slice_ in recipe.slices for source in slice_.sources):
             raise recipe.place.error(
                 f"the module {name!r} of {self.architecture.name} has no layers to select; use 'models' instead"
             )
 
-    def _stack(self, module: Module, recipe: ModuleRecipe, piece: Slice) -> Stack:
-        base = piece.base_model or self.recipe.base_model
-        sources = list(piece.sources)
+    def _stack(self, module: Module, recipe: ModuleRecipe, slice_: Slice) -> Stack:
+        base = slice_.base_model or self.recipe.base_model
+        sources = list(slice_.sources)
         own = next((s for s in sources if base is not None and self._at(s) == self.positions[base]), None)
         if base is not None and own is None and recipe.whole:
             own = Source(base, None, None, self.recipe.place.child("base_model"))
@@ -129,10 +129,10 @@ class Matcher:
             raise self.recipe.place.error(f"method {self.recipe.method!r} needs a base model; add base_model: MODEL")
         if apart:
             if own is None:
-                raise piece.place.error(f"the base model {base!r} must be one of the sources of the slice")
+                raise slice_.place.error(f"the base model {base!r} must be one of the sources of the slice")
             sources.remove(own)
             sources.insert(0, own)
-        self._check_count(piece, len(sources), apart, own is not None)
+        self._check_count(slice_, len(sources), apart, own is not None)
         count = len(sources)
         sources = [source for source in sources if self._takes_part(module, source)]
         apart = apart and self._at(sources[0]) == self.positions[base or ""]
@@ -140,8 +140,8 @@ class Matcher:
         ranges = [self._range(module, source) for source in sources]
         if len({end - start for start, end in ranges}) > 1:
             spans = ", ".join(f"{source.model}: {end - start}" for source, (start, end) in zip(sources, ranges))
-            raise piece.place.error(f"all models of a slice must have the same number of layers, not {spans}")
-        return Stack(piece, tuple(sources), tuple(map(self._at, sources)), tuple(ranges), apart, alone)
+            raise slice_.place.error(f"all models of a slice must have the same number of layers, not {spans}")
+        return Stack(slice_, tuple(sources), tuple(map(self._at, sources)), tuple(ranges), apart, alone)
 
     def _at(self, source: Source) -> int:
         return self.positions[source.model]
@@ -156,10 +156,10 @@ class Matcher:
 
     def _is_foreign(self, source: Source) -> bool:
         """Return True if a model's class differs from the output's."""
-        config, donor = (self.checkpoints[at].config for at in (self._at(source), self.donor))
-        return config.get("architectures") != donor.get("architectures")
+        config, config_source = (self.checkpoints[at].config for at in (self._at(source), self.config_source))
+        return config.get("architectures") != config_source.get("architectures")
 
-    def _check_count(self, piece: Slice, count: int, apart: bool, based: bool) -> None:
+    def _check_count(self, slice_: Slice, count: int, apart: bool, based: bool) -> None:
         low, high = self.method.models
         subtracted = apart and issubclass(self.method, DeltaMethod)
         taken = count - 1 if subtracted else count
@@ -167,7 +167,7 @@ class Matcher:
             base = " plus the base model" if subtracted else ", including the base model" if based else ""
             wanted = f"at least {low}" if high is None else f"exactly {low}" if low == high else f"{low} to {high}"
             models = "model" if wanted.endswith(" 1") else "models"
-            raise piece.place.error(f"method {self.recipe.method!r} takes {wanted} {models}{base}, not {taken}")
+            raise slice_.place.error(f"method {self.recipe.method!r} takes {wanted} {models}{base}, not {taken}")
 
     def _range(self, module: Module, source: Source) -> tuple[int, int]:
         checkpoint = self.checkpoints[self._at(source)]
@@ -238,7 +238,7 @@ class Matcher:
         lacks_base = stack.has_base and not has_base
         alone = stack.alone or (len(parts) == 1 and bool(lacking) and all(map(self._is_foreign, lacking)))
         yield Match(
-            weight, tuple(parts), tuple(source.model for source in lacking), has_base, lacks_base, t, stack.piece,
+            weight, tuple(parts), tuple(source.model for source in lacking), has_base, lacks_base, t, stack.slice,
             recipe, alone,
         )  # fmt: skip
 
@@ -248,10 +248,10 @@ class Matcher:
 
     def check_accounted(self) -> None:
         """Check that the architecture knows every tensor of every input. See `check_accounted`."""
-        check_accounted(self.architecture, self.checkpoints, self.donor)
+        check_accounted(self.architecture, self.checkpoints, self.config_source)
 
 
-def check_accounted(architecture: Architecture, checkpoints: Sequence[Checkpoint], donor: int) -> None:
+def check_accounted(architecture: Architecture, checkpoints: Sequence[Checkpoint], config_source: int) -> None:
     """Check that the architecture of the config source knows every tensor of every checkpoint.
 
     Raises:
@@ -263,7 +263,7 @@ def check_accounted(architecture: Architecture, checkpoints: Sequence[Checkpoint
         unknown = sorted(set(checkpoint.tensors) - known)
         if unknown:
             more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
-            own, wanted = (item.config.get("architectures") for item in (checkpoint, checkpoints[donor]))
+            own, wanted = (item.config.get("architectures") for item in (checkpoint, checkpoints[config_source]))
             cure = "install or write the architecture of this checkpoint"
             if own != wanted:
                 cure = f"{' '.join(map(str, own or ['a model without a class']))} cannot be merged into it"

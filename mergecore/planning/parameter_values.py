@@ -57,7 +57,7 @@ class ParameterValues:
             RecipeError: if a required parameter has no value, or the method rejects the values.
         """
         shared = [
-            self._level(match.piece.parameters),
+            self._level(match.slice.parameters),
             self._level(match.module.parameters),
             self._level(self._recipe.parameters),
         ]
@@ -74,7 +74,7 @@ class ParameterValues:
         try:
             return self._method(**values)
         except InputError as error:
-            raise match.piece.place.error(f"{error} (for {match.weight.name})") from None
+            raise match.slice.place.error(f"{error} (for {match.weight.name})") from None
 
     def _value(self, parameter: Parameter, shared: Sequence[Level], match: Match, part: Part | None) -> Any:
         """Return one value of a parameter, for one model's part of the weight or for the whole merge."""
@@ -83,7 +83,7 @@ class ParameterValues:
         value = value_for(parameter, levels, name, match.t)
         if value is not NO_VALUE:
             return value
-        place = part.source.place if part else match.piece.place
+        place = part.source.place if part else match.slice.place
         raise missing(parameter, levels, place, name, part.source.model if part else None)
 
     def notes(self, jobs: Sequence[Job]) -> Iterator[str]:

@@ -23,7 +23,7 @@ class Plan:
     Attributes:
         recipe, method, architecture: the recipe, with its method and the architecture of the output.
         checkpoints: the opened input models, in the order of the recipe.
-        donor: index in `checkpoints` of the config source, whose config and other files the output uses.
+        config_source: index in `checkpoints` of the config source, whose config and other files the output uses.
         jobs: every output tensor, in order.
         config: contents of the output's config.json.
         dropped: number of input tensors that the recipe does not use.
@@ -44,7 +44,7 @@ class Plan:
     method: type[Method]
     architecture: Architecture
     checkpoints: tuple[Checkpoint, ...]
-    donor: int
+    config_source: int
     jobs: tuple[Job, ...]
     config: Mapping[str, Any]
     dropped: int
@@ -137,11 +137,11 @@ def _merged(
         method=plan.recipe.method,
         method_doc=plan.method.__doc__ or "",
         models=tuple(replace(item.info, stage=stages.get(item.reference)) for item in plan.checkpoints),
-        donor=plan.donor,
+        config_source=plan.config_source,
         architecture=plan.architecture.name,
         config=plan.config,
         tensors=plan.tensors,
-        base=plan.donor if plan.recipe.base_model else None,
+        base=plan.config_source if plan.recipe.base_model else None,
         command=plan.command,
         tokenizer_files=plan.tokenizer_files,
         evaluations=plan.evaluations,

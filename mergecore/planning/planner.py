@@ -233,35 +233,35 @@ def _plan(
     checkpoints: list[Checkpoint],
     positions: dict[str, int],
 ) -> Plan:
-    donor = positions[recipe.base_model or recipe.models[0]]
+    config_source = positions[recipe.base_model or recipe.models[0]]
     architecture, fitted, notes = fit_checkpoints(
-        recipe_definitions(recipe.architectures), models.registry, checkpoints, donor
+        recipe_definitions(recipe.architectures), models.registry, checkpoints, config_source
     )
-    aligned = align(recipe, models.registry, architecture, fitted, donor, models.find)
+    aligned = align(recipe, models.registry, architecture, fitted, config_source, models.find)
     checkpoints = list(aligned.checkpoints)
-    matcher = Matcher(recipe, method, architecture, checkpoints, positions, donor)
+    matcher = Matcher(recipe, method, architecture, checkpoints, positions, config_source)
     matcher.check_accounted()
     builder = JobBuilder(recipe, method, values, aligned)
     changes: dict[str, Any] = dict(aligned.config)
     for module, module_recipe, stacks in matcher.modules():
         if not module_recipe.whole:
-            changes.update(layer_config(architecture, module, stacks, checkpoints, donor))
+            changes.update(layer_config(architecture, module, stacks, checkpoints, config_source))
         for match in matcher.matches(module, module_recipe, stacks):
             builder.add(match)
-    changes.update(tied := tie_config(architecture, {job.name for job in builder.jobs}, fitted[donor]))
+    changes.update(tied := tie_config(architecture, {job.name for job in builder.jobs}, fitted[config_source]))
     notes += [f"{key}: set to {str(value).lower()} in the result to match its weights" for key, value in tied.items()]
-    changes.update(_dtype_config(builder.jobs, checkpoints[donor].config))
+    changes.update(_dtype_config(builder.jobs, checkpoints[config_source].config))
     if recipe.tokenizer is None:
-        notes += check_vocabularies(builder.tables, checkpoints, donor)
+        notes += check_vocabularies(builder.tables, checkpoints, config_source)
     used = {(item.model, item.tensor) for job in builder.jobs for item in job.inputs}
     return Plan(
         recipe=recipe,
         method=method,
         architecture=architecture,
         checkpoints=tuple(checkpoints),
-        donor=donor,
+        config_source=config_source,
         jobs=tuple(builder.jobs),
-        config=with_keys(checkpoints[donor].config, changes),
+        config=with_keys(checkpoints[config_source].config, changes),
         dropped=sum(len(checkpoint.tensors) for checkpoint in checkpoints) - len(used),
         notes=(
             *(note for checkpoint in checkpoints for note in checkpoint.notes),
@@ -269,7 +269,7 @@ def _plan(
             *aligned.notes,
             *builder.notes(),
             *values.notes(builder.jobs),
-            *config_notes(checkpoints, donor, set(changes)),
+            *config_notes(checkpoints, config_source, set(changes)),
         ),
         rows=aligned.rows,
         tokenizer_files=aligned.files,
@@ -298,7 +298,7 @@ def _check_memory(jobs: Sequence[Job], memory: int) -> None:
     """Check that tensors that cannot be cut into pieces fit the memory budget."""
     for job in jobs:
         in_pieces = job.method is None or job.method.tile is Tile.ELEMENTS
-        needed = 0 if in_pieces and not any(item.making for item in job.inputs) else job.memory(BLOCK)
+        needed = 0 if in_pieces and not any(item.scratch_bytes for item in job.inputs) else job.memory(BLOCK)
         if needed > memory:
             raise InputError(
                 f"{job.name}: {type(job.method).__name__} needs {needed / 1e6:.0f} MB for this tensor, more than the"

@@ -81,7 +81,7 @@ def plan_adapted(
         recipe=parse_recipe(Place(value), ""),
         method=Adapter,
         checkpoints=(base, *parts),
-        donor=0,
+        config_source=0,
         jobs=tuple(_copies(base)),
         config=changed.config,
         dropped=0,

@@ -56,7 +56,7 @@ def align(
     registry: Registry,
     architecture: Architecture,
     checkpoints: Sequence[Checkpoint],
-    donor: int,
+    config_source: int,
     find: Callable[[str], Path],
 ) -> Aligned:
     """Align every model to the vocabulary that the recipe requests. Without a request, return the models unchanged.
@@ -70,7 +70,7 @@ def align(
     if key is None:
         return Aligned(checkpoints)
     try:
-        return _align(recipe, registry, architecture, checkpoints, donor, find)
+        return _align(recipe, registry, architecture, checkpoints, config_source, find)
     except RecipeError:
         raise
     except InputError as error:
@@ -82,13 +82,13 @@ def _align(
     registry: Registry,
     architecture: Architecture,
     checkpoints: Sequence[Checkpoint],
-    donor: int,
+    config_source: int,
     find: Callable[[str], Path],
 ) -> Aligned:
     tables = list(_tables(architecture, checkpoints)) if recipe.tokenizer is not None else []
     rows = [_rows(tables, index, checkpoint) for index, checkpoint in enumerate(checkpoints)]
     models, place = [item.info for item in checkpoints], recipe.place.folder
-    request = TokenizerRequest(recipe.tokenizer, recipe.chat_template, place, models, rows, donor, find)
+    request = TokenizerRequest(recipe.tokenizer, recipe.chat_template, place, models, rows, config_source, find)
     answer = registry.tokenizer(request)
     if answer is None:
         raise PluginError("no plugin for tokenizers is loaded: pip install mergecore-tokenizer (and omit --no-hooks)")
@@ -97,7 +97,7 @@ def _align(
     _check_answer(answer.vocabulary, rows)
     shown, dtypes = _shown(checkpoints, tables, answer.vocabulary)
     names = {table.weight for table in tables}
-    sizes = size_config(architecture, names, checkpoints[donor].config, answer.vocabulary.own.shape[1])
+    sizes = size_config(architecture, names, checkpoints[config_source].config, answer.vocabulary.own.shape[1])
     return Aligned(shown, dtypes, {**answer.config, **sizes}, answer.files, answer.notes, answer.vocabulary)
 
 

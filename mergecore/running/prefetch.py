@@ -23,9 +23,9 @@ def prefetch(plan: Plan, tell: Callable[[int, int], None]) -> None:
     Raises:
         InputError: if a file cannot be downloaded, or the disk of the cache is too small.
     """
-    donor = plan.checkpoints[plan.donor].snapshot
-    heads = [name for name in donor.heads if not donor.has(name)] if donor else []
-    total = plan.download + sum(donor.sizes[name] or 0 for name in heads if donor)
+    config_source = plan.checkpoints[plan.config_source].snapshot
+    heads = [name for name in config_source.heads if not config_source.has(name)] if config_source else []
+    total = plan.download + sum(config_source.sizes[name] or 0 for name in heads if config_source)
     missing = [shard for shard in plan.shards if not shard.here]
     for folder in {shard.snapshot.folder for shard in missing}:
         free = shutil.disk_usage(folder).free
@@ -45,4 +45,4 @@ def prefetch(plan: Plan, tell: Callable[[int, int], None]) -> None:
         task(advance)
 
     tasks: list[Callable[[Callable[[int], None]], Any]] = [shard.fetch for shard in missing]
-    fetch_in_parallel([*tasks, *(partial(donor.fetch, name) for name in heads if donor)], work)
+    fetch_in_parallel([*tasks, *(partial(config_source.fetch, name) for name in heads if config_source)], work)

@@ -37,7 +37,7 @@ def test_streams_differ_and_are_unrelated(other):
     assert abs(torch.corrcoef(torch.stack([one, ctx.random(1, like)]))[0, 1]) < 5 / N**0.5
 
 
-def test_numbers_are_uniform_and_neighbours_unrelated():
+def test_numbers_are_uniform_and_neighbors_unrelated():
     x = uniform("key", 0, N)
     assert x.min() >= 0 and x.max() < 1
     assert abs(x.mean() - 0.5) < 5 / (12 * N) ** 0.5

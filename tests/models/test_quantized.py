@@ -94,7 +94,7 @@ def test_a_read_longer_than_a_piece_is_what_transformers_makes_of_it():
     assert torch.equal(out.view(weight.shape), expected)
 
 
-def quantise(folder, block, suffix):
+def quantize(folder, block, suffix):
     """Convert a model's projections to fp8. Return the folder of the equivalent bfloat16 model."""
     weights = load_file(folder / "model.safetensors")
     plain, stored = {}, {}
@@ -140,7 +140,7 @@ def save(stored, folder, suffix):
 def test_a_merge_of_fp8_is_the_merge_of_its_bfloat16_conversion(tmp_path, block, suffix):
     torch.manual_seed(0)
     first, second = (write_model(tmp_path / name, seed, dtype="bfloat16") for seed, name in enumerate("xy"))
-    plain = quantise(first, block, suffix)
+    plain = quantize(first, block, suffix)
     for out, model in (("fp8", first), ("plain", plain)):
         models = [{"model": str(path), "parameters": {"weight": 0.5}} for path in (model, second)]
         mergecore.run({"merge_method": "linear", "models": models}, tmp_path / out)

@@ -26,15 +26,15 @@ def put_card(folder: Path, text: str) -> Path:
     return folder
 
 
-def state(folder: Path, licence_id: str) -> Path:
-    return put_card(folder, f"---\nlicense: {licence_id}\n---\n")
+def state(folder: Path, license_id: str) -> Path:
+    return put_card(folder, f"---\nlicense: {license_id}\n---\n")
 
 
 def linear(*models: Path) -> dict[str, object]:
     return {"merge_method": "linear", "models": [{"model": str(m), "parameters": {"weight": 1}} for m in models]}
 
 
-def test_every_licence_of_the_hub_has_its_kind(tmp_path: Path) -> None:
+def test_every_license_of_the_hub_has_its_kind(tmp_path: Path) -> None:
     assert {name: license_kind(read_card(state(tmp_path, name))) for name in KINDS} == KINDS
     own = read_card(put_card(tmp_path, "---\nlicense: other\nlicense_name: acme-non-commercial\n---\n"))
     assert license_kind(own) == "non-commercial"
@@ -74,7 +74,7 @@ def test_no_card_hangs_or_runs_anything(tmp_path: Path, front: str) -> None:
 def notes(*models: Path) -> list[str]:
     plan = mergecore.plan(linear(*models))
     plan.close()
-    return [note for note in plan.notes if "licence" in note]
+    return [note for note in plan.notes if "license" in note]
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def notes(*models: Path) -> list[str]:
         (("apache-2.0", "gemma"), True), (("llama2", "llama3"), True), (("mit", "unknown"), True),
     ],
 )  # fmt: skip
-def test_licences_that_do_not_go_together_are_named_in_the_plan(models, ids, conflict) -> None:
+def test_licenses_that_do_not_go_together_are_named_in_the_plan(models, ids, conflict) -> None:
     for model, name in zip(models, ids):
         state(model, name)
     found = notes(*models[:2])
@@ -93,14 +93,14 @@ def test_licences_that_do_not_go_together_are_named_in_the_plan(models, ids, con
     assert all(name in note and str(model) in note for note in found for name, model in zip(ids, models))
 
 
-def test_a_licence_file_without_a_card_is_an_unknown_licence(models) -> None:
+def test_a_license_file_without_a_card_is_an_unknown_license(models) -> None:
     state(models[0], "mit")
     (models[1] / "LICENSE").write_text("Do what you like.")
     (note,) = notes(*models[:2])
     assert f"{models[1]}: unknown, see its LICENSE" in note
 
 
-def test_a_wanted_licence_refuses_the_others_by_name(models, linear_recipe, plugin_env, tmp_path) -> None:
+def test_a_wanted_license_refuses_the_others_by_name(models, linear_recipe, plugin_env, tmp_path) -> None:
     state(models[1], "apache-2.0")
     state(models[2], "cc-by-nc-4.0")
     for command in (["plan", linear_recipe], ["run", linear_recipe, tmp_path / "out"]):
@@ -114,11 +114,11 @@ def test_a_wanted_licence_refuses_the_others_by_name(models, linear_recipe, plug
 
 
 POLICY = """
-from mergecore.api import InputError, hookimpl, licence_kind
+from mergecore.api import InputError, hookimpl, license_kind
 @hookimpl
 def mergecore_after_plan(models):
     for model in models:
-        if licence_kind(model.card) == "non-commercial":
+        if license_kind(model.card) == "non-commercial":
             raise InputError(f"house rule: {model.reference} is not for us")
 """
 

@@ -38,7 +38,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in left_out}
 
 
-def neighbours(out: Path) -> list[str]:
+def neighbors(out: Path) -> list[str]:
     return sorted(path.name for path in out.parent.glob(f"{out.name}?*"))
 
 
@@ -118,7 +118,7 @@ def test_killed_at_any_moment_and_run_again_the_result_is_the_same(slowly, kills
             status, said = slowly.start(out).ended()
             assert status == 0, said
             resumed += "resuming: " in said
-            assert neighbours(out) == []
+            assert neighbors(out) == []
         assert content(out) == slowly.expected
     assert resumed >= kills // 3
 
@@ -129,11 +129,11 @@ def test_an_interrupt_says_how_to_go_on_and_the_next_run_does(slowly, number, wo
     said = slowly.cut_short(out, number)
     assert said.splitlines()[-1] == word
     assert f"{out}.partial: has " in said and "run the same recipe again to resume" in said
-    assert neighbours(out) == ["out.partial"]
+    assert neighbors(out) == ["out.partial"]
     kept = int(said.partition("partial: has ")[2].split()[0])
     status, said = slowly.start(out).ended()
     assert (status, f"resuming: {kept} of {LAYERS * 9 + 3} tensors are done" in said) == (0, True)
-    assert content(out) == slowly.expected and neighbours(out) == []
+    assert content(out) == slowly.expected and neighbors(out) == []
 
 
 def test_an_interrupt_before_the_first_tensor_leaves_nothing(slowly, tmp_path):
@@ -141,7 +141,7 @@ def test_an_interrupt_before_the_first_tensor_leaves_nothing(slowly, tmp_path):
     assert run.reached(tmp_path / "out.partial")
     status, said = run.ended(signal.SIGINT)
     assert (status, said.splitlines()[-1]) == (130, "interrupted")
-    assert neighbours(tmp_path / "out") == (["out.partial"] if "run the same recipe again" in said else [])
+    assert neighbors(tmp_path / "out") == (["out.partial"] if "run the same recipe again" in said else [])
 
 
 def test_a_new_version_of_the_method_begins_anew_and_says_so(slowly, tmp_path):

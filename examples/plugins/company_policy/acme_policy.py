@@ -22,10 +22,10 @@ def mergecore_before_plan(recipe: Mapping[str, Any]) -> None:
     """Refuse models without a model card or without a permissive license."""
     parents.clear()
     for model in dict.fromkeys(references(recipe)):
-        parents[model] = licence = licence_of(model)
-        if licence not in PERMISSIVE:
+        parents[model] = license = license_of(model)
+        if license not in PERMISSIVE:
             allowed = ", ".join(sorted(PERMISSIVE))
-            raise InputError(f"ACME policy: {model} has the license {licence!r}; allowed licenses: {allowed}")
+            raise InputError(f"ACME policy: {model} has the license {license!r}; allowed licenses: {allowed}")
 
 
 @hookimpl
@@ -48,7 +48,7 @@ def references(value: Any) -> Iterator[str]:
             yield from references(item)
 
 
-def licence_of(model: str) -> str:
+def license_of(model: str) -> str:
     """Return the license in a model card's front matter, between its two ``---`` lines."""
     card = Path(model).expanduser() / "README.md"
     unknown = f"ACME policy: {model} has no known license; add a {card.name} that starts with ---, license: ..., ---"

@@ -43,9 +43,9 @@ class Config(PostProcessor):
         config = model.folder / "config.json"
         if not config.exists():
             config.write_text(json.dumps(dict(model.config), indent=2) + "\n", "utf-8")
-        donor = model.models[model.donor].folder.resolve()
-        for source in carried_files(donor, model.warn):
-            target = model.folder / source.relative_to(donor)
+        config_source = model.models[model.config_source].folder.resolve()
+        for source in carried_files(config_source, model.warn):
+            target = model.folder / source.relative_to(config_source)
             if not target.exists():
                 target.parent.mkdir(exist_ok=True)
                 shutil.copyfile(source, target)

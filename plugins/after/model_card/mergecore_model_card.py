@@ -50,7 +50,7 @@ def card(model: MergedModel) -> str:
         *_score_tables(model),
         *_health(model),
         "## Models\n\n" + "\n".join(_listed(model)),
-        "## License\n\n" + _licence_words(model),
+        "## License\n\n" + _license_words(model),
         "## Recipe\n\n" + fence("yaml", model.recipe),
         "## Reproduce this merge\n\n"
         + fence("sh", f"pip install {' '.join(_distributions(model))}\nmergecore {_line(model.command)}"),
@@ -107,7 +107,7 @@ def hub_id(info: ModelInfo) -> str | None:
     return name if HUB_ID.fullmatch(name) else None
 
 
-def _licence_words(model: MergedModel) -> str:
+def _license_words(model: MergedModel) -> str:
     parents = files(model)
     cards = [info.card for info in parents]
     if licenses_agree(cards):

@@ -103,14 +103,14 @@ STATED = "---\nlicense: apache-2.0\n---\n"
         "---\nlicense: apache-2.0\nlicense_name: own\n---\n", "text\n---\nlicense: apache-2.0\n---\n",
     ],
 )  # fmt: skip
-def test_no_licence_is_claimed_unless_all_state_the_same(tmp_path: Path, other: str | None) -> None:
+def test_no_license_is_claimed_unless_all_state_the_same(tmp_path: Path, other: str | None) -> None:
     text = card(merged(parent(tmp_path / "a", STATED), parent(tmp_path / "b", other)))
     assert "license" not in data(text)
     assert "do not all state the same license" in text
     assert "- a: apache-2.0\n- b: " in text
 
 
-def test_a_licence_of_its_own_keeps_its_name_and_only_a_link_that_leads_somewhere(tmp_path: Path) -> None:
+def test_a_license_of_its_own_keeps_its_name_and_only_a_link_that_leads_somewhere(tmp_path: Path) -> None:
     for link, kept in (("LICENSE", {}), ("https://x.org/l", {"license_link": "https://x.org/l"})):
         readme = f"\ufeff---\nlicense: other\nlicense_name: own-1\nlicense_link: {link}\n---\n"
         text = card(merged(parent(tmp_path / "a", readme), parent(tmp_path / "b", readme)))
@@ -163,14 +163,14 @@ def test_plain_text_shows_as_it_is(text: str) -> None:
     assert "".join(child.content for child in inline.children).split() == f"x {text} y".split()
 
 
-@given(licence=MARKS.filter(str.strip), name=MARKS)
+@given(license=MARKS.filter(str.strip), name=MARKS)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_front_matter_stays_itself_whatever_the_parents_say(licence: str, name: str) -> None:
-    readme = f"---\n{yaml.safe_dump({'license': licence, 'license_name': name})}---\n"
+def test_front_matter_stays_itself_whatever_the_parents_say(license: str, name: str) -> None:
+    readme = f"---\n{yaml.safe_dump({'license': license, 'license_name': name})}---\n"
     with tempfile.TemporaryDirectory() as folder:
         text = card(merged(parent(Path(folder), readme), name=name.replace("\n", "")))
     found = data(text)
-    assert (found["license"], found["license_name"], found["library_name"]) == (licence, name, "transformers")
+    assert (found["license"], found["license_name"], found["library_name"]) == (license, name, "transformers")
     headings = re.findall(r"<h(\d)>", MarkdownIt().render(HubCard(text).text))
     assert headings == list("122222")
 

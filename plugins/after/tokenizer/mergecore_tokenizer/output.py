@@ -22,10 +22,10 @@ def make(request: TokenizerRequest) -> OutputTokenizer:
     Raises:
         InputError: the request cannot be fulfilled.
     """
-    donor = request.models[request.donor]
+    config_source = request.models[request.config_source]
     folders = [model.folder for model in request.models]
     if request.tokenizer is None:
-        files, left = _files(donor.folder)
+        files, left = _files(config_source.folder)
         notes = [*left, *chat.apply(request, folders, files)]
         return OutputTokenizer(None, files, {}, tuple(notes))
     readers, without = _readers(request)
@@ -33,13 +33,13 @@ def make(request: TokenizerRequest) -> OutputTokenizer:
     wanted = request.tokenizer.get("tokens") or {}
     union = request.tokenizer.get("source", "union") == "union"
     ids = _ids(source, [item for item in readers if item] if union else [], wanted)
-    models = Models([model.reference for model in request.models], readers, request.rows, request.donor)
+    models = Models([model.reference for model in request.models], readers, request.rows, request.config_source)
     rows, notes = vocabulary(ids, models, place, wanted, request.tokenizer.get("pad_to_multiple_of", 1))
     added, conflicts = _added(ids, source, readers if union else [], wanted)
     files, left = _files(source.folder)
     if len(ids) > len(source.ids) or added.keys() != source.added.keys():
         left += _grow(files, source, ids, added)
-    changes, lost = special.changes(donor, source, readers[request.donor], ids, files)
+    changes, lost = special.changes(config_source, source, readers[request.config_source], ids, files)
     notes = [
         *_summary(ids, source, readers),
         *without,
@@ -55,9 +55,9 @@ def make(request: TokenizerRequest) -> OutputTokenizer:
 def _readers(request: TokenizerRequest) -> tuple[list[Read], list[str]]:
     """Return the models' tokenizers and notes. A model without one is assumed to use the config source's."""
     found = [read(model.reference, model.folder) for model in request.models]
-    base = found[request.donor]
+    base = found[request.config_source]
     if base is None:
-        folder = request.models[request.donor].folder
+        folder = request.models[request.config_source].folder
         raise InputError(f"{folder}: has no tokenizer files, such as tokenizer.json; download them too")
     notes = [
         f"{model.reference}: has no tokenizer files, so it is assumed to use those of {base.reference}"
@@ -72,7 +72,7 @@ def _source(request: TokenizerRequest, readers: Sequence[Read]) -> tuple[Read, i
     assert request.tokenizer is not None
     name = request.tokenizer.get("source", "union")
     if name in ("union", "base"):
-        return readers[request.donor], request.donor
+        return readers[request.config_source], request.config_source
     folder = Path(name).expanduser()
     for place, model in enumerate(request.models):
         if name == model.reference or (folder.is_dir() and folder.samefile(model.folder)):

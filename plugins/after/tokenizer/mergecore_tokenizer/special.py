@@ -14,13 +14,13 @@ ENDS = ("_token_id", "_token_index")
 
 
 def changes(
-    donor: ModelInfo, source: Read, base: Read, ids: Mapping[str, int], files: dict[str, bytes]
+    config_source: ModelInfo, source: Read, base: Read, ids: Mapping[str, int], files: dict[str, bytes]
 ) -> tuple[dict[str, Any], list[str]]:
     """Return the changed config values by dotted key, and notes. Add generation_config.json to the files if needed.
 
-    Special tokens of `source` keep their roles. Tokens only in the config of `donor` are looked up by their text.
+    Special tokens of `source` keep their roles. Tokens only in `config_source` are looked up by their text.
     """
-    if source.folder.resolve() == donor.folder.resolve():
+    if source.folder.resolve() == config_source.folder.resolve():
         return {}, []
     tokens = {number: token for token, number in base.ids.items()}
     config = read_json(source.folder / "config.json")
@@ -38,8 +38,8 @@ def changes(
             lost.append(key)
         return (new if isinstance(value, list) else new[0]) if new else None
 
-    result = {key: moved(key, value, roles) for key, value in _special(donor.config)}
-    generation = read_json(donor.folder / "generation_config.json")
+    result = {key: moved(key, value, roles) for key, value in _special(config_source.config)}
+    generation = read_json(config_source.folder / "generation_config.json")
     if generation:
         own = {**roles, **dict(_special(read_json(source.folder / "generation_config.json")))}
         generation |= {key: moved(key, value, own) for key, value in _special(generation)}

@@ -128,8 +128,8 @@ class Feeder:
             return []
         stored = sum(ITEM_BYTES[item.info.dtype] for item in job.inputs) + ITEM_BYTES[job.info.dtype]
         floats = ITEM_BYTES[job.compute_dtype] * (2 * len(job.inputs) + 2)
-        making = sum(item.making for item in job.inputs)
-        room = min(max(self._room - making, 0) // (SLOTS * stored), self._free // (SLOTS * (stored + floats)))
+        scratch = sum(item.scratch_bytes for item in job.inputs)
+        room = min(max(self._room - scratch, 0) // (SLOTS * stored), self._free // (SLOTS * (stored + floats)))
         pieces = job.pieces(min(self._tile, room))
         return pieces if all(piece.elements <= room for piece in pieces) else []
 

@@ -92,7 +92,7 @@ def merge(
     as_json: AsJson = False,
 ) -> None:
     """Merge several adapters for the same base into OUT, without building full-size matrices."""
-    from mergecore_lora.merging import EXACT, Way, check_way
+    from mergecore_lora.merging import EXACT, MergeOptions, check_weights
     from mergecore_lora.merging import merge as run
 
     _one_of("--dtype", dtype, DTYPES)
@@ -100,13 +100,13 @@ def merge(
         raise InputError(f"--rank: must be a positive integer, not {rank}")
     if method == EXACT and parameter:
         raise InputError("--set: the exact sum has no parameters; use --weight instead")
-    weights = check_way(len(adapters), weight)
+    weights = check_weights(len(adapters), weight)
     import torch
 
     from mergecore.discovery.registry import Registry
 
-    way = Way(method, weights, dict(map(_parameter, parameter)), rank or None, getattr(torch, dtype))
-    report = run(adapters, out, way, Registry(warn), force=force)
+    options = MergeOptions(method, weights, dict(map(_parameter, parameter)), rank or None, getattr(torch, dtype))
+    report = run(adapters, out, options, Registry(warn), force=force)
     _show(out, report, quiet, as_json)
 
 

@@ -83,7 +83,7 @@ def decompose(matrix: Tensor, wanted: Wanted, name: str, dtype: torch.dtype = to
         The product, and the measured squared norm of the remainder.
     """
     total = squared_norm(matrix)
-    found = _randomised(matrix, wanted, total, name)
+    found = _randomized(matrix, wanted, total, name)
     if found is not None:
         product = _rounded(found, dtype)
         left = remainder(matrix, product)
@@ -109,7 +109,7 @@ def _exact(matrix: Tensor, wanted: Wanted, total: float) -> Product:
     return _balanced(u, s, vh, limit if rank is None else min(rank, limit), True)
 
 
-def _randomised(matrix: Tensor, wanted: Wanted, total: float, name: str) -> Product | None:
+def _randomized(matrix: Tensor, wanted: Wanted, total: float, name: str) -> Product | None:
     """Return a product from a randomized range finder, or None if the exact method is as fast or required."""
     smaller = min(matrix.shape)
     directions = (wanted.rank if wanted.share is None and wanted.rank is not None else FIRST) + EXTRA

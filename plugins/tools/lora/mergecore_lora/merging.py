@@ -52,7 +52,7 @@ class Opened:
 
 
 @dataclass(frozen=True)
-class Way:
+class MergeOptions:
     """How to merge adapters.
 
     Attributes:
@@ -70,19 +70,19 @@ class Way:
     dtype: torch.dtype
 
 
-def merge(adapters: Sequence[str], out: Path, way: Way, registry: Registry, *, force: bool) -> Any:
+def merge(adapters: Sequence[str], out: Path, options: MergeOptions, registry: Registry, *, force: bool) -> Any:
     """Merge adapters into one, write it, and return its report.
 
     Raises:
         InputError: An adapter has more than low-rank changes, the adapters do not match, or the method cannot be
             used.
     """
-    method = None if way.method == EXACT else registry.provide("methods", way.method)
+    method = None if options.method == EXACT else registry.provide("methods", options.method)
     if method is not None and "weight" in declared(method):
-        way = replace(way, parameters={"weight": list(way.weights), **way.parameters})
+        options = replace(options, parameters={"weight": list(options.weights), **options.parameters})
     with _opened(adapters, registry) as opened:
         bases = list(dict.fromkeys(base_name(item.folder) for item in opened))
-        merger = Merger(opened, way, method)
+        merger = Merger(opened, options, method)
         folders = [item.folder for item in opened]
         return write_adapter(out, folders, force, lambda file: merger.fill(file, bases))
 
@@ -138,13 +138,13 @@ class Merger:
     """Merge several adapters module by module."""
 
     adapters: Sequence[Opened]
-    way: Way
+    options: MergeOptions
     method: type[Method] | None
 
     def fill(self, file: TensorFile, bases: Sequence[str | None]) -> tuple[Any, Any]:
         """Add the merged factors to a file. Return the adapter's config and the report."""
         names = " and ".join(str(item.folder) for item in self.adapters)
-        notes = [] if self.method is None or self._turns() else [_NOTE.format(method=self.way.method)]
+        notes = [] if self.method is None or self._turns() else [_NOTE.format(method=self.options.method)]
         if len(bases) > 1:
             notes.append(f"the adapters list different base models: {', '.join(map(str, bases))}; the first is kept")
         modules = sorted({module for item in self.adapters for module in item.pairs})
@@ -157,7 +157,7 @@ class Merger:
         turned = any(item.settings.transposed for item in self.adapters)
         config = peft_config(str(bases[0] or ""), "CAUSAL_LM", ranks, {}, modules, fan_in_fan_out=turned)
         return config, {
-            "how": f"merged from {names} ({self.way.method})",
+            "how": f"merged from {names} ({self.options.method})",
             "base": bases[0],
             "notes": notes,
             "error": math.sqrt(lost / total) if total else 0.0,
@@ -171,7 +171,7 @@ class Merger:
         left, right, norm, error = self._sum(factors) if self.method is None else self._by_method(module, factors)
         if not right.shape[0]:
             return None
-        left, right = left.to(self.way.dtype), right.to(self.way.dtype)
+        left, right = left.to(self.options.dtype), right.to(self.options.dtype)
         if next(item.pairs[module][0] for item in self.adapters if module in item.pairs):
             file.add(f"{module}.lora_embedding_A", right)
             file.add(f"{module}.lora_embedding_B", left)
@@ -189,14 +189,14 @@ class Merger:
 
     def _sum(self, factors: Sequence[tuple[Tensor, Tensor] | None]) -> tuple[Tensor, Tensor, float, float]:
         """Return the weighted sum: concatenated factors, truncated to the requested rank."""
-        there = [(weight, *pair) for weight, pair in zip(self.way.weights, factors) if pair is not None and weight]
+        there = [(weight, *pair) for weight, pair in zip(self.options.weights, factors) if pair is not None and weight]
         if not there:
             return torch.empty(0, 0), torch.empty(0, 0), 0.0, 0.0
         left = torch.cat([weight * b for weight, b, _ in there], dim=1)
         right = torch.cat([a for _, _, a in there])
         turn_left, turn_right, core = _core(left, right)
         norm = core.norm().item()
-        if self.way.rank is None or self.way.rank >= right.shape[0]:
+        if self.options.rank is None or self.options.rank >= right.shape[0]:
             return left, right, norm, 0.0
         return *self._cut(turn_left, core, turn_right), norm, self._lost(core)
 
@@ -220,7 +220,7 @@ class Merger:
         subtracts = issubclass(self.method, DeltaMethod) and self.method.base is not Base.INPUT
         tensors = [torch.zeros_like(changes[0]), *changes] if subtracts else list(changes)
         base = 0 if subtracts or self.method.base is Base.REQUIRED else None
-        return merge_tensors(tensors, self.method, self.way.parameters, base=base, name=name)
+        return merge_tensors(tensors, self.method, self.options.parameters, base=base, name=name)
 
     def _turns(self) -> bool:
         """Return whether the method is invariant to rotations of the changes, as tested on random ones."""
@@ -235,14 +235,15 @@ class Merger:
         """Split left @ core @ right.T into two factors of the lowest possible rank, at most the requested one."""
         u, s, vh = torch.linalg.svd(core, full_matrices=False)
         rank = int((s > NEGLIGIBLE * s.max()).sum()) if s.numel() and s.max() > 0 else 0
-        rank = rank if self.way.rank is None else min(rank, self.way.rank)
+        rank = rank if self.options.rank is None else min(rank, self.options.rank)
         root = s[:rank].sqrt()
         return left @ (u[:, :rank] * root), (root[:, None] * vh[:rank]) @ right.T
 
     def _lost(self, core: Tensor) -> float:
         """Return the norm of the part truncated by the requested rank, relative to the whole."""
         squares = torch.linalg.svdvals(core.double()).square()
-        return math.sqrt(squares[self.way.rank :].sum() / squares.sum()) if self.way.rank and squares.sum() else 0.0
+        total, rank = squares.sum(), self.options.rank
+        return math.sqrt(squares[rank:].sum() / total) if rank and total else 0.0
 
 
 _NOTE = (
@@ -264,7 +265,7 @@ def _principal(matrix: Tensor) -> Tensor:
     return u[:, s > NEGLIGIBLE * s.max()] if s.max() > 0 else u
 
 
-def check_way(count: int, weights: Sequence[float]) -> list[float]:
+def check_weights(count: int, weights: Sequence[float]) -> list[float]:
     """Return one weight per adapter.
 
     Raises:

@@ -52,7 +52,7 @@ class Settings:
         path: Path of the config, for errors.
         rank, alpha: Defaults for modules that match no pattern.
         ranks, alphas: Values by pattern: a module's name or its suffix, or a regular expression.
-        rank_stabilised: Whether the scale is alpha / sqrt(rank) instead of alpha / rank.
+        rank_stabilized: Whether the scale is alpha / sqrt(rank) instead of alpha / rank.
         magnitudes: Whether it is DoRA.
         transposed: Whether linear layers are stored as (in, out).
         parameters: Suffixes of the names of parameters that are direct targets.
@@ -64,7 +64,7 @@ class Settings:
     alpha: float
     ranks: Mapping[str, int]
     alphas: Mapping[str, float]
-    rank_stabilised: bool
+    rank_stabilized: bool
     magnitudes: bool
     transposed: bool
     parameters: tuple[str, ...]
@@ -73,7 +73,7 @@ class Settings:
     def scale(self, module: str, rank: int) -> float:
         """Return the factor of B @ A for a module with factors of this rank."""
         alpha = first_match(self.alphas, module, self.path, self.alpha)
-        return alpha / (math.sqrt(rank) if self.rank_stabilised else rank)
+        return alpha / (math.sqrt(rank) if self.rank_stabilized else rank)
 
     def rank_of(self, module: str) -> int:
         """Return the rank that a module's factors must have."""
@@ -82,7 +82,7 @@ class Settings:
     @property
     def summary(self) -> str:
         """Short description."""
-        kind = ("rs" if self.rank_stabilised else "") + ("DoRA" if self.magnitudes else "LoRA")
+        kind = ("rs" if self.rank_stabilized else "") + ("DoRA" if self.magnitudes else "LoRA")
         spread = sorted({self.rank, *self.ranks.values()})
         rank = f"{spread[0]} to {spread[-1]}" if len(spread) > 1 else str(self.rank)
         alphas = sorted({self.alpha, *self.alphas.values()})
@@ -144,7 +144,7 @@ def read_settings(folder: Path) -> Settings:
         alpha=_number(path, config, "lora_alpha", 8, float),
         ranks=_pattern(path, config, "rank_pattern", int),
         alphas=_pattern(path, config, "alpha_pattern", float),
-        rank_stabilised=_switch(path, config, "use_rslora"),
+        rank_stabilized=_switch(path, config, "use_rslora"),
         magnitudes=_switch(path, config, "use_dora"),
         transposed=_switch(path, config, "fan_in_fan_out"),
         parameters=_names(path, config, "target_parameters"),

@@ -144,7 +144,7 @@ def test_the_stated_errors_are_those_of_the_result(options, llama, run, tmp_path
 
 @pytest.mark.parametrize("wanted", [Wanted(rank=8), Wanted(share=0.5), Wanted(share=0.9), Wanted(rank=5, share=0.99)])
 @pytest.mark.parametrize("decay", [0.0, 0.3, 3.0])
-def test_the_randomised_way_is_as_good_as_the_exact_one(wanted, decay):
+def test_the_randomized_way_is_as_good_as_the_exact_one(wanted, decay):
     generator = torch.Generator().manual_seed(0)
     u, v = (torch.linalg.qr(torch.randn(size, 300, generator=generator)).Q for size in (400, 300))
     s = (1 + torch.arange(300.0)) ** -decay

@@ -121,7 +121,7 @@ class Mixture:
             method=Moe,
             architecture=architecture,
             checkpoints=checkpoints,
-            donor=0,
+            config_source=0,
             jobs=jobs,
             config=result,
             dropped=sum(len(checkpoint.tensors) for checkpoint in checkpoints) - len(used),
@@ -179,9 +179,9 @@ class Mixture:
             yield self._copy(weight.name, base, name)
 
     def _copy(self, name: str, base: Checkpoint, tensor: str) -> Job:
-        info, making = base.tensors[tensor], read_cost(base.readers[tensor], tensor).memory
+        info, scratch = base.tensors[tensor], read_cost(base.readers[tensor], tensor).memory
         dtype = self.dtype if info.dtype in FLOATS else info.dtype
-        return Job(name, TensorInfo(dtype, info.shape), (Input(0, tensor, info, making),), None)
+        return Job(name, TensorInfo(dtype, info.shape), (Input(0, tensor, info, scratch),), None)
 
     def _pieces(self) -> dict[str, list[Job]]:
         """Return the jobs for the matrices in each weight that holds all experts."""

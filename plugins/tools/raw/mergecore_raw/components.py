@@ -62,9 +62,9 @@ class Carry(PostProcessor):
     """Copy model_index.json, configs, tokenizers, and schedulers from the folder of the config source."""
 
     def run(self, model: MergedModel) -> None:
-        donor = model.models[model.donor].folder
-        for source in beside(donor, model.warn):
-            target = model.folder / source.relative_to(donor)
+        config_source = model.models[model.config_source].folder
+        for source in beside(config_source, model.warn):
+            target = model.folder / source.relative_to(config_source)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
 

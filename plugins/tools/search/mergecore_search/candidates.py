@@ -164,7 +164,9 @@ def _kind(plan: Plan) -> str:
     """Return a digest of everything about a candidate except the values of its weights."""
     shapes = {name: info.shape for name, info in plan.tensors.items()}
     files = {name: hashlib.sha256(data).hexdigest() for name, data in (plan.tokenizer_files or {}).items()}
-    text = json.dumps([plan.config, shapes, files, plan.checkpoints[plan.donor].reference], sort_keys=True, default=str)
+    text = json.dumps(
+        [plan.config, shapes, files, plan.checkpoints[plan.config_source].reference], sort_keys=True, default=str
+    )
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -79,12 +79,12 @@ def _cell(x: float, y: float, loss: float, low: float, high: float) -> str:
     if not math.isfinite(loss):
         return f'<text class="dim" x="{x + CELL_WIDTH / 2}" y="{y + 22}" text-anchor="middle">failed</text>'
     share = (high - loss) / (high - low) if high > low else 1.0
-    colour = "#{:02x}{:02x}{:02x}".format(*(round(a + share * (b - a)) for a, b in ((236, 33), (241, 102), (247, 172))))
+    color = "#{:02x}{:02x}{:02x}".format(*(round(a + share * (b - a)) for a, b in ((236, 33), (241, 102), (247, 172))))
     mark = ' stroke="#cc3311" stroke-width="2"' if loss == low else ""
     ink = "#fff" if share > 0.55 else "#222"
     middle = x + CELL_WIDTH / 2
     return (
-        f'<rect x="{x + 1}" y="{y + 1}" width="{CELL_WIDTH - 2}" height="{CELL_HEIGHT - 2}" fill="{colour}"{mark}/>'
+        f'<rect x="{x + 1}" y="{y + 1}" width="{CELL_WIDTH - 2}" height="{CELL_HEIGHT - 2}" fill="{color}"{mark}/>'
         f'<text x="{middle}" y="{y + 22}" text-anchor="middle" style="fill:{ink}">{loss:.4g}</text>'
     )
 

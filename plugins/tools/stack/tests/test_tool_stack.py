@@ -47,7 +47,7 @@ def test_shares_add_up() -> None:
         assert all(abs(count - total * weight / sum(weights)) < 1 for count, weight in zip(counts, weights))
 
 
-def test_neighbours_are_joined() -> None:
+def test_neighbors_are_joined() -> None:
     assert joined([Run(0, 0, 1), Run(0, 1, 3), Run(1, 3, 4), Run(0, 4, 5)]) == [
         Run(0, 0, 3),
         Run(1, 3, 4),
@@ -126,7 +126,7 @@ FILES = {
     "list.yml": GOOD,
     "nothing.yml": "layer_slices: []\n",
     "unknown.yml": f"layer_slicse:\n{GOOD}",
-    "more.yml": f"layer_slices:\n{GOOD}colour: blue\n",
+    "more.yml": f"layer_slices:\n{GOOD}color: blue\n",
     "negative.yml": "layer_slices:\n- {model: a, start: -1, end: 2}\n",
     "reversed.yml": "layer_slices:\n- {model: a, start: 2, end: 1}\n",
     "beyond.yml": "layer_slices:\n- {model: a, start: 0, end: 9}\n",
@@ -168,7 +168,7 @@ REFUSED = {
     "a list": Refused("stack slices list.yml", "must be a mapping"),
     "no slices": Refused("stack slices nothing.yml", "layer_slices: must not be empty"),
     "slices misspelt": Refused("stack slices unknown.yml", "unknown.yml:1: 'layer_slices' is missing"),
-    "a key of its own": Refused("stack slices more.yml", "unknown key 'colour'"),
+    "a key of its own": Refused("stack slices more.yml", "unknown key 'color'"),
     "a layer below zero": Refused("stack slices negative.yml", "must be at least 0, not -1"),
     "layers reversed": Refused("stack slices reversed.yml", "reversed.yml:2: layer_slices[0].end: must be greater"),
     "layers beyond the model": Refused("stack slices beyond.yml", "a has 2 layers, not 9"),

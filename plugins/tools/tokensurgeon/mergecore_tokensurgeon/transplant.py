@@ -188,7 +188,7 @@ def _plan(
         method=TokenSurgeon,
         architecture=origins.model.architecture,
         checkpoints=(shown, origins.donor.checkpoint),
-        donor=0,
+        config_source=0,
         jobs=tuple(Job(name, info, (Input(0, name, info),), None) for name, info in shown.tensors.items()),
         config=with_keys(own.config, {**answer.config, **sizes}),
         dropped=len(origins.donor.checkpoint.tensors),

@@ -137,7 +137,7 @@ class FirstNote(PostProcessor):
 
     def run(self, model: MergedModel) -> None:
         facts = [model.name, model.method, model.architecture, str(len(model.tensors)), str(len(model.models))]
-        facts += [model.models[model.donor].reference, str(model.base), str(model.config["num_hidden_layers"])]
+        facts += [model.models[model.config_source].reference, str(model.base), str(model.config["num_hidden_layers"])]
         assert model.recipe and model.method_doc and model.tokenizer_files is None
         (model.folder / "first.txt").write_text("\n".join(facts))
 

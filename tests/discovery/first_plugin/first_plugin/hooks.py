@@ -38,7 +38,7 @@ def mergecore_provide_postprocessor(name):
 
 @hookimpl
 def mergecore_provide_tokenizer(request):
-    assert request.models and request.rows and request.folder is not None and request.donor >= 0
+    assert request.models and request.rows and request.folder is not None and request.config_source >= 0
 
 
 @hookimpl

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from mergecore_tokensurgeon.approximations import landmarks, neighbours, plain, pursuit, rotated, sparse, subword
+from mergecore_tokensurgeon.approximations import landmarks, neighbors, plain, pursuit, rotated, sparse, subword
 from mergecore_tokensurgeon.task import Approximation, Rows, Task
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def _of_donor(approximation: Approximation) -> Approximation:
 
 METHODS: Mapping[str, Approximation] = {
     "omp": _of_donor(pursuit.omp),
-    "common_interpolation": _of_donor(neighbours.common_interpolation),
+    "common_interpolation": _of_donor(neighbors.common_interpolation),
     "subword": subword.subword,
     "mean": plain.mean,
     "zero": plain.zero,
