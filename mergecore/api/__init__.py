@@ -5,8 +5,10 @@ from pluggy import HookimplMarker
 from mergecore.api.adapters import Adapter, AdapterRequest, Change
 from mergecore.api.cards import license_kind, license_of, license_words, licenses_agree, licenses_conflict, read_card
 from mergecore.api.evaluation import Evaluation, Evaluator, Score, Subject
+from mergecore.api.execution import TILE_ELEMENTS, Budget, TileMerger, in_threads, keep_freed_pages, merge_piece
 from mergecore.api.files import FLOAT8, FLOATS, ITEM_BYTES, Reader, TensorInfo, Writer, torch_dtype
-from mergecore.api.jobs import Executor, Input, Job, MergedModel, ModelInfo, Piece, PostProcessor, TensorIO, Tiles, Work
+from mergecore.api.jobs import Executor, Input, Job, Piece, TensorIO, Tiles, Work
+from mergecore.api.merged_model import MergedModel, ModelInfo, PostProcessor
 from mergecore.api.methods import BLOCK, Base, Context, DeltaMethod, Method, Tile, WeightMethod
 from mergecore.api.parameters import PerModel, param
 from mergecore.api.reading import lies_within, open_file, read_text
@@ -19,6 +21,12 @@ hookimpl = HookimplMarker("mergecore")
 """Decorator that marks a function in a `mergecore.v1.hooks` module as a hook implementation."""
 
 __all__ = [
+    "TILE_ELEMENTS",
+    "Budget",
+    "TileMerger",
+    "in_threads",
+    "keep_freed_pages",
+    "merge_piece",
     "BLOCK",
     "FLOAT8",
     "FLOATS",

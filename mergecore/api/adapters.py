@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from mergecore.api.files import Reader, TensorInfo
-from mergecore.api.jobs import ModelInfo
+from mergecore.api.merged_model import ModelInfo
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from mergecore.api.evaluation import Evaluation
 from mergecore.api.files import ITEM_BYTES, TensorInfo
 from mergecore.api.methods import BLOCK, Context, DeltaMethod, Method, Tile, WeightMethod
+from mergecore.errors import RunError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -94,15 +93,24 @@ class Job:
         return [Piece(start, (count,), count) for start, count in starts]
 
     def memory(self, elements: int) -> int:
-        """Bytes needed to merge a piece of `elements`: stored inputs, floats, differences, result, and one spare.
-
-        The memory that stages need to compute the inputs is added.
-        """
-        size = ITEM_BYTES[self.compute_dtype]
+        """Bytes needed to merge a piece of `elements`: stored, computing, and scratch bytes together."""
         largest = max((piece.elements for piece in self.pieces(elements)), default=0)
-        stored = sum(ITEM_BYTES[item.info.dtype] for item in self.inputs) + ITEM_BYTES[self.info.dtype]
-        scratch = sum(item.scratch_bytes for item in self.inputs)
-        return largest * (stored + size * (2 * len(self.inputs) + 2)) + scratch
+        return largest * (self.stored_item_bytes + self.computing_item_bytes) + self.scratch_bytes
+
+    @property
+    def stored_item_bytes(self) -> int:
+        """Bytes per element of the inputs and the output in their stored dtypes."""
+        return sum(ITEM_BYTES[item.info.dtype] for item in self.inputs) + ITEM_BYTES[self.info.dtype]
+
+    @property
+    def computing_item_bytes(self) -> int:
+        """Bytes per element of the arithmetic: floats and differences of the inputs, the result, and one spare."""
+        return ITEM_BYTES[self.compute_dtype] * (2 * len(self.inputs) + 2)
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Bytes that stages need to compute the inputs."""
+        return sum(item.scratch_bytes for item in self.inputs)
 
     def merge(self, tensors: Sequence[Tensor], ctx: Context) -> Tensor:
         """Merge the tiles of the inputs, which must all have the dtype `compute_dtype`, one shape, and one device."""
@@ -116,7 +124,12 @@ class Job:
     def apply(self, base: Tensor | None, prepared: Sequence[Tensor], ctx: Context) -> Tensor:
         """Second half of `merge`: merge the prepared tiles, and add the base tile if `has_base`."""
         assert isinstance(self.method, (WeightMethod, DeltaMethod))
-        merged = self.method.merge(prepared, ctx)
+        merged, shape = self.method.merge(prepared, ctx), prepared[0].shape
+        if merged.shape != shape:
+            raise RunError(
+                f"{self.name}: {type(self.method).__name__}.merge returned shape {tuple(merged.shape)} for inputs of"
+                f" shape {tuple(shape)}; it must keep the shape"
+            )
         return merged if base is None else base + merged
 
     def models(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -205,82 +218,3 @@ class Executor(Protocol):
 
     def run(self, work: Work) -> None:
         """Compute every tensor in `work.jobs`. Stop at the first error and raise it."""
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """An input model.
-
-    Attributes:
-        reference: the model as written in the recipe.
-        folder: folder with its files. For a stage, all files except the weights.
-        config: contents of its config.json.
-        card: license and language from its README.md, for `license_kind`. See `mergecore.api.read_card`.
-        revision: commit hash of a model from the Hub.
-        stage: the merge that produces it, if it is a stage that is not written to disk. None for a model in files.
-    """
-
-    reference: str
-    folder: Path
-    config: Mapping[str, Any]
-    card: Mapping[str, Any] = field(default_factory=dict)
-    revision: str | None = None
-    stage: MergedModel | None = None
-
-
-@dataclass(frozen=True)
-class MergedModel:
-    """The merged model, passed to post-processors once the weights are written.
-
-    Attributes:
-        name: final name of the output folder.
-        folder: folder to write to. It becomes the output folder when all post-processors are done.
-        recipe: YAML text of the recipe.
-        method: entry-point name of the merge method.
-        method_doc: docstring of the method.
-        models: the input models, in the order of the recipe.
-        config_source: index in `models` of the config source, whose config and other files the output uses.
-        architecture: name of the model class, as in config.json.
-        config: contents of the output's config.json.
-        tensors: the output's tensors.
-        base: index in `models` of the recipe's base model, if it names one.
-        tokenizer_files: every tokenizer file of the output, by name. None copies the files of the config source.
-        evaluations: the evaluations that the recipe requests.
-        command: the ``mergecore`` command that merged the recipe. If it has several words, it is the whole command
-            line of a tool that takes no recipe.
-        warn: shows a warning to the user.
-        tell: prints a line for the user, unless the run is quiet.
-        memory: memory budget of the run in bytes, which the post-processor must respect.
-    """
-
-    name: str
-    folder: Path
-    recipe: str
-    method: str
-    method_doc: str
-    models: tuple[ModelInfo, ...]
-    config_source: int
-    architecture: str
-    config: Mapping[str, Any]
-    tensors: Mapping[str, TensorInfo]
-    base: int | None = None
-    tokenizer_files: Mapping[str, bytes] | None = None
-    evaluations: Sequence[Evaluation] = ()
-    command: str = "run"
-    warn: Callable[[str], None] = warnings.warn
-    tell: Callable[[str], None] = lambda text: None
-    memory: int = 0
-
-
-class PostProcessor:
-    """Base class for steps after the weights are written, such as config, tokenizer, model card, check, or upload."""
-
-    after: ClassVar[tuple[str, ...]] = ()
-    """Names of post-processors that must run before this one."""
-    of_stages: ClassVar[bool] = False
-    """Whether it also runs for stages, during planning and without weights. This is needed for files that a merge
-    takes from its models, such as the tokenizer."""
-
-    def run(self, model: MergedModel) -> None:
-        """Add files to `model.folder`."""
-        raise NotImplementedError

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mergecore.api.jobs import ModelInfo
+from mergecore.api.merged_model import ModelInfo
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from mergecore.builtin import in_threads
+from mergecore.api import in_threads
 from mergecore.errors import ModelError
 from mergecore.models.hub_errors import AwayError, cache, endpoint, explain_hub_errors
 

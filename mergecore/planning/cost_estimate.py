@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mergecore.api import ITEM_BYTES, Executor, Input, Job, Work
-from mergecore.builtin import TILE_ELEMENTS, as_bytes, write_at
+from mergecore.api import ITEM_BYTES, TILE_ELEMENTS, Executor, Input, Job, Work
+from mergecore.builtin import as_bytes, write_at
 from mergecore.planning.plan import Plan
 from mergecore.planning.stage_reader import job_cost, release
 

@@ -298,7 +298,7 @@ def _check_memory(jobs: Sequence[Job], memory: int) -> None:
     """Check that tensors that cannot be cut into pieces fit the memory budget."""
     for job in jobs:
         in_pieces = job.method is None or job.method.tile is Tile.ELEMENTS
-        needed = 0 if in_pieces and not any(item.scratch_bytes for item in job.inputs) else job.memory(BLOCK)
+        needed = 0 if in_pieces and not job.scratch_bytes else job.memory(BLOCK)
         if needed > memory:
             raise InputError(
                 f"{job.name}: {type(job.method).__name__} needs {needed / 1e6:.0f} MB for this tensor, more than the"

@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mergecore.api import ITEM_BYTES, Input, Job, Reader, TensorInfo, Work, torch_dtype
-from mergecore.builtin import TILE_ELEMENTS, TileMerger
+from mergecore.api import ITEM_BYTES, TILE_ELEMENTS, Input, Job, Reader, TensorInfo, TileMerger, Work, torch_dtype
 from mergecore.models import Checkpoint
 
 if TYPE_CHECKING:

@@ -37,7 +37,7 @@ class FileTensorIO:
         self._checkpoints, self._allow_nonfinite = checkpoints, allow_nonfinite
         self._jobs = {job.name: job for job in jobs}
         self._turn = threading.Lock()
-        self._left = {job.name: job.info.elements for job in jobs if any(item.scratch_bytes for item in job.inputs)}
+        self._left = {job.name: job.info.elements for job in jobs if job.scratch_bytes}
         """The number of elements still to be written, for each tensor that is computed from stages."""
         self.writer = make_writer()
         self.wrote: Callable[[str, int, int], None] = lambda name, start, elements: None

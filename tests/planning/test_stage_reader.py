@@ -14,8 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mergecore.api import BLOCK, DeltaMethod, Input, Job, Method, TensorInfo, Tile, WeightMethod
-from mergecore.builtin.threads import TileMerger, Work
+from mergecore.api import BLOCK, DeltaMethod, Input, Job, Method, TensorInfo, Tile, TileMerger, WeightMethod, Work
 from mergecore.models.checkpoint import Checkpoint
 from mergecore.models.layout_reader import LayoutReader, Span
 from mergecore.planning import stage_reader

@@ -203,8 +203,7 @@ def test_a_disk_that_is_too_small_is_refused_before_the_start(models, tmp_path, 
 
 
 def test_an_error_in_one_thread_stops_the_others_at_their_next_tile(models):
-    from mergecore.api import Work
-    from mergecore.builtin.threads import TileMerger
+    from mergecore.api import TileMerger, Work
 
     plan, reads, errors = mergecore.plan(linear(*models[:2])), [], []
     work = Work(plan.jobs, lambda *a: reads.append(a), print, print, print, 10**9, 1)

@@ -19,8 +19,7 @@ import torch
 from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from mergecore.api import InputError, Job, RunError, TensorIO, Work
-from mergecore.builtin.threads import TILE_ELEMENTS, Budget, TileMerger, keep_freed_pages
+from mergecore.api import TILE_ELEMENTS, Budget, InputError, Job, RunError, TensorIO, TileMerger, Work, keep_freed_pages
 
 LOSSES = 3
 """Number of lost processes after which a job is considered the cause."""

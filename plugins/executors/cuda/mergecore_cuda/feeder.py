@@ -10,8 +10,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from mergecore.api import ITEM_BYTES, Context, Job, Piece, Work, torch_dtype
-from mergecore.builtin.threads import merge_piece
+from mergecore.api import Context, Job, Piece, Work, merge_piece, torch_dtype
 from mergecore_cuda.copies import Copies
 from mergecore_cuda.supply import Supply
 
@@ -126,10 +125,9 @@ class Feeder:
         """Return the tiles to merge on the device, or none for copies, empty tensors, and jobs that do not fit."""
         if job.method is None:
             return []
-        stored = sum(ITEM_BYTES[item.info.dtype] for item in job.inputs) + ITEM_BYTES[job.info.dtype]
-        floats = ITEM_BYTES[job.compute_dtype] * (2 * len(job.inputs) + 2)
-        scratch = sum(item.scratch_bytes for item in job.inputs)
-        room = min(max(self._room - scratch, 0) // (SLOTS * stored), self._free // (SLOTS * (stored + floats)))
+        stored, computing = job.stored_item_bytes, job.computing_item_bytes
+        host = max(self._room - job.scratch_bytes, 0) // (SLOTS * stored)
+        room = min(host, self._free // (SLOTS * (stored + computing)))
         pieces = job.pieces(min(self._tile, room))
         return pieces if all(piece.elements <= room for piece in pieces) else []
 

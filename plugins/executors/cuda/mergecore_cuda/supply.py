@@ -6,8 +6,7 @@ import threading
 from collections import deque
 from concurrent.futures import Executor, Future
 
-from mergecore.api import Context, Job, Work
-from mergecore.builtin.threads import TILE_ELEMENTS, Budget, TileMerger
+from mergecore.api import TILE_ELEMENTS, Budget, Context, Job, TileMerger, Work
 
 
 class Supply:

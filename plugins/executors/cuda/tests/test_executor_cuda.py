@@ -17,8 +17,8 @@ from tiny_llamas import write_model
 from tiny_models import Tiny, layers
 
 import mergecore
-from mergecore.api import RunError, Work
-from mergecore.builtin.threads import ThreadsExecutor, TileMerger, merge_piece
+from mergecore.api import RunError, TileMerger, Work, merge_piece
+from mergecore.builtin.threads import ThreadsExecutor
 from mergecore.planning import stage_reader
 
 CPU = torch.device("cpu")

@@ -12,8 +12,7 @@ import torch
 from mergecore_numerics import dots
 from torch import Tensor
 
-from mergecore.api import TensorInfo, torch_dtype
-from mergecore.builtin.threads import in_threads, keep_freed_pages
+from mergecore.api import TensorInfo, in_threads, keep_freed_pages, torch_dtype
 from mergecore.models.remote_files import shards_of
 from mergecore_diff.lineup import Lineup, Row
 from mergecore_diff.ranks import Rank, Spectrum

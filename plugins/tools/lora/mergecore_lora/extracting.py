@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mergecore.api import FLOATS, InputError, ModelError
-from mergecore.builtin.threads import Budget
+from mergecore.api import FLOATS, Budget, InputError, ModelError
 from mergecore.definitions.config import class_name
 from mergecore.discovery.registry import Registry
 from mergecore_lora.decomposing import Product, Wanted, decompose, squared_norm

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from mergecore_eval.subjects import Folder
 
-from mergecore.api import Input, RunError, Subject, Work
-from mergecore.builtin.threads import TILE_ELEMENTS, ThreadsExecutor
+from mergecore.api import TILE_ELEMENTS, Input, RunError, Subject, Work
+from mergecore.builtin.threads import ThreadsExecutor
 from mergecore.discovery.postprocessors import load_postprocessors
 from mergecore.discovery.registry import Registry
 from mergecore.documents import Place

@@ -8,8 +8,7 @@ from dataclasses import fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mergecore.api import Context, Job, Method, Piece, torch_dtype
-from mergecore.builtin.threads import TileMerger, checked
+from mergecore.api import Context, Job, Method, Piece, TileMerger, torch_dtype
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -94,7 +93,7 @@ class Keeping(TileMerger):
         ctx = replace(ctx, offset=piece.start)
         base, tensors = self._prepared(job, piece, ctx) if _prepares(job) else self._seen(job, piece)
         first = None if base is None else _floats(job, [base])[0]
-        return checked(job, piece, job.apply(first, _floats(job, tensors), ctx))
+        return job.apply(first, _floats(job, tensors), ctx)
 
     def _prepared(self, job: Job, piece: Piece, ctx: Context) -> Tile:
         """Return a piece of what a job's method prepares."""
@@ -119,7 +118,7 @@ class Keeping(TileMerger):
         return found
 
     def _made_seen(self, job: Job, piece: Piece) -> Tile:
-        tensors = self._read(job, piece)
+        tensors = self.read(job, piece)
         stored = [x.to(torch_dtype(item.info.dtype)) for x, item in zip(tensors, job.inputs)]  # as they were read
         return (stored[0], job.models(tensors)) if job.has_base else (None, stored)
 
