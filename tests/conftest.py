@@ -31,7 +31,7 @@ def linear_recipe(models: list[Path], tmp_path: Path) -> Path:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Let a worker of pytest-xdist report how much it fuzzed."""
-    fuzzing = sys.modules.get("fuzzing")
+    fuzzing = sys.modules.get("fuzz_properties")
     if fuzzing is not None and hasattr(session.config, "workeroutput"):
         session.config.workeroutput["fuzzed"] = dict(fuzzing.COUNTS)
 
@@ -39,13 +39,13 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     """Add up what the workers fuzzed."""
-    import fuzzing
+    import fuzz_properties
 
-    fuzzing.COUNTS.update(getattr(node, "workeroutput", {}).get("fuzzed", {}))
+    fuzz_properties.COUNTS.update(getattr(node, "workeroutput", {}).get("fuzzed", {}))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Report how many cases were fuzzed."""
-    fuzzing = sys.modules.get("fuzzing")
+    fuzzing = sys.modules.get("fuzz_properties")
     if fuzzing is not None and fuzzing.COUNTS:
         terminalreporter.write_line(f"fuzzed {fuzzing.summary()}")
