@@ -134,17 +134,14 @@ def speed(wanted: Path) -> str:
     """Return a table of seconds to build a candidate in memory, to merge and load it from disk, and to measure it."""
     from mergecore_search.candidates import Maker
 
-    from mergecore.cli.console import warn
-    from mergecore.discovery.registry import Registry
-    from mergecore.recipes.evaluations import load_evaluations
-    from mergecore.running import runner
+    from mergecore.tooling import Registry, available_cores, load_evaluations, memory_budget, warn
 
     registry = Registry(warn)
     evaluations = load_evaluations(wanted, registry)
     heads = ["method", "in memory", "on disk", "speedup", "evaluation", "candidates per minute"]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for name, (method, densities) in TIMED.items():
-        maker = Maker(registry, runner.spare_memory(), runner.available_cores(), warn)
+        maker = Maker(registry, memory_budget(), available_cores(), warn)
         recipes = [timed_recipe(method, number, density) for number, density in enumerate(densities)]
         memory, disk, measured = spent(maker, recipes, evaluations)
         maker.close()
@@ -165,7 +162,7 @@ def spent(maker: Any, recipes: list[dict[str, Any]], evaluations: Any) -> list[f
     """Return median seconds in memory, on disk, and to measure, excluding the first rounds, which warm up the cache."""
     from mergecore_eval.results import measure
 
-    from mergecore.documents import Place
+    from mergecore.tooling import Place
 
     seconds: list[tuple[float, float, float]] = []
     for recipe in recipes:

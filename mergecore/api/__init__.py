@@ -15,31 +15,27 @@ from mergecore.api.reading import lies_within, open_file, read_text
 from mergecore.api.search import Optimizer
 from mergecore.api.tokenizer_files import TOKENIZER_FILES, VOCABULARY_FILES
 from mergecore.api.vocabulary import OutputTokenizer, TokenizerRequest, Vocabulary
-from mergecore.errors import InputError, ModelError, PluginError, RunError
+from mergecore.errors import ArchitectureError, InputError, ModelError, PluginError, RunError
 
 hookimpl = HookimplMarker("mergecore")
 """Decorator that marks a function in a `mergecore.v1.hooks` module as a hook implementation."""
 
 __all__ = [
-    "TILE_ELEMENTS",
-    "Budget",
-    "TileMerger",
-    "in_threads",
-    "keep_freed_pages",
-    "merge_piece",
+    "ArchitectureError",
     "BLOCK",
     "FLOAT8",
     "FLOATS",
     "ITEM_BYTES",
+    "TILE_ELEMENTS",
     "TOKENIZER_FILES",
     "VOCABULARY_FILES",
     "Adapter",
     "AdapterRequest",
     "Base",
+    "Budget",
     "Change",
     "Context",
     "DeltaMethod",
-    "TensorIO",
     "Evaluation",
     "Evaluator",
     "Executor",
@@ -60,8 +56,10 @@ __all__ = [
     "RunError",
     "Score",
     "Subject",
+    "TensorIO",
     "TensorInfo",
     "Tile",
+    "TileMerger",
     "Tiles",
     "TokenizerRequest",
     "Vocabulary",
@@ -69,12 +67,15 @@ __all__ = [
     "Work",
     "Writer",
     "hookimpl",
-    "license_of",
+    "in_threads",
+    "keep_freed_pages",
     "license_kind",
+    "license_of",
     "license_words",
     "licenses_agree",
     "licenses_conflict",
     "lies_within",
+    "merge_piece",
     "open_file",
     "param",
     "read_card",

@@ -27,8 +27,11 @@ from mergecore.cli.options import (
     Quiet,
     RecipePath,
     RequireLicense,
+    ShardSize,
     StrictPlugins,
-    parse_size,
+    Workers,
+    memory_budget,
+    run_options,
 )
 from mergecore.errors import MergecoreError
 
@@ -57,8 +60,8 @@ def run(
     no_hooks: NoHooks = False,
     strict_plugins: StrictPlugins = False,
     require_license: RequireLicense = "",
-    workers: Annotated[int, typer.Option(help="Number of threads. Default: one per core.", min=0)] = 0,
-    shard_size: Annotated[str, typer.Option(help="Maximum size of a weight file. Default: 5GB.")] = "",
+    workers: Workers = 0,
+    shard_size: ShardSize = "",
     executor: Annotated[str, typer.Option(help="Name of the executor to use.")] = "threads",
     force: Force = False,
     allow_nonfinite: Annotated[
@@ -81,12 +84,11 @@ def run(
     from mergecore.models import local_definitions
     from mergecore.planning import make_plan
     from mergecore.recipes import load_recipe
-    from mergecore.running import Options, available_cores, spare_memory
 
-    options = Options(
-        memory=parse_size(memory, "--memory") if memory else spare_memory(),
-        workers=workers or available_cores(),
-        shard_bytes=parse_size(shard_size, "--shard-size") if shard_size else 0,
+    options = run_options(
+        memory,
+        workers,
+        shard_size,
         executor=executor,
         force=force,
         allow_nonfinite=allow_nonfinite,
@@ -117,9 +119,9 @@ def plan_command(
     from mergecore.models import local_definitions
     from mergecore.planning import check_license, estimate_cost, make_plan
     from mergecore.recipes import load_recipe
-    from mergecore.running import available_cores, spare_memory
+    from mergecore.running import available_cores
 
-    budget = parse_size(memory, "--memory") if memory else spare_memory()
+    budget = memory_budget(memory)
     registry = Registry(warn, local_definitions(arch_dir), files=plugin, hooks=not no_hooks, strict=strict_plugins)
     plan = make_plan(load_recipe(recipe), registry, budget)
     try:

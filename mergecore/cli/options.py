@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mergecore.errors import InputError
+
+if TYPE_CHECKING:
+    from mergecore.running import Options
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings and errors.")]
@@ -16,6 +19,8 @@ RecipePath = Annotated[Path, typer.Argument(help="The recipe (a YAML file).", sh
 ModelPath = Annotated[str, typer.Argument(help="A model folder, or org/name on the Hub.", show_default=False)]
 Out = Annotated[Path, typer.Argument(help="The output folder to create.", show_default=False)]
 Memory = Annotated[str, typer.Option("--memory", help="Memory budget, such as 2GB. Default: half of the free memory.")]
+Workers = Annotated[int, typer.Option("--workers", help="Number of threads. Default: one per core.", min=0)]
+ShardSize = Annotated[str, typer.Option("--shard-size", help="Maximum size of a weight file. Default: 5GB.")]
 ArchDirs = Annotated[
     list[Path], typer.Option("--arch-dir", help="A folder with architecture files to use before installed ones.")
 ]
@@ -49,3 +54,32 @@ def parse_size(text: str, option: str) -> int:
     if not 0 < number < float("inf"):
         raise InputError(f"{option}: must be greater than zero, not {text!r}")
     return int(number)
+
+
+def memory_budget(memory: str = "") -> int:
+    """Return the bytes that `--memory` allows, or half of the free memory if it is empty.
+
+    Raises:
+        InputError: if it is not a positive size.
+    """
+    from mergecore.running import spare_memory
+
+    return parse_size(memory, "--memory") if memory else spare_memory()
+
+
+def run_options(memory: str = "", workers: int = 0, shard_size: str = "", **others: Any) -> Options:
+    """Return the options of a run from the values of `--memory`, `--workers`, and `--shard-size`.
+
+    Args:
+        memory: memory budget. Defaults to half of the free memory.
+        workers: number of threads. Defaults to one per core.
+        shard_size: maximum size of a weight file. Defaults to 5 GB, or the size in a lock file.
+        others: fields of `Options`.
+
+    Raises:
+        InputError: if a size is not positive.
+    """
+    from mergecore.running import Options, available_cores
+
+    shard_bytes = parse_size(shard_size, "--shard-size") if shard_size else 0
+    return Options(memory_budget(memory), workers or available_cores(), shard_bytes, **others)

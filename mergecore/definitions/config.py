@@ -79,6 +79,11 @@ TIED_KEYS = ("tie_word_embeddings", "text_config.tie_word_embeddings")
 """Config keys for whether the head is tied to the embedding."""
 
 
+def is_tied(config: Mapping[str, Any]) -> bool:
+    """Return whether a config ties the head to the embedding."""
+    return any(get_key(config, key) is True for key in TIED_KEYS)
+
+
 def tie_keys(config: Mapping[str, Any], tied: bool) -> dict[str, bool]:
     """Return the changes that a config needs so that the head is tied to the embedding, or is not."""
     present = {written_key(config, (key,)) for key in TIED_KEYS if get_key(config, key) is not None}

@@ -26,19 +26,17 @@ from mergecore.discovery.registry import Registry
 from mergecore.discovery.scaffold import write_package
 
 __all__ = [
-    "Finding",
     "KINDS",
     "NO_VALUE",
+    "Finding",
     "Parameter",
     "Plugin",
     "Registry",
     "Setting",
     "convert",
     "declared",
-    "run_for_stage",
     "examine_plugins",
     "find_plugin",
-    "run_postprocessor",
     "known_plugins",
     "list_plugins",
     "load_plugin",
@@ -47,6 +45,8 @@ __all__ = [
     "not_installed",
     "parse_level",
     "plugin_summary",
+    "run_for_stage",
+    "run_postprocessor",
     "value_for",
     "write_package",
 ]

@@ -9,12 +9,18 @@ from dataclasses import dataclass, field
 from mergecore.api import FLOATS, Input, Job, Method, TensorInfo
 from mergecore.api.files import common_dtype
 from mergecore.errors import ModelError
-from mergecore.models import VOCABULARY_CURE
-from mergecore.planning.matching import Match, Part
+from mergecore.models import VOCABULARY_CURE, Checkpoint
+from mergecore.planning.matching import Match
 from mergecore.planning.parameter_values import ParameterValues
 from mergecore.planning.stage_reader import read_cost
 from mergecore.planning.vocabulary import Aligned
 from mergecore.recipes import Recipe
+
+
+def model_input(model: int, checkpoint: Checkpoint, tensor: str) -> Input:
+    """Return a tensor of a checkpoint as the input of a job. `model` is the position of the checkpoint in the plan."""
+    scratch = read_cost(checkpoint.readers[tensor], tensor).memory
+    return Input(model, tensor, checkpoint.tensors[tensor], scratch)
 
 
 @dataclass
@@ -32,18 +38,15 @@ class JobBuilder:
 
     def add(self, match: Match) -> None:
         """Add the job of one output weight."""
-        inputs = tuple(self._input(part) for part in match.parts)
+        inputs = tuple(
+            model_input(part.model, self.aligned.checkpoints[part.model], part.tensor) for part in match.parts
+        )
         self._check_shapes(match, inputs)
         if match.lacking:
             self._lacking[match.lacking] += 1
         self.jobs.append(self._job(match, inputs))
         if match.weight.vocabulary_axis == 0:
             self.tables.append(self.jobs[-1])
-
-    def _input(self, part: Part) -> Input:
-        checkpoint = self.aligned.checkpoints[part.model]
-        scratch = read_cost(checkpoint.readers[part.tensor], part.tensor).memory
-        return Input(part.model, part.tensor, checkpoint.tensors[part.tensor], scratch)
 
     def _job(self, match: Match, inputs: tuple[Input, ...]) -> Job:
         name, shape = match.weight.name, inputs[0].info.shape

@@ -249,4 +249,4 @@ def _label(value: Mapping[str, Any]) -> str:
     return name if isinstance(name, str) and name else f"{value['merge_method']}#{digest[:6]}"
 
 
-__all__ = ["ModuleRecipe", "Recipe", "RecipeError", "Slice", "Source", "json_schema", "is_recipe", "parse_recipe"]
+__all__ = ["ModuleRecipe", "Recipe", "RecipeError", "Slice", "Source", "is_recipe", "json_schema", "parse_recipe"]

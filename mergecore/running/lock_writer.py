@@ -125,6 +125,11 @@ def describe_changes(lock: Lock, described: Mapping[str, Any]) -> str:
     return ""
 
 
+def changed_since(lock: Lock, plan: Plan, registry: Registry) -> str:
+    """Describe what changed since a result was made, for a plan of its recipe. Return an empty string if nothing."""
+    return describe_changes(lock, describe_run(plan, lock.file.parent, registry, lock.value["shard_size"]))
+
+
 def check_outputs(lock: Lock, outputs: Mapping[str, Any], out: Path) -> None:
     """Raise RunError with the files of a result that differ from the lock file."""
     then = lock.value["outputs"]

@@ -6,9 +6,11 @@ import errno
 import os
 import shutil
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from mergecore.errors import InputError
+from mergecore.running.locks import hold_lock
 
 
 class OutputFolder:
@@ -51,6 +53,14 @@ class OutputFolder:
             raise InputError(
                 f"{parent}: has {free / 1e9:.1f} GB free, but the result needs {needed / 1e9:.1f} GB; free some space"
             )
+
+    def hold(self) -> AbstractContextManager[None]:
+        """Hold the run lock, so that no other run writes here.
+
+        Raises:
+            InputError: if another process holds it or might hold it on another machine, or if it cannot be created.
+        """
+        return hold_lock(self.lock)
 
     def restore(self) -> None:
         """Restore the old output folder if a run was interrupted while replacing it."""

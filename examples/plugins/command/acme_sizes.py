@@ -5,15 +5,11 @@ from collections import Counter
 
 import typer
 
-from mergecore.cli.options import AsJson, ModelPath
+from mergecore.tooling import AsJson, ModelPath, Registry, open_model, warn
 
 
 def sizes(model: ModelPath, as_json: AsJson = False) -> None:
     """Show the bytes of each tensor name in MODEL, summed over layers."""
-    from mergecore.cli.console import warn  # imported here to keep --help fast
-    from mergecore.discovery.registry import Registry
-    from mergecore.models.adapters import open_model
-
     checkpoint = open_model(model, Registry(warn))
     checkpoint.close()
     counts: Counter[str] = Counter()

@@ -7,12 +7,8 @@ from typing import Annotated
 
 import typer
 
-from mergecore.cli.console import say, warn
-from mergecore.discovery.registry import Registry
-from mergecore.errors import InputError
-from mergecore.models.adapters import open_model
-from mergecore.models.hub import is_repo_name
-from mergecore.models.hub_errors import explain_hub_errors
+from mergecore.api import InputError
+from mergecore.tooling import Registry, explain_hub_errors, open_model, say, warn
 
 LEFT = [".*", ".*/*", "*.lock", "*.partial", "*.partial/*"]
 """Patterns of files to skip: leftovers of the system, editors, and unfinished runs."""
@@ -31,8 +27,7 @@ def push(
     """Upload the finished folder OUT to the Hugging Face Hub in one commit. Set HF_TOKEN to authenticate."""
     from huggingface_hub import HfApi
 
-    if "/" not in repo or not is_repo_name(repo):
-        raise InputError(f"{repo}: not a valid Hub repository name; use org/name")
+    check_name(repo)
     check_finished(out)
     hub = HfApi()
     with explain_hub_errors(repo, revision):
@@ -49,6 +44,17 @@ def push(
         )
     say(f"{out}: uploaded to {repo} at commit {commit.oid}")
     typer.echo(commit.commit_url)
+
+
+def check_name(repo: str) -> None:
+    """Raise InputError unless the Hub allows this repository name and it names an owner."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repo if "/" in repo else "")
+    except HFValidationError:
+        raise InputError(f"{repo}: not a valid Hub repository name; use org/name") from None
 
 
 def check_finished(out: Path) -> None:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 from mergecore.api import Budget, Work, in_threads
-from mergecore.builtin.threads import ThreadsExecutor
+from mergecore.tooling import ThreadsExecutor
 from mergecore_cuda.copies import Copies
 from mergecore_cuda.feeder import Feeder
 from mergecore_cuda.supply import Supply

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mergecore.api import FLOATS, ModelError, read_text
+from mergecore.api import FLOATS, InputError, ModelError, read_text
 from mergecore.api.files import TORCH_NAMES
-from mergecore.discovery.entry_points import list_plugins
-from mergecore.errors import InputError
+from mergecore.tooling import list_plugins
 from mergecore_diff.differences import token_differences
 from mergecore_diff.lineup import Lineup
 from mergecore_diff.survey import Survey

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mergecore.cli.console import say, warn
-from mergecore.cli.options import ArchDirs, AsJson, Quiet
-from mergecore.errors import InputError, RunError
+from mergecore.api import InputError, RunError
+from mergecore.tooling import ArchDirs, AsJson, Progress, Quiet, Registry, available_cores, local_definitions, say, warn
 
 if TYPE_CHECKING:
     from mergecore_diff.survey import Survey
@@ -96,10 +95,6 @@ def write_whole(path: Path, content: bytes) -> None:
 
 def compare(references: list[str], arch_dir: list[Path], quiet: bool) -> Survey:
     """Line up models and measure them, showing progress."""
-    from mergecore.cli.progress import Progress
-    from mergecore.discovery.registry import Registry
-    from mergecore.models.architecture_lookup import local_definitions
-    from mergecore.running.runner import available_cores
     from mergecore_diff.lineup import line_up
     from mergecore_diff.survey import bytes_to_read, survey
 

@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mergecore.api import ModelError, read_text
-from mergecore.definitions.config import leaves
-from mergecore.models.checkpoint import Checkpoint
-from mergecore.models.vocabulary_check import token_ids
+from mergecore.tooling import Checkpoint, leaves, token_ids
 
 ABSENT = "absent"
 """Placeholder for a value that a file does not have."""

@@ -10,13 +10,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mergecore.cli.console import say, warn
-from mergecore.cli.options import ArchDirs
-from mergecore.errors import InputError, RunError
+from mergecore.api import InputError, RunError
+from mergecore.tooling import (
+    ArchDirs,
+    Place,
+    Registry,
+    available_cores,
+    local_definitions,
+    make_plan,
+    memory_budget,
+    parse_recipe,
+    say,
+    warn,
+)
 from mergecore_diff.command import with_base
 
 if TYPE_CHECKING:
-    from mergecore.discovery.registry import Registry
     from mergecore_diff.choosing import Choice, Choices
     from mergecore_diff.survey import Survey
 
@@ -36,8 +45,6 @@ def init(
     arch_dir: ArchDirs = [],  # noqa: B006  typer creates a new list for every call
 ) -> None:
     """Inspect models and write a recipe that fits them, with a comment on every choice."""
-    from mergecore.discovery.registry import Registry
-    from mergecore.models.architecture_lookup import local_definitions
     from mergecore_diff.choosing import Choice, choose, find_base
     from mergecore_diff.writing import recipe_text
 
@@ -71,7 +78,6 @@ def _sampled(references: list[str], registry: Registry) -> Survey:
     Raises:
         InputError: A model cannot be used, or the models cannot be merged.
     """
-    from mergecore.running.runner import available_cores
     from mergecore_diff.choosing import check_mergeable, sample
     from mergecore_diff.lineup import line_up
     from mergecore_diff.survey import survey
@@ -116,12 +122,7 @@ def _check_plans(text: str, registry: Registry) -> None:
     """
     import yaml
 
-    from mergecore.documents import Place
-    from mergecore.planning.planner import make_plan
-    from mergecore.recipes.recipe import parse_recipe
-    from mergecore.running.runner import spare_memory
-
-    plan = make_plan(parse_recipe(Place(yaml.safe_load(text)), text), registry, spare_memory())
+    plan = make_plan(parse_recipe(Place(yaml.safe_load(text)), text), registry, memory_budget())
     plan.close()
     for note in plan.notes:
         say(f"note: {note}")

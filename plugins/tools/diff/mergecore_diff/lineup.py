@@ -7,15 +7,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from mergecore.api import FLOATS
-from mergecore.definitions.definition import Architecture, Weight
-from mergecore.discovery.registry import Registry
-from mergecore.errors import ArchitectureError, ModelError
-from mergecore.models.adapters import open_model
-from mergecore.models.architecture_lookup import fit_checkpoints, stored_name
-from mergecore.models.checkpoint import Checkpoint
-from mergecore.models.row_reader import Rows, with_rows
-from mergecore.models.vocabulary_check import token_ids
+from mergecore.api import FLOATS, ArchitectureError, ModelError
+from mergecore.tooling import (
+    Architecture,
+    Checkpoint,
+    Registry,
+    Rows,
+    Weight,
+    fit_checkpoints,
+    open_model,
+    stored_name,
+    token_ids,
+    with_rows,
+)
 
 if TYPE_CHECKING:
     import numpy as np

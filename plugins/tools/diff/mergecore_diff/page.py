@@ -8,7 +8,7 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from mergecore.errors import printable
+from mergecore.tooling import printable
 from mergecore_diff.differences import dtypes
 from mergecore_diff.panels import Panel, panels
 from mergecore_diff.report import Report

@@ -6,7 +6,8 @@ import importlib.util
 import io
 import math
 
-from mergecore.errors import InputError, printable
+from mergecore.api import InputError
+from mergecore.tooling import printable
 from mergecore_diff.panels import Panel, panels
 from mergecore_diff.report import Report
 

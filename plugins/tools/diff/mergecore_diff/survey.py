@@ -13,7 +13,7 @@ from mergecore_numerics import dots
 from torch import Tensor
 
 from mergecore.api import TensorInfo, in_threads, keep_freed_pages, torch_dtype
-from mergecore.models.remote_files import shards_of
+from mergecore.tooling import shards_of
 from mergecore_diff.lineup import Lineup, Row
 from mergecore_diff.ranks import Rank, Spectrum
 from mergecore_diff.sums import Change, Clash, total_change, total_clash

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from mergecore.errors import printable
+from mergecore.tooling import printable
 from mergecore_diff.differences import dtypes
 from mergecore_diff.report import Report
 from mergecore_diff.survey import Measured

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mergecore.errors import printable
+from mergecore.tooling import printable
 from mergecore_diff.choosing import Choices
 from mergecore_diff.verdict import labels, percent
 

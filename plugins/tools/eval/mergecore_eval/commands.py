@@ -10,12 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mergecore.api import Score
-from mergecore.cli.console import say, warn
-from mergecore.cli.options import AsJson, Quiet
-from mergecore.discovery.registry import Registry
-from mergecore.errors import InputError
-from mergecore.recipes.evaluations import load_evaluations
+from mergecore.api import InputError, Score
+from mergecore.tooling import AsJson, Quiet, Registry, load_evaluations, printable, say, warn
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -82,7 +78,6 @@ def _show(board: Board) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from mergecore.errors import printable
     from mergecore_eval.board import heading
 
     lines: list[Sequence[Text]] = [[Text(""), *(Text(printable(heading(column))) for column in board.columns)]]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mergecore.api import VOCABULARY_FILES, MergedModel, PostProcessor
-from mergecore.models.references import split_adapters
+from mergecore.tooling import split_adapters
 from mergecore_eval.figures import TOKENS, Figures, Verdict, judge, table
 
 FILE = "mergecore_health.json"

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mergecore.errors import InputError
+from mergecore.api import InputError
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,19 @@ from typing import Annotated, Any
 import typer
 
 from mergecore.api import InputError
-from mergecore.cli.console import say, warn
-from mergecore.cli.options import AsJson, Force, Memory, Quiet, parse_size
-from mergecore.errors import printable
+from mergecore.tooling import (
+    AsJson,
+    Force,
+    Memory,
+    Quiet,
+    Registry,
+    Workers,
+    available_cores,
+    memory_budget,
+    printable,
+    say,
+    warn,
+)
 
 app = typer.Typer(help="Extract LoRA adapters from fine-tunes, and merge adapters.", no_args_is_help=True)
 
@@ -40,7 +50,7 @@ def extract(
     added_tokens: Annotated[str, typer.Option(help="Rows that only FINETUNE has: refuse, drop, or save.")] = "refuse",
     dtype: Dtype = "float32",
     memory: Memory = "",
-    workers: Annotated[int, typer.Option(help="Number of threads. Default: one per core.", min=0)] = 0,
+    workers: Workers = 0,
     force: Force = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -60,8 +70,6 @@ def extract(
         raise InputError("--added-tokens save stores the embedding and the head; do not drop them")
     import torch
 
-    from mergecore.discovery.registry import Registry
-    from mergecore.running.runner import available_cores, spare_memory
     from mergecore_lora.extracting import Choices
     from mergecore_lora.extracting import extract as run
 
@@ -71,7 +79,7 @@ def extract(
         out,
         Choices(wanted, keep, embeddings, head, experts, added_tokens, getattr(torch, dtype)),
         Registry(warn),
-        memory=parse_size(memory, "--memory") if memory else spare_memory(),
+        memory=memory_budget(memory),
         workers=workers or available_cores(),
         force=force,
     )
@@ -102,8 +110,6 @@ def merge(
         raise InputError("--set: the exact sum has no parameters; use --weight instead")
     weights = check_weights(len(adapters), weight)
     import torch
-
-    from mergecore.discovery.registry import Registry
 
     options = MergeOptions(method, weights, dict(map(_parameter, parameter)), rank or None, getattr(torch, dtype))
     report = run(adapters, out, options, Registry(warn), force=force)

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from mergecore.api import FLOATS, Budget, InputError, ModelError
-from mergecore.definitions.config import class_name
-from mergecore.discovery.registry import Registry
+from mergecore.tooling import Registry, class_name
 from mergecore_lora.decomposing import Product, Wanted, decompose, squared_norm
 from mergecore_lora.experts import factored, laid_out, nest
 from mergecore_lora.pairs import Entry, Kind, Pair, open_pair

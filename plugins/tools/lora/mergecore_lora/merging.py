@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,7 @@ import torch
 from torch import Tensor
 
 from mergecore.api import Base, DeltaMethod, InputError, Method, ModelError, Reader
-from mergecore.discovery.parameters import declared
-from mergecore.discovery.registry import Registry
-from mergecore.inmemory import merge_tensors
-from mergecore.models.adapters import find_adapter
-from mergecore.models.checkpoint import check_link
+from mergecore.tooling import Registry, check_link, find_adapter, merge_tensors
 from mergecore_lora.applying import PART, PREFIX
 from mergecore_lora.changes import Stored
 from mergecore_lora.settings import WEIGHTS, Settings, base_name, read_settings
@@ -78,7 +74,7 @@ def merge(adapters: Sequence[str], out: Path, options: MergeOptions, registry: R
             used.
     """
     method = None if options.method == EXACT else registry.provide("methods", options.method)
-    if method is not None and "weight" in declared(method):
+    if method is not None and "weight" in {field.name for field in fields(method)}:
         options = replace(options, parameters={"weight": list(options.weights), **options.parameters})
     with _opened(adapters, registry) as opened:
         bases = list(dict.fromkeys(base_name(item.folder) for item in opened))

@@ -11,12 +11,16 @@ import torch
 from torch import Tensor
 
 from mergecore.api import FLOATS, ModelError, TensorInfo, torch_dtype
-from mergecore.definitions.definition import Architecture
-from mergecore.discovery.registry import Registry
-from mergecore.models.adapters import open_model, tied_heads
-from mergecore.models.architecture_lookup import find_architecture
-from mergecore.models.checkpoint import Checkpoint
-from mergecore.models.layout_reader import join_parts, rename_tensors
+from mergecore.tooling import (
+    Architecture,
+    Checkpoint,
+    Registry,
+    find_architecture,
+    join_parts,
+    open_model,
+    rename_tensors,
+    tied_heads,
+)
 
 EMBEDDING = re.compile(r"(^|[._])(w[tp]e|\w*emb(ed)?(ding)?s?(_\w+)?|relative_attention_bias|\w*position\w*)\.weight$")
 """Names of embedding weights that do not hold tokens."""

@@ -14,9 +14,7 @@ from torch import Tensor
 
 from mergecore.api import ITEM_BYTES, TensorInfo
 from mergecore.api.files import TORCH_NAMES
-from mergecore.builtin.safetensors import as_bytes
-from mergecore.running.locks import hold_lock
-from mergecore.running.output_folder import OutputFolder
+from mergecore.tooling import OutputFolder, as_bytes
 from mergecore_lora.applying import PREFIX
 from mergecore_lora.settings import CONFIG, WEIGHTS
 
@@ -103,7 +101,7 @@ def write_adapter(
     """
     target, inputs = OutputFolder(out), list(inputs)
     target.check(inputs, 0, force)
-    with hold_lock(target.lock):
+    with target.hold():
         target.restore()
         target.check(inputs, 0, force)
         target.clear()

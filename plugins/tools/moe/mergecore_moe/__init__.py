@@ -8,13 +8,30 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mergecore.cli.console import say, warn
-from mergecore.cli.options import AsJson, Force, Memory, Out, Quiet, parse_size
+from mergecore.tooling import (
+    AsJson,
+    Force,
+    Listener,
+    Memory,
+    Out,
+    OutputFolder,
+    Progress,
+    Quiet,
+    Registry,
+    ShardSize,
+    Workers,
+    plan_view,
+    prefetch,
+    print_plan,
+    run_options,
+    run_plan,
+    say,
+    warn,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mergecore.discovery.registry import Registry
     from mergecore_moe.config import Config
     from mergecore_moe.mixing import Mixture
 
@@ -23,27 +40,16 @@ def moe(
     config: Annotated[Path, typer.Argument(help="A YAML config, as for mergekit-moe.", show_default=False)],
     out: Out,
     memory: Memory = "",
-    workers: Annotated[int, typer.Option(help="Number of threads. Default: one per core.", min=0)] = 0,
-    shard_size: Annotated[str, typer.Option(help="Maximum size of a weight file.")] = "5GB",
+    workers: Workers = 0,
+    shard_size: ShardSize = "",
     force: Force = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Build a mixture of experts from the dense models in CONFIG, and write it to the folder OUT."""
-    from mergecore.cli.progress import Progress
-    from mergecore.cli.render import plan_view, print_plan
-    from mergecore.discovery.registry import Registry
-    from mergecore.running import runner
-    from mergecore.running.output_folder import OutputFolder
-    from mergecore.running.prefetch import prefetch
     from mergecore_moe.config import load_config
 
-    options = runner.Options(
-        memory=parse_size(memory, "--memory") if memory else runner.spare_memory(),
-        workers=workers or runner.available_cores(),
-        shard_bytes=parse_size(shard_size, "--shard-size"),
-        force=force,
-    )
+    options = run_options(memory, workers, shard_size, force=force)
     registry = Registry(warn)
     mixture = _open(load_config(config), registry)
     try:
@@ -56,8 +62,8 @@ def moe(
         plan = mixture.plan(_gates(mixture, options.memory, quiet), registry)
         registry.notify("after_plan", tensors=plan.tensors, notes=list(plan.notes))
         with Progress(plan.bytes_out, quiet) as progress:
-            listener = runner.Listener(warn, progress.advance, progress.resume, tell=progress.tell)
-            runner.run_plan(plan, out, registry, options, listener)
+            listener = Listener(warn, progress.advance, progress.resume, tell=progress.tell)
+            run_plan(plan, out, registry, options, listener)
         if as_json:
             view = {**plan_view(plan), "out": str(out), "seconds": round(progress.seconds, 3)}
             typer.echo(json.dumps(view, indent=2))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from mergecore.discovery import entry_points
-from mergecore.errors import PluginError
+from mergecore.api import PluginError
+from mergecore.tooling import find_plugin, list_plugins, load_plugin
 from mergecore_moe.config import Config
 from mergecore_moe.dense import Dense
 from mergecore_moe.families import Family
@@ -22,9 +22,9 @@ def families() -> list[Family]:
         PluginError: A plugin cannot be imported, or is not a family.
     """
     found = []
-    for name in dict.fromkeys(plugin.name for plugin in entry_points.list_plugins(GROUP)):
-        plugin = entry_points.find_plugin(GROUP, name)
-        kind = entry_points.load_plugin(plugin)
+    for name in dict.fromkeys(plugin.name for plugin in list_plugins(GROUP)):
+        plugin = find_plugin(GROUP, name)
+        kind = load_plugin(plugin)
         if not (isinstance(kind, type) and issubclass(kind, Family)):
             raise PluginError(f"{plugin} is not a mixture family: pip uninstall {plugin.distribution}")
         found.append(kind())

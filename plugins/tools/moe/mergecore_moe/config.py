@@ -9,7 +9,7 @@ from typing import Any
 
 from mergecore.api import FLOATS
 from mergecore.api.files import TORCH_NAMES
-from mergecore.documents import Place, check, load_file
+from mergecore.tooling import Place, check, load_file
 
 MODES = ("hidden", "hidden_last", "hidden_avg", "cheap_embed", "random", "uniform", "uniform_random")
 """Sources of the router weights. ``hidden`` means ``hidden_last``, and ``uniform`` means ``uniform_random``."""

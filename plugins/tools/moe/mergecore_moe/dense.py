@@ -7,9 +7,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mergecore.definitions.config import get_key
-from mergecore.errors import ModelError
-from mergecore.models.checkpoint import Checkpoint
+from mergecore.api import ModelError
+from mergecore.tooling import Checkpoint, get_key
 
 COMMON = {
     "hidden_act": "silu",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mergecore.api import torch_dtype
 from mergecore.api.random import uniform
-from mergecore.models.checkpoint import Checkpoint
+from mergecore.tooling import Checkpoint
 from mergecore_moe.hidden import EMBEDDING, LayerByLayer
 from mergecore_moe.noise import gaussian
 from mergecore_moe.prompts import Prompts

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mergecore.api import InputError, ModelError, torch_dtype
-from mergecore.models.checkpoint import Checkpoint
+from mergecore.tooling import Checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor

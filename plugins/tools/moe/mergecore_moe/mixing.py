@@ -10,14 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 from mergecore.api import FLOATS, Input, Job, Method, ModelError, PluginError, TensorInfo
 from mergecore.api.files import TORCH_NAMES, common_dtype
-from mergecore.definitions.definition import Architecture, Weight, parse_definition
-from mergecore.discovery.registry import Registry
-from mergecore.documents import Place
-from mergecore.models.architecture_lookup import stored_name
-from mergecore.models.checkpoint import Checkpoint
-from mergecore.planning.plan import Plan
-from mergecore.planning.stage_reader import read_cost
-from mergecore.recipes.recipe import Recipe, parse_recipe
+from mergecore.tooling import (
+    Architecture,
+    Checkpoint,
+    Place,
+    Plan,
+    Recipe,
+    Registry,
+    Weight,
+    model_input,
+    parse_definition,
+    parse_recipe,
+    stored_name,
+)
 from mergecore_moe.config import Config, Expert
 from mergecore_moe.families import PROJECTIONS, Family
 from mergecore_moe.method import Moe
@@ -179,9 +184,9 @@ class Mixture:
             yield self._copy(weight.name, base, name)
 
     def _copy(self, name: str, base: Checkpoint, tensor: str) -> Job:
-        info, scratch = base.tensors[tensor], read_cost(base.readers[tensor], tensor).memory
+        info = base.tensors[tensor]
         dtype = self.dtype if info.dtype in FLOATS else info.dtype
-        return Job(name, TensorInfo(dtype, info.shape), (Input(0, tensor, info, scratch),), None)
+        return Job(name, TensorInfo(dtype, info.shape), (model_input(0, base, tensor),), None)
 
     def _pieces(self) -> dict[str, list[Job]]:
         """Return the jobs for the matrices in each weight that holds all experts."""

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mergecore.definitions.definition import Architecture
-from mergecore.discovery.registry import Registry
-from mergecore.errors import MergecoreError, ModelError
-from mergecore.models.adapters import open_model
-from mergecore.models.architecture_lookup import fit_checkpoints, recipe_definitions
-from mergecore.models.checkpoint import Checkpoint
-from mergecore.planning.matching import check_accounted
-from mergecore.recipes.recipe import Recipe
+from mergecore.api import ModelError
+from mergecore.tooling import (
+    Architecture,
+    Checkpoint,
+    MergecoreError,
+    Recipe,
+    Registry,
+    check_accounted,
+    fit_checkpoints,
+    open_model,
+    recipe_definitions,
+)
 from mergecore_moe.config import Config, Expert
 from mergecore_moe.dense import Dense, check_sizes, dense
 from mergecore_moe.families import PROJECTIONS

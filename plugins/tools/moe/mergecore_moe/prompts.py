@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mergecore.api import ModelError, read_text
-from mergecore.documents import Place
+from mergecore.tooling import Place
 from mergecore_moe.config import Expert
 
 LIMIT = 2 * 10**8

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from mergecore.api import Job, TensorInfo
-from mergecore.models.checkpoint import Checkpoint
-from mergecore.models.layout_reader import LayoutReader, Span
-from mergecore.planning.stage_reader import StageReader
+from mergecore.tooling import Checkpoint, LayoutReader, Span, StageReader
 
 
 def stacked(pieces: Mapping[str, Sequence[Job]], experts: int, checkpoints: Sequence[Checkpoint]) -> LayoutReader:

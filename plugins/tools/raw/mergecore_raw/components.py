@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mergecore.api import MergedModel, PostProcessor, TensorInfo, lies_within
-from mergecore.builtin.safetensors import SafetensorsWriter
+from mergecore.tooling import SafetensorsWriter
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,17 +10,37 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mergecore.cli.console import say, warn
-from mergecore.cli.options import ArchDirs, AsJson, Force, Memory, ModelPath, Quiet, parse_size
-from mergecore.errors import InputError, ModelError
+from mergecore.api import InputError, ModelError
+from mergecore.tooling import (
+    ArchDirs,
+    AsJson,
+    Checkpoint,
+    Force,
+    Memory,
+    ModelPath,
+    Options,
+    Place,
+    Quiet,
+    Registry,
+    ShardSize,
+    Span,
+    find_architecture,
+    local_definitions,
+    make_plan,
+    open_model,
+    parse_recipe,
+    rename_tensors,
+    run_options,
+    run_with_progress,
+    say,
+    warn,
+    with_layout,
+)
 from mergecore_raw.opening import CLASS, is_diffusers, is_file, open_state
-from mergecore_raw.raw import check_out, definition, finishing, run_options
+from mergecore_raw.raw import check_out, definition, finishing, options_for
 
 if TYPE_CHECKING:
     from mergecore.api import PostProcessor
-    from mergecore.discovery.registry import Registry
-    from mergecore.models.checkpoint import Checkpoint
-    from mergecore.running.runner import Options
 
 Template = Annotated[str, typer.Argument(help="A complete model of the same type as MODEL.", show_default=False)]
 FillOut = Annotated[Path, typer.Argument(help="The folder or .safetensors file to write.", show_default=False)]
@@ -32,19 +52,12 @@ def fill(
     out: FillOut,
     memory: Memory = "",
     arch_dir: ArchDirs = [],  # noqa: B006  typer creates a new list for every call
-    shard_size: Annotated[str, typer.Option(help="Maximum size of a weight file.")] = "5GB",
+    shard_size: ShardSize = "",
     force: Force = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Complete MODEL: write its tensors to OUT, and take all missing tensors from TEMPLATE."""
-    from mergecore.cli.run_with_progress import run_with_progress
-    from mergecore.discovery.registry import Registry
-    from mergecore.documents import Place
-    from mergecore.models.architecture_lookup import local_definitions
-    from mergecore.planning.planner import make_plan
-    from mergecore.recipes.recipe import parse_recipe
-
     sort = "file" if is_file(template) else "components" if is_diffusers(template) else "folder"
     if sort != "folder":
         check_out(out, sort == "components")
@@ -60,10 +73,9 @@ def fill(
 
 
 def _options(sort: str, memory: str, shard_size: str, force: bool) -> Options:
-    options = run_options(memory, 0, shard_size, force, True, components=sort == "components")
-    return (
-        replace(options, file=None, shard_bytes=parse_size(shard_size, "--shard-size")) if sort == "folder" else options
-    )
+    if sort == "folder":
+        return run_options(memory, shard_size=shard_size, force=force, allow_nonfinite=True)
+    return options_for(memory, 0, shard_size, force, True, components=sort == "components")
 
 
 def _steps(registry: Registry) -> Mapping[str, PostProcessor]:
@@ -99,8 +111,6 @@ def _overlaid(model: str, template: str, registry: Registry, quiet: bool) -> Che
 
 
 def _open(reference: str, registry: Registry) -> Checkpoint:
-    from mergecore.models.adapters import open_model
-
     plain = is_file(reference) or is_diffusers(reference)
     return open_state(reference, registry) if plain else open_model(reference, registry)
 
@@ -119,9 +129,6 @@ def _places(part: Checkpoint, whole: Checkpoint, registry: Registry) -> dict[str
 
 def _renamed(part: Checkpoint, whole: Checkpoint, registry: Registry) -> Iterable[tuple[str, str]]:
     """Return each tensor's name in the template's architecture together with its name in the model."""
-    from mergecore.models.architecture_lookup import find_architecture
-    from mergecore.models.layout_reader import rename_tensors
-
     architecture, _ = find_architecture(whole, registry, {})
     shown, _ = rename_tensors(part, architecture)
     return zip(shown.tensors, part.tensors)  # the same tensors in the same order
@@ -155,8 +162,6 @@ def _check_places(part: Checkpoint, whole: Checkpoint, places: Mapping[str, str]
 
 
 def _with(whole: Checkpoint, part: Checkpoint, places: Mapping[str, str]) -> Checkpoint:
-    from mergecore.models.layout_reader import Span, with_layout
-
     infos = {label: part.tensors[name] for label, name in places.items()}
     spans = {label: [Span(name, 0, part.tensors[name].elements)] for label, name in places.items()}
     shown = with_layout(part, infos, spans)

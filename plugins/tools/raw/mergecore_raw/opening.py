@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mergecore.api import ModelError, Reader, lies_within, read_text
-from mergecore.discovery.registry import Registry
-from mergecore.models.checkpoint import Checkpoint
-from mergecore.models.stamps import stamp_file
+from mergecore.api import ModelError, Reader, read_text
+from mergecore.tooling import Checkpoint, Registry, check_link, stamp_file
 
 CLASS = "StateDict"
 """Placeholder model class for arbitrary names."""
@@ -123,7 +121,7 @@ def read_index(folder: Path) -> dict[str, Any]:
         ModelError: The file is invalid.
     """
     path = folder / INDEX
-    _check_link(folder, path)
+    check_link(folder, path)
     value = _json(path)
     names = [name for name, entry in value.items() if isinstance(entry, list) and not name.startswith("_")]
     if any("/" in name or "\\" in name or name in ("", ".", "..") for name in names):
@@ -137,7 +135,7 @@ def _component_files(folder: Path) -> dict[str, list[Path]]:
     for name in read_index(folder):
         chosen = _chosen(folder / name)
         for path in chosen:
-            _check_link(folder, path)
+            check_link(folder, path)
             found = WEIGHTS.fullmatch(path.name)
             assert found is not None
             groups.setdefault(f"{name}/{found['stem']}/", []).append(path)
@@ -173,11 +171,6 @@ def _check_whole(component: Path, names: Iterable[str]) -> None:
             raise ModelError(
                 f"{component / min(wanted - names)}: is listed in {path.name} but missing; download it again"
             )
-
-
-def _check_link(folder: Path, path: Path) -> None:
-    if not lies_within(folder, path):
-        raise ModelError(f"{path}: is a link that points outside the model's folder; replace it with the file")
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -9,25 +9,36 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mergecore.cli.console import say, warn
-from mergecore.cli.options import AsJson, Force, Memory, Quiet, RecipePath, parse_size
-from mergecore.errors import InputError
+from mergecore.api import InputError
+from mergecore.tooling import (
+    AsJson,
+    Checkpoint,
+    Force,
+    Memory,
+    Options,
+    Plan,
+    Quiet,
+    Recipe,
+    RecipePath,
+    Registry,
+    ShardSize,
+    Workers,
+    load_recipe,
+    make_plan,
+    run_options,
+    run_with_progress,
+    say,
+    warn,
+)
 
 if TYPE_CHECKING:
     from mergecore.api import PostProcessor
-    from mergecore.discovery.registry import Registry
-    from mergecore.models.checkpoint import Checkpoint
-    from mergecore.planning.planner import Plan
-    from mergecore.recipes.recipe import Recipe
-    from mergecore.running.runner import Options
 
 RawOut = Annotated[Path, typer.Argument(help="A .safetensors file, or a folder for diffusers.", show_default=False)]
 Intersection = Annotated[
     bool, typer.Option("--tensor-intersection", "-i", help="Skip tensors that some models do not have.")
 ]
 Union = Annotated[bool, typer.Option("--tensor-union", "-u", help="Merge each tensor from the models that have it.")]
-Workers = Annotated[int, typer.Option(help="Number of threads. Default: one per core.", min=0)]
-Shards = Annotated[str, typer.Option(help="Maximum size of a component's weight file.")]
 
 
 def raw(
@@ -37,7 +48,7 @@ def raw(
     union: Union = False,
     memory: Memory = "",
     workers: Workers = 0,
-    shard_size: Shards = "5GB",
+    shard_size: ShardSize = "",
     force: Force = False,
     allow_nonfinite: Annotated[
         bool, typer.Option("--allow-nonfinite", help="Write tensors with NaN or infinity, with a warning.")
@@ -46,15 +57,13 @@ def raw(
     as_json: AsJson = False,
 ) -> None:
     """Merge weight files (.safetensors, .pt, .bin, .ckpt) or diffusers folders by the names of their tensors."""
-    from mergecore.cli.run_with_progress import run_with_progress
-    from mergecore.recipes.composition import load_recipe
     from mergecore_raw.opening import is_diffusers
 
     if intersection and union:
         raise InputError("--tensor-intersection and --tensor-union cannot be combined; use only one")
     loaded = load_recipe(recipe)
     folders = [is_diffusers(model) for model in loaded.models]
-    options = run_options(memory, workers, shard_size, force, allow_nonfinite, components=any(folders))
+    options = options_for(memory, workers, shard_size, force, allow_nonfinite, components=any(folders))
     if any(folders) is not all(folders):
         other = loaded.models[folders.index(False)]
         raise InputError(f"{other}: is not a diffusers folder, but other models in the recipe are")
@@ -63,22 +72,14 @@ def raw(
     run_with_progress(plan, out, registry, options, quiet=quiet, as_json=as_json, finishing=finishing(any(folders)))
 
 
-def run_options(
+def options_for(
     memory: str, workers: int, shard_size: str, force: bool, allow_nonfinite: bool, components: bool
 ) -> Options:
     """Return the options of a run that writes one file, or the components of a folder."""
-    from mergecore.running import runner
-
-    whole = 2**62
-    return runner.Options(
-        memory=parse_size(memory, "--memory") if memory else runner.spare_memory(),
-        workers=workers or runner.available_cores(),
-        shard_bytes=parse_size(shard_size, "--shard-size") if components else whole,
-        force=force,
-        allow_nonfinite=allow_nonfinite,
-        writer="components" if components else "safetensors",
-        file=None if components else "model.safetensors",
-    )
+    options = run_options(memory, workers, shard_size, force=force, allow_nonfinite=allow_nonfinite)
+    if components:
+        return replace(options, writer="components")
+    return replace(options, file="model.safetensors", shard_bytes=2**62)
 
 
 def finishing(components: bool) -> Mapping[str, PostProcessor]:
@@ -100,8 +101,6 @@ def check_out(out: Path, components: bool) -> None:
 
 def _plan(recipe: Recipe, intersection: bool, union: bool, memory: int, quiet: bool) -> tuple[Plan, Registry]:
     """Plan a recipe, using the tensor names of its models as the architecture."""
-    from mergecore.discovery.registry import Registry
-    from mergecore.planning.planner import make_plan
     from mergecore_raw.opening import CLASS
 
     for key in ("tokenizer", "tokenizer_source", "chat_template"):
@@ -128,7 +127,7 @@ def _plan(recipe: Recipe, intersection: bool, union: bool, memory: int, quiet: b
 
 
 def _opened(recipe: Recipe, registry: Registry) -> dict[str, Checkpoint]:
-    from mergecore.errors import ModelError
+    from mergecore.api import ModelError
     from mergecore_raw.opening import open_state
 
     opened: dict[str, Checkpoint] = {}

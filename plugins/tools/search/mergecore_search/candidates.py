@@ -16,19 +16,23 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from mergecore_eval.subjects import Folder
 
-from mergecore.api import TILE_ELEMENTS, Input, RunError, Subject, Work
-from mergecore.builtin.threads import ThreadsExecutor
-from mergecore.discovery.postprocessors import load_postprocessors
-from mergecore.discovery.registry import Registry
-from mergecore.documents import Place
-from mergecore.errors import InputError
-from mergecore.planning.plan import Plan, merged_model
-from mergecore.planning.planner import make_plan
-from mergecore.recipes.composition import parse_stages
-from mergecore.recipes.recipe import Recipe
-from mergecore.running import runner
-from mergecore.running.nonfinite import is_finite
-from mergecore.running.run_identity import input_identity
+from mergecore.api import TILE_ELEMENTS, Input, InputError, RunError, Subject, Work
+from mergecore.tooling import (
+    Listener,
+    Options,
+    Place,
+    Plan,
+    Recipe,
+    Registry,
+    ThreadsExecutor,
+    input_identity,
+    is_finite,
+    load_postprocessors,
+    make_plan,
+    merged_model,
+    parse_stages,
+    run_plan,
+)
 from mergecore_search.keeping import Keeping, Kept
 
 if TYPE_CHECKING:
@@ -134,8 +138,8 @@ class Maker:
     def _write(self, plan: Plan, folder: Path) -> None:
         """Write a candidate to files."""
         shutil.rmtree(folder, ignore_errors=True)
-        options = runner.Options(self.memory, self.workers, without=("health",))
-        runner.run_plan(plan, folder, self.registry, options, runner.Listener(self.warn))
+        options = Options(self.memory, self.workers, without=("health",))
+        run_plan(plan, folder, self.registry, options, Listener(self.warn))
 
 
 @dataclass

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mergecore.cli.console import say
-from mergecore.cli.options import Force, Memory, Out
-from mergecore.errors import InputError, RunError
+from mergecore.api import InputError, RunError
+from mergecore.tooling import Force, Memory, Out, available_cores, say
 
 if TYPE_CHECKING:
     from mergecore_search.history import Trial
@@ -181,6 +180,4 @@ def split(paths: list[Path]) -> tuple[list[Path], Path]:
 
 def cores(workers: int) -> int:
     """Return the number of threads for each of several parallel candidates."""
-    from mergecore.running.runner import available_cores
-
     return max(1, available_cores() // workers)

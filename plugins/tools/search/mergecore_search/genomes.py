@@ -6,9 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mergecore.discovery.registry import Registry
-from mergecore.documents import Place, check, load_file
-from mergecore.models.adapters import open_model
+from mergecore.tooling import Place, Registry, check, load_file, open_model
 from mergecore_search.space import Space, find_space
 
 PARAMETERS = {

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mergecore.errors import InputError, RunError
+from mergecore.api import InputError, RunError
 
 
 @dataclass(frozen=True)

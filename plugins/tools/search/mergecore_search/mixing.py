@@ -10,8 +10,7 @@ from pathlib import Path
 from mergecore_eval.results import measure
 from mergecore_eval.subjects import Folder
 
-from mergecore.cli.console import say, warn
-from mergecore.running import runner
+from mergecore.tooling import available_cores, say, warn
 from mergecore_search.candidates import Maker
 from mergecore_search.objectives import total
 from mergecore_search.setup import Setup, linear
@@ -57,7 +56,7 @@ def greedy(models: Sequence[Mixture], mean: Callable[[tuple[int, ...]], Mixture]
 
 def measured_mean(setup: Setup, models: Sequence[Path]) -> tuple[Callable[[tuple[int, ...]], Mixture], Maker]:
     """Return a function that computes and measures the mean of some of the models, and the `Maker` to close."""
-    maker = Maker(setup.registry, setup.memory, runner.available_cores(), warn)
+    maker = Maker(setup.registry, setup.memory, available_cores(), warn)
 
     def mean(chosen: tuple[int, ...]) -> Mixture:
         say(f"trying {' + '.join(models[index].name for index in chosen)}")

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mergecore.api import Evaluation, Score
-from mergecore.errors import InputError, RunError, nearest
+from mergecore.api import Evaluation, InputError, RunError, Score
+from mergecore.tooling import nearest
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mergecore.cli.console import say
+from mergecore.tooling import say
 from mergecore_search import pictures, tables
 from mergecore_search.evolution import pareto
 from mergecore_search.history import Trial

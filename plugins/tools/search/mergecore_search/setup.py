@@ -9,16 +9,21 @@ from typing import Any
 
 import yaml
 
-from mergecore.api import Evaluation
-from mergecore.cli.console import say, warn
-from mergecore.cli.options import parse_size
-from mergecore.cli.progress import Progress
-from mergecore.discovery.registry import Registry
-from mergecore.documents import Place
-from mergecore.errors import InputError
-from mergecore.planning.planner import make_plan
-from mergecore.recipes.evaluations import load_evaluations
-from mergecore.running import runner
+from mergecore.api import Evaluation, InputError
+from mergecore.tooling import (
+    Listener,
+    Options,
+    Place,
+    Progress,
+    Registry,
+    available_cores,
+    load_evaluations,
+    make_plan,
+    memory_budget,
+    run_plan,
+    say,
+    warn,
+)
 from mergecore_search.candidates import recipe_of
 from mergecore_search.objectives import Objectives, find_objectives
 
@@ -49,10 +54,10 @@ class Setup:
         self.write("best.yml", recipe.text)
         plan = make_plan(recipe, self.registry, self.memory)
         try:
-            options = runner.Options(self.memory, runner.available_cores(), force=self.force)
+            options = Options(self.memory, available_cores(), force=self.force)
             with Progress(plan.bytes_out, quiet=True) as progress:
-                listener = runner.Listener(warn, progress.advance, progress.resume, tell=say)
-                runner.run_plan(plan, self.out, self.registry, options, listener)
+                listener = Listener(warn, progress.advance, progress.resume, tell=say)
+                run_plan(plan, self.out, self.registry, options, listener)
         finally:
             plan.close()
         say(f"wrote {self.out}; see {self.report} for the recipe, table, and plot")
@@ -73,7 +78,7 @@ def prepare(out: Path, wanted: Path, objective: Sequence[str], memory: str, forc
         raise InputError(f"{out}: already exists; choose another folder, or pass --force to replace it")
     registry = Registry(warn)
     evaluations = load_evaluations(wanted, registry)
-    budget = parse_size(memory, "--memory") if memory else runner.spare_memory()
+    budget = memory_budget(memory)
     return Setup(registry, evaluations, find_objectives(objective, evaluations), budget, out, force)
 
 

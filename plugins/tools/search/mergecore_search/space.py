@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mergecore.documents import Place
+from mergecore.tooling import Place
 
 KEY = "search"
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from mergecore.errors import printable
+from mergecore.tooling import printable
 
 
 def spell(value: Any) -> str:

@@ -9,10 +9,8 @@ from typing import Any
 
 from mergecore_eval.results import measure
 
-from mergecore.api import Evaluation
-from mergecore.cli.console import warn
-from mergecore.discovery.registry import Registry
-from mergecore.errors import MergecoreError, RunError
+from mergecore.api import Evaluation, RunError
+from mergecore.tooling import MergecoreError, Registry, warn
 from mergecore_search.candidates import Maker
 from mergecore_search.history import Trial
 from mergecore_search.objectives import Objectives

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mergecore.cli.console import say, warn
-from mergecore.cli.options import ArchDirs
-from mergecore.errors import InputError, printable
+from mergecore.api import InputError
+from mergecore.tooling import ArchDirs, check, load_file, printable, say, warn
 
 if TYPE_CHECKING:
     from mergecore_stack.drawing import Run
@@ -106,7 +105,6 @@ def slices(
     arch_dir: ArchDirs = [],  # noqa: B006
 ) -> None:
     """Stack the slices of layers listed in CONFIG, with model, start, end, and scale (bakllama's format)."""
-    from mergecore.documents import check, load_file
     from mergecore_stack import recipes
 
     place, _ = load_file(config)

@@ -6,16 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mergecore.definitions.definition import Architecture
-from mergecore.discovery.registry import Registry
-from mergecore.documents import Place
-from mergecore.errors import InputError, RunError
-from mergecore.models.adapters import open_model
-from mergecore.models.architecture_lookup import find_architecture, local_definitions
-from mergecore.models.layout_reader import rename_tensors
-from mergecore.planning.planner import make_plan
-from mergecore.recipes.recipe import parse_recipe
-from mergecore.running.runner import spare_memory
+from mergecore.api import InputError, RunError
+from mergecore.tooling import (
+    Architecture,
+    Place,
+    Registry,
+    find_architecture,
+    local_definitions,
+    make_plan,
+    memory_budget,
+    open_model,
+    parse_recipe,
+    rename_tensors,
+)
 from mergecore_stack.drawing import Run
 
 SCALED = "down_proj"
@@ -85,7 +88,7 @@ def check(value: Any, registry: Registry) -> tuple[str, ...]:
     Raises:
         InputError: The recipe cannot be planned.
     """
-    plan = make_plan(parse_recipe(Place(value), ""), registry, spare_memory())
+    plan = make_plan(parse_recipe(Place(value), ""), registry, memory_budget())
     plan.close()
     return plan.notes
 

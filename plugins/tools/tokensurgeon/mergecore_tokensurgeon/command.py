@@ -8,8 +8,22 @@ from typing import Annotated
 
 import typer
 
-from mergecore.cli.console import warn
-from mergecore.cli.options import ArchDirs, AsJson, Force, Memory, ModelPath, Out, Quiet, parse_size
+from mergecore.tooling import (
+    ArchDirs,
+    AsJson,
+    Force,
+    Memory,
+    ModelPath,
+    Out,
+    Quiet,
+    Registry,
+    ShardSize,
+    Workers,
+    local_definitions,
+    run_options,
+    run_with_progress,
+    warn,
+)
 from mergecore_tokensurgeon.settings import Pieces, Settings, Weights, Where
 
 
@@ -60,8 +74,8 @@ def tokensurgeon(
     seed: Annotated[int, typer.Option(help="Seed of the random numbers.")] = 0,
     memory: Memory = "",
     arch_dir: ArchDirs = [],  # noqa: B006  typer creates a new list for every call
-    workers: Annotated[int, typer.Option(help="Number of threads. Default: one per core.", min=0)] = 0,
-    shard_size: Annotated[str, typer.Option(help="Maximum size of a weight file.")] = "5GB",
+    workers: Workers = 0,
+    shard_size: ShardSize = "",
     force: Force = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -70,19 +84,10 @@ def tokensurgeon(
     settings = Settings(
         method.value, k, cosine, weights, pieces, prefix_match, byte_match, magikarp, shrink, noise, scale, seed
     )
-    from mergecore.cli.run_with_progress import run_with_progress
-    from mergecore.discovery.registry import Registry
-    from mergecore.models.architecture_lookup import local_definitions
-    from mergecore.running import runner
     from mergecore_tokensurgeon.memory import check
     from mergecore_tokensurgeon.transplant import make_transplant
 
-    options = runner.Options(
-        memory=parse_size(memory, "--memory") if memory else runner.spare_memory(),
-        workers=workers or runner.available_cores(),
-        shard_bytes=parse_size(shard_size, "--shard-size"),
-        force=force,
-    )
+    options = run_options(memory, workers, shard_size, force=force)
     registry = Registry(warn, local_definitions(arch_dir))
     line = _line(model, donor, settings)
     plan, tables = make_transplant(model, donor, settings, registry, options.workers, line)

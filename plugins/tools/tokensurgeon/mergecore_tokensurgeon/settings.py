@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from enum import Enum
 
-from mergecore.errors import InputError
+from mergecore.api import InputError
 
 
 class Where(str, Enum):

@@ -7,14 +7,18 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from mergecore.api import FLOATS, ModelError
-from mergecore.definitions.config import TIED_KEYS, get_key
-from mergecore.definitions.definition import Architecture, Weight
-from mergecore.discovery.registry import Registry
-from mergecore.models.adapters import open_model
-from mergecore.models.architecture_lookup import fit_checkpoints, recipe_definitions
-from mergecore.models.checkpoint import Checkpoint
-from mergecore.planning.matching import stored
-from mergecore.recipes.recipe import Recipe
+from mergecore.tooling import (
+    Architecture,
+    Checkpoint,
+    Recipe,
+    Registry,
+    Weight,
+    fit_checkpoints,
+    is_tied,
+    open_model,
+    recipe_definitions,
+    stored_name,
+)
 from mergecore_tokensurgeon.tables import Stored
 
 
@@ -30,13 +34,13 @@ class Side:
     def tables(self) -> Mapping[str, Weight]:
         """Weights with one row per token, by their names in the checkpoint."""
         weights = self.architecture.weights(self.checkpoint.config, self.checkpoint.reference)
-        found = {stored(self.checkpoint, item): item for item in weights if item.vocabulary_axis is not None}
+        found = {stored_name(self.checkpoint, item): item for item in weights if item.vocabulary_axis is not None}
         return {name: item for name, item in found.items() if name is not None}
 
     @cached_property
     def tied(self) -> bool:
         """Whether the config ties the head to the embedding, even if both are stored."""
-        return any(get_key(self.checkpoint.config, key) is True for key in TIED_KEYS)
+        return is_tied(self.checkpoint.config)
 
     @property
     def rows(self) -> int:

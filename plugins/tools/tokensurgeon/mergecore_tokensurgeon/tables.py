@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from mergecore.api import TensorInfo, torch_dtype
-from mergecore.models.checkpoint import Checkpoint
+from mergecore.tooling import Checkpoint
 from mergecore_tokensurgeon.approximations import METHODS
 from mergecore_tokensurgeon.task import Rows, Task
 

@@ -23,13 +23,7 @@ from mergecore.api import (
     TokenizerRequest,
     WeightMethod,
 )
-from mergecore.definitions.config import with_keys
-from mergecore.discovery.registry import Registry
-from mergecore.documents import Place
-from mergecore.models.references import locate_model
-from mergecore.planning.plan import Plan
-from mergecore.planning.vocabulary import size_config
-from mergecore.recipes.recipe import Recipe, parse_recipe
+from mergecore.tooling import Place, Plan, Recipe, Registry, parse_recipe, size_config, with_keys
 from mergecore_tokensurgeon import meanings
 from mergecore_tokensurgeon.approximations.rotated import rotation
 from mergecore_tokensurgeon.meanings import Tokens
@@ -106,10 +100,8 @@ def _tokenizer(sides: Sequence[Side], donor: str, registry: Registry) -> OutputT
     """Return the donor's tokenizer files, the special token IDs for the configs, and both vocabularies."""
     opened = [side.checkpoint for side in sides]
     models = [ModelInfo(item.reference, item.folder, item.config) for item in opened]
-    rows = [side.rows for side in sides]
-    request = TokenizerRequest(
-        {"source": donor}, None, opened[0].folder, models, rows, 0, lambda name: locate_model(name)[0]
-    )
+    rows, folders = [side.rows for side in sides], {item.reference: item.folder for item in opened}
+    request = TokenizerRequest({"source": donor}, None, opened[0].folder, models, rows, 0, folders.__getitem__)
     answer = registry.tokenizer(request)
     if answer is None or not answer.tokens:
         raise PluginError("no installed package can read tokenizers: pip install mergecore-tokenizer")

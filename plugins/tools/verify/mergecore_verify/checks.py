@@ -6,15 +6,21 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from mergecore.definitions.config import leaves
-from mergecore.discovery.registry import Registry
-from mergecore.errors import InputError, MergecoreError, ModelError
-from mergecore.models.adapters import open_model
-from mergecore.models.architecture_lookup import compare_names as examine_names
-from mergecore.models.architecture_lookup import find_architecture, local_definitions
-from mergecore.models.checkpoint import Checkpoint
-from mergecore.models.layout_reader import rename_tensors
-from mergecore.recipes.lockfile import LOCK_NAME, Lock, read_lock
+from mergecore.api import InputError, ModelError
+from mergecore.tooling import (
+    LOCK_NAME,
+    Checkpoint,
+    Lock,
+    MergecoreError,
+    Registry,
+    find_architecture,
+    leaves,
+    local_definitions,
+    open_model,
+    read_lock,
+    rename_tensors,
+)
+from mergecore.tooling import compare_names as examine_names
 from mergecore_verify.content import check_finite, check_hashes
 from mergecore_verify.findings import Finding, few, skipped
 from mergecore_verify.loading import check_loading

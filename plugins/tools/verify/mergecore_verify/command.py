@@ -9,8 +9,7 @@ from typing import Annotated
 
 import typer
 
-from mergecore.cli.options import AsJson
-from mergecore.errors import printable
+from mergecore.tooling import AsJson, printable
 
 
 def verify(

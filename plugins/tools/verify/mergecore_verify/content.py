@@ -7,12 +7,11 @@ from itertools import islice
 from pathlib import Path
 
 from mergecore.api import FLOATS, torch_dtype
-from mergecore.models.checkpoint import Checkpoint
-from mergecore.models.fingerprints import matches_fingerprint
-from mergecore.recipes.lockfile import Lock
-from mergecore.running.nonfinite import STEP, is_finite
-from mergecore.running.runner import available_cores
+from mergecore.tooling import Checkpoint, Lock, available_cores, is_finite, matches_fingerprint
 from mergecore_verify.findings import Finding, few, skipped
+
+STEP = 2**20
+"""Elements to check at a time."""
 
 
 def check_finite(checkpoint: Checkpoint) -> Finding:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
-from mergecore.api import TensorInfo, Work
-from mergecore.builtin.safetensors import as_bytes
-from mergecore.discovery.registry import Registry
-from mergecore.errors import InputError
-from mergecore.models.checkpoint import Checkpoint
-from mergecore.planning.planner import Plan, make_plan
-from mergecore.recipes.composition import load_recipe
-from mergecore.recipes.lockfile import Lock
-from mergecore.running.lock_writer import describe_changes, describe_run
-from mergecore.running.prefetch import prefetch
-from mergecore.running.runner import available_cores, spare_memory
-from mergecore.running.tensor_io import FileTensorIO
+from mergecore.api import InputError, TensorInfo, Work
+from mergecore.tooling import (
+    Checkpoint,
+    FileTensorIO,
+    Lock,
+    Registry,
+    as_bytes,
+    available_cores,
+    changed_since,
+    load_recipe,
+    make_plan,
+    memory_budget,
+    prefetch,
+)
 from mergecore_verify.findings import Finding, few
 
 if TYPE_CHECKING:
@@ -50,7 +52,7 @@ def check_sample(checkpoint: Checkpoint, lock: Lock | None, registry: Registry, 
     """
     if lock is None:
         raise InputError(f"{checkpoint.folder}: has no lock file, which --sample needs to recompute tensors")
-    memory = spare_memory()
+    memory = memory_budget()
     plan = make_plan(load_recipe(lock.file), registry, memory)
     try:
         prefetch(plan, _ignore)
@@ -61,7 +63,7 @@ def check_sample(checkpoint: Checkpoint, lock: Lock | None, registry: Registry, 
         ends = FileTensorIO(plan.checkpoints, plan.jobs, lambda: comparison, allow_nonfinite=True)
         work = Work(jobs, ends.read, ends.write, _ignore, _ignore, memory, available_cores())
         registry.provide("executors", "threads")().run(work)
-        return _judge(comparison.wrong | wrong, len(jobs) + len(wrong), _changes(plan, lock, registry))
+        return _judge(comparison.wrong | wrong, len(jobs) + len(wrong), changed_since(lock, plan, registry))
     finally:
         plan.close()
 
@@ -72,10 +74,6 @@ def _is_stored(checkpoint: Checkpoint, name: str, info: TensorInfo) -> bool:
 
 def _ignore(*_: object) -> None:
     pass
-
-
-def _changes(plan: Plan, lock: Lock, registry: Registry) -> str:
-    return describe_changes(lock, describe_run(plan, lock.file.parent, registry, lock.value["shard_size"]))
 
 
 def _judge(wrong: set[str], count: int, changed: str) -> Finding:

@@ -7,11 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mergecore.api import read_text
-from mergecore.definitions.config import leaves
-from mergecore.errors import ModelError
-from mergecore.models.checkpoint import Checkpoint
-from mergecore.models.vocabulary_check import token_ids
+from mergecore.api import ModelError, read_text
+from mergecore.tooling import Checkpoint, leaves, token_ids
 from mergecore_verify.findings import Finding, few, skipped
 
 SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "forced_bos_token_id")

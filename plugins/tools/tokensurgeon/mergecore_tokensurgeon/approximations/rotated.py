@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mergecore.api import InputError
-from mergecore.definitions.config import first_of
+from mergecore.tooling import get_key
 from mergecore_tokensurgeon.omp import Dictionary
 from mergecore_tokensurgeon.task import Rows, Task
 
@@ -60,7 +60,7 @@ def rotation(config: Mapping[str, Any], width: int) -> tuple[int, Tensor]:
     """
     import torch
 
-    heads, base = first_of(config, HEADS), first_of(config, BASES)
+    heads, base = (next(filter(None, (get_key(config, key) for key in keys)), None) for keys in (HEADS, BASES))
     if not isinstance(heads, int) or heads < 1 or width % (2 * heads) or not isinstance(base, (int, float)):
         raise InputError(
             "--method mp_rope: requires rotary position embeddings, with rope_theta in config.json and a number of"
