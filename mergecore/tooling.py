@@ -15,7 +15,6 @@ from mergecore.cli.options import (
     ShardSize,
     Workers,
     memory_budget,
-    parse_size,
     run_options,
 )
 from mergecore.cli.progress import Progress
@@ -54,7 +53,6 @@ from mergecore.models import (
     fit_checkpoints,
     join_parts,
     local_definitions,
-    matches_fingerprint,
     open_model,
     recipe_definitions,
     rename_tensors,
@@ -100,9 +98,6 @@ from mergecore.running import (
 )
 
 __all__ = [
-    "stored_name",
-    "merged_model",
-    "merge_tensors",
     "LOCK_NAME",
     "ArchDirs",
     "Architecture",
@@ -161,14 +156,14 @@ __all__ = [
     "load_recipe",
     "local_definitions",
     "make_plan",
-    "matches_fingerprint",
     "memory_budget",
+    "merge_tensors",
+    "merged_model",
     "model_input",
     "nearest",
     "open_model",
     "parse_definition",
     "parse_recipe",
-    "parse_size",
     "parse_stages",
     "plan_view",
     "prefetch",
@@ -185,6 +180,7 @@ __all__ = [
     "size_config",
     "split_adapters",
     "stamp_file",
+    "stored_name",
     "tied_heads",
     "token_ids",
     "warn",

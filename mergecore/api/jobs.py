@@ -195,7 +195,7 @@ class Work:
         workers: number of threads or other workers to use.
         elsewhere: for executors that use other processes. It is picklable and opens the same files there, on shared
             storage. The run learns about their writes only through `done`. None if only this process can do the work.
-        nonfinite: before it calls `done`, an executor adds the names in `Ends.nonfinite` here.
+        nonfinite: before it calls `done`, an executor adds the names in `TensorIO.nonfinite` here.
         warn: shows a warning to the user.
 
     All functions except `elsewhere` can be called from several threads at once.

@@ -83,6 +83,13 @@ class Lock:
                         f" instead of the lock file to use the current one"
                     )
 
+    def changed_outputs(self, workers: int) -> list[str]:
+        """Return the files of the result that differ from the lock file or are missing, checked in threads."""
+        outputs: Mapping[str, Any] = self.value["outputs"]
+        with ThreadPoolExecutor(workers) as pool:
+            same = pool.map(lambda name: matches_fingerprint(self.file.parent / name, outputs[name]), outputs)
+            return [name for name, is_same in zip(outputs, same) if not is_same]
+
     def _entry(self, reference: str) -> Mapping[str, Any] | None:
         inputs: Sequence[Mapping[str, Any]] = self.value["inputs"]
         return next((item for item in inputs if item["reference"] == reference), None)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class FileTensorIO:
-    """Reads the models and writes the result. See `mergecore.api.Ends`.
+    """Reads the models and writes the result. See `mergecore.api.TensorIO`.
 
     Args:
         checkpoints: the input models.

@@ -1,15 +1,25 @@
-"""The public API for plugin authors matches docs/api-v1.txt."""
+"""The public names for plugin authors and for tools match docs/api-v1.txt and docs/tooling-v1.txt."""
 
+import re
 from pathlib import Path
 
-from api_surface import surface
+import pytest
+from api_surface import SURFACES
 
-RECORD = Path(__file__).resolve().parents[2] / "docs/api-v1.txt"
+from mergecore import tooling
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
-def test_nothing_that_authors_rely_on_has_changed():
-    recorded, now = RECORD.read_text("utf-8").splitlines(), surface().splitlines()
+@pytest.mark.parametrize("kind", SURFACES)
+def test_nothing_that_authors_rely_on_has_changed(kind):
+    recorded, now = (DOCS / f"{kind}-v1.txt").read_text("utf-8").splitlines(), SURFACES[kind]().splitlines()
     gone = [line for line in recorded if line not in now]
-    assert not gone, f"these belong to API v1 (docs/api-stability.md): {gone}"
+    assert not gone, f"these belong to version 1 (docs/api-stability.md): {gone}"
     new = [line for line in now if line not in recorded]
-    assert not new, f"new in the API; ./dev sync records it: {new}"
+    assert not new, f"new public names; ./dev sync records them: {new}"
+
+
+def test_the_page_for_tools_lists_every_name_once():
+    listed = re.findall(r"^\| `(\w+)` \|", (DOCS / "tooling.md").read_text("utf-8"), re.MULTILINE)
+    assert sorted(listed) == sorted(tooling.__all__)

@@ -41,8 +41,8 @@ def change(folder: Path, edit: Callable[[dict[str, torch.Tensor]], None]) -> Non
 @pytest.fixture
 def uninstalled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Simulate that no architecture is installed."""
-    listed = registry.listed
-    monkeypatch.setattr(registry, "listed", lambda kind: [] if kind == "architectures" else listed(kind))
+    listed = registry.list_plugins
+    monkeypatch.setattr(registry, "list_plugins", lambda kind: [] if kind == "architectures" else listed(kind))
 
 
 def test_a_tensor_that_no_definition_knows_is_refused(models: list[Path]) -> None:

@@ -38,11 +38,11 @@ def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def known(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Test with the architecture packages installed, or with everything inferred from the headers."""
     if request.param == "inferred":
-        monkeypatch.setattr(registry, "listed", lambda kind: [] if kind == "architectures" else _listed(kind))
+        monkeypatch.setattr(registry, "list_plugins", lambda kind: [] if kind == "architectures" else _listed(kind))
     return bool(request.param == "defined")
 
 
-_listed = registry.listed
+_listed = registry.list_plugins
 
 
 def check_same(tiny: Tiny, out: Path, expected: list[torch.Tensor]) -> None:

@@ -1,27 +1,44 @@
-"""Print the public API for plugin authors, one line per name. `./dev sync` writes the output to docs/api-v1.txt."""
+"""Print the public names for plugin authors (`api`) or for tools (`tooling`), one line per name.
+
+`./dev sync` writes the output to docs/api-v1.txt and docs/tooling-v1.txt.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from mergecore_testing.conformance import conformance
 
-from mergecore import api, hookspecs
+from mergecore import api, hookspecs, tooling
 from mergecore.discovery import entry_points
 
 
-def surface() -> str:
+def api_surface() -> str:
     """Return the names and signatures of the API, the hooks, the entry-point groups, and the test kit."""
     lines = [line for name in sorted(api.__all__) for line in described(name, getattr(api, name))]
     hooks = sorted(name for name in vars(hookspecs) if name.startswith("mergecore_"))
     lines += [f"hook {name}{inspect.signature(getattr(hookspecs, name))}" for name in hooks]
     lines += [f"group {entry_points.PREFIX}{kind}" for kind in entry_points.KINDS]
     lines += [f"mergecore_testing.conformance.conformance{inspect.signature(conformance)}"]
+    return as_text(lines)
+
+
+def tooling_surface() -> str:
+    """Return the names and signatures of `mergecore.tooling`."""
+    return as_text(line for name in sorted(tooling.__all__) for line in described(name, getattr(tooling, name)))
+
+
+def as_text(lines: Iterable[str]) -> str:
+    """Return the lines without the addresses of objects in memory."""
     return "".join(re.sub(r" object at 0x[0-9a-f]+", "", line) + "\n" for line in lines)
+
+
+SURFACES = {"api": api_surface, "tooling": tooling_surface}
 
 
 def described(name: str, item: Any) -> Iterator[str]:
@@ -53,4 +70,4 @@ def members(item: type) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    print(surface(), end="")  # noqa: T201
+    print(SURFACES[sys.argv[1]](), end="")  # noqa: T201

@@ -14,7 +14,8 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
 CORE = {"mergecore"}
-PLUGIN_DOORS = {"mergecore.api", "mergecore.errors"}
+PUBLIC = {"api": ("mergecore.api", "mergecore.errors"), "tooling": ("mergecore.api", "mergecore.tooling")}
+"""The modules of core that plugins, and tools and executors, can import."""
 PACKAGES = sorted(path.parent for kind in ("plugins/*", "plugins/*/*", "architectures/*")
                   for path in ROOT.glob(f"{kind}/pyproject.toml"))  # fmt: skip
 
@@ -35,7 +36,7 @@ def modules(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*.py") if "tests" not in path.parts and ".venv" not in path.parts]
 
 
-def room(folder: Path) -> str:
+def group(folder: Path) -> str:
     return folder.relative_to(ROOT).parts[1] if folder.is_relative_to(ROOT / "plugins") else "architectures"
 
 
@@ -44,25 +45,62 @@ def allowed(package: Path, name: str) -> bool:
     own = {path.stem if path.suffix else path.name for path in package.glob("mergecore_*")}
     if top in own or not (top == "mergecore" or top.startswith("mergecore_")):
         return True
-    if room(package) == "numerics":
+    if group(package) == "numerics":
         return False
     if top == "mergecore_numerics":
-        return room(package) != "testing"
+        return group(package) != "testing"
     if top == "mergecore_eval":
         return package.name == "search"  # it searches for the best evaluation results
-    if room(package) in ("tools", "testing"):
-        return top == "mergecore"
-    if room(package) == "executors" and name.startswith("mergecore.builtin.threads"):
-        return True  # shared by all executors to run a job
-    return name == "mergecore" or any(name == door or name.startswith(f"{door}.") for door in PLUGIN_DOORS)
+    if group(package) == "testing":
+        return top == "mergecore"  # it checks what core does with plugins
+    public = PUBLIC["tooling" if group(package) in ("tools", "executors") else "api"]
+    return name == "mergecore" or any(name == module or name.startswith(f"{module}.") for module in public)
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_package_imports_only_what_its_room_may(package):
+def test_a_package_imports_only_public_modules(package):
     for path in modules(package):
         wrong = {name for name in imports(path) if not allowed(package, name)}
-        wrong -= {"mergecore"} if any(name.startswith("mergecore.api") for name in imports(path)) else set()
         assert not wrong, f"{path.relative_to(ROOT)} may not import {', '.join(sorted(wrong))}"
+
+
+def packages_of_core() -> list[Path]:
+    return sorted(path.parent for path in (ROOT / "mergecore").glob("*/__init__.py"))
+
+
+def public_names(package: Path) -> set[str]:
+    """Return the names in `__all__` of a package."""
+    tree = ast.parse((package / "__init__.py").read_text("utf-8"))
+    assigned = (node for node in tree.body if isinstance(node, ast.Assign))
+    return next((set(ast.literal_eval(node.value)) for node in assigned if node.targets[0].id == "__all__"), set())
+
+
+def test_a_package_of_core_imports_only_the_public_names_of_others():
+    public = {package.name: public_names(package) for package in packages_of_core() if package.name != "api"}
+    for path in modules(ROOT / "mergecore"):
+        if path.name == "tooling.py":  # it chooses what tools get
+            continue
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            parts = node.module.split(".") if isinstance(node, ast.ImportFrom) else []
+            if len(parts) < 2 or parts[0] != "mergecore" or parts[1] not in public or parts[1] in path.parts:
+                continue
+            assert len(parts) == 2, f"{path}:{node.lineno}: import from mergecore.{parts[1]}, which lists its names"
+            private = {alias.name for alias in node.names} - public[parts[1]]
+            assert not private, f"{path}:{node.lineno}: mergecore.{parts[1]} does not list {', '.join(private)}"
+
+
+def test_a_package_of_core_is_small_and_each_module_has_code_of_its_own():
+    for package in packages_of_core():
+        found = list(package.glob("*.py"))
+        assert len(found) - 1 <= 16, f"{package} has {len(found) - 1} modules"
+        for path in found:
+            tree = ast.parse(path.read_text("utf-8"))
+            own = [
+                node
+                for node in tree.body
+                if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign))
+            ]
+            assert path.name == "__init__.py" or own, f"{path} only re-exports"
 
 
 def test_core_imports_no_plugin():
@@ -78,7 +116,7 @@ def test_core_imports_no_plugin():
         ("huggingface_hub", {"hub", "hub_errors"}),
     ],
 )
-def test_a_library_has_one_door(library, only):
+def test_a_library_is_imported_in_one_place(library, only):
     users = {p.stem for p in modules(ROOT / "mergecore") if any(n.split(".")[0] == library for n in imports(p))}
     assert users <= only
 
@@ -100,7 +138,7 @@ def test_a_package_file_follows_the_convention(package):
     assert project["license"] == "Apache-2.0"
     assert project["description"].endswith(", for mergecore.")
     assert not any("==" in dependency for dependency in project.get("dependencies", ())), "version ranges, no pins"
-    prefix = "mergecore-arch-" if room(package) == "architectures" else "mergecore-"
+    prefix = "mergecore-arch-" if group(package) == "architectures" else "mergecore-"
     assert project["name"].startswith(prefix)
     module = project["name"].replace("-", "_")
     assert (package / module).is_dir() or (package / f"{module}.py").is_file(), f"the module must be {module}"

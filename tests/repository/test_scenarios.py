@@ -90,7 +90,7 @@ def test_02_padded_embeddings_keep_the_bases_rows(tmp_path: Path) -> None:
 def test_03_tokens_beyond_the_rows_are_refused_with_what_mends_it(tmp_path: Path) -> None:
     models = [llama(tmp_path / name, seed, 30, rows=30, special=2) for seed, name in enumerate("ab")]
     what = recipe("linear", *models, tokenizer={"source": "base"})
-    with pytest.raises(InputError, match=r"'<s0>' the number 30, but it has only 30 rows.*kind: zero"):
+    with pytest.raises(InputError, match=r"the ID 30 to '<s0>', but it has only 30 rows.*kind: zero"):
         mergecore.plan(what)
     what["tokenizer"]["tokens"] = {f"<s{number}>": {"source": {"kind": "zero"}} for number in range(2)}
     assert config(merged(what, tmp_path / "out"))["vocab_size"] == 32

@@ -12,7 +12,7 @@ HEAVY = ("torch", "transformers", "numpy")
 
 LOOK = """
 import sys
-from mergecore.discovery.entry_points import find, load
+from mergecore.discovery import find_plugin, load_plugin
 from mergecore.cli.external_commands import command
 
 def walk(name, found):
@@ -21,7 +21,7 @@ def walk(name, found):
         walk(f"{name} {child}", item)
 
 name = sys.argv[1]
-walk(name, command(name, load(find("commands", name))))
+walk(name, command(name, load_plugin(find_plugin("commands", name))))
 print(*sorted(set(sys.argv[2:]) & set(sys.modules)))
 """
 

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from mergecore.api import FLOATS, torch_dtype
-from mergecore.tooling import Checkpoint, Lock, available_cores, is_finite, matches_fingerprint
+from mergecore.tooling import Checkpoint, Lock, available_cores, is_finite
 from mergecore_verify.findings import Finding, few, skipped
 
 STEP = 2**20
@@ -41,11 +41,7 @@ def check_hashes(folder: Path, lock: Lock | None) -> Finding:
     """Check that the files are unchanged since the folder's lock file was written."""
     if lock is None:
         return skipped("hashes", "no lock file")
-    outputs = lock.value["outputs"]
-    with ThreadPoolExecutor(available_cores()) as pool:
-        same = pool.map(lambda name: matches_fingerprint(folder / name, outputs[name]), outputs)
-        wrong = [name for name, is_same in zip(outputs, same) if not is_same]
-    if wrong:
+    if wrong := lock.changed_outputs(available_cores()):
         there = [name for name in wrong if (folder / name).is_file()]
         gone = sorted(set(wrong) - set(there))
         words = [
@@ -53,4 +49,4 @@ def check_hashes(folder: Path, lock: Lock | None) -> Finding:
             f"{few(gone)} missing" if gone else "",
         ]
         return Finding("hashes", False, "; ".join(filter(None, words)))
-    return Finding("hashes", True, f"{len(outputs)} files match the lock file in size and SHA-256")
+    return Finding("hashes", True, f"{len(lock.value['outputs'])} files match the lock file in size and SHA-256")
