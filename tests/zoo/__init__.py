@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,49 @@ def tokens() -> Inputs:
     return {"input_ids": torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])}
 
 
-def is_llama4_fault(error: AttributeError) -> bool:
-    """Return whether an error is the fault of Llama 4 in transformers 5.24.0.
+@dataclass(frozen=True)
+class Fault:
+    """A fault of transformers: a class computes everything, but its forward pass does not return it.
 
-    `Llama4ForConditionalGeneration.forward` computes everything, and then reads `image_outputs` of its language model's
-    output, which has no such field.
+    Attributes:
+        name: The class.
+        error: What its forward pass raises...
+        words: ...and what the message says.
+        parts: The modules whose outputs are compared in place of the model's.
+        reason: What is wrong.
     """
-    return error.name == "image_outputs" and type(error.obj).__name__ == "MoeCausalLMOutputWithPast"
+
+    name: str
+    error: type[Exception]
+    words: str
+    parts: tuple[str, ...]
+    reason: str
+
+    def __str__(self) -> str:
+        return f"transformers {transformers.__version__}: {self.name}.forward {self.reason}"
+
+    def outputs(self, model: Any, inputs: Inputs) -> list[torch.Tensor]:
+        """Return what the parts of the model compute in a forward pass that fails only at its end."""
+        found: dict[str, Any] = {}
+        handles = [getattr(model, part).register_forward_hook(partial(_keep, found, part)) for part in self.parts]
+        with pytest.raises(self.error, match=self.words):
+            model(**inputs, return_dict=True)
+        for handle in handles:
+            handle.remove()
+        return [value if isinstance(value, torch.Tensor) else value[0] for value in found.values()]
+
+
+def _keep(found: dict[str, Any], part: str, _module: Any, _inputs: Any, output: Any) -> None:
+    found[part] = output
+
+
+FAULTS = [
+    Fault("Llama4ForConditionalGeneration", AttributeError, "object has no attribute 'image_outputs'",
+          ("language_model", "multi_modal_projector"),
+          "reads image_outputs of its language model's output, which has none (seen in 5.24.0)"),
+    Fault("XLMRobertaForMultipleChoice", IndexError, "tuple index out of range", ("roberta",),
+          "reads the output of a pooler that it is built without (seen in 5.0.0 to 5.13.1)"),
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -72,31 +109,15 @@ class Tiny:
 
     def outputs(self, model: Any) -> list[torch.Tensor]:
         """Return every output tensor of a forward pass."""
+        fault = next((fault for fault in FAULTS if fault.name == self.name), None)
         with torch.no_grad():
             try:
                 result = model(**self.inputs(), return_dict=True)
-            except AttributeError as error:
-                if not is_llama4_fault(error):
+            except Exception as error:
+                if fault is None or not isinstance(error, fault.error) or fault.words not in str(error):
                     raise
-                return self._outputs_of_parts(model)
+                return fault.outputs(model, self.inputs())
         return [value for value in result.values() if isinstance(value, torch.Tensor)]
-
-    def _outputs_of_parts(self, model: Any) -> list[torch.Tensor]:
-        """Return what the parts of a Llama 4 compute in a forward pass that fails only when it returns its result."""
-        found: dict[str, torch.Tensor] = {}
-        handles = [
-            getattr(model, part).register_forward_hook(lambda _module, _inputs, result, part=part: keep(part, result))
-            for part in ("language_model", "multi_modal_projector")
-        ]
-
-        def keep(part: str, result: Any) -> None:
-            found[part] = result if isinstance(result, torch.Tensor) else result.logits
-
-        with pytest.raises(AttributeError, match="image_outputs"):
-            model(**self.inputs(), return_dict=True)
-        for handle in handles:
-            handle.remove()
-        return [found["language_model"], found["multi_modal_projector"]]
 
     def load(self, folder: Path) -> Any:
         """Load the model in a folder, and check that no key is missing, unexpected, or mismatched.
