@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class MergecoreError(Exception):
-    """Base class of errors that are reported without a traceback. `exit_code` is the exit status of the command."""
+    """Base class for errors that are reported without a traceback. `exit_code` is the exit status of the command."""
 
     exit_code = 1
 

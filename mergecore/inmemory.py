@@ -85,7 +85,7 @@ def _name(tensor: Tensor, name: str) -> str:
 
 
 def with_parameters(method: type[Method], parameters: Mapping[str, Any], count: int) -> Method:
-    """Create a method with parameters as for `merge_tensors`, for `count` tensors.
+    """Create a method for `count` tensors, with the parameters of `merge_tensors`.
 
     Raises:
         InputError: if a parameter is unknown, missing, or invalid, or the method rejects the combination.
@@ -125,7 +125,7 @@ def merge_state_dicts(
     """Merge state dicts with the same keys. The arguments are the same as for `merge_tensors`.
 
     Raises:
-        InputError: if the keys differ, and as for `merge_tensors`.
+        InputError: if the keys differ, or for the reasons listed in `merge_tensors`.
     """
     for number, model in enumerate(models):
         if differing := sorted(set(model) ^ set(models[0])):

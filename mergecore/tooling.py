@@ -1,4 +1,4 @@
-"""All that a tool imports besides `mergecore.api`: models, plans, runs, and the command line."""
+"""Everything that a tool can import besides `mergecore.api`: models, plans, runs, and the command line."""
 
 from mergecore.builtin.safetensors import SafetensorsWriter, as_bytes
 from mergecore.builtin.threads import ThreadsExecutor

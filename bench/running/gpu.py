@@ -47,7 +47,7 @@ def limits() -> tuple[float, float]:
 
 
 def jobs(name: str) -> list[Job]:
-    """Return jobs of one method on bfloat16 models."""
+    """Return jobs that merge bfloat16 models with one method."""
     count, has_base, parameters = METHODS[name]
     method = with_parameters(load_plugin(find_plugin("methods", name)), parameters, count - has_base)
     info = TensorInfo("BF16", (ELEMENTS,))

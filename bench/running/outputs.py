@@ -14,7 +14,7 @@ Sample = dict[str, np.ndarray]
 
 
 def sample(folder: Path) -> Sample:
-    """Return a few numbers of every bfloat16 tensor in FOLDER's safetensors files, as float32."""
+    """Return a few values from every bfloat16 tensor in FOLDER's safetensors files, as float32."""
     found: Sample = {}
     for path in sorted(folder.glob("*.safetensors")):
         with open(path, "rb") as file:

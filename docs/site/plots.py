@@ -18,7 +18,7 @@ CHANGED = 0.7
 SIZE = 0.3
 """Standard deviation of the changes, where that of the base's weights is 1."""
 SHOWN = {"density": 0.5, "gamma": 0.1, "select_topk": 0.5, "t": 0.3, "weight": 1.0}
-"""Values by parameter name that show what a method does, for parameters whose default does not or that have none."""
+"""Values that make the effect of a method visible, for parameters whose default does not, or that have no default."""
 
 
 def settings(method: type[Method]) -> dict[str, Any]:

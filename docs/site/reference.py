@@ -25,7 +25,7 @@ HOOKS = """# Hooks
 
 Hooks are functions marked `@hookimpl`, in a file that you pass with `--plugin` or in a module that a package registers
 under `mergecore.v1.hooks`. Hooks named `mergecore_provide_...` supply a plugin by name and take precedence over
-installed plugins. `mergecore_before_plan` can refuse a recipe, and `mergecore_after_plan` can refuse a plan. The other
+installed plugins. `mergecore_before_plan` can reject a recipe, and `mergecore_after_plan` can reject a plan. The other
 hooks only observe. An implementation can omit arguments that it does not need. See also
 [Choosing plugins](../plugins.md)."""
 

@@ -189,7 +189,7 @@ def bare_sum() -> float:
 
 
 def merge_and_load(recipe: dict[str, Any]) -> None:
-    """Merge a candidate to disk and load it, as a comparison for in-memory candidates."""
+    """Merge a candidate to disk and load it, for comparison with in-memory candidates."""
     import mergecore
 
     out = mergecore.run(recipe, WORK / "candidate", force=True, without=["health"])

@@ -1,4 +1,4 @@
-"""What every executor needs to run jobs: threads, a memory budget, and a merger that goes tile by tile."""
+"""What every executor needs to run jobs: threads, a memory budget, and a merger that works tile by tile."""
 
 from __future__ import annotations
 

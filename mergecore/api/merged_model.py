@@ -1,4 +1,4 @@
-"""What a post-processor is and gets: the merged model in its folder, and the models it was merged from."""
+"""The interface of post-processors, which get the merged model in its folder and the models it was merged from."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ class Context:
 
 
 class Method:
-    """Common base class of all methods. Subclass `WeightMethod` or `DeltaMethod` instead."""
+    """Common base class for all methods. Subclass `WeightMethod` or `DeltaMethod` instead."""
 
     tile: ClassVar[Tile] = Tile.TENSOR
     base: ClassVar[Base]
@@ -91,7 +91,7 @@ class Method:
             tiles: the tiles of the tensor, each a list of the tensors that `merge` will get. Indexing
                 reads the tile, so you can iterate as often as needed in bounded memory. Flat tiles start
                 at multiples of `BLOCK` elements.
-            ctx: as for `merge`, with `offset` 0.
+            ctx: same as for `merge`, but with `offset` 0.
 
         Returns:
             Any value. It is available to `merge` as `ctx.measured`. If tiles are merged on another device than they

@@ -44,7 +44,7 @@ def read_text(path: Path, limit: int) -> str:
     """Return the UTF-8 text of a regular file of at most `limit` bytes.
 
     Raises:
-        ModelError: as for `open_file`, and if the file is too large or not text.
+        ModelError: for the reasons listed in `open_file`, or if the file is too large or not text.
     """
     with os.fdopen(open_file(path), "rb") as file:
         if os.fstat(file.fileno()).st_size > limit:

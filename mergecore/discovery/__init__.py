@@ -1,4 +1,4 @@
-"""Plugins: finding, loading, checking, and running them, and making new ones."""
+"""Find, load, check, and run plugins, and create new ones."""
 
 from mergecore.discovery.doctor import Finding, examine_plugins
 from mergecore.discovery.entry_points import (

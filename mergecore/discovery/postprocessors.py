@@ -32,7 +32,7 @@ def load_postprocessors(
         return {name: found[name] for name in order.static_order()}
     except graphlib.CycleError as error:
         circle = ", ".join(map(repr, dict.fromkeys(error.args[1])))
-        raise PluginError(f"the post-processors {circle} must each run after the other: uninstall one") from None
+        raise PluginError(f"the post-processors {circle} must each run after the others; uninstall one") from None
 
 
 def run_for_stage(model: MergedModel, registry: Registry) -> None:

@@ -1,4 +1,4 @@
-"""Models as recipes name them, opened as checkpoints whose tensors can be read in the names of a definition."""
+"""Open the models that recipes name, as checkpoints whose tensors have the names from a definition."""
 
 from mergecore.models.adapters import find_adapter, open_model, tied_heads, with_adapter
 from mergecore.models.architecture_lookup import (

@@ -1,4 +1,4 @@
-"""Adapters in recipes. For `base+adapter`, a plugin applies the changes of the adapter to each tensor as it is read."""
+"""Adapters in recipes. Open `base+adapter`: a plugin applies the adapter's changes to each tensor when it is read."""
 
 from __future__ import annotations
 

@@ -146,7 +146,7 @@ def find_snapshot(reference: str) -> Snapshot | None:
 def fetch_in_parallel(
     items: Iterable[Any], work: Callable[[Any, Callable[[], None]], object], threads: int = CONNECTIONS
 ) -> None:
-    """Process items in several threads. Raise the first error after all threads have ended.
+    """Process items in several threads. Raise the first error after all threads have finished.
 
     Args:
         items: the items to process.

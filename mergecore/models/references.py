@@ -11,7 +11,7 @@ from mergecore.models import hub
 
 
 class LocatedModel(NamedTuple):
-    """A model of which only small files are used: its reference, its folder, and its commit if it is on the Hub."""
+    """A model that is used only for its small files: its reference, folder, and commit if it is on the Hub."""
 
     reference: str
     folder: Path

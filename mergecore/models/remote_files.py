@@ -73,7 +73,7 @@ class Shard:
     def read(self, name: str, start: int, out: Tensor) -> None:
         """See `mergecore.api.Reader.read`."""
         if self._reader is None:
-            raise ModelError(f"{self.snapshot.label(self.name)}: is read before it is downloaded; report this as a bug")
+            raise ModelError(f"{self.snapshot.label(self.name)}: read before it was downloaded; report this as a bug")
         self._reader.read(name, start, out)
 
     def close(self) -> None:

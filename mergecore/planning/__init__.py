@@ -1,4 +1,4 @@
-"""Plans: every output tensor with its inputs and parameters, and what a run of them takes."""
+"""Plans: every output tensor with its inputs and parameters, and the estimated cost of a run."""
 
 from mergecore.planning.cost_estimate import CostEstimate, estimate_cost
 from mergecore.planning.job_builder import model_input

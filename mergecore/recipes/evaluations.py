@@ -17,7 +17,7 @@ def load_evaluations(path: Path, registry: Registry) -> tuple[Evaluation, ...]:
     """Load the evaluations under the key ``evaluate`` in a YAML file, which can be a recipe.
 
     Raises:
-        InputError: if the file cannot be read, and as for `parse_evaluations`.
+        InputError: if the file cannot be read, or for the reasons listed in `parse_evaluations`.
     """
     place, _ = load_file(path)
     whole: Mapping[str, Any] = {

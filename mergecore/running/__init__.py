@@ -1,4 +1,4 @@
-"""Runs: a plan's jobs, executed, resumed, and published as a complete output folder."""
+"""Run plans: execute or resume their jobs, and publish the output folder when it is complete."""
 
 from mergecore.running.lock_writer import changed_since
 from mergecore.running.nonfinite import is_finite

@@ -119,14 +119,14 @@ def describe_changes(lock: Lock, described: Mapping[str, Any]) -> str:
     then, now = lock.value["packages"], described["packages"]
     changed = [f"{name} {then[name]} (now {now[name]})" for name in then.keys() & now.keys() if then[name] != now[name]]
     if changed:
-        return f"{lock.file}: was made with {', '.join(sorted(changed))}; the result might differ in the last bits"
+        return f"{lock.file}: was created with {', '.join(sorted(changed))}; the result might differ in the last bits"
     if lock.value["plan"] != described["plan"]:
         return f"{lock.file}: the plan has changed, because architectures or methods have changed since then"
     return ""
 
 
 def changed_since(lock: Lock, plan: Plan, registry: Registry) -> str:
-    """Describe what changed since a result was made, for a plan of its recipe. Return an empty string if nothing."""
+    """Describe what changed since a result was created, given its recipe's plan. Return an empty string if nothing."""
     return describe_changes(lock, describe_run(plan, lock.file.parent, registry, lock.value["shard_size"]))
 
 

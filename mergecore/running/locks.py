@@ -54,7 +54,7 @@ def _acquire(path: Path) -> int:
 
 
 def _lock(path: Path, file: int) -> None:
-    """Take the system lock, which ends with its process. Rely on the file contents if locks are not supported."""
+    """Take the system lock, which the process releases on exit. Without lock support, rely on the file contents."""
     sure = True
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -28,7 +28,7 @@ LANGUAGE = {
     "Llama4ForConditionalGeneration": "Llama4ForCausalLM",
     "PaliGemmaForConditionalGeneration": "GemmaForCausalLM",
 }
-"""The class of a composite model, and of a language model that matches its text part."""
+"""Class of a composite model → class of a language model that matches its text part."""
 NOT_TEXT = {"model_type", "rope_parameters", "layer_types", "dtype"}
 
 
@@ -94,7 +94,7 @@ def test_a_language_model_merges_into_the_text_part(name: str, tmp_path: Path) -
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
 def test_a_forward_pass_returns_what_it_computes(fault: Fault) -> None:
-    """Where transformers is at fault, every other test compares what the parts of the model compute."""
+    """If a class in transformers has a known bug, all other tests compare the outputs of the model's parts."""
     model = tiny(fault.name)
     try:
         with torch.no_grad():

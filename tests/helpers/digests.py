@@ -1,10 +1,10 @@
-"""Print the SHA-256 of what some 250 recipes write, or compare with an earlier print: a refactoring changes no byte.
+"""Print the SHA-256 of the outputs of about 250 recipes, or compare with saved ones to check a refactoring.
 
     python tests/helpers/digests.py > before.json
     python tests/helpers/digests.py --against before.json
 
-Every method in float32 and bfloat16, with gradients, filters, slices, stages, adapters and tokenizers, on tiny models.
-Digests hold for one machine and one set of installed libraries, so they are compared and not kept in the tree.
+This covers every method in float32 and bfloat16, with gradients, filters, slices, stages, adapters, and tokenizers.
+Digests depend on the machine and the installed libraries, so they are not stored in the repository.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ import mergecore
 transformers.utils.logging.disable_progress_bar()
 DTYPES = ("float32", "bfloat16")
 TEXTS = ("mergecore.lock.json", "mergecore_recipe.yml", "README.md")
-"""What holds paths, versions or prose; every other file of the output is compared."""
+"""Files with paths, versions, or prose. All other output files are compared."""
 
 Case = tuple[str, Any]
 
 
 def by_method(tiny: Tiny) -> Iterator[Case]:
-    """Every recipe of the tests of methods: plain, with gradients and filters, and in slices."""
+    """Yield every recipe from the method tests: plain, with gradients and filters, and with slices."""
     for dtype in DTYPES:
         for family in ("llama-tied", "qwen3"):
             models, depth = tiny.all(family, dtype=dtype), layers(family)
@@ -46,7 +46,7 @@ def by_method(tiny: Tiny) -> Iterator[Case]:
 
 
 def in_stages(tiny: Tiny) -> Iterator[Case]:
-    """One merge as the input of another, with the first method elementwise, streaming and whole."""
+    """Yield merges of a stage whose method is elementwise, streaming, or needs whole tensors."""
     base, code, prose, _ = tiny.all("llama")
     for method, options in (("linear", {}), ("ties", {"density": 0.5}), ("nuslerp", {"weight": 0.5})):
         first = {"merge_method": method, "models": [{"model": code}, {"model": prose}], "parameters": options}
@@ -59,7 +59,7 @@ def in_stages(tiny: Tiny) -> Iterator[Case]:
 
 
 def with_adapters(tiny: Tiny, root: Path) -> Iterator[Case]:
-    """A model with one LoRA adapter and with two, beside another model."""
+    """Yield merges of a model that has one or two LoRA adapters with another model."""
     base, code, _, _ = tiny.all("llama")
     adapters = [str(adapter(root / f"adapter-{seed}", seed)) for seed in (1, 2)]
     for label, reference in (("one", f"{base}+{adapters[0]}"), ("two", f"{base}+{adapters[0]}+{adapters[1]}")):
@@ -70,7 +70,7 @@ def with_adapters(tiny: Tiny, root: Path) -> Iterator[Case]:
 
 
 def adapter(folder: Path, seed: int) -> Path:
-    """A rank-2 LoRA adapter of the tiny Llama, as PEFT saves it."""
+    """Create a rank-2 LoRA adapter for the tiny Llama, as PEFT saves it."""
     generator, size, rank = torch.Generator().manual_seed(seed), SIZES["hidden_size"], 2
     shapes = {"self_attn.q_proj": (size, size), "mlp.up_proj": (size, SIZES["intermediate_size"])}
     tensors = {}
@@ -88,7 +88,7 @@ def adapter(folder: Path, seed: int) -> Path:
 
 
 def with_tokenizers(root: Path) -> Iterator[Case]:
-    """Models of different vocabularies, merged token by token."""
+    """Yield merges of models with different vocabularies, token by token."""
     models = [
         str(model(root / "sea", 1, byte_level("sea"), rows=300)),
         str(model(root / "code", 2, byte_level("code", special=["<|im_start|>", "<|im_end|>"]))),
@@ -102,7 +102,7 @@ def with_tokenizers(root: Path) -> Iterator[Case]:
 
 
 def digest(folder: Path) -> str:
-    """The SHA-256 of every file of an output that is not prose, with their names."""
+    """Return the SHA-256 of the names and contents of all compared files in an output folder."""
     total = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in TEXTS):
         total.update(path.relative_to(folder).as_posix().encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
@@ -110,7 +110,7 @@ def digest(folder: Path) -> str:
 
 
 def digests() -> dict[str, str]:
-    """The digest of each recipe's output."""
+    """Return the digest of each recipe's output."""
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         tiny, found = Tiny(root / "models"), {}
@@ -121,7 +121,7 @@ def digests() -> dict[str, str]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Print the digests, or which of them differ from those of a file."""
+    """Print the digests, or the names of those that differ from a file."""
     found = digests()
     if not arguments:
         print(json.dumps(found, indent=1))  # noqa: T201

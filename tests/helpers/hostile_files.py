@@ -303,7 +303,7 @@ FOLDERS: dict[str, tuple[Damage, str, str]] = {
     "index of 1 GB": (both(indexed(), sparse(INDEX, 10**9)), INDEX, "is larger than the limit of 100 MB"),
     "index a pipe": (both(indexed(), replaced(INDEX, os.mkfifo)), INDEX, "is a folder, pipe, or device"),
     "index a link out": (both(indexed(), moved_out(INDEX)), INDEX, "is a link to a file outside"),
-    "index beside a whole file": (
+    "index next to a single file": (
         both(indexed(), lambda folder: (folder / WEIGHTS).symlink_to("part.safetensors")), "code", "has both",
     ),
     "shard missing": (
@@ -345,7 +345,7 @@ FOLDERS: dict[str, tuple[Damage, str, str]] = {
     "bin empty": (archive(after=lambda data: b""), BIN, "is empty"),
     "bin a git-LFS pointer": (archive(after=lambda data: LFS), BIN, "git lfs pull"),
     "bin a pipe": (both(archive(), replaced(BIN, os.mkfifo)), BIN, "is a folder, pipe, or device"),
-    "bin cut short": (archive(after=lambda data: data[:-50]), BIN, "or is truncated"),
+    "truncated bin": (archive(after=lambda data: data[:-50]), BIN, "or is truncated"),
     "bin of zeros, packed": (archive(lambda name, data: data + bytes(10**6), zipfile.ZIP_DEFLATED), BIN, "compressed"),
     "bin that claims 4 GB": (archive(after=lambda data: claiming(data, 2**32 - 2)), BIN, "claim more bytes than"),
     "bin with too little data": (archive(lambda n, d: d[:99] if n.endswith("/0") else d), BIN, "cannot be read"),
@@ -353,11 +353,11 @@ FOLDERS: dict[str, tuple[Damage, str, str]] = {
     "bin with its pickle cut": (archive(lambda n, d: d[:-1] if n.endswith(".pkl") else d), BIN, "cannot be read"),
     "bin with fp8 and no scale": (archive(content=lambda folder: {"x": FP8}), "code", UNQUANTISED),
     # quantized
-    "quantised with GPTQ": (with_quantiser(quant_method="gptq", bits=4), CONFIG, "quantized ('gptq'); " + UNQUANTISED),
-    "quantised with AWQ": (with_quantiser(quant_method="awq"), CONFIG, "quantized ('awq'); " + UNQUANTISED),
-    "quantised with mxfp4": (with_quantiser(quant_method="mxfp4"), CONFIG, "quantized ('mxfp4'); " + UNQUANTISED),
-    "quantised with an unnamed tool": (with_quantiser(load_in_4bit=True), CONFIG, "quantized; " + UNQUANTISED),
-    "quantised with a list": (configured(lambda c: c.update(quantization_config=[])), CONFIG, UNQUANTISED),
+    "quantized with GPTQ": (with_quantiser(quant_method="gptq", bits=4), CONFIG, "quantized ('gptq'); " + UNQUANTISED),
+    "quantized with AWQ": (with_quantiser(quant_method="awq"), CONFIG, "quantized ('awq'); " + UNQUANTISED),
+    "quantized with mxfp4": (with_quantiser(quant_method="mxfp4"), CONFIG, "quantized ('mxfp4'); " + UNQUANTISED),
+    "quantized with an unnamed tool": (with_quantiser(load_in_4bit=True), CONFIG, "quantized; " + UNQUANTISED),
+    "quantized with a list": (configured(lambda c: c.update(quantization_config=[])), CONFIG, UNQUANTISED),
     "GPTQ's tensors": (quantised({"a.qweight": torch.ones(2).int()}), "code", "with GPTQ or AWQ; " + UNQUANTISED),
     "bitsandbytes' tensors": (quantised({"a.weight.absmax": torch.ones(2)}), "code", "bitsandbytes; " + UNQUANTISED),
     "MXFP4's tensors": (quantised({"a_blocks": torch.ones(2), "a_scales": torch.ones(2)}), "code", "with MXFP4; "),
@@ -402,7 +402,7 @@ RECIPES: dict[str, tuple[str | bytes, str]] = {
     "a command in a mapping's tag": (GOOD + "x: !!python/object/new:os.mkdir {args: [hit]}\n", "is not allowed here"),
     "a name in a tag": (GOOD + "x: !!python/name:os.system ''\n", "is not allowed here"),
     "a module in a tag": (GOOD + "x: !!python/module:os ''\n", "is not allowed here"),
-    "a tag of its own": (GOOD + "x: !run ls\n", "is not allowed here"),
+    "an unknown tag": (GOOD + "x: !run ls\n", "is not allowed here"),
     "bytes": (GOOD + "x: !!binary aGVsbG8=\n", "is not allowed here"),
     "key twice": (GOOD + "merge_method: ties\n", "duplicate key"),
     "a key that is a list": (GOOD + "? [a]\n: 1\n", "must be a string"),

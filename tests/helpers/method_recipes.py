@@ -74,7 +74,7 @@ def slerp(models: Models, n: int) -> dict[str, dict[str, Any]]:
     return {
         "plain": {"models": [source(base), source(c)], "base_model": base, "parameters": {"t": 0.35}},
         "gradients and filters": {"models": [source(b)], "base_model": a, "parameters": {"t": steps}},
-        "slices with bases of their own": {
+        "slices with their own bases": {
             "base_model": base,
             "slices": [
                 {"sources": pair, "parameters": {"t": [only("layers.1.", 0.9), only("mlp", [0.2, 0.7])]}},

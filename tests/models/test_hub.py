@@ -162,7 +162,7 @@ def test_a_run_goes_on_with_the_same_commit_wherever_it_is_cached_and_anew_with_
     shutil.rmtree(user.home / "hf")
     said = user.run("run", recipe, tmp_path / "out", status=1, HF_HUB_CACHE=str(tmp_path / "other"))
     assert "resuming: 38 of 39 tensors are done" in said
-    hub.add("org/a", sharded(tmp_path / "mended", 0))
+    hub.add("org/a", sharded(tmp_path / "fixed", 0))
     said = user.run("run", recipe, tmp_path / "out")
     assert "starting over because org/a/model-" in said and "resuming" not in said
 
@@ -255,7 +255,7 @@ FAULTS = {
     "too many requests": ("org/a", answering(429, b""), "returned status 429 for org/a; try again later"),
     "no config": ("org/a", holding(config__json=None), "has no config.json at .*, so it cannot be merged"),
     "no weights": ("org/a", holding(model__safetensors=None), "has no weight files, such as model.safetensors"),
-    "a file cut short": ("org/a", holding(model__safetensors=b"{}"), "org/a@.*/model.safetensors: .*is truncated"),
+    "a truncated file": ("org/a", holding(model__safetensors=b"{}"), "org/a@.*/model.safetensors: .*is truncated"),
     "an empty file": ("org/a", holding(model__safetensors=b""), "returned status 416"),
     "a header of 2^64 bytes": ("org/a", holding(model__safetensors=b"\xff" * 5000), "org/a@.*is truncated"),
     "a header above the limit": (

@@ -94,7 +94,7 @@ def test_a_model_that_is_gone_is_asked_for(made: Path, tmp_path: Path, monkeypat
 def test_other_versions_are_named(made: Path, tmp_path: Path) -> None:
     packages = json.loads((made / LOCK_NAME).read_text("utf-8"))["packages"]
     edit(made / LOCK_NAME, packages={**packages, "torch": "1.0", "mergecore-gone": "1.0"})
-    with pytest.warns(UserWarning, match=rf"made with torch 1.0 \(now {packages['torch']}".replace("+", r"\+")):
+    with pytest.warns(UserWarning, match=rf"created with torch 1.0 \(now {packages['torch']}".replace("+", r"\+")):
         mergecore.run(made / LOCK_NAME, tmp_path / "again")
 
 

@@ -1,4 +1,4 @@
-"""Packages can be installed one by one into a fresh environment, as a user would do."""
+"""Packages can be installed one by one into a fresh environment, the way a user would."""
 
 import pytest
 from throwaway_environments import ROOT, Environment

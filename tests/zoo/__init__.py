@@ -12,7 +12,7 @@ import pytest
 import torch
 import transformers
 
-torch.set_num_threads(1)  # on such small models, threads only wait for each other
+torch.set_num_threads(1)  # for such small models, more threads only add overhead
 
 VOCABULARY = 48
 SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2, "num_key_value_heads": 1}
@@ -30,14 +30,14 @@ def tokens() -> Inputs:
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault of transformers: a class computes everything, but its forward pass does not return it.
+    """A bug in transformers: a class computes all outputs, but its forward pass fails to return them.
 
     Attributes:
         name: The class.
-        error: What its forward pass raises...
-        words: ...and what the message says.
-        parts: The modules whose outputs are compared in place of the model's.
-        reason: What is wrong.
+        error: The exception that its forward pass raises.
+        words: Part of the exception's message.
+        parts: The modules whose outputs are compared instead of the model's.
+        reason: The cause, as the end of a sentence that starts with the forward method.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Fault:
         return f"transformers {transformers.__version__}: {self.name}.forward {self.reason}"
 
     def outputs(self, model: Any, inputs: Inputs) -> list[torch.Tensor]:
-        """Return what the parts of the model compute in a forward pass that fails only at its end."""
+        """Return the outputs of the model's parts in a forward pass that fails at the end."""
         found: dict[str, Any] = {}
         handles = [getattr(model, part).register_forward_hook(partial(_keep, found, part)) for part in self.parts]
         with pytest.raises(self.error, match=self.words):
@@ -97,7 +97,7 @@ class Tiny:
         return f"{self.name}-{self.label}" if self.label else self.name
 
     def build(self) -> Any:
-        """The model in evaluation mode with random weights, including biases and norms, so that lost ones show."""
+        """The model in evaluation mode with random weights, including biases and norms, so that none is missed."""
         torch.manual_seed(0)
         config = getattr(transformers, self.config)(**self.options)
         model = getattr(transformers, self.name)(config).eval()

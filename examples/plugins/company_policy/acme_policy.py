@@ -19,7 +19,7 @@ parents: dict[str, str] = {}
 
 @hookimpl
 def mergecore_before_plan(recipe: Mapping[str, Any]) -> None:
-    """Refuse models without a model card or without a permissive license."""
+    """Reject models without a model card or without a permissive license."""
     parents.clear()
     for model in dict.fromkeys(references(recipe)):
         parents[model] = license = license_of(model)

@@ -27,7 +27,7 @@ CARRIED = (
 """Patterns of the files to copy, relative to the model folder. No other files are copied."""
 
 MODULE_FILES = ("*.json", "*.txt", "model.safetensors", "pytorch_model.bin")
-"""Files of sentence-transformers modules that follow the merged transformer. A Dense head needs its weights to load."""
+"""Files of sentence-transformers modules that follow the merged transformer. A Dense head needs its weights."""
 
 
 MODULES_LIMIT = 10**6
@@ -52,7 +52,7 @@ class Config(PostProcessor):
 
 
 def carried_files(folder: Path, warn: Callable[[str], None]) -> Iterator[Path]:
-    """Yield the regular files of a model folder to copy with the merged weights. Warn about links out of the folder."""
+    """Yield the regular files of a model folder to copy with the merged weights. Warn about links that leave it."""
     patterns = [*CARRIED, *(f"{module}/{pattern}" for module in _modules(folder) for pattern in MODULE_FILES)]
     for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
         if path.name.startswith(".") or not path.is_file():

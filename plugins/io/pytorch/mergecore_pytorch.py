@@ -1,4 +1,4 @@
-"""Reader for PyTorch `.bin` checkpoints that maps files into memory and refuses any file that would run code."""
+"""Reader for PyTorch `.bin` checkpoints that maps files into memory and rejects any file that would run code."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class BinReader:
     """Read a file written by `torch.save`. See `mergecore.api.Reader`.
 
     The file contains a dict of tensors, or such a dict under ``state_dict`` next to trainer state, which is ignored.
-    Every entry of the dict must be a tensor. Anything else is refused, because it would be dropped silently.
+    Every entry of the dict must be a tensor. Anything else is rejected, because it would be dropped silently.
     """
 
     def __init__(self, path: Path) -> None:
@@ -79,7 +79,7 @@ def _load(path: Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
         raise ModelError(
-            f"{path}: is refused, because loading it would run {found[1] if found else 'code'};"
+            f"{path}: is rejected, because loading it would run {found[1] if found else 'code'};"
             " convert it to safetensors with https://huggingface.co/spaces/safetensors/convert"
         ) from None
     except Exception as error:
@@ -130,7 +130,7 @@ def _record_sizes(path: Path) -> Counter[int]:
 
 
 def _check_tensor(path: Path, name: Any, tensor: Any, nested: bool) -> None:
-    """Refuse an entry that is not a tensor or has values that cannot be merged or copied."""
+    """Reject an entry that is not a tensor or has values that cannot be merged or copied."""
     if not isinstance(tensor, Tensor) or not isinstance(name, str):
         entry = f'w["state_dict"][{name!r}]' if nested else f"w[{name!r}]"
         raise ModelError(

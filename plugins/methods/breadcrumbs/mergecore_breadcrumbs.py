@@ -73,7 +73,7 @@ class BreadcrumbsTies(_Breadcrumbs):
     """Drop the largest and smallest entries, elect signs, and add up what agrees (https://arxiv.org/abs/2312.06795).
 
     kept is the same as in breadcrumbs. The elected sign of an element is that of sum(weight * kept), and agreeing
-    holds the weight * kept terms with that sign (TIES, https://arxiv.org/abs/2306.01708).
+    contains the weight * kept terms with that sign (TIES, https://arxiv.org/abs/2306.01708).
     result = base + lambda * sum(agreeing), with the sum divided by the sum of their weights if normalize is set.
     """
 

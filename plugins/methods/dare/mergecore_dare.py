@@ -59,7 +59,7 @@ class DareTies(_Dare):
     """Drop entries at random, rescale, elect signs, and add up what agrees (DARE, https://arxiv.org/abs/2311.03099).
 
     kept = delta * [u < density], rescaled as in dare_linear. The elected sign of an element is that of
-    sum(weight * kept), and agreeing holds the weight * kept terms with that sign (TIES, https://arxiv.org/abs/2306.01708).
+    sum(weight * kept), and agreeing contains the weight * kept terms with that sign (TIES, https://arxiv.org/abs/2306.01708).
     result = base + lambda * sum(agreeing), with the sum divided by the sum of their weights if normalize is set.
     """
 

@@ -34,7 +34,7 @@ class _Della(DeltaMethod):
         for density, epsilon in zip(self.density, self.epsilon, strict=True):
             if 0 < density < 1 and not (density + epsilon < 1 and density - epsilon > 0):
                 raise InputError(
-                    f"density {density:g} with epsilon {epsilon:g} gives keep probabilities from"
+                    f"density {density:g} with epsilon {epsilon:g} results in keep probabilities from"
                     f" {density - epsilon:g} to {density + epsilon:g}, which must be strictly between 0 and 1;"
                     f" set epsilon below {min(density, 1 - density):g}"
                 )
@@ -67,7 +67,7 @@ class Della(_Della):
     density + epsilon: p = density - epsilon + 2 epsilon (rank - 1) / (n - 1). It equals the density if n = 1, and a
     density of 1 or 0 keeps all or none. kept = delta * [u < p], with u uniform in [0, 1). If rescale is set, kept is
     multiplied by |delta|_1 / |kept|_1 over the whole tensor. The elected sign of an element is that of
-    sum(weight * kept), and agreeing holds the weight * kept terms with that sign.
+    sum(weight * kept), and agreeing contains the weight * kept terms with that sign.
     result = base + lambda * sum(agreeing), with the sum divided by the sum of their weights if normalize is set.
     """
 

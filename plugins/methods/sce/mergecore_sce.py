@@ -21,7 +21,7 @@ class Sce(DeltaMethod):
     Select: if select_topk < 1, keep only the int(select_topk * c) elements with the largest variance across models, out
     of the c elements with nonzero variance (ties in index order). Set all other elements of the task vectors to zero.
     Calculate: a model's weight is its sum(delta^2) divided by the sum over all models. The weights are equal if all
-    deltas are zero. Erase: agreeing holds the deltas with the sign of sum(delta), element by element.
+    deltas are zero. Erase: agreeing contains the deltas with the sign of sum(delta), element by element.
     result = base + sum(weight * agreeing) / sum(their weights), or the base if none agrees.
 
     Both divisions are guarded only against exactly zero, with no absolute floor, so deltas of any size count.

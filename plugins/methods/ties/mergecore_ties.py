@@ -17,8 +17,8 @@ from mergecore.api import Context, DeltaMethod, PerModel, Tile, param
 class Ties(DeltaMethod):
     """Trim each task vector, elect signs, and average the entries that agree (TIES, https://arxiv.org/abs/2306.01708).
 
-    kept holds the entries of a task vector with the largest magnitudes in the whole tensor, a fraction of `density`.
-    The elected sign of an element is that of sum(weight * kept), and agreeing holds the weight * kept terms with it.
+    kept contains the entries of a task vector with the largest magnitudes in the whole tensor, a fraction of `density`.
+    The elected sign of an element is that of sum(weight * kept), and agreeing contains the weight * kept terms with it.
     result = base + lambda * sum(agreeing), with the sum divided by the sum of their weights if normalize is set.
     """
 

@@ -24,8 +24,8 @@ def agreeing_sum(deltas: Sequence[Tensor], weights: Sequence[float], normalize: 
 
     `deltas` holds at least one delta, one per model, already multiplied by `weights`. All have the same shape and are
     float32 or float64. With `normalize`, the sum is divided by the sum of the weights that agree, unless that is zero.
-    Weights can be negative. The inputs are not modified. NaN in any input gives NaN. Raise ValueError if the numbers of
-    weights and deltas differ. TIES-Merging, section 3, steps 2 and 3 (https://arxiv.org/abs/2306.01708).
+    Weights can be negative. The inputs are not modified. NaN in any input results in NaN. Raise ValueError if the
+    numbers of weights and deltas differ. TIES-Merging, section 3, steps 2 and 3 (https://arxiv.org/abs/2306.01708).
     """
     sign = elect_sign(total(deltas))
     merged = share = None

@@ -23,7 +23,7 @@ def total(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def dots(tiles: Sequence[Sequence[Tensor]], pairs: Sequence[tuple[int, int]]) -> list[float]:
-    """Return the dot products of pairs of models in one pass over the tiles. A pair `(j, j)` gives a squared norm.
+    """Return the dot products of pairs of models in one pass over the tiles. A pair `(j, j)` returns a squared norm.
 
     `tiles[i]` holds one flat CPU tensor per model, float32 or float64. Every tile except the last has a multiple of
     BLOCK elements. Each block of BLOCK elements is summed separately, and the block sums are added in order in float64,
@@ -58,7 +58,7 @@ def _added(result: float, term: Callable[..., Tensor], *models: Tensor) -> float
         rows = parts.view(-1, BLOCK // _PART).double().sum(1).tolist()
         if whole < chunk[0].numel():
             rows.append(0.0)  # the incomplete block, which is too short for a row
-        # Not sum(), which uses compensated summation since Python 3.12 and would give different bits.
+        # Not sum(), which uses compensated summation since Python 3.12 and would produce different bits.
         for row, block in enumerate(rows):
             result += block if _TINY < abs(block) < math.inf else _exact_sum(term, chunk, row)
     return result

@@ -23,7 +23,7 @@ def merge_tiled(
     Args:
         method: method instance with its parameters.
         tensors: one tensor per model, without the base.
-        elements: tile size. Values below `mergecore.api.BLOCK` give tiles of one block or one row.
+        elements: tile size. Values below `mergecore.api.BLOCK` result in tiles of one block or one row.
         base: tensor of the base model, for methods that take one.
         seed: seed for methods that draw random numbers. The tensor is named "tensor".
 

@@ -154,7 +154,7 @@ FAULTS: dict[str, list[tuple[str, type[Method], str]]] = {
         ("divides by a sum", whole(lambda m, d, ctx: (d[-1].sign() / sum(d)).nan_to_num(0, math.inf)), "cancel"),
     ],
     "zero_deltas_give_the_base": [("moves the base", each(lambda x, ctx: x + 1e-6), "do not return the base")],
-    "nan_shows": [("NaN becomes 0", each(lambda x, ctx: x.nan_to_num()), "NaN in an input gives")],
+    "nan_shows": [("NaN becomes 0", each(lambda x, ctx: x.nan_to_num()), "NaN in an input becomes")],
     "inputs_unchanged": [
         ("merges in place", each(lambda x, ctx: x.mul_(2)), "merge modifies"),
         ("merges float64 in place", each(lambda x, ctx: x.double().mul_(2).to(x.dtype)), "float64"),

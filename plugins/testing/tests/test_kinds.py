@@ -230,7 +230,7 @@ FAULTS: dict[str, list[tuple[str, Any, str]]] = {
     ],
     "says_what_it_measures": [("mute", dataclass(frozen=True)(type("Mute", (Evaluator,), {})), "needs a docstring")],
     "asks_for_points_of_the_cube": [("wide", Wide, "outside the cube")],
-    "seeds_decide_the_points": [("fickle", Fickle, "gives different points")],
+    "seeds_decide_the_points": [("fickle", Fickle, "produces different points")],
     "goes_on_after_failures": [("brittle", Brittle, "infinity")],
     "runs_again": [("a new file", after(lambda m: (m.folder / str(time.time_ns())).touch()), "leaves different files")],
     "every_hook_is_marked": [

@@ -1,4 +1,4 @@
-"""The policy passes the checks for hooks, refuses forbidden licenses, and logs accepted merges."""
+"""The policy passes the checks for hooks, rejects forbidden licenses, and logs accepted merges."""
 
 import json
 

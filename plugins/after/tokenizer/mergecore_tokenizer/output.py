@@ -123,7 +123,7 @@ def _added(
 
 
 def _files(folder: Path) -> tuple[Files, list[str]]:
-    """Return a folder's tokenizer files, and notes about links out of the folder."""
+    """Return a folder's tokenizer files, and notes about links that leave the folder."""
     files: Files = {}
     notes = []
     for path in tokenizer_files(folder):
@@ -147,7 +147,7 @@ def _grow(files: Files, source: Read, ids: Mapping[str, int], added: Mapping[str
         named = {str(entry["id"]): {key: entry.get(key, False) for key in ("content", *PLAIN)} for entry in entries}
         files["tokenizer_config.json"] = as_json({**settings, "added_tokens_decoder": named})
     whole_words = value["model"].get("ignore_merges") or value["model"]["type"] == "WordPiece"
-    note = f"{source.reference}: its tokenizer prefers whole words, so text may be tokenized with new tokens"
+    note = f"{source.reference}: its tokenizer prefers whole words, so text might be tokenized with new tokens"
     return [note] if whole_words else []
 
 

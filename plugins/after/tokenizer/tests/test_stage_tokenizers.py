@@ -1,4 +1,4 @@
-"""Stages with other vocabularies give bitwise the same result as when each stage is written and read back."""
+"""Stages with different vocabularies produce the same bits as when each stage is written and read back."""
 
 from __future__ import annotations
 

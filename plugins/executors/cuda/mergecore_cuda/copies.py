@@ -64,4 +64,4 @@ class Copies:
 
 
 def _nothing() -> None:
-    """Return at once, because there is nothing to wait for."""
+    """Return immediately, because there is nothing to wait for."""

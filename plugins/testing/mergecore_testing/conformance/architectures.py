@@ -42,14 +42,14 @@ def check_merges_every_tensor(subject: Subject) -> None:
         out = _sandbox(subject).run(recipe("kit-mean", models), there / "out")
         one, other, got = (load_file(Path(path, "model.safetensors")) for path in (*models, str(out)))
         expect(
-            got.keys() == one.keys(), f"{subject}: a merge has other tensors than its models: {got.keys() ^ one.keys()}"
+            got.keys() == one.keys(), f"{subject}: a merge and its models differ in tensors: {got.keys() ^ one.keys()}"
         )
         wrong = [name for name in got if not torch.equal(got[name], 0.5 * one[name] + 0.5 * other[name])]
         expect(not wrong, f"{subject}: {wrong[:3]} are not the mean of the two models")
 
 
 def check_keeps_the_first_layers(subject: Subject) -> None:
-    """A recipe that omits the last layer gives a model without it, which matches the definition too."""
+    """A recipe that omits the last layer produces a model without it, which also matches the definition."""
     with folder() as there:
         model = str(write_checkpoint(there / "model", subject.name, subject.loaded))
         architecture = parse_definition(_class(subject), subject.loaded, "of the plugin")

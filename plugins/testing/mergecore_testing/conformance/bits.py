@@ -13,7 +13,7 @@ from mergecore_testing.conformance.cases import cases
 from mergecore_testing.conformance.compare import expect, same
 
 TILES = (1, 2 * BLOCK + 700)
-"""Tile sizes, smaller than any tensor here. The first gives the smallest tiles: one block or one row."""
+"""Tile sizes, smaller than any tensor here. The first results in the smallest tiles: one block or one row."""
 
 
 def check_tiles_change_no_bit(method: type[Method]) -> None:
@@ -36,7 +36,7 @@ def check_order_of_tiles_changes_no_bit(method: type[Method]) -> None:
         result = tiled.merge(tiled.pieces, tiled.measured())
         tiled.measured()
         backwards = tiled.merge(tiled.pieces[::-1], tiled.measured())
-        expect(same(backwards, result), f"{case}: merging tiles in reverse order gives another result")
+        expect(same(backwards, result), f"{case}: merging tiles in reverse order changes the result")
 
 
 def check_threads_change_no_bit(method: type[Method]) -> None:
@@ -47,7 +47,7 @@ def check_threads_change_no_bit(method: type[Method]) -> None:
             one = case.merge(tensors)
         with threads(3):
             three = case.merge(tensors)
-        expect(same(one, three), f"{case}: one thread and three threads give different bits")
+        expect(same(one, three), f"{case}: one thread and three threads produce different bits")
 
 
 def check_inputs_unchanged(method: type[Method]) -> None:
@@ -87,7 +87,7 @@ def check_only_named_parameters_prepare(method: type[Method]) -> None:
 
 
 def check_randomness(method: type[Method]) -> None:
-    """The same seed gives the same result, and random numbers come only from `ctx.random`."""
+    """The same seed produces the same result, and random numbers come only from `ctx.random`."""
     import torch
 
     varied, drawing = False, False
@@ -95,7 +95,7 @@ def check_randomness(method: type[Method]) -> None:
         tensors, state = case.tensors(41, 67), torch.get_rng_state()
         with patch.object(Context, "random", autospec=True, side_effect=Context.random) as random:
             result = case.merge(tensors)
-        expect(same(case.merge(tensors), result), f"{case}: merging again gives another result")
+        expect(same(case.merge(tensors), result), f"{case}: merging again changes the result")
         expect(torch.equal(torch.get_rng_state(), state), f"{case}: uses torch's generator instead of ctx.random")
         other = [case.merge(tensors, seed=1), case.merge(tensors, name="another")]
         changed = [not same(tensor, result) for tensor in other]

@@ -41,7 +41,7 @@ def check_order_of_models_is_irrelevant(method: type[Method]) -> None:
                 result, other = case.merge(tensors), turned.merge([*tensors[: case.based], *models[::-1]])
             if len(models) > 1 and not random.called:
                 compared += 1
-                expect(near(other, result), f"{case}: reordering the models gives another result")
+                expect(near(other, result), f"{case}: reordering the models changes the result")
     expect(compared, f"{method.__name__} never takes two models or always draws random numbers; do not claim symmetry")
 
 

@@ -20,7 +20,8 @@ def check_same_bytes_as_threads(subject: Subject) -> None:
             for workers in (1, 3):
                 out = _sandbox(subject).run(task, there / f"{name}-{workers}", executor=subject.name, workers=workers)
                 expect(
-                    _weights(out) == expected, f"{subject}: {workers} workers write other bytes than threads ({name})"
+                    _weights(out) == expected,
+                    f"{subject}: {workers} workers and threads write different bytes ({name})",
                 )
 
 
@@ -43,7 +44,7 @@ def check_an_error_ends_the_run(subject: Subject) -> None:
         except (ValueError, MergecoreError) as error:
             expect("always fails" in str(error), f"{subject}: raises {error!r}, which hides the original error")
             return
-        expect(False, f"{subject}: a failing method gives a result without an error")
+        expect(False, f"{subject}: a failing method produces a result and no error")
 
 
 def _sandbox(subject: Subject) -> Sandbox:

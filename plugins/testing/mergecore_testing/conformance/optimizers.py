@@ -19,8 +19,8 @@ def check_asks_for_points_of_the_cube(subject: Subject) -> None:
 
 
 def check_seeds_decide_the_points(subject: Subject) -> None:
-    """The same seed and losses give the same points, because a resumed search replays all of them."""
-    expect(_asked(subject, 3, 1) == _asked(subject, 3, 1), f"{subject}: the same seed gives different points")
+    """The same seed and losses produce the same points, because a resumed search replays all of them."""
+    expect(_asked(subject, 3, 1) == _asked(subject, 3, 1), f"{subject}: the same seed produces different points")
 
 
 def check_goes_on_after_failures(subject: Subject) -> None:

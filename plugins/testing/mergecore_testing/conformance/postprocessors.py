@@ -28,7 +28,7 @@ def check_leaves_the_weights_and_the_models_alone(subject: Subject) -> None:
         before = [_content(path) for path in merged.kept]
         subject.loaded().run(merged.model)
         for path, content in zip(merged.kept, before):
-            expect(path.exists() and _content(path) == content, f"{subject}: changes {path.name}, which is off limits")
+            expect(path.exists() and _content(path) == content, f"{subject}: changes {path.name}, which is not allowed")
 
 
 def check_runs_again(subject: Subject) -> None:

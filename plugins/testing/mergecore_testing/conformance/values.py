@@ -52,26 +52,26 @@ def check_zero_deltas_give_the_base(method: type[Method]) -> None:
 
 
 def check_ends_of_ranges_stay_finite(method: type[Method]) -> None:
-    """Every parameter at either end of its range gives finite numbers or is rejected."""
+    """Every parameter at either end of its range produces finite numbers or is rejected."""
     for case in everywhere(method):
         result = case.merge(case.tensors(5, 7))
         expect(result.isfinite().all(), f"{case}: the result is not finite")
 
 
 def check_zeros_and_opposites_stay_finite(method: type[Method]) -> None:
-    """Tensors of zeros and models that cancel out give finite numbers."""
+    """Tensors of zeros and models that cancel out produce finite numbers."""
     import torch
 
     for case in cases(method):
         zeros = [torch.zeros_like(tensor) for tensor in case.tensors(5, 7)]
-        expect(case.merge(zeros).isfinite().all(), f"{case}: tensors of zeros give non-finite numbers")
+        expect(case.merge(zeros).isfinite().all(), f"{case}: tensors of zeros produce non-finite numbers")
         x, pairs = case.tensors(5, 7)[0], case.count // 2
         result = case.merge([*zeros[2 * pairs :], *[x, -x] * pairs])
-        expect(result.isfinite().all(), f"{case}: models that cancel out give non-finite numbers")
+        expect(result.isfinite().all(), f"{case}: models that cancel out produce non-finite numbers")
 
 
 def check_nan_shows(method: type[Method]) -> None:
-    """If an input element affects the result, NaN there gives NaN in the result or a clear error."""
+    """If an input element affects the result, NaN there results in NaN or a clear error."""
     for case in cases(method):
         tensors = case.tensors(7, 11)
         result = case.merge(tensors)
@@ -84,7 +84,7 @@ def check_nan_shows(method: type[Method]) -> None:
                     spoilt = case.merge(_with(tensors, model, place, float("nan")))
                 except MergecoreError:
                     continue
-                expect(spoilt[place].isnan(), f"{case}: NaN in an input gives {float(spoilt[place])}")
+                expect(spoilt[place].isnan(), f"{case}: NaN in an input becomes {float(spoilt[place])}")
 
 
 def _with(tensors: Sequence[Tensor], model: int, place: tuple[int, int], value: float) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""Checks for writers: pieces written in any order and from any thread give a valid, complete folder."""
+"""Checks for writers: pieces written in any order and from any thread produce a valid, complete folder."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WHOLE, SMALL = 2**40, 1000
 
 
 def check_pieces_come_in_any_order(subject: Subject) -> None:
-    """Pieces written in reverse order by several threads give the right tensors, in one shard and in several."""
+    """Pieces written in reverse order by several threads produce the right tensors, in one shard and in several."""
     for shard in (WHOLE, SMALL):
         tensors = random_tensors(SHAPES, "F32", 5)
         with folder() as there, ThreadPoolExecutor(4) as pool:
@@ -62,7 +62,7 @@ def check_small_shards_give_several_files(subject: Subject) -> None:
                 writer.write(*piece)
             _end(writer)
             counts.append(len(list(there.iterdir())))
-    expect(counts[1] > counts[0], f"{subject}: shards of {SMALL} bytes give as many files as one shard: {counts[0]}")
+    expect(counts[1] > counts[0], f"{subject}: shards of {SMALL} bytes produce as many files as one shard: {counts[0]}")
 
 
 def check_places_are_where_tensors_are(subject: Subject) -> None:

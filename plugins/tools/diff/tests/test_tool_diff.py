@@ -1,4 +1,4 @@
-"""Tests of diff: its numbers against plain NumPy, its verdicts, its pages, and rejected input."""
+"""Tests for diff: its numbers against plain NumPy, its verdicts, its pages, and rejected input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of init: its recipes plan and have a suitable base, method, dtype, and tokens; rejected input."""
+"""Tests for init: its recipes can be planned and have a suitable base, method, dtype, and tokens; rejected input."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 TOKENS = 512
-"""Maximum number of tokens of the built-in text to evaluate. It has about 400 in most vocabularies."""
+"""Maximum number of tokens of the built-in text to evaluate. The text has about 400 in most vocabularies."""
 DOUBTFUL_LOSS, BROKEN_LOSS = 0.5, 3.0
 """Nats per token above the worst parent, which is 1.6 and 20 times its perplexity."""
 REPEATED = 0.5

@@ -35,7 +35,7 @@ class LmEval(Evaluator):
         manager = TaskManager(include_path=str(self.folder) if self.folder else None)
         unknown = [task for task in self.tasks if task not in manager.all_tasks]
         if unknown:
-            raise RunError(f"lm-eval has no task {unknown[0]!r}; to list all tasks, type: lm_eval ls tasks")
+            raise RunError(f"lm-eval has no task {unknown[0]!r}; to list all tasks, run: lm_eval ls tasks")
         found = lm_eval.simple_evaluate(
             model=HFLM(pretrained=subject.model, tokenizer=subject.tokenizer, batch_size=self.batch),
             tasks=list(self.tasks),

@@ -61,7 +61,7 @@ def check(model: MergedModel) -> tuple[Verdict, list[Figures], dict[str, str]]:
         LeftOut: The merge cannot be measured.
     """
     if find_spec("transformers") is None:
-        raise LeftOut("transformers is not installed; type: pip install transformers")
+        raise LeftOut("transformers is not installed; run: pip install transformers")
     if not any(next(model.folder.glob(pattern), None) for pattern in ("tokenizer.json", *VOCABULARY_FILES)):
         raise LeftOut("the model has no tokenizer")
     models, missing, room = _chosen(model)
@@ -81,7 +81,7 @@ def check(model: MergedModel) -> tuple[Verdict, list[Figures], dict[str, str]]:
 
 
 def _chosen(model: MergedModel) -> tuple[list[tuple[str, Path]], dict[str, str], int]:
-    """Return the merge and the parents to measure, why others are skipped, and the bytes that a model may take.
+    """Return the merge and the parents to measure, why others are skipped, and the bytes that a model can use.
 
     Raises:
         LeftOut: The merge would not fit.

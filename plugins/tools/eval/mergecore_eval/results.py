@@ -73,7 +73,7 @@ def load(path: Path) -> list[Result]:
     try:
         lines = path.read_text("utf-8").splitlines()
     except FileNotFoundError:
-        raise InputError(f"{path}: no results yet; type: mergecore eval MODEL --with FILE") from None
+        raise InputError(f"{path}: no results yet; run: mergecore eval MODEL --with FILE") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from None
     return [_result(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]

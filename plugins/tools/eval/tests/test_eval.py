@@ -1,4 +1,4 @@
-"""Tests of evaluators against numbers from transformers, in recipes and on the command line."""
+"""Evaluators match numbers from transformers, in recipes and on the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of the health check against float64 numbers from transformers, and its verdicts on good and broken merges."""
+"""The health check matches float64 numbers from transformers, and tells good merges from broken ones."""
 
 from __future__ import annotations
 

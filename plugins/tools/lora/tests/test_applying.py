@@ -273,7 +273,7 @@ WRONG = {
     "no JSON": (lambda f: (f / CONFIG).write_text("{"), "adapter_config.json: not valid JSON"),
     "a list": (lambda f: (f / CONFIG).write_text("[]"), "must contain a JSON object"),
     "no weights": (lambda f: (f / "adapter_model.safetensors").unlink(), "has no adapter_model.safetensors"),
-    "cut short": (lambda f: (f / "adapter_model.safetensors").write_bytes(b"\x08"), "adapter_model.safetensors: "),
+    "truncated": (lambda f: (f / "adapter_model.safetensors").write_bytes(b"\x08"), "adapter_model.safetensors: "),
     "IA3": (config(peft_type="IA3"), "peft_type is 'IA3'; only LoRA"),
     "prompt tuning": (config(peft_type="PROMPT_TUNING"), "peft_type is 'PROMPT_TUNING'; only LoRA"),
     "LoHa": (config(peft_type="LOHA"), "peft_type is 'LOHA'; only LoRA"),

@@ -175,7 +175,7 @@ WRONG = {
     "weights": (NOTHING, ["one", "two", "out", "--weight", "1"], "--weight: given 1 times for 2 adapters"),
     "NaN weight": (NOTHING, ["one", "two", "out", "--weight", "nan", "--weight", "1"], "must be a finite number"),
     "word weight": (NOTHING, ["one", "two", "out", "--weight", "much"], "Invalid value for '--weight'"),
-    "cancelled": (NOTHING, ["one", "two", "out", "--weight", "0", "--weight", "0"], "their changes cancel out"),
+    "canceled": (NOTHING, ["one", "two", "out", "--weight", "0", "--weight", "0"], "their changes cancel out"),
     "method": (NOTHING, ["one", "two", "out", "--method", "tise"], "method 'tise' is not installed; did you mean"),
     "parameter": (NOTHING, ["one", "two", "out", "--method", "ties", "--set", "densty=1"], "densty"),
     "value": (NOTHING, ["one", "two", "out", "--method", "ties", "--set", "density=2"], "density"),

@@ -75,7 +75,7 @@ class Config:
 
     Attributes:
         base: Reference of the model that supplies everything except the experts.
-        experts, shared: Experts that the router chooses from, and experts that see every token.
+        experts, shared: Experts that the router chooses from, and experts that process every token.
         mode: One of `MODES`.
         active: Number of experts per token.
         architecture: Prefix of a family's name. None: any that fits.

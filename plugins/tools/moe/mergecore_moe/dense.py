@@ -30,7 +30,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
               "eos_token_id": 50279},
     "granite": {**COMMON, "max_position_embeddings": 2048},
 }  # fmt: skip
-"""Defaults in transformers for keys missing from config.json. Those of a mixture's class are different."""
+"""Defaults in transformers for keys missing from config.json. The defaults of a mixture's class are different."""
 
 SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 """Keys that every config must have."""

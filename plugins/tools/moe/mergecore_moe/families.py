@@ -13,7 +13,7 @@ PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
 
 
 class Family:
-    """Base class of mixture families. Register subclasses under ``mergecore.v1.moe_families``.
+    """Base class for mixture families. Register subclasses under ``mergecore.v1.moe_families``.
 
     All weight names are relative to a layer.
 
@@ -23,7 +23,7 @@ class Family:
         router: The weight with one row per expert.
         expert: The weights of an expert in the order of `PROJECTIONS`, with ``{expert}`` for its number. A name without
             it is one weight with the matrices of all experts: (experts, rows, columns).
-        shared: The same for the expert that sees every token. Empty if there is none.
+        shared: The same for the expert that processes every token. Empty if there is none.
         shared_gate: The weight whose product with a token, after a sigmoid, scales the shared expert. Empty if the
             shared expert is not scaled.
         kinds: The ``model_type`` of supported dense models.

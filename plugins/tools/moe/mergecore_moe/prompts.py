@@ -67,7 +67,7 @@ class Tokens:
     def _encode(self, text: str, place: Place) -> list[int]:
         ids: list[int] = self._tokenizer.encode(self._first + text, add_special_tokens=False).ids
         if not text or not ids:
-            raise place.error("is an empty prompt; write a text that the expert is meant for")
+            raise place.error("is an empty prompt; write text that the expert is meant for")
         if max(ids) >= self._rows:
             raise place.error(f"has a token outside the {self._rows} rows of the base's embedding")
         if self._longest and len(ids) > self._longest:

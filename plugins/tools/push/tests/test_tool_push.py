@@ -1,4 +1,4 @@
-"""Tests of push: a finished result is uploaded in one commit, and an unfinished one is rejected."""
+"""Tests for push: a finished result is uploaded in one commit, and an unfinished one is rejected."""
 
 import cli_processes
 import fake_hub

@@ -79,7 +79,7 @@ def _options(sort: str, memory: str, shard_size: str, force: bool) -> Options:
 
 
 def _steps(registry: Registry) -> Mapping[str, PostProcessor]:
-    """Return the steps after the weights of a model folder, which copy the template's config, tokenizer, etc."""
+    """Return the steps that copy the template's config, tokenizer, etc. after the weights are written."""
     return {"config": registry.provide("postprocessors", "config")()}
 
 

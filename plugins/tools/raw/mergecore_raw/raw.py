@@ -83,7 +83,7 @@ def options_for(
 
 
 def finishing(components: bool) -> Mapping[str, PostProcessor]:
-    """Return the steps after the weights, which copy the other files of a diffusers folder. A file has none."""
+    """Return the steps that copy the other files of a diffusers folder after the weights. A file has none."""
     from mergecore_raw.components import Carry
 
     return {"carry": Carry()} if components else {}

@@ -1,4 +1,4 @@
-"""Tests of fill: it copies a model's tensors unchanged and all others from the template; rejected input."""
+"""Tests for fill: it copies a model's tensors unchanged and all others from the template; rejected input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of raw: it merges weight files and diffusers folders correctly and atomically; rejected input."""
+"""Tests for raw: it merges weight files and diffusers folders correctly and atomically; rejected input."""
 
 from __future__ import annotations
 

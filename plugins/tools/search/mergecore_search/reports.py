@@ -56,7 +56,7 @@ def report_search(setup: Setup, trials: Sequence[Trial], best: Trial | None) -> 
 def report_grid(
     setup: Setup, space: Space, axes: Sequence[Sequence[float]], trials: Sequence[Trial], best: Trial | None
 ) -> None:
-    """Write ``grid.tsv`` and ``grid.svg``. If there are two open values, the first one goes down."""
+    """Write ``grid.tsv`` and ``grid.svg``. If there are two open values, the first one labels the rows."""
     heads = [*(one.name for one in space.dimensions), *setup.objectives.names, "failed"]
     rows = [[*trial.values.values(), *trial.losses, trial.failed] for trial in trials]
     setup.write("grid.tsv", tables.tabbed(heads, rows))

@@ -47,7 +47,7 @@ def shares(total: int, weights: Sequence[float]) -> list[int]:
 
 
 def joined(runs: Iterable[Run]) -> list[Run]:
-    """Join each run with the previous one if it continues it."""
+    """Merge consecutive runs whose layers are contiguous."""
     result: list[Run] = []
     for run in runs:
         last = result[-1] if result else None

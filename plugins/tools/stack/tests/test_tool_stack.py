@@ -1,4 +1,4 @@
-"""Tests of stack: its recipes plan, run, and load with the drawn or listed layers; rejected input."""
+"""Tests for stack: its recipes can be planned, run, and loaded with the drawn or listed layers; rejected input."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ REFUSED = {
     "a list": Refused("stack slices list.yml", "must be a mapping"),
     "no slices": Refused("stack slices nothing.yml", "layer_slices: must not be empty"),
     "slices misspelt": Refused("stack slices unknown.yml", "unknown.yml:1: 'layer_slices' is missing"),
-    "a key of its own": Refused("stack slices more.yml", "unknown key 'color'"),
+    "an unknown key": Refused("stack slices more.yml", "unknown key 'color'"),
     "a layer below zero": Refused("stack slices negative.yml", "must be at least 0, not -1"),
     "layers reversed": Refused("stack slices reversed.yml", "reversed.yml:2: layer_slices[0].end: must be greater"),
     "layers beyond the model": Refused("stack slices beyond.yml", "a has 2 layers, not 9"),

@@ -82,7 +82,7 @@ class Origins:
         return source
 
     def counts(self, source: Ints) -> Mapping[str, int]:
-        """Count the rows that are kept, matched by byte or prefix, newly made, and zero."""
+        """Count the rows that are kept, matched by byte or prefix, newly created, and zero."""
         rows = source[list(self.theirs.meanings)]
         kept = int((self.shared[list(self.theirs.meanings)] >= 0).sum())
         return {

@@ -99,7 +99,7 @@ CASES = {
     "a head of another size": (SAME, reshaped(few_heads), ("model", "donor", "out"), "rows, but the embedding has 32"),
     "rows that are no weights": (SAME, reshaped(numbers), ("model", "donor", "out"), "is stored as I32"),
     "no embedding": (SAME, reshaped(headless), ("model", "donor", "out"), "has no embedding with one row per token"),
-    "weights cut short": (SAME, lambda folder: (folder / "model.safetensors").write_bytes(b"\x08"),
+    "truncated weights": (SAME, lambda folder: (folder / "model.safetensors").write_bytes(b"\x08"),
                           ("model", "donor", "out"), "model.safetensors"),
 }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Tests of verify: it accepts complete models, reports damage, and recomputes tensors bit for bit."""
+"""Tests for verify: it accepts complete models, reports damage, and recomputes tensors bit for bit."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def flip(tensors: dict[str, torch.Tensor]) -> None:
 
 NORM = "model.norm.weight"
 SPOILT = {
-    "cut short": (lambda out: (out / "model.safetensors").write_bytes(b"1234"), {"files", "hashes"}, "truncated"),
+    "truncated": (lambda out: (out / "model.safetensors").write_bytes(b"1234"), {"files", "hashes"}, "truncated"),
     "lost tensor": (lambda out: edit_weights(out, lambda t: t.pop(NORM)), {"names", "hashes", "loading"}, NORM),
     "unknown tensor": (
         lambda out: edit_weights(out, lambda t: t.update(x=torch.ones(2))), {"names", "hashes", "loading"}, "x unknown"
