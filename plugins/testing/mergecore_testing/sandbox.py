@@ -11,7 +11,8 @@ from mergecore.api import Context, DeltaMethod, PerModel, Tile, WeightMethod, pa
 from mergecore.discovery.registry import Registry
 from mergecore.planning.planner import Plan, make_plan
 from mergecore.recipes.composition import load_recipe
-from mergecore.running.runner import Listener, Options, run_plan
+from mergecore.running.runner import run_plan
+from mergecore.running.settings import Listener, Options
 from mergecore_testing.checkpoints import write_checkpoint
 
 if TYPE_CHECKING:
