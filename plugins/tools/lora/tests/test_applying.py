@@ -17,7 +17,6 @@ from mergecore.discovery.registry import Registry
 from mergecore.errors import InputError
 from mergecore.models.adapters import open_model
 from mergecore.models.references import split_adapters
-from mergecore.planning import planner
 
 spec = importlib.util.spec_from_file_location("lora_models", Path(__file__).with_name("lora_models.py"))
 assert spec and spec.loader
@@ -237,7 +236,7 @@ def test_nothing_is_opened_twice_or_left_open(llama, monkeypatch):
 
     close = SafetensorsReader.close
     monkeypatch.setattr(SafetensorsReader, "close", lambda self: (closed.append(self), close(self))[1])
-    planner.Plan.close(mergecore.plan(copy_recipe(f"{llama}/base+{llama}/one")))
+    mergecore.planning.Plan.close(mergecore.plan(copy_recipe(f"{llama}/base+{llama}/one")))
     assert len(closed) == len(set(map(id, closed))) == 2
 
 
