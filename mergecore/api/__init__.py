@@ -11,7 +11,7 @@ from mergecore.api.jobs import Executor, Input, Job, Piece, TensorIO, Tiles, Wor
 from mergecore.api.merged_model import MergedModel, ModelInfo, PostProcessor
 from mergecore.api.methods import BLOCK, Base, Context, DeltaMethod, Method, Tile, WeightMethod
 from mergecore.api.parameters import PerModel, param
-from mergecore.api.reading import lies_within, open_file, read_text
+from mergecore.api.reading import lies_within, open_file, read_json, read_text
 from mergecore.api.search import Optimizer
 from mergecore.api.tokenizer_files import TOKENIZER_FILES, VOCABULARY_FILES
 from mergecore.api.vocabulary import OutputTokenizer, TokenizerRequest, Vocabulary
@@ -79,6 +79,7 @@ __all__ = [
     "open_file",
     "param",
     "read_card",
+    "read_json",
     "read_text",
     "torch_dtype",
 ]
