@@ -13,6 +13,11 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+try:  # newer releases of typer include their own copy of click
+    from typer._click.exceptions import ClickException, NoArgsIsHelpError
+except ImportError:
+    from click.exceptions import ClickException, NoArgsIsHelpError  # type: ignore[assignment,unused-ignore]
+
 from mergecore.cli import arch_commands, plugin_commands
 from mergecore.cli.console import say, warn
 from mergecore.cli.external_commands import Commands
@@ -202,21 +207,22 @@ def main() -> NoReturn:
     except Stopped as stopped:
         say("stopped" if stopped.number == signal.SIGTERM else "interrupted")
         sys.exit(128 + stopped.number)
-    except MergecoreError as error:
-        if debug:
-            raise
-        say(f"error: {error}")
+    except NoArgsIsHelpError as error:
+        print(error.format_message(), file=sys.stderr)
         sys.exit(error.exit_code)
     except Exception as error:
         if debug:
             raise
-        if hasattr(error, "exit_code") and hasattr(error, "format_message"):  # from typer, whose classes are private
-            if type(error).__name__ == "NoArgsIsHelpError":
-                print(error.format_message(), file=sys.stderr)
-            else:
-                say(f"error: {error.format_message()}")
-            sys.exit(error.exit_code)
-        cause = f"{type(error).__name__}: {error}"
-        say(f"error: {cause}; this is a bug in mergecore: run again with --debug and report it")
-        sys.exit(1)
+        message, code = _told(error)
+        say(f"error: {message}")
+        sys.exit(code)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _told(error: Exception) -> tuple[str, int]:
+    """Return the message and the exit status for an error."""
+    if isinstance(error, MergecoreError):
+        return str(error), error.exit_code
+    if isinstance(error, ClickException):
+        return error.format_message(), error.exit_code
+    return f"{type(error).__name__}: {error}; this is a bug in mergecore: run again with --debug and report it", 1
