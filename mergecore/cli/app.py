@@ -64,7 +64,7 @@ def run(
     plugin: PluginFiles = [],  # noqa: B006
     no_hooks: NoHooks = False,
     strict_plugins: StrictPlugins = False,
-    require_license: RequireLicense = "",
+    require_license: RequireLicense = None,
     workers: Workers = 0,
     shard_size: ShardSize = "",
     executor: Annotated[str, typer.Option(help="Name of the executor to use.")] = "threads",
@@ -102,7 +102,8 @@ def run(
     )
     registry = Registry(warn, local_definitions(arch_dir), files=plugin, hooks=not no_hooks, strict=strict_plugins)
     plan = make_plan(load_recipe(recipe), registry, options.memory, keep)
-    run_with_progress(plan, out, registry, options, quiet=quiet, as_json=as_json, require_license=require_license)
+    license_ = require_license or ""
+    run_with_progress(plan, out, registry, options, quiet=quiet, as_json=as_json, require_license=license_)
 
 
 @app.command("plan")
@@ -114,7 +115,7 @@ def plan_command(
     plugin: PluginFiles = [],  # noqa: B006
     no_hooks: NoHooks = False,
     strict_plugins: StrictPlugins = False,
-    require_license: RequireLicense = "",
+    require_license: RequireLicense = None,
     weights: Annotated[bool, typer.Option("--weights", help="Show the inputs and parameters of every weight.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -130,7 +131,7 @@ def plan_command(
     registry = Registry(warn, local_definitions(arch_dir), files=plugin, hooks=not no_hooks, strict=strict_plugins)
     plan = make_plan(load_recipe(recipe), registry, budget)
     try:
-        check_license(require_license, plan.parents)
+        check_license(require_license or "", plan.parents)
         executor = registry.provide("executors", "threads")()
         cost = estimate_cost(plan, executor, out, budget, available_cores())
         if as_json:
