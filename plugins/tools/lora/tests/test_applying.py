@@ -269,7 +269,7 @@ def rename(old, new):
 WRONG = {
     "no such adapter": (lambda f: f.rename(f.with_name("gone")), "no such folder"),
     "no config": (lambda f: (f / CONFIG).unlink(), "no installed package recognizes this adapter"),
-    "no JSON": (lambda f: (f / CONFIG).write_text("{"), "adapter_config.json: not valid JSON"),
+    "no JSON": (lambda f: (f / CONFIG).write_text("{"), "adapter_config.json: cannot be parsed as JSON"),
     "a list": (lambda f: (f / CONFIG).write_text("[]"), "must contain a JSON object"),
     "no weights": (lambda f: (f / "adapter_model.safetensors").unlink(), "has no adapter_model.safetensors"),
     "cut short": (lambda f: (f / "adapter_model.safetensors").write_bytes(b"\x08"), "adapter_model.safetensors: "),
