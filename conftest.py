@@ -1,4 +1,4 @@
-"""No merge of a test is followed by a health check, but those of its own tests."""
+"""Disable the health check after merges in tests, except in its own tests."""
 
 import os
 

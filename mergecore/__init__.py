@@ -1,4 +1,4 @@
-"""Merge pretrained models in weight space: `mergecore.run(recipe, out)`, `mergecore.plan(recipe)` and friends."""
+"""Merge pretrained models in weight space, with `mergecore.run(recipe, out)`, `mergecore.plan(recipe)`, and more."""
 
 from __future__ import annotations
 
@@ -9,30 +9,32 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mergecore.plans import Plan
+    from mergecore.planning import Plan
 
 __version__ = "0.1.0"
 
 
 def plan(recipe: Path | str | Mapping[str, Any] | Sequence[Mapping[str, Any]], *, memory: int | None = None) -> Plan:
-    """Check a recipe against the models' headers.
+    """Check a recipe against the headers of its models.
 
     Args:
-        recipe: path of a YAML file, a mapping with the same keys, or a list of such mappings.
-        memory: bytes that may be in flight; default: half of what is free.
+        recipe: path to a YAML file, a mapping with the same keys, or a list of such mappings.
+        memory: memory budget in bytes. Defaults to half of the free memory.
 
     Returns:
-        The plan; `close()` it when done.
+        The plan. Call its `close()` method when you are done with it.
 
     Raises:
-        mergecore.errors.InputError: whatever is wrong, as one sentence.
+        mergecore.errors.InputError: if the recipe, a model, or a plugin is invalid.
     """
-    from mergecore import planning, running, stages
-    from mergecore.definitions import local_definitions
-    from mergecore.registry import Registry
+    from mergecore.discovery import Registry
+    from mergecore.models import local_definitions
+    from mergecore.planning import make_plan
+    from mergecore.recipes import load_recipe
+    from mergecore.running import spare_memory
 
     registry = Registry(_warn, local_definitions([]))
-    return planning.make_plan(stages.load_recipe(recipe), registry, memory or running.spare_memory())
+    return make_plan(load_recipe(recipe), registry, memory or spare_memory())
 
 
 def run(
@@ -49,32 +51,34 @@ def run(
     keep: Sequence[str] = (),
     without: Sequence[str] = (),
 ) -> Path:
-    """Merge a recipe into the folder `out`, as ``mergecore run`` does; a run that was cut short is gone on with.
+    """Merge a recipe into the folder `out`, like ``mergecore run``. Resume an interrupted run if there is one.
 
     Args:
-        recipe: path of a YAML file or of an earlier result's mergecore.lock.json, a mapping with the same keys, or a
-            list of such mappings.
-        out: the folder to make.
-        memory: bytes that may be in flight; default: half of what is free.
-        workers: threads; default: one for each core.
-        shard_bytes: largest weight file; default 5 GB, or what the lock says.
+        recipe: path to a YAML file or to the mergecore.lock.json of an earlier result, a mapping with the same keys,
+            or a list of such mappings.
+        out: output folder to create.
+        memory: memory budget in bytes. Defaults to half of the free memory.
+        workers: number of threads. Defaults to one per core.
+        shard_bytes: maximum size of a weight file. Defaults to the size in the lock file, or 5 GB.
         executor: name of an installed executor.
-        force: replace `out` if it exists.
-        allow_nonfinite: write tensors with NaN or infinity too, with a warning, instead of stopping there.
-        hash_inputs: put the SHA-256 of the models' weight files into the lock, whatever that takes.
-        keep: names of stages of the recipe that are written too, each into the folder ``OUT-NAME``.
-        without: names of post-processors that are left out, such as ``health``.
+        force: replace `out` if it already exists.
+        allow_nonfinite: write tensors that contain NaN or infinity with a warning instead of stopping.
+        hash_inputs: always record the SHA-256 of the input weight files in the lock file, even if that takes long.
+        keep: names of stages to write as well, each to its own folder ``OUT-NAME``.
+        without: names of post-processors to skip, such as ``health``.
 
     Raises:
-        mergecore.errors.MergecoreError: InputError for something to mend, RunError for a run that failed.
+        mergecore.errors.MergecoreError: `InputError` if you need to fix something first, `RunError` if the run fails.
     """
-    from mergecore import planning, running, stages
-    from mergecore.definitions import local_definitions
-    from mergecore.registry import Registry
+    from mergecore.discovery import Registry
+    from mergecore.models import local_definitions
+    from mergecore.planning import make_plan
+    from mergecore.recipes import load_recipe
+    from mergecore.running import Listener, Options, available_cores, run_plan, spare_memory
 
-    options = running.Options(
-        memory=memory or running.spare_memory(),
-        workers=workers or running.available_cores(),
+    options = Options(
+        memory=memory or spare_memory(),
+        workers=workers or available_cores(),
         shard_bytes=shard_bytes or 0,
         executor=executor,
         force=force,
@@ -83,9 +87,9 @@ def run(
         without=tuple(without),
     )
     registry = Registry(_warn, local_definitions([]))
-    made = planning.make_plan(stages.load_recipe(recipe), registry, options.memory, keep)
+    made = make_plan(load_recipe(recipe), registry, options.memory, keep)
     try:
-        return running.run_plan(made, Path(out), registry, options, running.Listener(_warn))
+        return run_plan(made, Path(out), registry, options, Listener(_warn))
     finally:
         made.close()
 
@@ -99,10 +103,11 @@ def merge_tensors(
     name: str = "tensor",
     seed: int = 0,
 ) -> Tensor:
-    """Merge tensors in memory with an installed method; see `mergecore.inmemory.merge_tensors`."""
-    from mergecore import inmemory, plugins
+    """Merge tensors in memory with an installed method. See `mergecore.inmemory.merge_tensors`."""
+    from mergecore import inmemory
+    from mergecore.discovery import find_plugin, load_plugin
 
-    found = plugins.load(plugins.find("methods", method))
+    found = load_plugin(find_plugin("methods", method))
     return inmemory.merge_tensors(tensors, found, parameters or {}, base=base, name=name, seed=seed)
 
 
@@ -114,10 +119,11 @@ def merge_state_dicts(
     base: int | None = None,
     seed: int = 0,
 ) -> dict[str, Tensor]:
-    """Merge state dicts in memory with an installed method; see `mergecore.inmemory.merge_state_dicts`."""
-    from mergecore import inmemory, plugins
+    """Merge state dicts in memory with an installed method. See `mergecore.inmemory.merge_state_dicts`."""
+    from mergecore import inmemory
+    from mergecore.discovery import find_plugin, load_plugin
 
-    found = plugins.load(plugins.find("methods", method))
+    found = load_plugin(find_plugin("methods", method))
     return inmemory.merge_state_dicts(models, found, parameters or {}, base=base, seed=seed)
 
 

@@ -1,4 +1,4 @@
-"""`python -m mergecore` is the command line."""
+"""Entry point for `python -m mergecore`."""
 
 from mergecore.cli import main
 

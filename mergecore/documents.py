@@ -1,4 +1,4 @@
-"""YAML documents whose every place knows its line, checked by JSON Schema with errors that read as sentences."""
+"""Load YAML documents with line numbers for every value, and validate them with readable JSON Schema errors."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from mergecore.errors import RecipeError, nearest
 
 Path_ = tuple[str | int, ...]
 MERGE = "tag:yaml.org,2002:merge"
-"""Tag of the key `<<`, which brings the keys of another mapping."""
+"""Tag of the key `<<`, which merges in the keys of another mapping."""
 MAX_NODES = 200_000
-"""Values a document may hold once its aliases are expanded; recipes have hundreds, alias bombs billions."""
+"""Maximum number of values after alias expansion. Recipes have hundreds, and alias bombs have billions."""
 
 MAX_BYTES = 10**6
-"""Length of a document, in bytes; it would take PyYAML a minute to read more."""
+"""Maximum size of a document in bytes. PyYAML needs a minute for this much."""
 
 MAX_DEPTH = 50
-"""How deeply values may be nested; recipes have ten levels."""
+"""Maximum nesting depth. Recipes have about ten levels."""
 
 MAX_DIGITS = 100
-"""Length of a value that is no text: PyYAML takes hours for some numbers of a megabyte."""
+"""Maximum length of a value that is not a string. PyYAML takes hours to parse some one-megabyte numbers."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """A value in a document, with the way to it; `child` goes deeper, `error` says what is wrong there."""
+    """A value in a document with its path. `child` descends one level, and `error` creates an error for this place."""
 
     value: Any
     path: Path_ = ()
@@ -37,7 +37,7 @@ class Place:
 
     @property
     def folder(self) -> Path:
-        """What file names in the document are relative to."""
+        """The folder that file names in the document are relative to."""
         return Path(self.file).parent if self.file else Path()
 
     def child(self, key: str | int) -> Place:
@@ -58,23 +58,23 @@ class Place:
 
 
 def spell(path: Path_) -> str:
-    """A path as people write it: ``models[1].parameters.weight``."""
+    """Format a path for display, such as ``models[1].parameters.weight``."""
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
     return text.removeprefix(".")
 
 
 def load_yaml(text: str, file: str | None = None) -> list[Place]:
-    """Parse YAML documents of plain values; one without a value is left out, as after a last ``---``.
+    """Parse YAML documents that contain plain values. Skip empty documents, such as after a trailing ``---``.
 
     Raises:
-        RecipeError: not YAML, a tag that asks for a Python object, a key written twice, or aliases that expand beyond
-            all measure.
+        RecipeError: if the text is not valid YAML, uses a tag for a Python object, repeats a key, or has aliases that
+            expand to too many values.
     """
     import yaml
 
     try:
         nodes = list(yaml.compose_all(text, Loader=yaml.SafeLoader))
-    except (yaml.YAMLError, ValueError, OverflowError) as error:  # PyYAML lets chr() of any number fail
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # PyYAML does not catch errors from chr()
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         line = mark.line + 1 if mark else None
@@ -87,25 +87,25 @@ def load_yaml(text: str, file: str | None = None) -> list[Place]:
 
 
 def load_file(path: Path) -> tuple[Place, str]:
-    """The one YAML document in a file, and the text."""
+    """Load a file with exactly one YAML document. Return the document and the text."""
     places, text = load_documents(path)
     if not places:
-        raise RecipeError("is empty", file=str(path))
+        raise RecipeError("the file is empty", file=str(path))
     if len(places) > 1:
-        raise places[1].error("is a second document; this file holds one")
+        raise places[1].error("a second YAML document starts here; this file can only have one")
     return places[0], text
 
 
 def load_documents(path: Path) -> tuple[list[Place], str]:
-    """The YAML documents in a file, and its text."""
+    """Load the YAML documents in a file. Return the documents and the text."""
     try:
         with open(path, "rb", opener=_open_at_once) as file:
             content = file.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
-            raise RecipeError(f"is larger than {MAX_BYTES / 1e6:.0f} MB, which no recipe needs", file=str(path))
+            raise RecipeError(f"the file exceeds the limit of {MAX_BYTES / 1e6:.0f} MB for recipes", file=str(path))
         text = content.decode("utf-8")
     except FileNotFoundError:
-        raise RecipeError("there is no such file", file=str(path)) from None
+        raise RecipeError("no such file", file=str(path)) from None
     except (OSError, UnicodeDecodeError) as error:
         cause = error.strerror if isinstance(error, OSError) else error
         raise RecipeError(f"cannot be read as text: {cause}", file=str(path)) from None
@@ -113,7 +113,7 @@ def load_documents(path: Path) -> tuple[list[Place], str]:
 
 
 def _open_at_once(path: str, flags: int) -> int:
-    """A recipe may come through a pipe; one that nobody writes to is empty, instead of waited for without end."""
+    """Open without blocking, so that a recipe from a pipe without a writer reads as empty instead of hanging."""
     descriptor = os.open(path, flags | os.O_NONBLOCK)
     os.set_blocking(descriptor, True)
     return descriptor
@@ -123,7 +123,7 @@ PLAIN_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "b
 
 
 class _Builder:
-    """Turns YAML nodes into plain values and notes the line of each."""
+    """Converts YAML nodes to plain values and records the line of each value."""
 
     def __init__(self, file: str | None) -> None:
         import yaml
@@ -134,7 +134,7 @@ class _Builder:
         self.scalars = yaml.SafeLoader("")
 
     def lines_found(self) -> dict[Path_, int]:
-        """The lines of the document that has been built; the next one begins without any."""
+        """Return the line numbers of the document built last, and reset them for the next document."""
         lines, self.lines = self.lines, {}
         return lines
 
@@ -145,9 +145,9 @@ class _Builder:
         self.nodes += 1
         self.lines.setdefault(path, node.start_mark.line + 1)
         if self.nodes > MAX_NODES or id(node) in self.open:
-            raise self.fail(node, path, "the YAML's aliases expand without end; write the values out")
+            raise self.fail(node, path, "the YAML aliases expand to too many values; write the values out")
         if len(path) > MAX_DEPTH:
-            raise self.fail(node, (), f"the YAML is nested more than {MAX_DEPTH} levels deep, as no recipe is")
+            raise self.fail(node, (), f"the YAML is nested too deeply (more than {MAX_DEPTH} levels)")
         self.open.add(id(node))
         try:
             return self._value(node, path)
@@ -160,15 +160,15 @@ class _Builder:
         if node.tag == "tag:yaml.org,2002:map" and isinstance(node, self.yaml.MappingNode):
             return self._mapping(node, path)
         if not isinstance(node, self.yaml.ScalarNode) or node.tag not in PLAIN_TAGS:
-            raise self.fail(node, path, f"{node.tag!r} is not allowed here; write a plain value, or put it in quotes")
+            raise self.fail(node, path, f"{node.tag!r} is not allowed here; write a plain value, or quote it")
         if node.tag == "tag:yaml.org,2002:str":
             return node.value
         try:
             value = self.scalars.construct_object(node) if len(node.value) <= MAX_DIGITS else None
-        except Exception:  # PyYAML lets through what its conversions raise: ValueError, KeyError, AttributeError
+        except Exception:  # PyYAML does not catch errors in conversions, such as ValueError, KeyError, AttributeError
             value = None
         if value is None and node.tag != "tag:yaml.org,2002:null":
-            raise self.fail(node, path, f"{show(node.value)} cannot be read as {node.tag!r}; put it in quotes")
+            raise self.fail(node, path, f"{show(node.value)} cannot be parsed as {node.tag!r}; put it in quotes")
         if type(value) is int and abs(value) >= 2**63:
             raise self.fail(node, path, f"the number {show(value)} is too large")
         return value
@@ -181,15 +181,15 @@ class _Builder:
         for key_node, value_node in ((key, value) for key, value in node.value if key.tag != MERGE):
             key = self.build(key_node, path)
             if not isinstance(key, str):
-                raise self.fail(key_node, path, f"the key {show(key)} must be text; put it in quotes")
+                raise self.fail(key_node, path, f"the key {show(key)} must be a string; put it in quotes")
             if key in result:
-                raise self.fail(key_node, (*path, key), "this key is written twice; keep one")
+                raise self.fail(key_node, (*path, key), "duplicate key; keep only one")
             self.lines[(*path, key)] = key_node.start_mark.line + 1
             result[key] = self.build(value_node, (*path, key))
         return {**merged, **result}
 
     def _merged(self, node: Any, path: Path_) -> dict[str, Any]:
-        """What `<<` brings into a mapping: the keys of another, or of several, of which the first has its way."""
+        """Return the keys that `<<` merges in from one or more mappings. The first mapping takes precedence."""
         result: dict[str, Any] = {}
         for item in reversed(node.value if isinstance(node, self.yaml.SequenceNode) else [node]):
             if not isinstance(item, self.yaml.MappingNode):
@@ -199,10 +199,10 @@ class _Builder:
 
 
 def check(place: Place, schema: Mapping[str, Any]) -> None:
-    """Check a value by a JSON Schema.
+    """Validate a value against a JSON Schema.
 
     Raises:
-        RecipeError: the first thing that is wrong, as a sentence at its place.
+        RecipeError: the first error found, at its place in the document.
     """
     from jsonschema import Draft202012Validator
 
@@ -219,7 +219,7 @@ def _sentence(error: Any, place: Place) -> RecipeError:
     if rule == "additionalProperties":
         known = list(error.schema.get("properties", {}))
         key = next(key for key in value if key not in known)
-        hint = nearest(key, known) or f"; known here: {', '.join(known)}"
+        hint = nearest(key, known) or f"; known keys: {', '.join(known)}"
         return place.child(key).error(f"unknown key {key!r}{hint}")
     if rule == "required":
         missing = next(key for key in wanted if key not in value)
@@ -228,7 +228,7 @@ def _sentence(error: Any, place: Place) -> RecipeError:
 
 
 def explain(rule: str, wanted: Any, value: Any) -> str:
-    """What a JSON Schema rule asks of a value, as a sentence."""
+    """Explain in words why a value violates a JSON Schema rule."""
     if rule == "type":
         names = [wanted] if isinstance(wanted, str) else list(wanted)
         return f"must be {' or '.join(KINDS[name] for name in names)}, not {show(value)}"
@@ -240,11 +240,11 @@ def explain(rule: str, wanted: Any, value: Any) -> str:
     if rule in RULES:
         bound = f"{wanted:g}" if isinstance(wanted, float) else wanted
         return f"must {RULES[rule].format(bound)}, not {show(value)}"
-    return f"is not right: {show(value)}"
+    return f"invalid value: {show(value)}"
 
 
 KINDS = {
-    "object": "a mapping", "array": "a list", "string": "text", "number": "a number",
+    "object": "a mapping", "array": "a list", "string": "a string", "number": "a number",
     "integer": "a whole number", "boolean": "true or false", "null": "empty",
 }  # fmt: skip
 RULES = {
@@ -257,7 +257,7 @@ RULES = {
 
 
 def show(value: Any) -> str:
-    """A value in an error message: short, on one line."""
+    """Format a value for an error message, shortened to fit on one line."""
     if value is None:
         return "empty"
     if isinstance(value, Mapping):

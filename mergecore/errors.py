@@ -1,4 +1,4 @@
-"""The errors that people see: one sentence each, with where it is and what to type."""
+"""Errors shown to users. Each message says what is wrong, where, and how to fix it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class MergecoreError(Exception):
-    """Anything that mergecore reports without a traceback; `exit_code` is what the command line returns."""
+    """Base class of errors that are reported without a traceback. `exit_code` is the exit status of the command."""
 
     exit_code = 1
 
@@ -16,23 +16,23 @@ class MergecoreError(Exception):
 
 
 class RunError(MergecoreError):
-    """A run that failed on the way: a disk, a worker, values that do not agree (exit 1)."""
+    """A run failed, for example because of a disk error, a worker, or values that do not match (exit 1)."""
 
 
 class InputError(MergecoreError):
-    """Something to mend in the recipe, the models or the plugins (exit 2)."""
+    """Invalid input: something to fix in the recipe, the models, or the plugins (exit 2)."""
 
     exit_code = 2
 
 
 class RecipeError(InputError):
-    """A recipe that cannot be right.
+    """An invalid recipe.
 
     Args:
-        message: what is wrong and what to write instead.
-        file: the recipe's file, if it came from one.
+        message: what is wrong, and what to write instead.
+        file: path of the recipe, if it was read from a file.
         line: 1-based line in that file.
-        path: the place inside the recipe, such as ``models[1].parameters.weight``.
+        path: position in the recipe, such as ``models[1].parameters.weight``.
     """
 
     def __init__(self, message: str, *, file: str | None = None, line: int | None = None, path: str = "") -> None:
@@ -42,24 +42,24 @@ class RecipeError(InputError):
 
 
 class ModelError(InputError):
-    """A checkpoint that cannot be used; the message names its file or folder."""
+    """A checkpoint that cannot be used. The message names its file or folder."""
 
 
 class ArchitectureError(InputError):
-    """A missing or wrong architecture definition, or a checkpoint that does not fit it."""
+    """A missing or invalid architecture definition, or a checkpoint that does not match it."""
 
 
 class PluginError(InputError):
-    """A plugin that is missing, broken or claimed twice; the message names its distribution."""
+    """A plugin that is missing, broken, or provided by two distributions. The message names the distribution."""
 
 
 def printable(text: str) -> str:
-    """Text on one line with every control or invisible character spelt out, so that a name cannot forge output."""
+    """Escape all control and invisible characters, so that a name cannot forge output."""
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint such as ``; did you mean 'ties'?``, or nothing when no known name is close."""
+    """Return a hint such as ``; did you mean 'ties'?``, or an empty string if no known name is close."""
     spellings = {item.casefold(): item for item in known}
     close = difflib.get_close_matches(name.casefold(), list(spellings), n=1, cutoff=0.6)
     return f"; did you mean {spellings[close[0]]!r}?" if close else ""

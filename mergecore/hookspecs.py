@@ -1,4 +1,4 @@
-"""The hooks: providers that answer for a plugin by name, and events of a run."""
+"""The hooks: provider hooks, which supply a plugin by name, and events of a run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ hookspec = HookspecMarker("mergecore")
 
 @hookspec(firstresult=True)
 def mergecore_provide_method(name: str) -> type[Method] | None:
-    """Answer for the merge method called `name`; None leaves it to the installed plugins.
+    """Provide the merge method called `name`. Return None to leave it to the installed plugins.
 
     Example::
 
@@ -42,7 +42,7 @@ def mergecore_provide_method(name: str) -> type[Method] | None:
 
 @hookspec(firstresult=True)
 def mergecore_provide_architecture(name: str) -> Mapping[str, Any] | None:
-    """Answer for the architecture of a model class with the content of its JSON.
+    """Provide the architecture definition of a model class, as the parsed JSON.
 
     Example::
 
@@ -54,7 +54,7 @@ def mergecore_provide_architecture(name: str) -> Mapping[str, Any] | None:
 
 @hookspec(firstresult=True)
 def mergecore_provide_reader(name: str) -> type[Reader] | None:
-    """Answer for the reader of files with the suffix `name` (without its dot).
+    """Provide the reader for files with the suffix `name` (without the dot).
 
     Example::
 
@@ -66,7 +66,7 @@ def mergecore_provide_reader(name: str) -> type[Reader] | None:
 
 @hookspec(firstresult=True)
 def mergecore_provide_writer(name: str) -> type[Writer] | None:
-    """Answer for the writer of the format `name`.
+    """Provide the writer for the format `name`.
 
     Example::
 
@@ -78,7 +78,7 @@ def mergecore_provide_writer(name: str) -> type[Writer] | None:
 
 @hookspec(firstresult=True)
 def mergecore_provide_executor(name: str) -> type[Executor] | None:
-    """Answer for the executor called `name`.
+    """Provide the executor called `name`.
 
     Example::
 
@@ -90,7 +90,7 @@ def mergecore_provide_executor(name: str) -> type[Executor] | None:
 
 @hookspec(firstresult=True)
 def mergecore_provide_postprocessor(name: str) -> type[PostProcessor] | None:
-    """Answer for the post-processor called `name`.
+    """Provide the post-processor called `name`.
 
     Example::
 
@@ -102,7 +102,7 @@ def mergecore_provide_postprocessor(name: str) -> type[PostProcessor] | None:
 
 @hookspec(firstresult=True)
 def mergecore_provide_evaluator(name: str) -> type[Evaluator] | None:
-    """Answer for the evaluator called `name`.
+    """Provide the evaluator called `name`.
 
     Example::
 
@@ -114,7 +114,7 @@ def mergecore_provide_evaluator(name: str) -> type[Evaluator] | None:
 
 @hookspec(firstresult=True)
 def mergecore_provide_optimizer(name: str) -> type[Optimizer] | None:
-    """Answer for the optimizer called `name`.
+    """Provide the optimizer called `name`.
 
     Example::
 
@@ -126,9 +126,9 @@ def mergecore_provide_optimizer(name: str) -> type[Optimizer] | None:
 
 @hookspec(firstresult=True)
 def mergecore_provide_tokenizer(request: TokenizerRequest) -> OutputTokenizer | None:
-    """Answer for the output's tokenizer and the rows of its vocabulary; None leaves it to the next plugin.
+    """Provide the output's tokenizer and the rows of its vocabulary. Return None to leave it to the next plugin.
 
-    Asked only where the recipe has `tokenizer`, `tokenizer_source` or `chat_template`.
+    Called only if the recipe has `tokenizer`, `tokenizer_source`, or `chat_template`.
 
     Example::
 
@@ -140,7 +140,7 @@ def mergecore_provide_tokenizer(request: TokenizerRequest) -> OutputTokenizer | 
 
 @hookspec(firstresult=True)
 def mergecore_provide_adapter(request: AdapterRequest) -> Adapter | None:
-    """Answer for the adapter in a folder, which a recipe adds to a model as ``model+adapter``; None: not one you know.
+    """Provide the adapter for a recipe's ``model+adapter``. Return None if you do not recognize the folder.
 
     Example::
 
@@ -152,7 +152,7 @@ def mergecore_provide_adapter(request: AdapterRequest) -> Adapter | None:
 
 @hookspec
 def mergecore_before_plan(recipe: Mapping[str, Any]) -> None:
-    """The recipe has been read, nothing else has; raise `InputError` to refuse it.
+    """Called after the recipe is read and before any model is. Raise `InputError` to reject the recipe.
 
     Example::
 
@@ -165,24 +165,24 @@ def mergecore_before_plan(recipe: Mapping[str, Any]) -> None:
 
 @hookspec
 def mergecore_after_plan(tensors: Mapping[str, TensorInfo], notes: list[str], models: tuple[ModelInfo, ...]) -> None:
-    """The plan stands: what will be written, what its author should know, and the models with what their cards say.
+    """Called when the plan is complete. Raise `InputError` to reject the plan.
 
-    The tensors and notes are the output's; the models are all those in files, also of stages and of what is kept. An
-    observer that may raise `InputError` to refuse the plan.
+    `tensors` and `notes` describe the output. `models` contains every model that is read from files, including those
+    of stages and kept stages, with the data from its model card.
 
     Example::
 
         @hookimpl
         def mergecore_after_plan(models):
             for model in models:
-                if licence_kind(model.card) == "non-commercial":
-                    raise InputError(f"{model.reference}: house rule: nothing that is not for commercial use")
+                if license_kind(model.card) == "non-commercial":
+                    raise InputError(f"{model.reference}: house rule: no models with a non-commercial license")
     """
 
 
 @hookspec
 def mergecore_after_tensor(name: str, info: TensorInfo) -> None:
-    """A tensor has been written; called from one thread at a time. An observer.
+    """Called after each tensor is written, from one thread at a time. This hook only observes.
 
     Example::
 
@@ -194,7 +194,7 @@ def mergecore_after_tensor(name: str, info: TensorInfo) -> None:
 
 @hookspec
 def mergecore_after_write(folder: Path) -> None:
-    """The output folder stands complete under its own name. An observer.
+    """Called when the output folder is complete and has its final name. This hook only observes.
 
     Example::
 
@@ -206,7 +206,7 @@ def mergecore_after_write(folder: Path) -> None:
 
 @hookspec
 def mergecore_on_error(error: BaseException) -> None:
-    """The run has failed; finished tensors are kept for the next one. An observer.
+    """Called when a run fails. Finished tensors are kept for the next run. This hook only observes.
 
     Example::
 

@@ -1,4 +1,4 @@
-"""Merging tensors that are in memory already, for trainers and notebooks."""
+"""Merge tensors that are already in memory, for training code and notebooks."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from mergecore.api import BLOCK, FLOAT8, FLOATS, Base, DeltaMethod, Input, Job, Method, TensorInfo, Tiles, torch_dtype
 from mergecore.api.files import TORCH_NAMES, common_dtype
+from mergecore.discovery import convert, declared
 from mergecore.documents import Place
 from mergecore.errors import InputError, RecipeError, nearest
-from mergecore.params import convert, declared
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,22 +24,22 @@ def merge_tensors(
     name: str = "tensor",
     seed: int = 0,
 ) -> Tensor:
-    """Merge tensors of one shape on the CPU.
+    """Merge tensors of the same shape on the CPU.
 
     Args:
-        tensors: one for each model; float ones are merged in float32 (float64 if any is), others must agree.
+        tensors: one tensor per model. Float tensors are merged in float32 (float64 if any is). Others must be equal.
         method: a method class.
-        parameters: values by recipe name; a per-model one is a number for all, or a sequence in the models' order
-            (without the base where the method subtracts it).
-        base: position of the base model in `tensors`.
-        name: what errors call the tensor; random methods draw by it.
-        seed: of random methods.
+        parameters: values by their names in recipes. A per-model parameter is one value for all models, or a sequence
+            in the order of the models (without the base if the method subtracts it).
+        base: index of the base model in `tensors`.
+        name: name of the tensor in errors. Methods that draw random numbers use it as part of the seed.
+        seed: seed for methods that draw random numbers.
 
     Returns:
-        A new tensor of the inputs' dtype; float32 (or float64) where they differ.
+        A new tensor in the dtype of the inputs, or float32 (float64 if any is) if they differ.
 
     Raises:
-        InputError: shapes differ, values that cannot be merged differ, or a parameter is wrong.
+        InputError: if shapes differ, tensors that cannot be merged differ, or a parameter is invalid.
     """
     import torch
 
@@ -47,13 +47,13 @@ def merge_tensors(
         raise InputError(f"{name}: the tensors differ in shape: {', '.join(str(tuple(t.shape)) for t in tensors)}")
     order = list(range(len(tensors)))
     if method.base is Base.REQUIRED and base is None:
-        raise InputError(f"{method.__name__} needs a base: give base=, the position of the base model")
+        raise InputError(f"{method.__name__} needs a base: set base= to the index of the base model")
     if method.base is not Base.INPUT and base is not None:
         order.insert(0, order.pop(base))
     infos = [TensorInfo(_name(tensors[i], name), tuple(tensors[i].shape)) for i in order]
     if any(info.dtype not in FLOATS for info in infos):
         if not all(torch.equal(tensors[0], tensor) for tensor in tensors[1:]):
-            raise InputError(f"{name}: holds {infos[0].dtype} values, which are copied, but the models differ in it")
+            raise InputError(f"{name}: {infos[0].dtype} tensors can only be copied, but the models' values differ")
         return tensors[0].clone()
     out = TensorInfo(common_dtype({info.dtype for info in infos}), infos[0].shape)
     subtracted = issubclass(method, DeltaMethod) and method.base is not Base.INPUT and base is not None
@@ -85,10 +85,10 @@ def _name(tensor: Tensor, name: str) -> str:
 
 
 def with_parameters(method: type[Method], parameters: Mapping[str, Any], count: int) -> Method:
-    """A method with parameters given as for `merge_tensors`, for `count` tensors.
+    """Create a method with parameters as for `merge_tensors`, for `count` tensors.
 
     Raises:
-        InputError: a parameter is unknown, missing or wrong, or the method refuses them together.
+        InputError: if a parameter is unknown, missing, or invalid, or the method rejects the combination.
     """
     known = declared(method)
     values = {}
@@ -122,14 +122,14 @@ def merge_state_dicts(
     base: int | None = None,
     seed: int = 0,
 ) -> dict[str, Tensor]:
-    """Merge models given as state dicts with the same names; arguments as for `merge_tensors`.
+    """Merge state dicts with the same keys. The arguments are the same as for `merge_tensors`.
 
     Raises:
-        InputError: the names differ, or as for `merge_tensors`.
+        InputError: if the keys differ, and as for `merge_tensors`.
     """
     for number, model in enumerate(models):
         if differing := sorted(set(model) ^ set(models[0])):
-            raise InputError(f"model {number} and model 0 differ in {differing[0]!r}; all must have the same names")
+            raise InputError(f"only one of model 0 and model {number} has {differing[0]!r}; all need the same keys")
     return {
         name: merge_tensors([model[name] for model in models], method, parameters, base=base, name=name, seed=seed)
         for name in models[0]

@@ -1,4 +1,4 @@
-"""Models and recipes that many tests share."""
+"""Fixtures for models and recipes shared by many tests."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from inside import inside  # noqa: F401
-from llamas import write_model
+from cli_in_process import inside  # noqa: F401
+from tiny_llamas import write_model
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # a model that is not there is asked of no server, but of the tests' own
+os.environ["HF_HUB_OFFLINE"] = "1"  # never ask a real server for a missing model, only the one in the tests
 
 
 @pytest.fixture
 def models(tmp_path: Path) -> list[Path]:
-    """Three tiny Llamas of one shape."""
+    """Three tiny Llamas of the same shape."""
     return [write_model(tmp_path / name, seed) for seed, name in enumerate(("base", "code", "prose"))]
 
 
 @pytest.fixture
 def linear_recipe(models: list[Path], tmp_path: Path) -> Path:
-    """A recipe that averages two of them."""
+    """A recipe that averages two of the models."""
     recipe = tmp_path / "recipe.yml"
     lines = [f"  - model: {model}\n    parameters: {{weight: 0.5}}\n" for model in models[1:]]
     recipe.write_text("merge_method: linear\nmodels:\n" + "".join(lines), "utf-8")
@@ -31,7 +31,7 @@ def linear_recipe(models: list[Path], tmp_path: Path) -> Path:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Let a worker of pytest-xdist report how much it fuzzed."""
-    fuzzing = sys.modules.get("fuzzing")
+    fuzzing = sys.modules.get("fuzz_properties")
     if fuzzing is not None and hasattr(session.config, "workeroutput"):
         session.config.workeroutput["fuzzed"] = dict(fuzzing.COUNTS)
 
@@ -39,13 +39,13 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
     """Add up what the workers fuzzed."""
-    import fuzzing
+    import fuzz_properties
 
-    fuzzing.COUNTS.update(getattr(node, "workeroutput", {}).get("fuzzed", {}))
+    fuzz_properties.COUNTS.update(getattr(node, "workeroutput", {}).get("fuzzed", {}))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """How much was fuzzed."""
-    fuzzing = sys.modules.get("fuzzing")
+    """Report how many cases were fuzzed."""
+    fuzzing = sys.modules.get("fuzz_properties")
     if fuzzing is not None and fuzzing.COUNTS:
         terminalreporter.write_line(f"fuzzed {fuzzing.summary()}")

@@ -1,4 +1,4 @@
-"""The pages of the installed methods: formula, plot of what it does to weights, parameters, and a first recipe."""
+"""Generate the pages of the installed methods: formula, plot of the effect on weights, parameters, and a recipe."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from typing import Any
 
 import plots
 
-from mergecore import plugins, views
 from mergecore.api import Base, DeltaMethod, Method
-from mergecore.registry import Registry
+from mergecore.cli import render
+from mergecore.discovery import entry_points
+from mergecore.discovery.registry import Registry
 
 NESTED = r"[^()]*"
 for _ in range(3):
     NESTED = rf"(?:[^()]|\({NESTED}\))*"
 FORMULA = re.compile(rf"result = (?:[^;,.()]|[.](?=\d)|\({NESTED}\))+")
-"""A formula up to the mark that ends it, where none inside parentheses counts."""
+"""A formula up to the punctuation that ends it, ignoring punctuation inside parentheses."""
 
 
 def pages() -> dict[str, str | bytes]:
-    """A page and a plot for each method, and the list of them, by their paths in the site."""
+    """Return a page and a plot for each method, and the list of methods, by their paths in the site."""
     methods = Registry(stop).all_methods()
     found: dict[str, str | bytes] = {"reference/methods/index.md": index(methods)}
     for name, method in methods.items():
@@ -31,53 +32,53 @@ def pages() -> dict[str, str | bytes]:
 
 
 def folders() -> dict[str, str]:
-    """The page of the first method of each package of the tree, by the package's folder."""
+    """Return the page of the first method of each package in the repository, by the package's folder."""
     pages: dict[str, str] = {}
-    for plugin in sorted(plugins.listed("methods"), key=lambda plugin: plugin.name):
+    for plugin in sorted(entry_points.list_plugins("methods"), key=lambda plugin: plugin.name):
         package = plugin.distribution.removeprefix("mergecore-").replace("-", "_")
         pages.setdefault(f"plugins/methods/{package}", f"reference/methods/{plugin.name}.md")
     return pages
 
 
 def stop(text: str) -> None:
-    """A plugin that cannot be loaded would be left out of the documentation."""
+    """Stop, because a plugin that cannot be loaded would be missing from the documentation."""
     raise SystemExit(f"documentation: {text}")
 
 
 def index(methods: dict[str, type[Method]]) -> str:
-    """The list of the methods, with how to read the plots."""
+    """Return the list of methods, with an explanation of the plots."""
     lines = [
         f"| [`{name}`]({name}.md) | {plain(summary(method))} | {takes(method)} |" for name, method in methods.items()
     ]
     return f"""# Methods
 
-What can be named as `merge_method`. Each page has the formula, the parameters, a recipe to begin with and a plot.
+These are the values of `merge_method`. Each page shows the formula, a plot, the parameters, and a recipe to start from.
 
-| method | what | models |
+| method | what it does | models |
 |---|---|---|
 {chr(10).join(lines)}
 
 ## How to read the plots
 
-Two fine-tunes A and B of one base are made from random numbers: a matrix of {plots.SIDE} by {plots.SIDE} weights, of
-which each fine-tune changes {plots.CHANGED:.0%}, and half of what they learned is the same. Each dot is one weight: its
-place from left to right is how far A moved it from the base, its colour how far B did, and its height how far the
-merged model is from the base. So
+The plots use a matrix with {plots.SIDE} by {plots.SIDE} random weights and two fine-tunes A and B of this base. Each
+fine-tune changes {plots.CHANGED:.0%} of the weights, and half of what they learned is the same. Each dot is one weight.
+The horizontal position shows how far A moved it from the base, the color shows how far B moved it, and the vertical
+position shows how far the merged model is from the base.
 
-- a dot on the dashed line has A's change and nothing else,
-- a dot on the line at zero has lost its change,
-- dots between the two have a part of it, and stripes of colour show what came from B.
+- A dot on the dashed line has exactly A's change.
+- A dot on the line at zero has lost its change.
+- A dot between the two lines has part of A's change. Stripes of color show the influence of B.
 """
 
 
 def page(name: str, method: type[Method]) -> str:
-    """The page of one method."""
-    view = views.method_view(name, method)
+    """Return the page of one method."""
+    view = render.method_view(name, method)
     about, _, rest = view["doc"].partition("\n\n")
     settings = plots.settings(method)
     used = f" with {', '.join(f'{key} {value}' for key, value in settings.items())}" if settings else ""
-    seen = "A alone is merged" if plots.models_of(method) == 1 else "A and B are merged"
-    base = {"required": "required", "optional": "may be given", "input": "if given, a model like the others"}
+    seen = "Only A is merged" if plots.models_of(method) == 1 else "A and B are merged"
+    base = {"required": "required", "optional": "optional", "input": "optional; treated like the other models"}
     return f"""# `{name}`
 
 {prose(about)}
@@ -86,9 +87,9 @@ def page(name: str, method: type[Method]) -> str:
 
 {prose(rest)}
 
-## What it does to weights
+## Effect on weights
 
-![{name}: the change of each weight in the merged model over its change in A]({name}.svg){{ width="640" }}
+![{name}: the change of each weight in the merged model plotted against its change in A]({name}.svg){{ width="640" }}
 
 {seen}{used}. [How to read the plots](index.md#how-to-read-the-plots)
 
@@ -98,9 +99,9 @@ def page(name: str, method: type[Method]) -> str:
 
 - Models: {takes(method)}
 - `base_model`: {base[view["base_model"]]}
-- Package: `{plugins.find("methods", name).distribution}`
+- Package: `{entry_points.find_plugin("methods", name).distribution}`
 
-## A recipe
+## Example recipe
 
 ```yaml
 {recipe(name, method)}
@@ -109,19 +110,19 @@ def page(name: str, method: type[Method]) -> str:
 
 
 def parameters(view: dict[str, Any]) -> str:
-    """The parameters as a table."""
+    """Return the parameters as a table."""
     rows = []
     for name, item in view["parameters"].items():
-        where = "for each model" if item["per_model"] else "for the merge"
+        where = "per model" if item["per_model"] else "for the whole merge"
         default = f"`{json.dumps(item['default'])}`" if "default" in item else "required"
         rows.append(f"| `{name}` | {plain(item['description'])} | {values(item)}, {where} | {default} |")
-    rows += [f"| `{name}` | Accepted, changes nothing. | | |" for name in view["ignored"]]
-    heading = ["| parameter | what | value | default |", "|---|---|---|---|"]
-    return "\n".join(heading + rows) if rows else "It has none."
+    rows += [f"| `{name}` | Accepted, but has no effect. | | |" for name in view["ignored"]]
+    heading = ["| parameter | meaning | value | default |", "|---|---|---|---|"]
+    return "\n".join(heading + rows) if rows else "This method has no parameters."
 
 
 def values(item: dict[str, Any]) -> str:
-    """The values that a parameter may have."""
+    """Describe the values that a parameter can have."""
     words = [item["type"]] if "type" in item else []
     if "minimum" in item and "maximum" in item:
         words += [f"{item['minimum']:g} to {item['maximum']:g}"]
@@ -132,8 +133,8 @@ def values(item: dict[str, Any]) -> str:
 
 
 def recipe(name: str, method: type[Method]) -> str:
-    """A recipe that uses the method, with the settings of the plot."""
-    items = views.method_view(name, method)["parameters"]
+    """Return a recipe that uses the method with the settings of the plot."""
+    items = render.method_view(name, method)["parameters"]
     settings = plots.settings(method)
     own = {key: value for key, value in settings.items() if items[key]["per_model"]}
     top = {key: value for key, value in settings.items() if key not in own}
@@ -148,29 +149,27 @@ def recipe(name: str, method: type[Method]) -> str:
 
 
 def mapping(items: dict[str, Any]) -> str:
-    """Settings in YAML's short form."""
+    """Return settings in YAML's flow style."""
     return "{" + ", ".join(f"{key}: {json.dumps(value)}" for key, value in items.items()) + "}"
 
 
 def takes(method: type[Method]) -> str:
-    """How many models it takes, as `mergecore methods show` says it."""
+    """Describe how many models the method takes."""
     low, high = method.models
     count = f"{low} or more" if high is None else str(low) if low == high else f"{low} to {high}"
     if method.base is Base.INPUT:
         return count
-    return (
-        f"{count} beside the base model" if issubclass(method, DeltaMethod) else f"{count}, the base model among them"
-    )
+    return f"{count} plus the base model" if issubclass(method, DeltaMethod) else f"{count}, including the base model"
 
 
 def summary(method: type[Method]) -> str:
-    """The first sentence of what it says of itself, without the source."""
+    """Return the first sentence of the method's docstring, without its source."""
     first = (method.__doc__ or "").strip().partition("\n\n")[0]
     return re.sub(r" \([^()]*https?://[^()]*\)", "", " ".join(first.split()))
 
 
 def prose(text: str) -> str:
-    """A docstring's paragraphs as Markdown: formulae as code, addresses as links, all else as it is."""
+    """Convert a docstring to Markdown: formulas become code, URLs become links, and all other text stays the same."""
     paragraphs = []
     for paragraph in text.split("\n\n"):
         line, done = " ".join(paragraph.split()), []
@@ -183,7 +182,7 @@ def prose(text: str) -> str:
 
 
 def plain(text: str) -> str:
-    """Text with nothing in it that Markdown would take for markup, but addresses as links."""
+    """Escape text so that Markdown does not interpret it, and turn URLs into links."""
     parts = re.split(r"(https?://[^\s)]+)", text)
     escaped = [re.sub(r"([\\*_|\[\]])", r"\\\1", escape(part, quote=False)) for part in parts]
     escaped[1::2] = [f"<{address}>" for address in parts[1::2]]

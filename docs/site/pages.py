@@ -1,4 +1,4 @@
-"""The site as mkdocs sees it: docs/, the files of the repository that pages link to, and the generated reference."""
+"""A mkdocs hook that adds the repository files that pages link to, and the generated reference pages, to docs/."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 LINK = re.compile(r"(?P<image>!?)\[(?P<text>[^\]]*)\]\((?P<target>(?!https?:|mailto:|#)[^)#\s]+)(?P<anchor>#[^)]*)?\)")
+CODE = re.compile(r"<pre.*?</pre>|<code>(?P<words>[^<]*)</code>", re.DOTALL)
 
 MADE = {
     "plugins/methods": "reference/methods/index.md",
     "mergecore/api": "reference/api.md",
     "mergecore/hookspecs.py": "reference/hooks.md",
-    "mergecore/architecture.schema.json": "reference/architecture-files.md",
+    "mergecore/definitions/architecture.schema.json": "reference/architecture-files.md",
     **methods.folders(),
 }
-"""The pages that are made from files and folders of the repository, which pages link to in their stead."""
+"""The generated pages that replace links to these files and folders of the repository."""
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the README as the home page, what is linked from outside docs/, and the generated pages."""
+    """Add the README as the home page, the linked files outside docs/, and the generated pages."""
     for source in sorted(outside()):
         files.append(File.generated(config, site_path(source), abs_src_path=str(source)))
     shown = methods.pages()
@@ -40,16 +41,26 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Turn links that leave docs/ into links within the site."""
+    """Rewrite links to files outside docs/ as links within the site."""
     origin = {site_path(path): path for path in outside()}
     if page.parent is None:
-        page.meta["hide"] = ["navigation"]  # a list of this page alone
+        page.meta["hide"] = ["navigation"]  # it would list only this page
     source = origin.get(page.file.src_uri, DOCS / page.file.src_uri)
     return LINK.sub(lambda link: rewritten(link, source), markdown) if source.exists() else markdown
 
 
+def on_page_content(html: str, **_: Any) -> str:
+    """Keep each word of inline code on one line, because browsers would split options after their hyphens."""
+    return CODE.sub(lambda code: code[0] if code["words"] is None else f"<code>{unsplit(code['words'])}</code>", html)
+
+
+def unsplit(words: str) -> str:
+    """Mark the words with hyphens so that site.css can keep them on one line."""
+    return re.sub(r"[^\s/]*-[^\s/]*", lambda word: f'<span class="word">{word[0]}</span>', words)
+
+
 def rewritten(link: re.Match[str], source: Path) -> str:
-    """A link of a page as the site has it; one to a folder without a README is left as its text."""
+    """Return a link as the site needs it; a link to a folder without a README is replaced by its text."""
     file = linked(source, link["target"])
     if file.is_dir() and site_path(file) not in MADE.values():
         return link["text"]
@@ -58,7 +69,7 @@ def rewritten(link: re.Match[str], source: Path) -> str:
 
 
 def outside() -> set[Path]:
-    """The README, and every file that is reached from the pages by links and is not in docs/."""
+    """Return the README, and every file outside docs/ that the pages link to, directly or indirectly."""
     found: set[Path] = set()
     queue = [ROOT / "README.md", *DOCS.rglob("*.md")]
     while queue:
@@ -70,7 +81,7 @@ def outside() -> set[Path]:
 
 
 def links(page: Path) -> Iterator[Path]:
-    """The files of the repository that a page links to."""
+    """Yield the files of the repository that a page links to."""
     if page.suffix == ".md":
         for link in LINK.finditer(page.read_text("utf-8")):
             file = linked(page, link["target"])
@@ -79,14 +90,15 @@ def links(page: Path) -> Iterator[Path]:
 
 
 def linked(source: Path, target: str) -> Path:
-    """What a link stands for; a folder is its README where it has one."""
+    """Return the target of a link; for a folder with a README, that is the README."""
     file = Path(os.path.normpath(source.parent / target))
     return file / "README.md" if (file / "README.md").exists() else file
 
 
 def site_path(source: Path) -> str:
-    """Where a file of the repository stands in the site."""
+    """Return the path of a repository file in the site."""
     if source == ROOT / "README.md":
         return "index.md"
     path = source.relative_to(ROOT).as_posix()
-    return MADE.get(path, path.removeprefix("docs/"))
+    page = re.sub(r"/README\.md$", ".md", path)  # as README.md, it would become the index of its section
+    return MADE.get(path, page.removeprefix("docs/"))

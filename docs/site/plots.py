@@ -1,4 +1,4 @@
-"""A plot for each method: what it makes of the changes of two made-up fine-tunes, weight by weight."""
+"""Plot what each method does to the changes of two synthetic fine-tunes, weight by weight."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ from typing import Any
 import torch
 
 from mergecore.api import Base, DeltaMethod, Method
+from mergecore.discovery.parameters import declared
 from mergecore.inmemory import merge_tensors
-from mergecore.params import declared
 
 SIDE = 24
 """Rows and columns of the matrix."""
 CHANGED = 0.7
-"""The share of weights that a fine-tune changes."""
+"""The fraction of weights that a fine-tune changes."""
 SIZE = 0.3
-"""Standard deviation of the changes; that of the base's weights is 1."""
+"""Standard deviation of the changes, where that of the base's weights is 1."""
 SHOWN = {"density": 0.5, "gamma": 0.1, "select_topk": 0.5, "t": 0.3, "weight": 1.0}
-"""Settings, by the parameter's name, that show what a method does where its default does not, or it has none."""
+"""Values by parameter name that show what a method does, for parameters whose default does not or that have none."""
 
 
 def settings(method: type[Method]) -> dict[str, Any]:
-    """The parameters that the plot does not leave at their defaults."""
+    """Return the parameters for which the plot does not use the default."""
     return {
         name: SHOWN[name] for name, item in declared(method).items() if name in SHOWN and item.default != SHOWN[name]
     }
 
 
 def models_of(method: type[Method]) -> int:
-    """How many fine-tunes the plot merges: two where the method takes so many beside the base."""
+    """Return the number of fine-tunes in the plot: two if the method accepts that many in addition to the base."""
     high = method.models[1]
     beside = method.base is Base.REQUIRED and not issubclass(method, DeltaMethod)
     return 2 if high is None else min(2, high - beside)
 
 
 def plot(name: str, method: type[Method]) -> bytes:
-    """The plot as SVG: the merged change over A's, coloured by B's."""
+    """Return the plot as SVG: the merged change against A's change, colored by B's change."""
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -47,9 +47,9 @@ def plot(name: str, method: type[Method]) -> bytes:
     limit = 3.2 * SIZE
     axes.axhline(0, color="0.8", linewidth=0.8, zorder=0)
     axes.plot([-limit, limit], [-limit, limit], color="0.5", linewidth=0.8, linestyle="--", zorder=0)
-    colours = {"c": b.flatten(), "cmap": "coolwarm", "vmin": -2 * SIZE, "vmax": 2 * SIZE}
+    colors = {"c": b.flatten(), "cmap": "coolwarm", "vmin": -2 * SIZE, "vmax": 2 * SIZE}
     dots = axes.scatter(a.flatten(), (merged - base).flatten(), s=11, linewidths=0.2, edgecolors="0.4",
-                        **(colours if models_of(method) == 2 else {"color": "#00897b"}))  # fmt: skip
+                        **(colors if models_of(method) == 2 else {"color": "#00897b"}))  # fmt: skip
     axes.set(xlabel="change in A", ylabel="change in the merged model", xlim=(-limit, limit))
     if models_of(method) == 2:
         figure.colorbar(dots, label="change in B")
@@ -59,7 +59,7 @@ def plot(name: str, method: type[Method]) -> bytes:
 
 
 def example(name: str, method: type[Method]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Base, A's change, B's change and the merged matrix."""
+    """Return the base, A's change, B's change, and the merged matrix."""
     generator = torch.Generator().manual_seed(0)
     base = torch.randn(SIDE, SIDE, generator=generator)
     shared, *own = torch.randn(3, SIDE, SIDE, generator=generator)

@@ -1,4 +1,4 @@
-"""The reference pages that are made from the code: recipe, architecture files, hooks, command line, Python API."""
+"""Generate the reference pages from the code: recipe, architecture files, hooks, command line, Python API."""
 
 from __future__ import annotations
 
@@ -13,26 +13,30 @@ import typer
 from typer.main import get_command
 
 import mergecore
-from mergecore import api, cli, commands, errors, hookspecs, plugins
-from mergecore.recipe import json_schema
+from mergecore import api, errors, hookspecs
+from mergecore.cli import external_commands
+from mergecore.cli.app import app
+from mergecore.discovery import entry_points
+from mergecore.recipes.recipe import json_schema
 
-ARCHITECTURE_SCHEMA = Path(mergecore.__file__).parent / "architecture.schema.json"
+ARCHITECTURE_SCHEMA = Path(mergecore.__file__).parent / "definitions/architecture.schema.json"
 
 HOOKS = """# Hooks
 
-Functions marked `@hookimpl` in a file that `--plugin` names, or in a module that a package registers under
-`mergecore.v1.hooks`. Those that begin with `mergecore_provide_` answer for a plugin by name before the installed ones
-are asked; `mergecore_before_plan` may refuse a recipe; the others watch. An implementation may leave out arguments that
-it does not need. [Choosing among plugins](../plugins.md) says when they run."""
+Hooks are functions marked `@hookimpl`, in a file that you pass with `--plugin` or in a module that a package registers
+under `mergecore.v1.hooks`. Hooks named `mergecore_provide_...` supply a plugin by name and take precedence over
+installed plugins. `mergecore_before_plan` can refuse a recipe, and `mergecore_after_plan` can refuse a plan. The other
+hooks only observe. An implementation can omit arguments that it does not need. See also
+[Choosing plugins](../plugins.md)."""
 
 COMMAND_LINE = """# Command line
 
-Errors are one sentence. The exit status is 0 for a success, 2 for something to mend first, 1 for a run that failed, 130
-after Ctrl-C and 143 after SIGTERM. `--debug` shows where an error came from."""
+The exit status is 0 for success, 1 for a failed run, 2 for a problem that you need to fix first, 130 after Ctrl-C, and
+143 after SIGTERM. Errors are one sentence long. Use `--debug` to show the traceback of an error."""
 
 
 def pages() -> dict[str, str]:
-    """Every page by its path in the site."""
+    """Return every page by its path in the site."""
     return {
         "reference/recipe.md": recipe(),
         "reference/architecture-files.md": architecture_files(),
@@ -43,36 +47,40 @@ def pages() -> dict[str, str]:
 
 
 def recipe() -> str:
-    """The keys of a recipe, from the schema that recipes are checked by."""
+    """Return the keys of a recipe, from the schema that validates recipes."""
     return f"""# Recipe
 
-A recipe is one YAML document, or several with `---` between them ([several merges in one run](../stages.md)). These are
-its keys; `[]` stands for each item of a list and `*` for any name. What may stand under `parameters` depends on the
-method: [methods](methods/index.md). Editors check recipes while you type with what `mergecore schema` prints
-([recipes in an editor](../editors.md)).
+A recipe is one YAML document, or several documents separated by `---` ([multi-stage recipes](../stages.md)). The tables
+below list its keys, where `[]` means each item of a list and `*` means any name. The keys under `parameters` depend on
+the [method](methods/index.md). With `mergecore schema`, your editor can check recipes while you type
+([autocompletion](../editors.md)).
 
 {schema_table(json_schema())}
 
-A parameter is a number or a switch; a list of them, which is a gradient from the first layer to the last; or a list of
-`{{filter: ..., value: ...}}`, of which the first whose `filter` is a part of the weight's name counts. It may stand
-with a model, with a slice, with a module or at the top, and the innermost one counts.
+A parameter is one of these:
+
+- a number or a switch;
+- a list of them, which is a gradient from the first layer to the last;
+- a list of `{{filter: ..., value: ...}}`, where the first `filter` that occurs in the tensor's name sets the value.
+
+You can set a parameter for a model, a slice, a module, or at the top level. The innermost value is used.
 """
 
 
 def architecture_files() -> str:
-    """The keys of an architecture's JSON, from its schema."""
+    """Return the keys of an architecture file, from its schema."""
     return f"""# Architecture files
 
-An architecture is one JSON file that says which weights the checkpoints of a model class have:
-[how to add one](../how-to/add-an-architecture.md). These are its keys; `[]` stands for each item of a list and `*` for
-any name.
+An architecture file is a JSON file that defines which tensors the checkpoints of a model class have. To write one, see
+[Add an architecture](../how-to/add-an-architecture.md). The tables below list its keys, where `[]` means each item of a
+list and `*` means any name.
 
 {schema_table(json.loads(ARCHITECTURE_SCHEMA.read_text("utf-8")))}
 """
 
 
 def schema_table(schema: Mapping[str, Any]) -> str:
-    """A JSON Schema as a table of its keys; what stands in several places is listed under its own name."""
+    """Convert a JSON Schema to a table of its keys; shared definitions get separate tables."""
     sections = [table(rows(schema, schema))]
     for name, part in schema["$defs"].items():
         if found := list(rows(part, schema)):
@@ -81,13 +89,13 @@ def schema_table(schema: Mapping[str, Any]) -> str:
 
 
 def table(found: Any) -> str:
-    """Rows of a schema as a Markdown table."""
-    lines = ["| key | what | value |", "|---|---|---|"]
+    """Format rows of a schema as a Markdown table."""
+    lines = ["| key | meaning | value |", "|---|---|---|"]
     return "\n".join(lines + [f"| `{key}`{needed} | {words} | {kind} |" for key, needed, words, kind in found])
 
 
 def rows(part: Mapping[str, Any], schema: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, str, str, str]]:
-    """The keys under a part of a schema: path, a mark if required, description, kind of value."""
+    """Yield the keys under a part of a schema: path, a mark if required, description, type of value."""
     if "items" in part and "$ref" not in part["items"]:
         yield from rows(part["items"], schema, f"{at}[]")
     inner = dict(part.get("properties", {}))
@@ -104,13 +112,13 @@ def rows(part: Mapping[str, Any], schema: Mapping[str, Any], at: str = "") -> It
 
 
 def resolved(item: Mapping[str, Any], schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What a `$ref` leads to, else the item itself."""
+    """Return the target of a `$ref`, or the item itself."""
     found: Mapping[str, Any] = schema["$defs"][item["$ref"].rpartition("/")[2]] if "$ref" in item else item
     return found
 
 
 def kind_of(item: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
-    """The kind of value in words; what has keys of its own is linked."""
+    """Describe the type of value in words; a type with its own keys becomes a link."""
     if "$ref" in item:
         name, part = item["$ref"].rpartition("/")[2], resolved(item, schema)
         has_keys = "properties" in part or "properties" in part.get("items", ())
@@ -125,7 +133,7 @@ def kind_of(item: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
 
 
 def hooks() -> str:
-    """Every hook with its signature and example, from its specification."""
+    """Return every hook with its signature and example, from its specification."""
     parts = [HOOKS]
     for name, spec in vars(hookspecs).items():
         if name.startswith("mergecore_"):
@@ -139,26 +147,28 @@ def hooks() -> str:
 
 
 def fenced(code: str) -> str:
-    """Python in a fence."""
+    """Format Python code as a fenced block."""
     return f"```python\n{code}\n```"
 
 
 def command_line() -> str:
-    """Every command, those of the installed packages among them."""
-    group: Any = get_command(cli.app)
+    """Return every command, including those of the installed packages."""
+    group: Any = get_command(app)
     ctx = typer.Context(group)
     parts = [COMMAND_LINE]
     for name in sorted(group.list_commands(ctx)):
-        found = {plugin.name: plugin for plugin in plugins.listed("commands")}.get(name)
-        command = commands.command(name, plugins.load(found)) if found else group.get_command(ctx, name)
+        found = {plugin.name: plugin for plugin in entry_points.list_plugins("commands")}.get(name)
+        command = (
+            external_commands.command(name, entry_points.load_plugin(found)) if found else group.get_command(ctx, name)
+        )
         parts += described(command, ctx, f"mergecore {name}", found.distribution if found else "")
     return "\n\n".join(parts) + "\n"
 
 
 def described(command: Any, ctx: typer.Context, name: str, package: str = "", level: int = 2) -> Iterator[str]:
-    """A command as Markdown: its line, what it does, arguments and options; then its own commands."""
+    """Describe a command in Markdown: usage, help text, arguments, and options, then its subcommands."""
     yield f"{'#' * level} `{name}`"
-    yield command.help + (f" From the package `{package}`." if package else "")
+    yield command.help + (f" Package: `{package}`." if package else "")
     if hasattr(command, "commands"):
         for inner in command.commands.values():
             yield from described(inner, ctx, f"{name} {inner.name}", level=level + 1)
@@ -169,31 +179,31 @@ def described(command: Any, ctx: typer.Context, name: str, package: str = "", le
     ]
     yield "```\n" + " ".join([name, *(["[OPTIONS]"] if len(arguments) < len(items) else []), *arguments]) + "\n```"
     lines = [f"| {signs(item, record)} | {meaning(record[1])} |" for item, record in items if record]
-    yield "\n".join(["| argument or option | what |", "|---|---|", *lines]) if lines else "It has no options."
+    yield "\n".join(["| argument or option | meaning |", "|---|---|", *lines]) if lines else "It has no options."
 
 
 def signs(item: Any, record: tuple[str, str]) -> str:
-    """An argument's name, or how an option is written."""
+    """Return an argument's name, or the spelling of an option."""
     return f"`{record[0]}`" if item.opts[0].startswith("-") else f"`{item.name.upper()}`"
 
 
 def meaning(text: str) -> str:
-    """The help of an option as a cell of a table."""
+    """Format the help of an option as a table cell."""
     return text.replace("|", "\\|").replace("  [", " [").replace("[", "\\[").replace("<", "&lt;")
 
 
 def python_api() -> str:
-    """The functions of `mergecore`, then all that a plugin author imports."""
+    """Return the functions of `mergecore`, then everything that plugin authors import."""
     functions = [f"mergecore.{name}" for name in ("plan", "run", "merge_tensors", "merge_state_dicts")]
-    parts = ["# Python API", "## For whoever merges", *directives(functions)]
-    parts += ["## In memory, with a method that is at hand as a class"]
+    parts = ["# Python API", "## Merge models", *directives(functions)]
+    parts += ["## Merge in memory with a method class"]
     parts += directives(f"mergecore.inmemory.{name}" for name in ("merge_tensors", "merge_state_dicts"))
     raised = [name for name in api.__all__ if hasattr(errors, name)]
-    parts += ["## For authors of plugins", "All of it is imported from `mergecore.api`."]
+    parts += ["## Write plugins", "Import these names from `mergecore.api`."]
     parts += directives(f"mergecore.api.{name}" for name in api.__all__ if name not in raised)
     return "\n\n".join([*parts, "## Errors", *directives(f"mergecore.errors.{name}" for name in raised)]) + "\n"
 
 
 def directives(names: Any) -> list[str]:
-    """What mkdocstrings replaces by the documentation of each object."""
+    """Return the directives that mkdocstrings replaces with the documentation of each object."""
     return [f"::: {name}" for name in names]

@@ -1,3 +1,3 @@
-"""These projects are tested where they are installed, by tests/test_authors.py."""
+"""These projects are tested in an environment with them installed, by tests/discovery/test_authors.py."""
 
 collect_ignore_glob = ["*"]

@@ -1,4 +1,4 @@
-"""Let the test import the example's scripts by name."""
+"""Make the example's scripts importable by name in tests."""
 
 import sys
 from pathlib import Path

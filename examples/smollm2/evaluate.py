@@ -1,4 +1,4 @@
-"""Measure models on held-out code and prose, and let each write a few words."""
+"""Measure models on held-out code and prose and generate a short sample with each."""
 
 import sys
 from dataclasses import dataclass
@@ -23,21 +23,21 @@ logging.disable_progress_bar()
 
 @dataclass(frozen=True)
 class Score:
-    """What one model does with one text: its loss in nats per token, and how it goes on after the prompt."""
+    """Result of one model on one text: its loss in nats per token and its continuation of the prompt."""
 
     loss: float
     words: str
 
 
-@lru_cache(maxsize=1)  # one model is asked about both texts before the next is loaded
+@lru_cache(maxsize=1)  # each model is used for both texts before the next is loaded
 def load(model_folder: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a checkpoint in float32, in which every CPU computes well."""
+    """Load a checkpoint in float32, which every CPU supports well."""
     model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
     return model, AutoTokenizer.from_pretrained(model_folder)
 
 
 def token_windows(tokenizer: PreTrainedTokenizerBase, text: str, count: int) -> torch.Tensor:
-    """Cut a text into windows and take `count` of them, spread evenly: ids of shape (count, WINDOW), no BOS."""
+    """Split a text into windows and return `count` evenly spaced ones: IDs with shape (count, WINDOW), without BOS."""
     ids = torch.tensor(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
     every = ids[: len(ids) // WINDOW * WINDOW].view(-1, WINDOW)
     return every[[i * len(every) // count for i in range(count)]]
@@ -45,7 +45,7 @@ def token_windows(tokenizer: PreTrainedTokenizerBase, text: str, count: int) -> 
 
 @torch.inference_mode()
 def model_loss(model: PreTrainedModel, windows: torch.Tensor) -> float:
-    """Mean loss of predicting each token of each window from those before it, in nats per token."""
+    """Return the mean loss of predicting each token in each window from the tokens before it, in nats per token."""
     total = 0.0
     for batch in (windows[i : i + 4] for i in range(0, len(windows), 4)):
         logits = model(batch).logits[:, :-1]
@@ -54,13 +54,13 @@ def model_loss(model: PreTrainedModel, windows: torch.Tensor) -> float:
 
 
 def loss(model_folder: Path, text_name: str, windows: int = WINDOWS) -> float:
-    """Held-out loss of a checkpoint on the text `code` or `prose`, in nats per token."""
+    """Return the held-out loss of a checkpoint on the text `code` or `prose`, in nats per token."""
     model, tokenizer = load(model_folder)
     return model_loss(model, token_windows(tokenizer, texts.text(text_name), windows))
 
 
 def generate(model_folder: Path, text_name: str, words: int = WORDS) -> str:
-    """Let a checkpoint go on after the prompt of `code` or `prose`, always with the likeliest token."""
+    """Continue the prompt of `code` or `prose` with a checkpoint, using greedy decoding."""
     model, tokenizer = load(model_folder)
     prompt = tokenizer(PROMPTS[text_name], return_tensors="pt", add_special_tokens=False)
     ids = model.generate(**prompt, max_new_tokens=words, do_sample=False, repetition_penalty=1.1)
@@ -78,12 +78,12 @@ def evaluate(folders: dict[str, Path], console: Console) -> dict[str, dict[str, 
 
 
 def table(scores: dict[str, dict[str, Score]]) -> Table:
-    """Lay the scores out, one section a text, the change against the first model beside each loss."""
+    """Format the scores with one section per text and the change from the first model next to each loss."""
     reference = next(iter(scores["code"]))
     result = Table("text", "model", title="Held-out loss in nats per token: lower is better", title_justify="left")
     result.add_column("loss", justify="right")
     result.add_column(f"vs {reference}", justify="right")
-    result.add_column("how it goes on")
+    result.add_column("continuation")
     for name, by_model in scores.items():
         result.add_row(name, "", "", "", Text(PROMPTS[name], style="dim"))
         for model, score in by_model.items():
@@ -95,6 +95,6 @@ def table(scores: dict[str, dict[str, Score]]) -> Table:
 
 if __name__ == "__main__":
     if len(sys.argv) == 1:
-        raise SystemExit("Name the models to measure; type: python evaluate.py FOLDER...")
+        raise SystemExit("No models to measure; run: python evaluate.py FOLDER...")
     terminal = Console()
     terminal.print(table(evaluate({name: Path(name) for name in sys.argv[1:]}, terminal)))

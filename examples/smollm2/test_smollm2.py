@@ -1,4 +1,4 @@
-"""The mean of two real specialists is exactly their mean, measures like it, and loads in transformers."""
+"""A linear merge of two real specialists is exactly their mean, has the same loss, and loads in transformers."""
 
 import subprocess
 import sys
@@ -30,7 +30,7 @@ def merged(parents: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -
 
 
 def mean_weights(parents: dict[str, Path]) -> dict[str, torch.Tensor]:
-    """The specialists' mean in float32, with no mergecore in it."""
+    """Return the specialists' mean in float32, computed without mergecore."""
     code, prose = (load_file(parents[name] / "model.safetensors") for name in ("code", "prose"))
     assert code.keys() == prose.keys()
     return {name: (code[name].float() + prose[name].float()) / 2 for name in code}
@@ -50,8 +50,8 @@ def test_loss_is_that_of_the_mean_weights(parents: dict[str, Path], merged: Path
 
     found = loss(merged, text_name)
     model, tokenizer = load(parents["base"])
-    model.load_state_dict(mean_weights(parents), strict=False)  # strict would ask for the tied lm_head
-    load.cache_clear()  # the cached base now holds other weights
+    model.load_state_dict(mean_weights(parents), strict=False)  # strict would require the tied lm_head
+    load.cache_clear()  # the cached base now has other weights
     assert found == pytest.approx(model_loss(model, token_windows(tokenizer, text(text_name), WINDOWS)), abs=0.01)
 
 

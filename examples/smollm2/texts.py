@@ -8,18 +8,18 @@ NAMES = ("code", "prose")
 
 
 def text(name: str) -> str:
-    """Give a text by name: the sources of stevedore and pluggy for `code`, Milton's play Comus for `prose`."""
+    """Return a text by name: the sources of stevedore and pluggy for `code`, Milton's play Comus for `prose`."""
     if name == "prose":
         return (HERE / "texts" / "comus.txt").read_text("utf-8")
-    # mergecore needs both packages, so they are always here; the code adapter saw the standard library only.
+    # mergecore depends on both packages, so they are installed. The code adapter has only seen the standard library.
     return "".join(source(package) for package in ("stevedore", "pluggy"))
 
 
 def source(package: str) -> str:
-    """Join the source files of an installed package, its tests left out."""
+    """Join the source files of an installed package, except its tests."""
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
-        raise SystemExit(f"{package} is not installed; type: pip install {package}")
+        raise SystemExit(f"{package} is not installed; run: pip install {package}")
     folder = Path(spec.origin).parent
     files = sorted(path for path in folder.rglob("*.py") if "tests" not in path.relative_to(folder).parts)
     return "".join(path.read_text("utf-8") for path in files)

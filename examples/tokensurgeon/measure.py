@@ -1,4 +1,4 @@
-"""Give SmolLM2 the tokenizer of Qwen3 in several ways, and measure what each keeps of it on two held-out texts."""
+"""Transplant Qwen3's tokenizer to SmolLM2 with several methods and measure the losses on two held-out texts."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ CHARACTERS, WINDOWS = 1024, 8
 
 
 def transplanted(base: Path, method: str) -> Path:
-    """The folder of the base with the donor's tokenizer, by a method with its options; made unless it is there."""
+    """Return the folder of the base with the donor's tokenizer, created by a method unless it exists."""
     out = MODELS / method.replace(" ", "")
     if not out.exists():
         options = ["--quiet", "--method", *method.split()]
@@ -30,16 +30,16 @@ def transplanted(base: Path, method: str) -> Path:
 
 
 def windows(text: str) -> list[str]:
-    """Pieces of a text, evenly spread: the same for every tokenizer."""
+    """Return evenly spaced pieces of a text, the same for every tokenizer."""
     starts = range(0, len(text) - CHARACTERS, (len(text) - CHARACTERS) // WINDOWS)
     return [text[start : start + CHARACTERS] for start in starts][:WINDOWS]
 
 
 @torch.inference_mode()
 def loss(folder: Path, text: str) -> tuple[float, float]:
-    """Held-out loss in nats per byte, and bytes per token.
+    """Return the held-out loss in nats per byte, and the bytes per token.
 
-    Each piece is read alone. What its first token stands for is not predicted, so neither its loss nor its bytes count.
+    Pieces are evaluated separately. The first token of a piece is not predicted, so its loss and bytes are excluded.
     """
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -55,7 +55,7 @@ def loss(folder: Path, text: str) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Make what is missing, measure, print a table."""
+    """Create missing models, measure them, and print a table."""
     base = MODELS.parent.parent / "smollm2" / "models" / "base"
     if not base.exists():
         prepare.prepare()

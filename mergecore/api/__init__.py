@@ -1,37 +1,41 @@
-"""All that a plugin author imports: `from mergecore.api import DeltaMethod, Tile, param, ...`."""
+"""The plugin API: `from mergecore.api import DeltaMethod, Tile, param, ...`."""
 
 from pluggy import HookimplMarker
 
 from mergecore.api.adapters import Adapter, AdapterRequest, Change
-from mergecore.api.beside import TOKENIZER_FILES, VOCABULARY_FILES
-from mergecore.api.cards import licence, licence_kind, licence_words, licences_agree, licences_conflict, read_card
+from mergecore.api.cards import license_kind, license_of, license_words, licenses_agree, licenses_conflict, read_card
 from mergecore.api.evaluation import Evaluation, Evaluator, Score, Subject
+from mergecore.api.execution import TILE_ELEMENTS, Budget, TileMerger, in_threads, keep_freed_pages, merge_piece
 from mergecore.api.files import FLOAT8, FLOATS, ITEM_BYTES, Reader, TensorInfo, Writer, torch_dtype
-from mergecore.api.jobs import Ends, Executor, Input, Job, MergedModel, ModelInfo, Piece, PostProcessor, Tiles, Work
+from mergecore.api.jobs import Executor, Input, Job, Piece, TensorIO, Tiles, Work
+from mergecore.api.merged_model import MergedModel, ModelInfo, PostProcessor
 from mergecore.api.methods import BLOCK, Base, Context, DeltaMethod, Method, Tile, WeightMethod
 from mergecore.api.parameters import PerModel, param
 from mergecore.api.reading import lies_within, open_file, read_text
 from mergecore.api.search import Optimizer
+from mergecore.api.tokenizer_files import TOKENIZER_FILES, VOCABULARY_FILES
 from mergecore.api.vocabulary import OutputTokenizer, TokenizerRequest, Vocabulary
-from mergecore.errors import InputError, ModelError, PluginError, RunError
+from mergecore.errors import ArchitectureError, InputError, ModelError, PluginError, RunError
 
 hookimpl = HookimplMarker("mergecore")
-"""Marks a function of a `mergecore.v1.hooks` module as a hook implementation."""
+"""Decorator that marks a function in a `mergecore.v1.hooks` module as a hook implementation."""
 
 __all__ = [
+    "ArchitectureError",
     "BLOCK",
     "FLOAT8",
     "FLOATS",
     "ITEM_BYTES",
+    "TILE_ELEMENTS",
     "TOKENIZER_FILES",
     "VOCABULARY_FILES",
     "Adapter",
     "AdapterRequest",
     "Base",
+    "Budget",
     "Change",
     "Context",
     "DeltaMethod",
-    "Ends",
     "Evaluation",
     "Evaluator",
     "Executor",
@@ -52,8 +56,10 @@ __all__ = [
     "RunError",
     "Score",
     "Subject",
+    "TensorIO",
     "TensorInfo",
     "Tile",
+    "TileMerger",
     "Tiles",
     "TokenizerRequest",
     "Vocabulary",
@@ -61,12 +67,15 @@ __all__ = [
     "Work",
     "Writer",
     "hookimpl",
-    "licence",
-    "licence_kind",
-    "licence_words",
-    "licences_agree",
-    "licences_conflict",
+    "in_threads",
+    "keep_freed_pages",
+    "license_kind",
+    "license_of",
+    "license_words",
+    "licenses_agree",
+    "licenses_conflict",
     "lies_within",
+    "merge_piece",
     "open_file",
     "param",
     "read_card",

@@ -1,4 +1,4 @@
-"""Adapters: what a plugin is asked about a folder that is added to a model, and what it answers."""
+"""The request and response types for plugins that apply adapters to a model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from mergecore.api.files import Reader, TensorInfo
-from mergecore.api.jobs import ModelInfo
+from mergecore.api.merged_model import ModelInfo
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AdapterRequest:
-    """An adapter's folder and the model that it is added to.
+    """An adapter folder and the model to apply it to.
 
     Attributes:
-        folder: of the adapter.
-        model: the base, with its own config.json.
-        tensors: every tensor that may be changed, by its name in the model's class in transformers; weights that are
-            stored in parts, such as experts, stand there as parts and as a whole, and a tied head beside its embedding.
-        others: other names, and other beginnings of names: there → here.
-        open: opens a weight file with the installed reader of its suffix; core closes it.
+        folder: the adapter folder.
+        model: the base model, including its config.json.
+        tensors: every tensor that the adapter can change, by its name in the transformers model class. Weights stored
+            in parts, such as experts, are listed both as parts and as a whole. A tied head is listed as well.
+        others: alternative names and name prefixes, mapped to the names in `tensors`.
+        open: opens a weight file with the reader installed for its suffix. Core closes the file.
     """
 
     folder: Path
@@ -35,26 +35,28 @@ class AdapterRequest:
 
 
 class Change(Protocol):
-    """What an adapter does to one tensor; can be pickled."""
+    """The change that an adapter makes to one tensor. Must be picklable."""
 
     def apply(self, start: int, values: Tensor, read: Callable[[int, Tensor], None]) -> None:
-        """Change a piece of the tensor in place; the same bits whatever the pieces, from several threads at once.
+        """Change a piece of the tensor in place. The result must not depend on how the tensor is cut into pieces.
+
+        Called from several threads at once.
 
         Args:
-            start: the piece's first element.
-            values: flat, float32 or float64: the unchanged elements from `start` on.
-            read: fills such a tensor with the unchanged elements from a start on.
+            start: flat index of the first element of the piece.
+            values: flat float32 or float64 tensor with the unchanged elements, starting at `start`.
+            read: fills a tensor of the same kind with the unchanged elements, starting at a given index.
         """
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """A plugin's answer.
+    """The plugin's response.
 
     Attributes:
-        summary: what it is in a few words, such as ``LoRA, rank 16, alpha 32``.
-        changes: by the name of the tensor.
-        files: all that decides the result; a run is not gone on with once one has changed.
+        summary: a short description, such as ``LoRA, rank 16, alpha 32``.
+        changes: the change for each tensor, by tensor name.
+        files: all files that affect the result. A run is not resumed if one of them has changed.
     """
 
     summary: str

@@ -1,4 +1,4 @@
-"""What a model's card says of its licence and language, and how licences go together."""
+"""Read the license and language from a model card, and compare licenses."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from mergecore.api.reading import lies_within, read_text
 from mergecore.errors import ModelError
 
 KEYS = ("license", "license_name", "license_link", "language")
-"""The keys of a card's front matter that are read: https://huggingface.co/docs/hub/model-cards."""
+"""The front matter keys to read from a card: https://huggingface.co/docs/hub/model-cards."""
 
 CARD_LIMIT = 10**7
-"""Bytes that a card may have; some list the results of hundreds of benchmarks."""
+"""Maximum size of a card in bytes. Some cards list the results of hundreds of benchmarks."""
 
 ENTRIES_LIMIT = 20_000
-"""Characters that the entries of `KEYS` may have together: PyYAML takes a minute for a megabyte."""
+"""Maximum total length of the `KEYS` entries in characters. PyYAML takes a minute to parse a megabyte."""
 
 FRONT_MATTER = re.compile(r"---[ \t]*\n(.*?)\n---[ \t]*(\n|\Z)", re.DOTALL)
 ENTRIES = re.compile(rf"^(?:{'|'.join(KEYS)})[ \t]*:.*(?:\n(?:[ \t-].*)?$)*", re.MULTILINE)
-"""An entry of the front matter: the line with its key, and those below it that are indented or begin with a dash."""
+"""A front matter entry: the line with the key, plus the lines below it that are indented or begin with a dash."""
 
 PERMISSIVE = re.compile(
     r"apache-2\.0|mit(-0)?|0bsd|bsd(-[234]-clause(-clear)?)?|isc|zlib|unlicense|wtfpl|cc0-1\.0|cc-by-\d\.\d|pddl|odc-by"
@@ -31,13 +31,13 @@ SHARE_ALIKE = re.compile(
     r"[al]?gpl(-.*|lr)?|mpl-.*|epl-.*|eupl-.*|osl-3\.0|odbl|gfdl|ofl-1\.1|lppl-.*|cdla-sharing-.*|cc-by-sa-.*"
 )
 NON_COMMERCIAL = re.compile(r"(.*[-_ ])?nc([-_ ].*)?|.*non-?commercial.*|.*research.*")
-"""Licences by the names that the Hub and SPDX give them."""
+"""Licenses, by the names that the Hub and SPDX use."""
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """The values at `KEYS` in the front matter of a model's README.md: text, or a list of texts.
+    """Return the values of `KEYS` in the front matter of a model's README.md, each a string or a list of strings.
 
-    Empty where there is no card, or none that can be relied on: nobody's README stops a merge.
+    Return an empty dict if the card is missing or unreadable. A bad README never stops a merge.
     """
     import yaml
 
@@ -46,7 +46,7 @@ def read_card(folder: Path) -> dict[str, Any]:
         text = read_text(path, CARD_LIMIT).replace("\r\n", "\n") if lies_within(folder, path) else ""
         found = FRONT_MATTER.match(text)
         entries = "\n".join(item[0] for item in ENTRIES.finditer(found[1])) if found else ""
-        # Text only: PyYAML fails in many ways over numbers and dates that are none.
+        # Load strings only: PyYAML fails in many ways on malformed numbers and dates.
         stated = yaml.load(entries, Loader=yaml.BaseLoader) if len(entries) <= ENTRIES_LIMIT else None
     except (ModelError, yaml.YAMLError, ValueError, OverflowError, RecursionError):
         return {}
@@ -59,15 +59,15 @@ def _is_plain(value: Any) -> bool:
     )
 
 
-def licence(card: Mapping[str, Any]) -> dict[str, str]:
-    """A card's entries on the licence; empty where it names none, not one, or one that is ``unknown``."""
+def license_of(card: Mapping[str, Any]) -> dict[str, str]:
+    """Return the license entries of a card. Empty if it states no license, more than one, or ``unknown``."""
     found = {key: value for key in KEYS[:3] if isinstance(value := card.get(key), str)}
     return found if found.get("license", "").lower() not in ("", "unknown") else {}
 
 
-def licence_kind(card: Mapping[str, Any]) -> str:
-    """``permissive``, ``share-alike``, ``non-commercial``, ``custom`` (terms of its own) or ``unknown``."""
-    found = licence(card)
+def license_kind(card: Mapping[str, Any]) -> str:
+    """Return ``permissive``, ``share-alike``, ``non-commercial``, ``custom`` (its own terms), or ``unknown``."""
+    found = license_of(card)
     if not found:
         return "unknown"
     label = found["license"].lower()
@@ -76,26 +76,26 @@ def licence_kind(card: Mapping[str, Any]) -> str:
     return "permissive" if PERMISSIVE.fullmatch(label) else "share-alike" if SHARE_ALIKE.fullmatch(label) else "custom"
 
 
-def licence_words(card: Mapping[str, Any], folder: Path) -> str:
-    """A model's licence as words for people: its name, and its kind where that is not told by the name."""
-    found = licence(card)
+def license_words(card: Mapping[str, Any], folder: Path) -> str:
+    """Describe a model's license for display: its name, followed by its type unless it is permissive."""
+    found = license_of(card)
     if not found:
         file = next((name for name in ("LICENSE", "LICENSE.txt", "LICENSE.md") if (folder / name).is_file()), None)
         return f"unknown, see its {file}" if file else "unknown"
-    name, kind = found.get("license_name") or found["license"], licence_kind(card)
+    name, kind = found.get("license_name") or found["license"], license_kind(card)
     return name if kind == "permissive" else f"{name} ({kind})"
 
 
-def licences_agree(cards: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether all cards state the same licence."""
-    found = [licence(card) for card in cards]
+def licenses_agree(cards: Sequence[Mapping[str, Any]]) -> bool:
+    """Return True if all cards state the same license."""
+    found = [license_of(card) for card in cards]
     return bool(found[0]) and all(item == found[0] for item in found)
 
 
-def licences_conflict(cards: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether one licence may forbid what another allows: they differ, and not all are permissive.
+def licenses_conflict(cards: Sequence[Mapping[str, Any]]) -> bool:
+    """Return True if the licenses could conflict, that is, if they differ and not all are permissive.
 
-    Models that all say nothing do not conflict.
+    Models that all state no license do not conflict.
     """
-    kinds = {licence_kind(card) for card in cards}
-    return not licences_agree(cards) and kinds not in ({"permissive"}, {"unknown"})
+    kinds = {license_kind(card) for card in cards}
+    return not licenses_agree(cards) and kinds not in ({"permissive"}, {"unknown"})

@@ -1,4 +1,4 @@
-"""What an evaluator is given and gives back: a model in, named scores out."""
+"""The interface of evaluators, which take a model and return named scores."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any, ClassVar, Protocol
 
 @dataclass(frozen=True)
 class Score:
-    """One number that an evaluation found out about a model.
+    """One number that an evaluation measured for a model.
 
     Attributes:
-        name: what was measured, such as ``loss`` or ``accuracy``.
-        value: its mean over the samples.
-        error: standard error of that mean; 0.0 where nothing says how samples vary.
-        count: samples that the mean is of.
-        higher_is_better: for accuracies, not for losses.
+        name: the metric, such as ``loss`` or ``accuracy``.
+        value: mean over the samples.
+        error: standard error of the mean, or 0.0 if the variation between samples is unknown.
+        count: number of samples.
+        higher_is_better: True for accuracies, False for losses.
     """
 
     name: str
@@ -28,45 +28,45 @@ class Score:
 
 
 class Subject(Protocol):
-    """A model that is evaluated: a folder, or one in memory that no file holds yet."""
+    """The model to evaluate, either in a folder or only in memory."""
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """Display name of the model."""
 
     @property
     def model(self) -> Any:
-        """The model as transformers loads it, in evaluation mode; shared by all evaluators, so leave it as it is."""
+        """The model as loaded by transformers, in evaluation mode. All evaluators share it, so do not modify it."""
 
     @property
     def tokenizer(self) -> Any:
-        """Its tokenizer as transformers loads it."""
+        """The tokenizer as loaded by transformers."""
 
     @property
     def folder(self) -> Path:
-        """A folder with all its files; a model in memory is written there when it is first asked for."""
+        """Folder with all files of the model. A model in memory is written to disk on first access."""
 
 
 class Evaluator:
-    """Scores models; a frozen dataclass whose fields are its parameters, as a method's are.
+    """Base class for evaluators, which are frozen dataclasses. As in methods, the fields are the parameters.
 
-    A parameter may also be a `pathlib.Path`, a file named relative to the recipe, and ``tuple[T, ...]``, a list.
+    A parameter can also be a `pathlib.Path`, which is relative to the recipe, or ``tuple[T, ...]``, which is a list.
     """
 
     runs_code: ClassVar[bool] = False
-    """Whether the parameters name programs or code to run; recipes, which are shared, cannot ask for such ones."""
+    """True if the parameters name programs or code to run. Recipes get shared, so they cannot use such evaluators."""
 
     def check(self) -> None:
-        """Raise `InputError` for what is wrong with the parameters and their files; no model has been loaded yet."""
+        """Raise `InputError` if the parameters or their files are invalid. Called before any model is loaded."""
 
     def evaluate(self, subject: Subject) -> Sequence[Score]:
-        """The scores of a model, the one that a search looks at first."""
+        """Return the scores of a model. A search uses the first one."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One entry of `evaluate`: an evaluator with its parameters, under the name that its scores have."""
+    """One entry of `evaluate`: an evaluator with its parameters, and the name to report its scores under."""
 
     name: str
     evaluator: Evaluator

@@ -1,4 +1,4 @@
-"""Checkpoint files: what a reader gives and a writer takes."""
+"""The interfaces for reading and writing checkpoint files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ITEM_BYTES = {
     "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1,
     "F8_E4M3": 1, "F8_E5M2": 1,
 }  # fmt: skip
-"""Bytes an element of every dtype that can be read, by its safetensors name."""
+"""Bytes per element of every readable dtype, by safetensors name."""
 
 TORCH_NAMES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16",
@@ -25,20 +25,20 @@ TORCH_NAMES = {
     "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8", "BOOL": "bool",
     "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
 }  # fmt: skip
-"""The same dtypes by their names in torch and in recipes."""
+"""The name of each dtype in torch and in recipes, by safetensors name."""
 
 FLOATS = ("F64", "F32", "F16", "BF16")
-"""The dtypes that are merged; all others are copied when the inputs agree."""
+"""The dtypes that can be merged. Tensors of all other dtypes are copied if the inputs agree."""
 
 FLOAT8 = ("F8_E4M3", "F8_E5M2")
-"""The dtypes that are values only together with their scales, which `mergecore.quantised` applies."""
+"""The dtypes that need scales to be turned into values. `mergecore.models.quantized` applies the scales."""
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """A tensor as it is read: dtype by safetensors name, and shape.
+    """Dtype and shape of a tensor as it is read. The dtype is a safetensors name.
 
-    Where that is not the dtype that the file stores, because the values were computed, `stored` names the latter.
+    If the values are computed from a different dtype in the file, `stored` is the dtype in the file.
     """
 
     dtype: str
@@ -47,7 +47,7 @@ class TensorInfo:
 
     @property
     def kept(self) -> str:
-        """The dtype that a result made of this tensor has."""
+        """Dtype of a result that is computed from this tensor."""
         return self.stored or self.dtype
 
     @property
@@ -60,12 +60,12 @@ class TensorInfo:
 
 
 def common_dtype(dtypes: set[str]) -> str:
-    """The float dtype that holds the values of all: the only one, else F64 if among them, else F32."""
+    """Return the common float dtype: the only one given, or else F64 if it is among them, or else F32."""
     return next(iter(dtypes)) if len(dtypes) == 1 else "F64" if "F64" in dtypes else "F32"
 
 
 def torch_dtype(name: str) -> torch.dtype:
-    """The torch dtype of a safetensors dtype name."""
+    """Return the torch dtype for a safetensors dtype name."""
     import torch
 
     dtype: torch.dtype = getattr(torch, TORCH_NAMES[name])
@@ -73,51 +73,51 @@ def torch_dtype(name: str) -> torch.dtype:
 
 
 class Reader(Protocol):
-    """One open checkpoint file; entry-point name = the files' suffix without its dot.
+    """One open checkpoint file. The entry-point name is the file suffix without the dot.
 
-    Made with the file's path; raises `ModelError` naming the file when it cannot be read safely. Pickled, which only
-    executors that work in other processes do, it opens the file again by its absolute path.
+    The constructor takes the path and raises `ModelError` with the file name if the file cannot be read safely. Only
+    executors that use other processes pickle a reader. When unpickled, it reopens the file by its absolute path.
     """
 
     tensors: Mapping[str, TensorInfo]
-    """Every tensor of the file, from its header."""
+    """Every tensor in the file, as listed in its header."""
 
     def __init__(self, path: Path) -> None: ...
 
     def read(self, name: str, start: int, out: Tensor) -> None:
-        """Fill `out` (flat, contiguous, CPU, of the stored dtype) with the tensor's elements from `start` on.
+        """Fill `out` (flat, contiguous, on the CPU, in the stored dtype) with elements of the tensor from `start` on.
 
         Called from several threads at once.
         """
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
 
 
 class Writer(Protocol):
-    """The weight files of one output folder, laid out before the first byte is written.
+    """The weight files of one output folder. Their layout is fixed before the first byte is written.
 
-    Made with the folder, which may hold what a writer with the same arguments left there, or is writing there now in
-    another process: that must stay.
+    The folder can already contain data from a writer with the same arguments, which ran earlier or is running now in
+    another process. The constructor must not touch that data.
 
-    It may have an attribute ``places``: the file and the byte in it where each tensor begins, by name. Such files are
-    hashed for mergecore.lock.json while they are written, not afterwards; so nothing but `write` may change them once
-    the writer is made.
+    A writer can have an attribute ``places``, which maps each tensor name to a file and the byte offset of the tensor
+    in it. Those files are hashed for mergecore.lock.json while they are written instead of afterward, so only `write`
+    may change them once the writer exists.
     """
 
     def __init__(self, folder: Path, tensors: Mapping[str, TensorInfo], shard_bytes: int) -> None: ...
 
     def write(self, name: str, start: int, data: Tensor) -> None:
-        """Put `data` (flat, contiguous, CPU, of the announced dtype) at the tensor's element `start`.
+        """Write `data` (flat, contiguous, on the CPU, in the declared dtype) to the tensor from element `start` on.
 
         Called from several threads at once, in any order.
         """
 
     def sync(self) -> None:
-        """Return when all that was written before the call would outlive a power cut; writing may go on meanwhile."""
+        """Return once all data written before the call is safe from a power loss. Other threads can keep writing."""
 
     def finish(self) -> None:
-        """Add what must not be there before every tensor is, such as an index."""
+        """Write the files that must not exist until every tensor is written, such as an index."""
 
     def close(self) -> None:
-        """Let go of the files, finished or not."""
+        """Close the files, whether they are complete or not."""

@@ -1,17 +1,16 @@
-"""The work of a run: jobs, the tiles they are cut into, and the executor that does them."""
+"""The work of a run: jobs, the tiles that they are cut into, and the executor that runs them."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from mergecore.api.evaluation import Evaluation
 from mergecore.api.files import ITEM_BYTES, TensorInfo
 from mergecore.api.methods import BLOCK, Context, DeltaMethod, Method, Tile, WeightMethod
+from mergecore.errors import RunError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,19 +18,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Input:
-    """One tensor of one input model, as it lies in that model's files or would if a stage were written."""
+    """One tensor of one input model, as stored in its files. For a stage, as it would be stored if it were written."""
 
     model: int
     """Position in `MergedModel.models`."""
     tensor: str
     info: TensorInfo
-    making: int = 0
-    """Bytes in flight while a piece of it is made, where the model is a stage of the recipe; 0: it is stored."""
+    scratch_bytes: int = 0
+    """Bytes needed to compute a piece of the tensor if the model is a stage of the recipe. 0 if it is in a file."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A run of a tensor's elements, and the shape that `merge` sees it in."""
+    """A contiguous range of a tensor's elements, and the shape in which it is passed to `merge`."""
 
     start: int
     shape: tuple[int, ...]
@@ -40,15 +39,15 @@ class Piece:
 
 @dataclass(frozen=True)
 class Job:
-    """One output tensor: what it is made of and how.
+    """One output tensor, with its inputs and method.
 
     Attributes:
-        name: output name.
-        info: output dtype and shape.
-        inputs: where it comes from; a base that the method treats apart comes first.
-        method: the method with this tensor's parameters; None: a copy of the inputs, which must agree.
-        has_base: whether `inputs[0]` is a base that a `DeltaMethod` does not see as a model.
-        seed: of the recipe, for methods that draw random numbers.
+        name: name of the output tensor.
+        info: dtype and shape of the output tensor.
+        inputs: the input tensors. If the method treats the base model separately, it comes first.
+        method: the method with the parameters for this tensor. None copies the inputs, which must be equal.
+        has_base: True if `inputs[0]` is a base that a `DeltaMethod` does not treat as a model.
+        seed: the recipe's seed, for methods that draw random numbers.
     """
 
     name: str
@@ -60,24 +59,24 @@ class Job:
 
     @cached_property
     def compute_dtype(self) -> str:
-        """Dtype of the arithmetic: F64 when an input or the output is, else F32."""
+        """Dtype of the arithmetic: F64 if the output or any input is F64, otherwise F32."""
         return "F64" if any(info.dtype == "F64" for info in (self.info, *(i.info for i in self.inputs))) else "F32"
 
     @property
     def measures(self) -> bool:
-        """Whether the method wants to see the whole tensor first."""
+        """Whether the method needs a pass over the whole tensor first."""
         return self.method is not None and type(self.method).measure is not Method.measure
 
     @property
     def is_whole(self) -> bool:
-        """Whether the method wants the tensor in one piece."""
+        """Whether the method needs the tensor in one piece."""
         tile = self.method.tile if self.method is not None else Tile.ELEMENTS
         return tile is Tile.TENSOR or (tile is Tile.ROWS and len(self.info.shape) < 2)
 
     def pieces(self, elements: int, first: int = 0, last: int | None = None) -> list[Piece]:
-        """Cut the tensor into pieces of about `elements` elements, as the method allows; none for an empty tensor.
+        """Cut the tensor into pieces of about `elements` elements, as far as the method allows.
 
-        Of those that cover the elements from `first` up to `last`, the end by default, all others are left out.
+        Return only the pieces that cover elements `first` to `last` (default: the end). An empty tensor has no pieces.
         """
         total, shape = self.info.elements, self.info.shape
         if total == 0:
@@ -94,39 +93,53 @@ class Job:
         return [Piece(start, (count,), count) for start, count in starts]
 
     def memory(self, elements: int) -> int:
-        """Bytes in flight while a piece of `elements` is merged: stored, float, differences, result and one more.
-
-        What a stage takes to make the inputs comes on top.
-        """
-        size = ITEM_BYTES[self.compute_dtype]
+        """Bytes needed to merge a piece of `elements`: stored, computing, and scratch bytes together."""
         largest = max((piece.elements for piece in self.pieces(elements)), default=0)
-        stored = sum(ITEM_BYTES[item.info.dtype] for item in self.inputs) + ITEM_BYTES[self.info.dtype]
-        making = sum(item.making for item in self.inputs)
-        return largest * (stored + size * (2 * len(self.inputs) + 2)) + making
+        return largest * (self.stored_item_bytes + self.computing_item_bytes) + self.scratch_bytes
+
+    @property
+    def stored_item_bytes(self) -> int:
+        """Bytes per element of the inputs and the output in their stored dtypes."""
+        return sum(ITEM_BYTES[item.info.dtype] for item in self.inputs) + ITEM_BYTES[self.info.dtype]
+
+    @property
+    def computing_item_bytes(self) -> int:
+        """Bytes per element of the arithmetic: floats and differences of the inputs, the result, and one spare."""
+        return ITEM_BYTES[self.compute_dtype] * (2 * len(self.inputs) + 2)
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Bytes that stages need to compute the inputs."""
+        return sum(item.scratch_bytes for item in self.inputs)
 
     def merge(self, tensors: Sequence[Tensor], ctx: Context) -> Tensor:
-        """The merged tile from the inputs' tiles, all of `compute_dtype` and one shape, on any device."""
+        """Merge the tiles of the inputs, which must all have the dtype `compute_dtype`, one shape, and one device."""
         return self.apply(tensors[0] if self.has_base else None, self.prepare(tensors, ctx), ctx)
 
     def prepare(self, tensors: Sequence[Tensor], ctx: Context) -> Sequence[Tensor]:
-        """The first half of `merge`: what the method prepares of the inputs' tiles."""
+        """First half of `merge`: let the method prepare the tiles of the inputs."""
         assert self.method is not None
         return self.method.prepare(self.models(tensors), ctx)
 
     def apply(self, base: Tensor | None, prepared: Sequence[Tensor], ctx: Context) -> Tensor:
-        """The second half of `merge`: the merged tile from what was prepared, and the base's tile if `has_base`."""
+        """Second half of `merge`: merge the prepared tiles, and add the base tile if `has_base`."""
         assert isinstance(self.method, (WeightMethod, DeltaMethod))
-        merged = self.method.merge(prepared, ctx)
+        merged, shape = self.method.merge(prepared, ctx), prepared[0].shape
+        if merged.shape != shape:
+            raise RunError(
+                f"{self.name}: {type(self.method).__name__}.merge returned shape {tuple(merged.shape)} for inputs of"
+                f" shape {tuple(shape)}; it must keep the shape"
+            )
         return merged if base is None else base + merged
 
     def models(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
-        """What the method sees of the inputs' tiles: the weights, or their differences from the base."""
+        """Return the tensors to pass to the method: the weights, or their differences from the base."""
         if isinstance(self.method, DeltaMethod) and self.has_base:
             return [tensor - tensors[0] for tensor in tensors[1:]]
         return tensors
 
     def context(self, tiles: Sequence[Sequence[Tensor]]) -> Context:
-        """The context of this job's tiles, measured where the method asks for it."""
+        """Return the context for the tiles of this job, with measurements if the method uses them."""
         ctx = Context(name=self.name, shape=self.info.shape, seed=self.seed)
         if not self.measures or self.method is None:
             return ctx
@@ -134,7 +147,7 @@ class Job:
 
 
 class Tiles(Sequence["Sequence[Tensor]"]):
-    """A job's tiles as `measure` sees them: each is read when it is asked for."""
+    """The tiles of a job as passed to `measure`. Each tile is read on access."""
 
     def __init__(self, job: Job, pieces: Sequence[Piece], read: Callable[[Job, Piece], Sequence[Tensor]]) -> None:
         self._job, self._pieces, self._read = job, pieces, read
@@ -149,43 +162,43 @@ class Tiles(Sequence["Sequence[Tensor]"]):
         return (self[index] for index in range(len(self)))
 
 
-class Ends(Protocol):
-    """Where a run's tensors come from and go to, opened in another process than the run's own.
+class TensorIO(Protocol):
+    """The inputs and outputs of a run, opened in a process other than the main one.
 
-    They stay open until that process ends. All may be called from several threads at once.
+    They stay open until that process ends. All methods can be called from several threads at once.
     """
 
     nonfinite: set[str]
-    """Names of tensors that were written with NaN or infinity in them, which the user has allowed."""
+    """Names of tensors that contain NaN or infinity and were written because the user allowed it."""
 
     def read(self, item: Input, start: int, out: Tensor) -> None:
-        """As `Work.read`."""
+        """Same as `Work.read`."""
 
     def write(self, name: str, start: int, data: Tensor) -> None:
-        """As `Work.write`."""
+        """Same as `Work.write`."""
 
     def sync(self) -> None:
-        """Return when all that was written before the call would outlive a power cut; only then a job is done."""
+        """Return once all data written before the call is safe from a power loss. Only then is a job done."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What an executor is given.
+    """The work for an executor.
 
     Attributes:
-        jobs: the tensors to make, in the plan's order; any other order gives the same bytes.
-        read: fills a flat CPU tensor of the stored dtype with an input's elements from a start on.
-        write: puts a flat CPU tensor of the output dtype at an element of a named output tensor.
-        advance: to be told of every number of output bytes written.
-        done: to be told of every finished job.
-        memory: bytes that may be in flight.
-        workers: threads (or the like) to use.
-        elsewhere: for executors that work in other processes: pickled, it opens the same files there, on storage that
-            both see; what such a process writes is known to the run by `done` alone. None: only this process can.
-        nonfinite: where an executor puts what is in `Ends.nonfinite` of a job, before it calls `done`.
-        warn: tells the user of something not as expected, as a sentence.
+        jobs: the tensors to compute, in the order of the plan. The order does not affect the output bytes.
+        read: fills a flat CPU tensor in the stored dtype with an input's elements, starting at a given index.
+        write: writes a flat CPU tensor in the output dtype to a named output tensor, starting at a given index.
+        advance: call this with the number of output bytes after every write.
+        done: call this with every finished job.
+        memory: memory budget in bytes.
+        workers: number of threads or other workers to use.
+        elsewhere: for executors that use other processes. It is picklable and opens the same files there, on shared
+            storage. The run learns about their writes only through `done`. None if only this process can do the work.
+        nonfinite: before it calls `done`, an executor adds the names in `TensorIO.nonfinite` here.
+        warn: shows a warning to the user.
 
-    All functions but `elsewhere` may be called from several threads at once.
+    All functions except `elsewhere` can be called from several threads at once.
     """
 
     jobs: Sequence[Job]
@@ -195,91 +208,13 @@ class Work:
     done: Callable[[Job], None]
     memory: int
     workers: int
-    elsewhere: Callable[[], Ends] | None = None
+    elsewhere: Callable[[], TensorIO] | None = None
     nonfinite: set[str] = field(default_factory=set)
     warn: Callable[[str], None] = warnings.warn
 
 
 class Executor(Protocol):
-    """Runs the jobs of a plan; made without arguments."""
+    """Runs the jobs of a plan. The constructor takes no arguments."""
 
     def run(self, work: Work) -> None:
-        """Make every tensor of `work.jobs`; the first error ends the run and is raised."""
-
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """An input model.
-
-    Attributes:
-        reference: as the recipe writes it.
-        folder: where its files are; of a stage, all but the weights.
-        config: its config.json.
-        card: what its README.md says of licence and language, see `mergecore.api.read_card`; for `licence_kind`.
-        revision: the commit that a model from the Hub is of.
-        stage: what makes it, where it is a stage of the recipe and written nowhere; None: a model in files.
-    """
-
-    reference: str
-    folder: Path
-    config: Mapping[str, Any]
-    card: Mapping[str, Any] = field(default_factory=dict)
-    revision: str | None = None
-    stage: MergedModel | None = None
-
-
-@dataclass(frozen=True)
-class MergedModel:
-    """What a post-processor is given once the weights are written.
-
-    Attributes:
-        name: name of the output folder that people will see.
-        folder: where to write; it becomes the output folder when all post-processors are through.
-        recipe: the recipe's YAML text.
-        method: entry-point name of the merge method.
-        method_doc: the method's docstring.
-        models: the input models, in the recipe's order.
-        donor: position in `models` of the one whose config and other files the output takes over.
-        architecture: class name, as in config.json.
-        config: config.json of the output.
-        tensors: the output's tensors.
-        base: position in `models` of the recipe's base model, if it names one.
-        tokenizer_files: every tokenizer file of the output, by name; None: the donor's, as they are.
-        evaluations: what the recipe wants measured of the result.
-        command: what of ``mergecore`` made it from the recipe; several words: the whole line, which takes none.
-        warn: tells the user of something left out, as a sentence.
-        tell: gives the user a line of news, unless only warnings are wanted.
-        memory: bytes that a post-processor may take, the run's budget.
-    """
-
-    name: str
-    folder: Path
-    recipe: str
-    method: str
-    method_doc: str
-    models: tuple[ModelInfo, ...]
-    donor: int
-    architecture: str
-    config: Mapping[str, Any]
-    tensors: Mapping[str, TensorInfo]
-    base: int | None = None
-    tokenizer_files: Mapping[str, bytes] | None = None
-    evaluations: Sequence[Evaluation] = ()
-    command: str = "run"
-    warn: Callable[[str], None] = warnings.warn
-    tell: Callable[[str], None] = lambda text: None
-    memory: int = 0
-
-
-class PostProcessor:
-    """A step after the weights are written: config, tokenizer, model card, check, upload."""
-
-    after: ClassVar[tuple[str, ...]] = ()
-    """Names of post-processors that must have run before this one."""
-    of_stages: ClassVar[bool] = False
-    """Whether it also runs, while planning and without weights, for a stage that is merged into the result: so do those
-    whose files a merge takes from its models, such as the tokenizer."""
-
-    def run(self, model: MergedModel) -> None:
-        """Add to `model.folder`."""
-        raise NotImplementedError
+        """Compute every tensor in `work.jobs`. Stop at the first error and raise it."""

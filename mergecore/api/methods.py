@@ -1,4 +1,4 @@
-"""What a merge method is: a frozen dataclass of parameters with a `merge`."""
+"""Base classes for merge methods, which are frozen dataclasses with parameters as fields and a `merge` method."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BLOCK = 2**14
-"""Flat tiles begin at multiples of this many elements, so that sums over fixed blocks do not depend on the tiling."""
+"""Flat tiles start at multiples of this many elements, so that sums over fixed blocks do not depend on the tiling."""
 
 
 class Tile(enum.Enum):
-    """What a tensor may be cut into before `merge` is called."""
+    """How a tensor can be cut into tiles before `merge` is called."""
 
     ELEMENTS = "elements"
-    """Flat pieces of any length: the result of an element depends on that element of each input alone."""
+    """Flat pieces of any length. Each output element depends only on the same element of each input."""
     ROWS = "rows"
-    """Blocks along the first dimension; a vector or a number is one row."""
+    """Blocks of rows along the first dimension. A vector or scalar is one row."""
     TENSOR = "tensor"
-    """Not at all; always right."""
+    """The whole tensor. This is always safe."""
 
 
 class Base(enum.Enum):
-    """What `base_model` is to a method."""
+    """How a method uses `base_model`."""
 
     REQUIRED = "required"
     OPTIONAL = "optional"
     INPUT = "input"
-    """An ordinary input like the others."""
+    """Treated as an ordinary input."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """Where a tile comes from.
+    """The position of a tile, with data for the whole tensor.
 
     Attributes:
-        name: the output tensor's name.
-        shape: the whole tensor's shape.
-        offset: flat index of the tile's first element in the whole tensor.
-        measured: what `measure` returned for this tensor; None for a method without `measure`.
+        name: name of the output tensor.
+        shape: shape of the whole tensor.
+        offset: flat index of the first element of the tile in the whole tensor.
+        measured: return value of `measure` for this tensor. None for a method without `measure`.
         seed: the recipe's seed.
     """
 
@@ -55,68 +55,68 @@ class Context:
     seed: int = 0
 
     def random(self, model: int, like: Tensor) -> Tensor:
-        """Uniform float32 numbers in [0, 1), one for each element of a tile, of its shape and on its device.
+        """Return uniform float32 numbers in [0, 1), with the shape and device of a tile.
 
-        They depend on the recipe's seed, the weight's name, the model and the element's place in the whole tensor,
-        and on nothing else: not on tiles, threads, devices or other tensors.
+        They depend only on the recipe's seed, the tensor name, the model, and the position of each element in the whole
+        tensor. They do not depend on tiles, threads, devices, or other tensors.
 
         Args:
-            model: position among the tensors that `merge` gets.
-            like: the tile, which begins at `offset`.
+            model: index into the tensors passed to `merge`.
+            like: the tile, which starts at `offset`.
         """
         key = f"{self.seed}\0{self.name}\0{model}"
         return uniform(key, self.offset, like.numel(), like.device).view(like.shape)
 
 
 class Method:
-    """Common frame of all methods; derive from `WeightMethod` or `DeltaMethod`."""
+    """Common base class of all methods. Subclass `WeightMethod` or `DeltaMethod` instead."""
 
     tile: ClassVar[Tile] = Tile.TENSOR
     base: ClassVar[Base]
     models: ClassVar[tuple[int, int | None]] = (1, None)
-    """Fewest and most tensors that `merge` takes; None: no limit."""
+    """Minimum and maximum number of tensors that `merge` takes. None means no limit."""
     copies_lone: ClassVar[bool] = False
-    """True: an optional weight that one input alone has is copied; False: it is an error."""
+    """If True, copy an optional weight that only one input has. If False, raise an error."""
     ignored: ClassVar[tuple[str, ...]] = ()
-    """Parameters that recipes of other tools carry and that change nothing here; the plan says so."""
+    """Parameters of other tools that are accepted but have no effect. The plan notes each use."""
 
     measured_by: ClassVar[tuple[str, ...] | None] = None
-    """Parameters that `measure` and `prepare` depend on: a search does both again only when one of them changes; None:
-    all."""
+    """Parameters that `measure` and `prepare` depend on. A search repeats both only when one of them changes. None
+    means all parameters."""
 
     def measure(self, tiles: Sequence[Sequence[Tensor]], ctx: Context) -> Any:
-        """Look at the whole tensor before any tile of it is merged.
+        """Compute statistics over the whole tensor before any of its tiles is merged.
 
         Args:
-            tiles: the tensor tile by tile, each a list of what `merge` will get; indexing reads the
-                tile, so it may be gone through as often as needed in bounded memory. Flat tiles begin
+            tiles: the tiles of the tensor, each a list of the tensors that `merge` will get. Indexing
+                reads the tile, so you can iterate as often as needed in bounded memory. Flat tiles start
                 at multiples of `BLOCK` elements.
             ctx: as for `merge`, with `offset` 0.
 
         Returns:
-            Anything; `merge` finds it in `ctx.measured`. Where tiles are merged on another device than they were
-            measured on, tensors in it come along, alone or in tuples, lists and dicts.
+            Any value. It is available to `merge` as `ctx.measured`. If tiles are merged on another device than they
+            were measured on, tensors are moved there, including those in tuples, lists, and dicts.
         """
         return None
 
     def prepare(self, tensors: Sequence[Tensor], ctx: Context) -> Sequence[Tensor]:
-        """Make of a tile what `merge` gets in its place, such as task vectors without their small entries.
+        """Transform a tile before it is passed to `merge`, for example by zeroing small entries of task vectors.
 
-        It depends on no parameters but `measured_by`, so that a search keeps the result and calls `merge` alone for
-        each of its candidates.
+        It must depend only on the parameters in `measured_by`, so that a search can keep the result and call only
+        `merge` for each candidate.
 
         Args:
-            tensors: what `merge` would get without it. Not to be changed.
-            ctx: as for `merge`.
+            tensors: the tensors that `merge` would get otherwise. Do not modify them.
+            ctx: same as for `merge`.
 
         Returns:
-            Tensors of the same shape and dtype, which may be the same ones.
+            Tensors of the same shape and dtype. You can return the same tensors.
         """
         return tensors
 
 
 class WeightMethod(Method):
-    """A method over the models' weights. A required base comes first in `weights`."""
+    """A method that merges the models' weights. A required base comes first in `weights`."""
 
     base = Base.INPUT
 
@@ -124,9 +124,9 @@ class WeightMethod(Method):
         """Merge one tile.
 
         Args:
-            weights: one contiguous float32 (float64 for float64 inputs) tensor for each model, all of one shape: flat
-                for `Tile.ELEMENTS`, whole rows for `Tile.ROWS`, else the tensor. Not to be changed.
-            ctx: where the tile comes from.
+            weights: one contiguous float32 tensor (float64 for float64 inputs) per model, all of the same shape: flat
+                for `Tile.ELEMENTS`, whole rows for `Tile.ROWS`, otherwise the tensor. Do not modify them.
+            ctx: the position of the tile.
 
         Returns:
             A tensor of the same shape.
@@ -135,10 +135,10 @@ class WeightMethod(Method):
 
 
 class DeltaMethod(Method):
-    """A method over task vectors: core subtracts the base from each model and adds it back to the result."""
+    """A method that merges task vectors. Core subtracts the base from each model and adds it back to the result."""
 
     base = Base.REQUIRED
 
     def merge(self, deltas: Sequence[Tensor], ctx: Context) -> Tensor:
-        """Merge one tile of the differences from the base; as `WeightMethod.merge`, without the base itself."""
+        """Merge one tile of the task vectors. Same as `WeightMethod.merge`, but without the base."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""How a method declares its parameters: dataclass fields made by `param`."""
+"""Declare the parameters of a method as dataclass fields with `param`."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 PerModel = tuple[T, ...]
-"""Annotation of a parameter with one value for each tensor that `merge` gets, in the same order."""
+"""Annotation of a parameter with one value per tensor passed to `merge`, in the same order."""
 
 SPEC = "mergecore"
-"""Key of a `ParamSpec` in the metadata of its dataclass field."""
+"""Key of the `ParamSpec` in the metadata of its dataclass field."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ParamSpec:
-    """What `param` was told beyond the default: its description, range, choices and recipe name."""
+    """The arguments of `param` other than the default: description, range, choices, and name in recipes."""
 
     doc: str
     minimum: float | None
@@ -38,12 +38,12 @@ def param(
     """Declare one parameter of a method.
 
     Args:
-        default: value where no recipe level gives one; left out, the parameter is required. For a
-            `PerModel[T]` parameter it is the default of each model.
-        doc: one sentence for `methods show` and the documentation.
+        default: value if the recipe does not set one. If omitted, the parameter is required. For a
+            `PerModel[T]` parameter, this is the default for each model.
+        doc: one-sentence description for `methods show` and the documentation.
         minimum, maximum: inclusive range of a number.
-        enum: the only values allowed.
-        alias: the name in recipes where Python forbids it, as `lambda` for `lambda_`.
+        enum: the allowed values.
+        alias: the name in recipes if it is not a valid Python name, such as `lambda` for `lambda_`.
     """
     choices = None if enum is None else tuple(enum)
     spec = ParamSpec(doc=doc, minimum=minimum, maximum=maximum, enum=choices, alias=alias)

@@ -1,4 +1,4 @@
-"""Random numbers that depend on a key and the element's index alone, the same bits on every device."""
+"""Random numbers that depend only on a key and the element's index, with the same bits on every device."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 WRAP = 2**32
-"""Indices are hashed in 32 bits; each run of this many has keys of its own."""
+"""Indices are hashed in 32 bits, so each range of this many elements has its own keys."""
 
 
 def uniform(key: str, start: int, count: int, device: torch.device | str = "cpu") -> Tensor:
-    """Uniform float32 numbers in [0, 1), multiples of 2^-24, for the elements from `start` on of the stream `key`.
+    """Return uniform float32 numbers in [0, 1), multiples of 2^-24, from position `start` of the stream `key`.
 
-    A counter-based generator in the sense of Salmon et al. 2011 (https://doi.org/10.1145/2063384.2063405): the index,
-    spread by a keyed odd multiplier, goes through the 32-bit finaliser "lowbias32" of C. Wellons' hash prospector.
+    This is a counter-based generator as in Salmon et al. 2011 (https://doi.org/10.1145/2063384.2063405). It multiplies
+    the index by a keyed odd number and applies the 32-bit finalizer "lowbias32" from C. Wellons' hash prospector.
     """
     import torch
 
@@ -36,7 +36,7 @@ def _keys(key: str, run: int) -> tuple[int, int]:
 
 
 def _signed(value: int) -> int:
-    """The int32 with the same bits: torch multiplies int32 modulo 2^32."""
+    """Return the int32 with the same bits, because torch multiplies int32 modulo 2^32."""
     value %= WRAP
     return value - WRAP if value >= WRAP // 2 else value
 
@@ -54,7 +54,7 @@ def _hash(keys: tuple[int, int], low: int, length: int, device: torch.device | s
 
 
 def _shifted(x: Tensor, bits: int, out: Tensor) -> Tensor:
-    """Logical right shift of int32 into `out`: a new tensor for each would cost a third of the time."""
+    """Logical right shift of int32 into `out`. Allocating a new tensor each time would take a third of the run time."""
     import torch
 
     return torch.bitwise_right_shift(x, bits, out=out).bitwise_and_(2 ** (32 - bits) - 1)

@@ -1,4 +1,4 @@
-"""What an optimizer is asked: points to try, and what they were worth."""
+"""The interface of optimizers, which propose points and receive their losses."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Protocol
 
 
 class Optimizer(Protocol):
-    """Looks for the lowest losses over the unit cube; made as ``Kind(dimensions, seed, population)``.
+    """Minimizes losses over the unit cube. The constructor is called as ``Kind(dimensions, seed, population)``.
 
-    `population` is how many points to ask for at a time, 0 its own choice. The same seed and the same losses must lead
-    to the same points: a search that was killed asks everything again and is told what it knew.
+    `population` is the number of points per call to `ask`, or 0 to let the optimizer choose. The same seed and losses
+    must produce the same points, because a resumed search replays all calls with the losses it already has.
     """
 
     def ask(self) -> Sequence[Sequence[float]]:
-        """The next points, each with a number from 0 to 1 for every dimension."""
+        """Return the next points, each with one number from 0 to 1 per dimension."""
 
     def tell(self, points: Sequence[Sequence[float]], losses: Sequence[Sequence[float]]) -> None:
-        """What the points that were asked last are worth: a row a point, a loss an objective, infinite if it failed."""
+        """Receive the losses of the latest points: one row per point, one loss per objective, infinite on failure."""

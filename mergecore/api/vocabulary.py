@@ -1,4 +1,4 @@
-"""The output's vocabulary: what a tokenizer plugin is asked, and what it answers."""
+"""The request and response types for tokenizer plugins, which decide the output's vocabulary."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mergecore.api.jobs import ModelInfo
+from mergecore.api.merged_model import ModelInfo
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TokenizerRequest:
-    """What a recipe says of tokenizers, and the models.
+    """The tokenizer settings of a recipe, and the models.
 
     Attributes:
-        tokenizer: the recipe's ``tokenizer`` mapping; None: the vocabularies stay as they are.
+        tokenizer: the recipe's ``tokenizer`` mapping. None leaves the vocabularies unchanged.
         chat_template: the recipe's ``chat_template``, if any.
-        folder: where the recipe lies; its file names are relative to it.
-        models: the input models, in the recipe's order.
-        rows: how many rows each model's weights with a vocabulary axis have.
-        donor: position in `models` of the base model, else of the first.
-        find: the folder of any model by its reference, a local one or one on the Hub, whose small files are fetched;
-            raises ModelError where there is none.
+        folder: folder of the recipe, which its file names are relative to.
+        models: the input models, in the order of the recipe.
+        rows: number of rows that each model's weights have along the vocabulary axis.
+        config_source: index in `models` of the config source, which is the base model or else the first model.
+        find: returns the folder of any model by its reference. The small files of a model on the Hub are downloaded.
+            Raises ModelError if the model does not exist.
     """
 
     tokenizer: Mapping[str, Any] | None
@@ -36,17 +36,17 @@ class TokenizerRequest:
     folder: Path
     models: Sequence[ModelInfo]
     rows: Sequence[int]
-    donor: int
+    config_source: int
     find: Callable[[str], Path]
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Where the rows of the output's weights with a vocabulary axis come from; two arrays of shape (models, rows).
+    """The source of each output row of weights with a vocabulary axis, as two arrays of shape (models, rows).
 
     Attributes:
-        own: the row that a model has for each output row; -1: none.
-        common: what stands in where a model has none: the mean of these rows of the models; all -1: zeros.
+        own: each model's row for each output row, or -1 if the model has none.
+        common: if a model has no row, use the mean of these rows of the models, or zeros if all are -1.
     """
 
     own: Rows
@@ -55,15 +55,15 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class OutputTokenizer:
-    """A plugin's answer.
+    """The plugin's response.
 
     Attributes:
-        vocabulary: None: the rows stay as they are.
+        vocabulary: the source of each output row. None leaves the rows unchanged.
         files: every tokenizer file of the output, by name.
-        config: values for the output's config.json, by dotted key.
-        notes: what the author of the recipe should know.
-        tokens: the number of every token of each model of the request; for one without a tokenizer the donor's own
-            object. Empty where the vocabularies stay.
+        config: values to set in the output's config.json, by dotted key.
+        notes: notes for the author of the recipe.
+        tokens: the token IDs of each model in the request, by token. A model without a tokenizer shares the mapping
+            object of the config source. Empty if the vocabularies stay unchanged.
     """
 
     vocabulary: Vocabulary | None

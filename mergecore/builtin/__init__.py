@@ -1,1 +1,5 @@
-"""What core ships through the same entry points as everyone: safetensors files, and threads to run on."""
+"""Core's plugins, registered through the same entry points as all others: safetensors files and a thread executor."""
+
+from mergecore.builtin.safetensors import HEADER_LIMIT, as_bytes, write_at
+
+__all__ = ["HEADER_LIMIT", "as_bytes", "write_at"]

@@ -1,4 +1,4 @@
-"""Safetensors files: headers, positional reads, and shards laid out in advance (format: safetensors README)."""
+"""Read and write safetensors files. The format is described in the README of safetensors."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 HEADER_LIMIT = 100_000_000
-"""Longest header that the format allows, in bytes."""
+"""Maximum header size that the format allows, in bytes."""
 
 MAX_AXES = 64
-"""As many as torch and NumPy allow."""
+"""Maximum number of axes, as in torch and NumPy."""
 
 
 class SafetensorsReader:
-    """Reads any run of elements of a tensor at its place in the file; see `mergecore.api.Reader`."""
+    """Reads any range of a tensor's elements directly from its offset in the file. See `mergecore.api.Reader`."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -40,13 +40,13 @@ class SafetensorsReader:
         return SafetensorsReader, (self._path.absolute(),)
 
     def read(self, name: str, start: int, out: Tensor) -> None:
-        """See `mergecore.api.Reader.read`; raises ModelError when the file ends too early."""
+        """See `mergecore.api.Reader.read`. Raise ModelError if the file is truncated."""
         view = as_bytes(out)
         position = self._offsets[name] + start * ITEM_BYTES[self.tensors[name].dtype]
         while view:
             count = os.preadv(self._file, [view], position)
             if count == 0:
-                raise ModelError(f"{self._path}: the file ends inside {name!r}; it was cut short, fetch it again")
+                raise ModelError(f"{self._path}: the file is truncated inside {name!r}; download it again")
             view, position = view[count:], position + count
 
     def close(self) -> None:
@@ -54,22 +54,22 @@ class SafetensorsReader:
 
 
 def as_bytes(tensor: Tensor) -> memoryview:
-    """The memory of a flat contiguous CPU tensor."""
+    """Return the memory of a flat contiguous CPU tensor."""
     import torch
 
     return tensor.view(torch.uint8).numpy().data
 
 
 def _read_header(path: Path, file: int) -> tuple[dict[str, Any], int]:
-    """The tensors' entries, checked against the file, and where the data begin."""
-    damaged = f"{path}: its safetensors header is damaged; fetch the file again"
+    """Return the entries of the tensors, validated against the file, and the offset of the data."""
+    damaged = f"{path}: the safetensors header is damaged; download the file again"
     try:
         size = os.fstat(file).st_size
         length = int.from_bytes(os.pread(file, 8, 0), "little")
         if size < 8 or length > size - 8:
-            raise ModelError(f"{path}: this is not a safetensors file, or it was cut short; fetch it again")
+            raise ModelError(f"{path}: is not a safetensors file, or is truncated; download it again")
         if length > HEADER_LIMIT:
-            raise ModelError(f"{path}: its header is larger than the format allows ({HEADER_LIMIT / 1e6:.0f} MB)")
+            raise ModelError(f"{path}: the header is larger than the format allows ({HEADER_LIMIT / 1e6:.0f} MB)")
         header = _parse(os.pread(file, length, 8).decode("utf-8"))
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error.strerror}") from None
@@ -82,54 +82,55 @@ def _read_header(path: Path, file: int) -> tuple[dict[str, Any], int]:
 
 
 def _parse(text: str) -> Any:
-    """JSON as the format has it: no other numbers than 0, 1, 2, ..., no key twice, and nothing that is no text."""
+    """Parse JSON as the format defines it: only non-negative integers, no duplicate keys, and valid Unicode."""
     header = json.loads(
         text, object_pairs_hook=_once, parse_int=_natural, parse_float=_natural, parse_constant=_natural
     )
-    json.dumps(header, ensure_ascii=False).encode("utf-8")  # fails on half of a surrogate pair
+    json.dumps(header, ensure_ascii=False).encode("utf-8")  # fails on an unpaired surrogate
     return header
 
 
 def _natural(number: str) -> int:
     if not number.isdigit():
-        raise ValueError("no natural number")
+        raise ValueError("not a natural number")
     return int(number)
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; a key that stands twice is an error, where json would keep the last."""
+    """Create a JSON object. Raise an error on duplicate keys, where json would keep the last one."""
     result = dict(pairs)
     if len(result) < len(pairs):
-        raise ValueError("a key stands twice")
+        raise ValueError("duplicate key")
     return result
 
 
 def _check_entries(path: Path, header: Mapping[str, Any], data_bytes: int) -> None:
-    """Every entry has a known dtype, is as long as its shape says, and together they are the data, without a gap."""
+    """Check that every entry has a known dtype and the right size, and that the entries cover the data without gaps."""
     spans = []
     for name, entry in header.items():
         if not _is_whole(entry):
-            raise ModelError(f"{path}: the header's entry for {name!r} is damaged; fetch the file again")
+            raise ModelError(f"{path}: the header entry for {name!r} is damaged; download the file again")
         dtype, (begin, end) = entry["dtype"], entry["data_offsets"]
         if dtype not in ITEM_BYTES:
             raise ModelError(
                 f"{path}: {name!r} is stored as {dtype!r}, which cannot be merged;"
-                " use a checkpoint in float16, bfloat16 or float32"
+                " use a checkpoint in float16, bfloat16, or float32"
             )
         if end - begin != TensorInfo(dtype, tuple(entry["shape"])).nbytes or end > data_bytes:
             raise ModelError(
-                f"{path}: {name!r} does not fit its shape or the file, which may be cut short; fetch it again"
+                f"{path}: the size of {name!r} does not match its shape or the file, which might be truncated;"
+                " download it again"
             )
         spans.append((begin, end, name))
     spans.sort()
     position = 0
     for begin, end, name in spans:
         if begin != position:
-            how = "overlaps another tensor" if begin < position else "begins after a gap"
-            raise ModelError(f"{path}: {name!r} {how}; the header is damaged, fetch the file again")
+            how = "overlaps another tensor" if begin < position else "starts after a gap"
+            raise ModelError(f"{path}: {name!r} {how}; the header is damaged, download the file again")
         position = end
     if position != data_bytes:
-        raise ModelError(f"{path}: holds bytes of no tensor after the last one; fetch the file again")
+        raise ModelError(f"{path}: has extra bytes after the last tensor; download the file again")
 
 
 def _is_metadata(value: Any) -> bool:
@@ -137,7 +138,7 @@ def _is_metadata(value: Any) -> bool:
 
 
 def _is_whole(entry: Any) -> bool:
-    """Whether an entry has a name for its dtype and whole numbers of a sane size for its shape and place."""
+    """Return True if an entry has a dtype name, and integers of a sane size for its shape and offsets."""
     if not isinstance(entry, dict) or not isinstance(entry.get("dtype"), str):
         return False
     shape, offsets = entry.get("shape"), entry.get("data_offsets")
@@ -147,7 +148,7 @@ def _is_whole(entry: Any) -> bool:
 
 
 class SafetensorsWriter:
-    """Writes `model.safetensors`, or shards with their index; see `mergecore.api.Writer`. `stem`: in place of model."""
+    """Writes `model.safetensors`, or shards with an index. See `mergecore.api.Writer`. `stem` replaces "model"."""
 
     def __init__(self, folder: Path, tensors: Mapping[str, TensorInfo], shard_bytes: int, stem: str = "model") -> None:
         self._folder, self._tensors, self._stem = folder, tensors, stem
@@ -165,7 +166,7 @@ class SafetensorsWriter:
             raise
 
     def _lay_out(self, path: Path, shard: Mapping[str, TensorInfo]) -> None:
-        # In the order in which executors make them, so that what is written grows from the start of the file.
+        # Use the order in which executors write tensors, so that files grow from their start.
         order = sorted(shard, key=lambda name: (_unaligning(shard[name]), -shard[name].nbytes))
         file = self._files[path]
         header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
@@ -190,11 +191,11 @@ class SafetensorsWriter:
     def sync(self) -> None:
         """See `mergecore.api.Writer.sync`."""
         for file in list(self._unsafe):
-            self._unsafe.discard(file)  # before: what is written meanwhile marks it again
+            self._unsafe.discard(file)  # before fsync, so that concurrent writes mark it again
             os.fsync(file)
 
     def finish(self) -> None:
-        """Write the index, where there are several files."""
+        """Write the index if there are several files."""
         if len(self._shards) > 1:
             total = sum(info.nbytes for info in self._tensors.values())
             places = {name: file for file, shard in zip(self._names, self._shards) for name in shard}
@@ -210,19 +211,19 @@ class SafetensorsWriter:
 
 
 def _unaligning(info: TensorInfo) -> int:
-    """Rank of a tensor for a layout in which each is aligned to its item size: whole words, then the widest items."""
+    """Rank tensors so that each is aligned to its item size: multiples of 8 bytes first, then by item size."""
     return 9 - ITEM_BYTES[info.dtype] if info.nbytes % 8 else 0
 
 
 def shard_names(count: int, stem: str = "model") -> list[str]:
-    """File names of `count` shards, as transformers expects them."""
+    """Return the file names of `count` shards, as transformers expects them."""
     if count == 1:
         return [f"{stem}.safetensors"]
     return [f"{stem}-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
 
 
 def _split(tensors: Mapping[str, TensorInfo], shard_bytes: int) -> list[dict[str, TensorInfo]]:
-    """Tensors in order into shards of at most `shard_bytes`; a larger tensor has one to itself."""
+    """Split tensors, in order, into shards of at most `shard_bytes`. A larger tensor gets its own shard."""
     shards: list[dict[str, TensorInfo]] = [{}]
     room = shard_bytes
     for name, info in tensors.items():
@@ -235,7 +236,7 @@ def _split(tensors: Mapping[str, TensorInfo], shard_bytes: int) -> list[dict[str
 
 
 def write_at(file: int, view: memoryview, position: int) -> None:
-    """Write all of `view` at a position of an open file, from any thread."""
+    """Write all of `view` at a position in an open file. Can be called from any thread."""
     while view:
         count = os.pwrite(file, view, position)
         view, position = view[count:], position + count

@@ -1,30 +1,19 @@
-"""The default executor: one thread a core, each taking a tensor and merging it tile by tile."""
+"""The default executor: one thread per core, each merging one tensor at a time, tile by tile."""
 
 from __future__ import annotations
 
-import ctypes
-import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
-from mergecore.api import Context, Input, Job, Piece, RunError, Tiles, Work, torch_dtype
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-TILE_ELEMENTS = 2**18
-"""Elements of a flat tile: few enough for the cache, so many that Python between the calls costs little."""
+from mergecore.api import TILE_ELEMENTS, Budget, TileMerger, Work, in_threads, keep_freed_pages
 
 
 class ThreadsExecutor:
-    """Largest tensors first, so that the threads end together; any order and any tile give the same bytes.
+    """Runs the largest tensors first, so that all threads finish together. Order and tiles do not affect the result.
 
     Args:
-        tile_elements: elements of a flat tile.
-        merger: what makes the jobs of one thread, where it is not `TileMerger` itself.
+        tile_elements: number of elements of a flat tile.
+        merger: the class that runs the jobs of one thread. Defaults to `TileMerger`.
     """
 
     def __init__(self, tile_elements: int = TILE_ELEMENTS, merger: Callable[..., TileMerger] | None = None) -> None:
@@ -54,133 +43,3 @@ class ThreadsExecutor:
         in_threads([worker] * work.workers, errors)
         if errors:
             raise errors[0]
-
-
-def in_threads(tasks: Sequence[Callable[[], None]], errors: list[BaseException]) -> None:
-    """Run each task in a thread of its own until all have ended; what they raise, and interrupts, go into `errors`."""
-
-    def run(task: Callable[[], None]) -> None:
-        try:
-            task()
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [
-        threading.Thread(target=run, args=(task,), name=f"merge-{n}", daemon=True) for n, task in enumerate(tasks)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        while thread.is_alive():
-            try:
-                thread.join()
-            except BaseException as error:  # an interrupt; the files may be closed only when all have ended
-                errors.append(error)
-
-
-@dataclass
-class TileMerger:
-    """Makes jobs one after another in one thread, reusing its buffers for what files hold."""
-
-    work: Work
-    tile: int
-    errors: list[BaseException] = field(default_factory=list)
-    """Of all threads; once there is one, nothing more is read."""
-    buffers: dict[tuple[int, str], Tensor] = field(default_factory=dict)
-
-    def make(self, job: Job) -> None:
-        """Read, merge and write every tile of a job."""
-        pieces = job.pieces(self.tile)
-        if pieces:
-            ctx = self.context(job)
-            for piece in pieces:
-                self._write(job, piece, self.made(job, piece, ctx))
-
-    def context(self, job: Job) -> Context:
-        """The context of a job's tiles, measured where its method asks for it."""
-        return job.context(Tiles(job, job.pieces(self.tile), self._read))
-
-    def made(self, job: Job, piece: Piece, ctx: Context) -> Tensor:
-        """A piece of a job's tensor, not yet rounded to the output's dtype; it may lie in a buffer of this merger."""
-        if job.method is not None:
-            return merge_piece(job, piece, self._read(job, piece), ctx)
-        first, *others = [self._stored(job, slot, piece) for slot in range(len(job.inputs))]
-        if not all(first.equal(other) for other in others):
-            raise RunError(f"{job.name}: holds {job.info.dtype} values, which are copied, but the models differ in it")
-        return first
-
-    def _read(self, job: Job, piece: Piece) -> Sequence[Tensor]:
-        dtype = torch_dtype(job.compute_dtype)
-        tensors = [self._stored(job, slot, piece) for slot in range(len(job.inputs))]
-        return [tensor.to(dtype, copy=True).view(piece.shape) for tensor in tensors]
-
-    def _stored(self, job: Job, slot: int, piece: Piece) -> Tensor:
-        if self.errors:
-            raise self.errors[0]
-        source: Input = job.inputs[slot]
-        out = self._buffer(slot, source.info.dtype, piece.elements)
-        self.work.read(source, piece.start, out)
-        return out
-
-    def _write(self, job: Job, piece: Piece, merged: Tensor) -> None:
-        out = self._buffer(-1, job.info.dtype, piece.elements)
-        out.copy_(merged.reshape(-1))
-        self.work.write(job.name, piece.start, out)
-        self.work.advance(piece.elements * out.element_size())
-
-    def _buffer(self, slot: int, dtype: str, elements: int) -> Tensor:
-        import torch
-
-        buffer = self.buffers.get((slot, dtype))
-        if buffer is None or buffer.numel() < elements:
-            buffer = torch.empty(elements, dtype=torch_dtype(dtype))
-            if elements <= self.tile:
-                self.buffers[slot, dtype] = buffer
-        return buffer[:elements]
-
-
-def merge_piece(job: Job, piece: Piece, tensors: Sequence[Tensor], ctx: Context) -> Tensor:
-    """What a job's method makes of a piece of its inputs, checked to have the piece's shape."""
-    return checked(job, piece, job.merge(tensors, replace(ctx, offset=piece.start)))
-
-
-def checked(job: Job, piece: Piece, merged: Tensor) -> Tensor:
-    """What a job's method made of a piece, which must have the piece's shape."""
-    if merged.shape != piece.shape:
-        raise RunError(
-            f"{job.name}: {type(job.method).__name__}.merge returned shape {tuple(merged.shape)} for inputs of shape"
-            f" {piece.shape}; it must keep the shape"
-        )
-    return merged
-
-
-class Budget:
-    """Bytes in flight over all threads; a job waits until its share is free."""
-
-    def __init__(self, total: int) -> None:
-        self._free = self._total = total
-        self._changed = threading.Condition()
-
-    @contextmanager
-    def hold(self, wanted: int) -> Iterator[None]:
-        wanted = min(wanted, self._total)
-        with self._changed:
-            self._changed.wait_for(lambda: wanted <= self._free)
-            self._free -= wanted
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._free += wanted
-                self._changed.notify_all()
-
-
-def keep_freed_pages() -> None:
-    """Ask glibc to keep freed memory: giving pages back after every tile costs more than the arithmetic."""
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError):
-        return  # not glibc
-    trim_threshold, mmap_threshold = -1, -3
-    mallopt(mmap_threshold, 32 * 2**20)
-    mallopt(trim_threshold, 256 * 2**20)

@@ -1,4 +1,4 @@
-"""A tiny random model of every class that architectures/ describes, built and saved by transformers."""
+"""A tiny random model of every class with a definition in architectures/, built and saved with transformers."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from unittest import mock
 import torch
 import transformers
 
-torch.set_num_threads(1)  # on models so small threads only wait for each other
+torch.set_num_threads(1)  # on such small models, threads only wait for each other
 
 VOCABULARY = 48
 SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2, "num_key_value_heads": 1}
 LAYERS = {"num_hidden_layers": 2}
 TEXT = {**SIZES, **LAYERS, "vocab_size": VOCABULARY}
-"""What most decoders' configs call their sizes."""
+"""Sizes, by the keys that most decoder configs use."""
 
 Inputs = Mapping[str, torch.Tensor]
 
 
 def tokens() -> Inputs:
-    """What a language model is asked in a forward pass."""
+    """Inputs for a forward pass of a language model."""
     return {"input_ids": torch.tensor([[3, 1, 4, 1, 5, 9, 2, 6]])}
 
 
@@ -36,13 +36,13 @@ class Fault:
         name: The class.
         reason: What is wrong with it, and the versions in which that was seen.
         error: What its forward pass raises.
-        mended: A context in which the class works; it changes nothing where the class is not broken.
+        fixed: A context in which the class works; it changes nothing where the class is not broken.
     """
 
     name: str
     reason: str
     error: type[Exception]
-    mended: Callable[[], AbstractContextManager[Any]]
+    fixed: Callable[[], AbstractContextManager[Any]]
 
     def __str__(self) -> str:
         return f"transformers {transformers.__version__}: {self.name} {self.reason}"
@@ -81,12 +81,12 @@ class Tiny:
     """One tiny model.
 
     Attributes:
-        name: the class in transformers and in config.json.
-        config: its configuration's class in transformers.
-        options: of the configuration.
-        inputs: of a forward pass.
-        slices: by module, ranges of layers that make a model with more layers; empty where there are no layers.
-        label: tells models of one class apart.
+        name: class name in transformers and in config.json.
+        config: configuration class in transformers.
+        options: options of the configuration.
+        inputs: inputs of a forward pass.
+        slices: by module, layer ranges for a model with more layers. Empty if there are no layers.
+        label: distinguishes models of the same class.
     """
 
     name: str
@@ -100,10 +100,10 @@ class Tiny:
         return f"{self.name}-{self.label}" if self.label else self.name
 
     def build(self) -> Any:
-        """The model with random weights, in evaluation mode; biases and norms random too, so that losing one shows."""
+        """The model in evaluation mode with random weights, including biases and norms, so that lost ones show."""
         torch.manual_seed(0)
         config = getattr(transformers, self.config)(**self.options)
-        with self.mended():
+        with self.fixed():
             model = getattr(transformers, self.name)(config).eval()
         with torch.no_grad():
             for tensor in model.state_dict().values():
@@ -112,22 +112,22 @@ class Tiny:
         return model
 
     def outputs(self, model: Any) -> list[torch.Tensor]:
-        """Every tensor that a forward pass gives."""
-        with torch.no_grad(), self.mended():
+        """Return every output tensor of a forward pass."""
+        with torch.no_grad(), self.fixed():
             result = model(**self.inputs(), return_dict=True)
         return [value for value in result.values() if isinstance(value, torch.Tensor)]
 
-    def mended(self) -> AbstractContextManager[Any]:
-        """A context in which transformers' faults in the class are mended."""
-        return next((fault.mended() for fault in FAULTS if fault.name == self.name), nullcontext())
+    def fixed(self) -> AbstractContextManager[Any]:
+        """Return a context in which the faults of transformers in this class are fixed."""
+        return next((fault.fixed() for fault in FAULTS if fault.name == self.name), nullcontext())
 
     def load(self, folder: Path) -> Any:
-        """The model in a folder, loaded with no key missing, unexpected or mismatched.
+        """Load the model in a folder, and check that no key is missing, unexpected, or mismatched.
 
-        Its weights are moved from the file's memory to their own: where a weight begins decides which instructions
-        multiply with it, and so the last bit of the outputs.
+        The weights are copied out of the mapped file, because their alignment affects which instructions are used,
+        and therefore the last bits of the outputs.
         """
-        with self.mended():
+        with self.fixed():
             model, info = getattr(transformers, self.name).from_pretrained(folder, output_loading_info=True)
         assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
         for tensor in (*model.parameters(), *model.buffers()):

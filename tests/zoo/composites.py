@@ -1,4 +1,4 @@
-"""Language models that see: a text model, a vision tower and what joins them."""
+"""Vision-language models: a text model, a vision tower, and the connector between them."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ PALIGEMMA = {"image_token_index": IMAGE_TOKEN, "projection_dim": 16, "hidden_siz
 
 
 def seen(places: int) -> Inputs:
-    """A text with an image in `places` of its tokens."""
+    """A text with an image at the token positions `places`."""
     ids = torch.tensor([[3, *[IMAGE_TOKEN] * places, 1, 5, 9]])
     return {"input_ids": ids, **image()}
 
@@ -78,7 +78,7 @@ def eight() -> Inputs:
 
 
 def patches() -> Inputs:
-    """As Qwen's image processor gives them: four patches, merged to one token."""
+    """Inputs as from Qwen's image processor: four patches, merged to one token."""
     ids = torch.tensor([[3, 10, IMAGE_TOKEN, 11, 5, 9]])
     pixels = torch.linspace(-1, 1, 4 * 24).reshape(4, 24)
     return {

@@ -7,19 +7,19 @@ from typing import Any
 from zoo import SIZES, TEXT, VOCABULARY, Tiny
 
 HEAD = {"num_labels": 3, "pad_token_id": 0}
-"""What classification heads need of any config."""
+"""Config values for classification heads."""
 BIASES = {"attention_bias": True, "mlp_bias": True}
 TIED = {"tie_word_embeddings": True}
 FEW: dict[str, Any] = {**TEXT, "pad_token_id": 0}
-"""For configs whose own padding token is beyond the tiny vocabulary."""
+"""For configs whose default padding token is outside the tiny vocabulary."""
 GPT = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 16, "vocab_size": VOCABULARY}
 NARROW = {"head_dim": 8}
 MIXED = {"num_hidden_layers": 3, "layer_types": ["full_attention", "sliding_attention", "full_attention"]}
-"""Layers of two kinds with the same weights; the default slices keep each one's kind beside it."""
+"""Layers of two types with the same weights. The default slices keep the types in order."""
 
 
 def heads(family: str, config: str, options: dict[str, Any], *kinds: str) -> list[Tiny]:
-    """The classification models of a family: of sequences and tokens, unless `kinds` says other classes."""
+    """The classification models of a family, for sequences and tokens unless `kinds` lists other classes."""
     kinds = kinds or ("ForSequenceClassification", "ForTokenClassification")
     return [Tiny(family + kind, config, {**options, **HEAD}) for kind in kinds]
 

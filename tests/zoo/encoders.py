@@ -1,4 +1,4 @@
-"""Encoders of text, images and sound, and models that translate one sequence into another."""
+"""Encoders for text, images, and audio, and sequence-to-sequence models."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from zoo import TEXT, VOCABULARY, Inputs, Tiny, tokens
 
 Spans = tuple[tuple[int, int], ...]
 DUPLICATED: Spans = ((0, 1), (0, 2))
-"""Ranges of layers that make a model of three layers from one of two."""
+"""Layer ranges for a three-layer model from a two-layer model."""
 
 LATER: Spans = ((0, 2), (1, 3))
-"""The same, where only the first layer lacks a weight."""
+"""The same, for models in which only the first layer does not have a weight."""
 
 HEADS = ("MaskedLM", "SequenceClassification", "TokenClassification", "MultipleChoice", "QuestionAnswering")
 
@@ -36,7 +36,7 @@ SIGLIP = {"text_config": {**CLIP_TEXT, "max_position_embeddings": 8}, "vision_co
 
 
 def choices() -> Inputs:
-    """Two answers to choose from."""
+    """A question with two answers."""
     return {"input_ids": torch.tensor([[[3, 1, 4, 1], [5, 9, 2, 6]]])}
 
 
@@ -60,7 +60,7 @@ def sound() -> Inputs:
 
 
 def family(name: str, heads: tuple[str, ...], options: dict[str, object], spans: Spans = DUPLICATED) -> list[Tiny]:
-    """The bare model and those with a task's head."""
+    """The base model and the models with task heads."""
     names = [f"{name}Model", *(f"{name}For{head}" for head in heads)]
     inputs = [choices if name.endswith("MultipleChoice") else tokens for name in names]
     return [Tiny(one, f"{name}Config", options, use, {"default": spans}) for one, use in zip(names, inputs)]

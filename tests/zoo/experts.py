@@ -1,4 +1,4 @@
-"""Decoder-only language models with experts, with state spaces or convolutions, or with a mix of layers."""
+"""Decoder-only language models with experts, state spaces, convolutions, or a mix of layer types."""
 
 from __future__ import annotations
 

@@ -1,19 +1,15 @@
-"""`mergecore sizes`: where the bytes of a model are."""
+"""`mergecore sizes`: show which tensors use the bytes of a model."""
 
 import json
 from collections import Counter
 
 import typer
 
-from mergecore.options import AsJson, ModelPath
+from mergecore.tooling import AsJson, ModelPath, Registry, open_model, warn
 
 
 def sizes(model: ModelPath, as_json: AsJson = False) -> None:
-    """Show how many bytes MODEL has in weights of each name, all layers together."""
-    from mergecore.console import warn  # imported here, so that --help stays quick
-    from mergecore.registry import Registry
-    from mergecore.sources import open_model
-
+    """Show the bytes of each tensor name in MODEL, summed over layers."""
     checkpoint = open_model(model, Registry(warn))
     checkpoint.close()
     counts: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""What may be merged at ACME: models with a permissive licence in their card; every merge is written down."""
+"""ACME's merge policy: all models need a permissive license in their model card, and every merge is logged."""
 
 import json
 import os
@@ -14,30 +14,30 @@ from mergecore.api import InputError, ModelError, hookimpl, read_text
 PERMISSIVE = {"apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0"}
 CARD_LIMIT = 10**6
 parents: dict[str, str] = {}
-"""The models of this run, each with its licence."""
+"""The models of this run and their licenses."""
 
 
 @hookimpl
 def mergecore_before_plan(recipe: Mapping[str, Any]) -> None:
-    """Refuse models without a card or with a licence that is not permissive."""
+    """Refuse models without a model card or without a permissive license."""
     parents.clear()
     for model in dict.fromkeys(references(recipe)):
-        parents[model] = licence = licence_of(model)
-        if licence not in PERMISSIVE:
+        parents[model] = license = license_of(model)
+        if license not in PERMISSIVE:
             allowed = ", ".join(sorted(PERMISSIVE))
-            raise InputError(f"ACME policy: {model} is under {licence!r}; merge models under one of {allowed}")
+            raise InputError(f"ACME policy: {model} has the license {license!r}; allowed licenses: {allowed}")
 
 
 @hookimpl
 def mergecore_after_write(folder: Path) -> None:
-    """Add a line to the record: `ACME_AUDIT`, else audit.jsonl beside the output."""
+    """Append a line to the audit log, which is `ACME_AUDIT` or audit.jsonl next to the output."""
     line = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "out": str(folder), "parents": parents}
     with open(os.environ.get("ACME_AUDIT", folder.parent / "audit.jsonl"), "a", encoding="utf-8") as record:
         record.write(json.dumps(line) + "\n")
 
 
 def references(value: Any) -> Iterator[str]:
-    """Every model that a recipe names, at any depth."""
+    """Yield every model in a recipe, at any depth."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             if key in ("model", "base_model", "path") and isinstance(item, str):
@@ -48,12 +48,10 @@ def references(value: Any) -> Iterator[str]:
             yield from references(item)
 
 
-def licence_of(model: str) -> str:
-    """The licence that a model's card states between its two lines of ``---``."""
+def license_of(model: str) -> str:
+    """Return the license in a model card's front matter, between its two ``---`` lines."""
     card = Path(model).expanduser() / "README.md"
-    unknown = (
-        f"ACME policy: {model} is of unknown origin; give it a {card.name} that begins with ---, license: ..., ---"
-    )
+    unknown = f"ACME policy: {model} has no known license; add a {card.name} that starts with ---, license: ..., ---"
     try:
         head = read_text(card, CARD_LIMIT).split("---")
         facts = yaml.safe_load(head[1]) if len(head) > 2 and not head[0].strip() else None

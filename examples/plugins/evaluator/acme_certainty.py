@@ -1,4 +1,4 @@
-"""How sure a model is of noise, which needs no text."""
+"""Evaluator that measures how certain a model is about random tokens. It needs no text."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from mergecore.api import Evaluator, Score, Subject, param
 
 @dataclass(frozen=True, kw_only=True)
 class Certainty(Evaluator):
-    """Mean probability of the likeliest next token after random ones.
+    """Mean probability of the most likely next token after random tokens.
 
-    There is little to be sure of: a model that says the same whatever it reads shows here.
+    Random tokens are hard to predict, so a high value means that the model ignores its input.
     """
 
-    sequences: int = param(16, "Sequences of random tokens.", minimum=2)
-    length: int = param(8, "Tokens of each.", minimum=1)
-    seed: int = param(0, "Of the tokens.", minimum=0)
+    sequences: int = param(16, "Number of random sequences.", minimum=2)
+    length: int = param(8, "Tokens per sequence.", minimum=1)
+    seed: int = param(0, "Random seed of the tokens.", minimum=0)
 
     def evaluate(self, subject: Subject) -> Sequence[Score]:
-        import torch  # imported here, so that lists of plugins stay quick
+        import torch  # imported here to keep listing plugins fast
 
         model = subject.model
         source = torch.Generator().manual_seed(self.seed)

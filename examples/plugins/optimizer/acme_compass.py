@@ -1,4 +1,4 @@
-"""Compass search: a step along each number in turn, half as long when none of them leads on."""
+"""Compass search: step along each number in both directions and halve the step if nothing improves."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 
 class Compass:
-    """Looks both ways along every number, and goes where it is lowest (Fermi and Metropolis; Davidon, 1991).
+    """Try both directions along every number and move to the lowest loss (Fermi and Metropolis; Davidon, 1991).
 
-    The seed says where it begins. A generation has two points a number, whatever `population` says.
+    The seed determines the starting point. A generation has two points per number, regardless of `population`.
     """
 
     def __init__(self, dimensions: int, seed: int, population: int = 0) -> None:
@@ -19,7 +19,7 @@ class Compass:
         self._step = 0.25
 
     def ask(self) -> list[list[float]]:
-        """The beginning with its neighbours at first, then the neighbours of the best point."""
+        """Return the neighbors of the best point, and in the first generation also the starting point."""
         points = [] if self._lowest < math.inf else [list(self._best)]
         for index, value in enumerate(self._best):
             for moved in (max(0.0, value - self._step), min(1.0, value + self._step)):
@@ -27,7 +27,7 @@ class Compass:
         return points
 
     def tell(self, points: Sequence[Sequence[float]], losses: Sequence[Sequence[float]]) -> None:
-        """Move to the lowest, by the mean of the objectives, or take smaller steps."""
+        """Move to the point with the lowest mean of the objectives, or halve the step."""
         totals = [math.fsum(row) / len(row) for row in losses]
         place = min(range(len(points)), key=totals.__getitem__)
         if totals[place] < self._lowest:

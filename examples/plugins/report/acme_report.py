@@ -1,4 +1,4 @@
-"""A report of what a merge made: its parents, and its tensors by dtype."""
+"""Post-processor that writes a report about a merge: its input models, and its parameters by dtype."""
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"""Task vectors brought to one length before they are added: a method that measures the whole tensor first."""
+"""Sum of task vectors scaled to equal norms: a merge method that measures the whole tensor first."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,17 +10,17 @@ from mergecore.api import BLOCK, Context, DeltaMethod, PerModel, Tile, param
 
 @dataclass(frozen=True, kw_only=True)
 class EvenNorms(DeltaMethod):
-    """Scale each change to the mean length of all, so that no model outweighs the others, and add them up.
+    """Scale all task vectors to their mean norm, so that no model outweighs the others, and add them up.
 
     result = base + sum(weight * delta * mean(norms) / |delta|)
     """
 
     tile = Tile.ELEMENTS
 
-    weight: PerModel[float] = param(0.5, "Scale of this model's change.")
+    weight: PerModel[float] = param(0.5, "Scale of this model's task vector.")
 
     def measure(self, tiles: Sequence[Sequence[Tensor]], ctx: Context) -> list[float]:
-        """The factor of each model. Sums go block by block, so that they do not depend on how the tensor is cut."""
+        """Return the factor of each model. Summing block by block makes it independent of the tiling."""
         squares = [0.0] * len(self.weight)
         for tile in tiles:
             for model, delta in enumerate(tile):

@@ -1,4 +1,4 @@
-"""Writes README.md, the model card that the Hub reads, and the recipe beside it; nothing is asked of the network."""
+"""Post-processor that writes README.md, the model card for the Hub, and the recipe. It never accesses the network."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from mergecore.api import (
     MergedModel,
     ModelInfo,
     PostProcessor,
-    licence,
-    licence_words,
-    licences_agree,
-    licences_conflict,
+    license_of,
+    license_words,
+    licenses_agree,
+    licenses_conflict,
 )
 
 RECIPE, LOCK = "mergecore_recipe.yml", "mergecore.lock.json"
@@ -28,47 +28,48 @@ HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
 
 
 class ModelCard(PostProcessor):
-    """Writes README.md with the Hub's front matter, and the recipe as `mergecore_recipe.yml`."""
+    """Write README.md with front matter for the Hub, and the recipe as `mergecore_recipe.yml`."""
 
     after = ("config", "evaluate", "health")
     of_stages = True
 
     def run(self, model: MergedModel) -> None:
         (model.folder / RECIPE).write_text(model.recipe, "utf-8")
-        # A folder's name need not be valid Unicode.
+        # Folder names can contain invalid Unicode.
         (model.folder / "README.md").write_text(card(model), "utf-8", errors="replace")
 
 
 def card(model: MergedModel) -> str:
-    """The text of README.md."""
+    """Return the text of README.md."""
     method = " ".join(inspect.cleandoc(model.method_doc).split("\n\n")[0].split())
     parts = [
         f"---\n{yaml.safe_dump(front_matter(model), sort_keys=False, allow_unicode=True)}---",
         f"# {plain(model.name) or 'Merged model'}",
-        f"Made with mergecore {version('mergecore')} from {len(files(model))} pretrained model(s).",
+        f"Merged with mergecore {version('mergecore')} from {len(files(model))} pretrained model(s).",
         f"## Method\n\n`{model.method}`: {method}",
         *_score_tables(model),
         *_health(model),
         "## Models\n\n" + "\n".join(_listed(model)),
-        "## Licence\n\n" + _licence_words(model),
+        "## License\n\n" + _license_words(model),
         "## Recipe\n\n" + fence("yaml", model.recipe),
-        "## How to make it again\n\n"
+        "## Reproduce this merge\n\n"
         + fence("sh", f"pip install {' '.join(_distributions(model))}\nmergecore {_line(model.command)}"),
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def front_matter(model: MergedModel) -> dict[str, Any]:
-    """The card's metadata.
+    """Return the card's metadata.
 
-    `base_model` must name models on the Hub, so one in a local folder is not in it: its name may be another's there.
+    `base_model` must list models on the Hub. It omits local folders, because the Hub might have another model with the
+    same name.
     """
     parents = list(dict.fromkeys(name for info in files(model) if (name := hub_id(info))))
     cards = [info.card for info in files(model)]
-    stated = licence(cards[0]) if licences_agree(cards) else {}
+    stated = license_of(cards[0]) if licenses_agree(cards) else {}
     languages = [card.get("language") for card in cards]
     return {
-        # A link into the parent's own repository leads nowhere from here.
+        # A relative link into the parent's repository does not work here.
         **{key: value for key, value in stated.items() if key != "license_link" or "://" in value},
         **({"language": languages[0]} if languages[0] and all(item == languages[0] for item in languages) else {}),
         **({"base_model": parents, "base_model_relation": "merge"} if parents else {}),
@@ -79,7 +80,7 @@ def front_matter(model: MergedModel) -> dict[str, Any]:
 
 
 def stages(model: MergedModel) -> dict[str, MergedModel]:
-    """The stages that the result is made of, and those that they are made of, each once by its reference."""
+    """Return all stages that the result is built from, directly or indirectly, by reference."""
     found: dict[str, MergedModel] = {}
     waiting = [model]
     while waiting:
@@ -90,13 +91,13 @@ def stages(model: MergedModel) -> dict[str, MergedModel]:
 
 
 def files(model: MergedModel) -> list[ModelInfo]:
-    """The models in files that the result and its stages are made of."""
+    """Return the models on disk that the result and its stages are merged from."""
     found = (info for item in (model, *stages(model).values()) for info in item.models if not info.stage)
     return list({info.reference: info for info in found}.values())
 
 
 def hub_id(info: ModelInfo) -> str | None:
-    """The model's name on the Hub, if that is where it is from: by its reference or its place in a Hub cache."""
+    """Return the model's name on the Hub if it comes from there, from its reference or its path in a Hub cache."""
     folder = info.folder.resolve()
     repository = folder.parents[1].name if folder.parent.name == "snapshots" else ""
     if repository.startswith("models--"):
@@ -106,26 +107,26 @@ def hub_id(info: ModelInfo) -> str | None:
     return name if HUB_ID.fullmatch(name) else None
 
 
-def _licence_words(model: MergedModel) -> str:
+def _license_words(model: MergedModel) -> str:
     parents = files(model)
     cards = [info.card for info in parents]
-    if licences_agree(cards):
-        return f"All models state the same licence: {plain(licence_words(cards[0], parents[0].folder))}."
-    lines = [f"- {plain(_name(info))}: {plain(licence_words(info.card, info.folder))}" for info in parents]
-    conflict = " One of them may forbid what another allows." if licences_conflict(cards) else ""
+    if licenses_agree(cards):
+        return f"All models state the same license: {plain(license_words(cards[0], parents[0].folder))}."
+    lines = [f"- {plain(_name(info))}: {plain(license_words(info.card, info.folder))}" for info in parents]
+    conflict = " One license may forbid what another allows." if licenses_conflict(cards) else ""
     return (
-        f"The models' cards do not all state the same licence, so this card states none.{conflict} Read their terms"
+        f"The models' cards do not all state the same license, so this card states none.{conflict} Read their terms"
         " before you share the result, and add `license:` at the top.\n\n" + "\n".join(lines)
     )
 
 
 def _name(info: ModelInfo) -> str:
-    """What to call a model: its name on the Hub, or that of its folder, without the way to it."""
+    """Return a model's display name: its name on the Hub, or the name of its folder without the path."""
     return hub_id(info) or Path(os.path.abspath(info.folder)).name
 
 
 def _listed(model: MergedModel) -> list[str]:
-    """The models as list items, the base marked; then what each stage is made of."""
+    """Return the models as list items, with the base model marked, followed by the stages and their models."""
     lines = [f"- {_link(info)}{', the base model' if i == model.base else ''}" for i, info in enumerate(model.models)]
     for name, stage in stages(model).items():
         lines.append(f"- the stage {plain(name)}: `{stage.method}` of {', '.join(map(_link, stage.models))}")
@@ -140,14 +141,14 @@ def _link(info: ModelInfo) -> str:
 
 
 def _line(command: str) -> str:
-    """What to type after ``mergecore``: the lock is run again where there is one."""
+    """Return the arguments to pass to ``mergecore``. If there is a lock file, they rerun it."""
     if command == "run":
         return f"run {LOCK} OUT"
     return command if " " in command else f"{command} {RECIPE} OUT"
 
 
 def _distributions(model: MergedModel) -> list[str]:
-    """The packages that the recipe needs, core first."""
+    """Return the packages that the recipe needs, starting with mergecore itself."""
     used = [
         *(("methods", item.method) for item in (model, *stages(model).values())),
         ("commands", model.command.split()[0]),
@@ -160,19 +161,19 @@ def _distributions(model: MergedModel) -> list[str]:
 
 
 def plain(text: str) -> str:
-    """Text on one line in which no character means anything to Markdown."""
+    """Return text on one line with all Markdown characters escaped."""
     return re.sub(r"([\\`*_\[\]<>#|~$&])", r"\\\1", " ".join(text.split()))
 
 
 def fence(language: str, text: str) -> str:
-    """A block of code; the fence is longer than any run of backticks in the text, which so cannot end it."""
+    """Return a code block with a fence longer than any run of backticks in the text, so that the text cannot end it."""
     ticks = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
     return f"{ticks}{language}\n{text.rstrip()}\n{ticks}"
 
 
 def _scores(model: MergedModel) -> dict[str, list[dict[str, Any]]]:
-    """What the recipe's evaluations found, by their names; empty: nothing was measured."""
-    path = model.folder / "mergecore_evaluation.json"  # of the post-processor evaluate
+    """Return the scores of the recipe's evaluations by name. Empty if nothing was measured."""
+    path = model.folder / "mergecore_evaluation.json"  # written by the `evaluate` post-processor
     found: dict[str, list[dict[str, Any]]] = json.loads(path.read_text("utf-8"))["scores"] if path.exists() else {}
     return found
 
@@ -182,7 +183,7 @@ def _spread(score: dict[str, Any]) -> str:
 
 
 def _model_index(model: MergedModel) -> dict[str, Any]:
-    """The scores in the form that the Hub reads (https://hf.co/docs/hub/model-cards#evaluation-results)."""
+    """Return the scores in the Hub's format (https://hf.co/docs/hub/model-cards#evaluation-results)."""
     results = []
     for name, scores in _scores(model).items():
         metrics = [
@@ -203,7 +204,7 @@ def _model_index(model: MergedModel) -> dict[str, Any]:
 
 
 def _score_tables(model: MergedModel) -> list[str]:
-    """The scores as a part of the card; none where nothing was measured."""
+    """Return the evaluation section of the card, or nothing if nothing was measured."""
     rows = [
         f"| {plain(name)} | {plain(score['name'])} | {score['value']:.4g}{_spread(score)} | {score['count']} |"
         for name, scores in _scores(model).items()
@@ -214,12 +215,12 @@ def _score_tables(model: MergedModel) -> list[str]:
 
 
 def _health(model: MergedModel) -> list[str]:
-    """The verdict of the health check and its figures as a part of the card; none where there was no check."""
-    path = model.folder / "mergecore_health.json"  # of the post-processor health
+    """Return the health section of the card with verdict and figures, or nothing if there was no check."""
+    path = model.folder / "mergecore_health.json"  # written by the `health` post-processor
     if not path.exists():
         return []
     found = json.loads(path.read_text("utf-8"))
-    heads = "| model | loss a token | a byte | divergence from the merge |\n|---|---|---|---|\n"
+    heads = "| model | loss per token | loss per byte | divergence from the merge |\n|---|---|---|---|\n"
     rows = [
         f"| {plain(item['name'])} | {item['loss']:.4g} | {item['loss_per_byte']:.4g} |"
         f" {'' if item['divergence'] is None else format(item['divergence'], '.4g')} |"

@@ -1,4 +1,4 @@
-"""Makes a plan's jobs on the nodes of a Ray cluster, all of which see the same storage; no tensor leaves its node."""
+"""Executor that runs a plan's jobs on the nodes of a Ray cluster with shared storage. No tensor leaves its node."""
 
 from __future__ import annotations
 
@@ -19,23 +19,22 @@ import torch
 from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from mergecore.api import Ends, InputError, Job, RunError, Work
-from mergecore.builtin.threads import TILE_ELEMENTS, Budget, TileMerger, keep_freed_pages
+from mergecore.api import TILE_ELEMENTS, Budget, InputError, Job, RunError, TensorIO, TileMerger, Work, keep_freed_pages
 
 LOSSES = 3
-"""How often the process that has a job may be lost before the job is to blame."""
+"""Number of lost processes after which a job is considered the cause."""
 
 LOOK_SECONDS = 5.0
-"""Between two looks for nodes that have joined the cluster."""
+"""Interval between checks for new nodes in the cluster."""
 
 
 class RayExecutor:
-    """One process a node, which reads, merges and writes as the threads executor does; see `mergecore.api.Executor`.
+    """Run one process per node, which works like the threads executor. See `mergecore.api.Executor`.
 
-    The cluster is the one that this process is connected to, else that of RAY_ADDRESS, else one that `ray start` began
-    on this machine, else one for this run alone. Each node works in as many threads as Ray says it has CPUs, and has
-    the whole budget of memory to itself. A job is done when its node has synced what it wrote. The jobs of a process or
-    node that is lost are made again by others: the same bytes at the same places, so some may be there already.
+    Use the cluster that this process is connected to, or the one at RAY_ADDRESS, or one that `ray start` started on
+    this machine. If there is none, start a cluster for this run only. Each node uses as many threads as it has CPUs
+    according to Ray, and each node has the full memory budget. A job is done when its node has synced the output.
+    Other nodes redo the jobs of a lost process or node. They write the same bytes to the same places.
     """
 
     def run(self, work: Work) -> None:
@@ -49,39 +48,39 @@ class RayExecutor:
 
 
 class _Maker:
-    """The process of one node; its files are open as long as it lives.
+    """The process on one node. It keeps its files open as long as it runs.
 
-    What it needs comes pickled, so that what fails when it is unpickled comes back as the job's own error.
+    Its inputs are passed as pickles, so that errors while unpickling are reported as errors of the job.
     """
 
     def __init__(self, elsewhere: bytes, memory: int) -> None:
         keep_freed_pages()
         self._elsewhere, self._memory = elsewhere, memory
         self._budget = Budget(memory)
-        self._ends: Ends | None = None
+        self._ends: TensorIO | None = None
         self._opening, self._syncing = threading.Lock(), threading.Lock()
         self._of_thread = threading.local()
 
     def make(self, pickled: bytes) -> bool:
-        """Make a job and make it safe; whether it holds NaN or infinity."""
+        """Do a job, sync its output, and return whether the output has NaN or infinity."""
         try:
             job: Job = pickle.loads(pickled)
             ends = self._opened()
         except ImportError as error:
-            raise RunError(f"{socket.gethostname()}: {error}; install the same packages on every node") from None
+            raise RunError(f"{socket.gethostname()}: {error}; install the same packages on all nodes") from None
         with self._budget.hold(job.memory(TILE_ELEMENTS)):
             self._merger(ends).make(job)
-        with self._syncing:  # who comes while a sync is under way must not take that one's files for safe
+        with self._syncing:  # a sync already in progress might not cover this job's writes
             ends.sync()
         return job.name in ends.nonfinite
 
-    def _opened(self) -> Ends:
+    def _opened(self) -> TensorIO:
         with self._opening:
             if self._ends is None:
                 self._ends = pickle.loads(self._elsewhere)()
             return self._ends
 
-    def _merger(self, ends: Ends) -> TileMerger:
+    def _merger(self, ends: TensorIO) -> TileMerger:
         if not hasattr(self._of_thread, "merger"):
             torch.set_num_threads(1)
             work = Work([], ends.read, ends.write, lambda _: None, lambda _: None, self._memory, 1)
@@ -92,7 +91,7 @@ class _Maker:
 
 @dataclass
 class _Node:
-    """A node at work: Ray's name for it, its process, how many jobs that takes at a time, and how many it has."""
+    """An active node: its Ray ID, its process, how many jobs it takes at a time, and how many it has."""
 
     name: str
     maker: Any
@@ -101,7 +100,7 @@ class _Node:
 
 
 class _Crew:
-    """The nodes at work, and the jobs that they have or that still wait, largest first."""
+    """The active nodes with their jobs, and the waiting jobs, largest first."""
 
     def __init__(self, work: Work) -> None:
         self._work = work
@@ -122,25 +121,25 @@ class _Crew:
                 self._take(result)
 
     def dismiss(self) -> None:
-        """End all processes; what they have not reported is made again by the next run."""
+        """Stop all processes. The next run redoes the jobs that they have not reported."""
         for node in self._nodes.values():
             ray.kill(node.maker)
 
     def _recruit(self) -> None:
-        """Start a process on every node that has none."""
+        """Start a process on every node that does not have one."""
         for found in ray.nodes():
             name, cpus = found["NodeID"], int(found["Resources"].get("CPU", 0))
             if found["Alive"] and cpus and name not in self._nodes:
                 here = NodeAffinitySchedulingStrategy(name, soft=False)
                 options = {"num_cpus": cpus, "max_concurrency": cpus, "scheduling_strategy": here}
                 maker = ray.remote(_Maker).options(**options).remote(self._elsewhere, self._work.memory)
-                self._nodes[name] = _Node(name, maker, 2 * cpus)  # half of them wait there, so that no thread does
+                self._nodes[name] = _Node(name, maker, 2 * cpus)  # half of them queue, to keep threads busy
         if not self._nodes:
-            raise RunError("the Ray cluster has no node with a CPU left; add one: ray start --address=HEAD:6379")
+            raise RunError("the Ray cluster has no more nodes with CPUs; add one: ray start --address=HEAD:6379")
         self._next_look = time.monotonic() + LOOK_SECONDS
 
     def _hand_out(self) -> None:
-        """Give jobs to the nodes with the most room, until all are full."""
+        """Assign jobs to the least busy nodes until all are full."""
         while self._waiting:
             node = min(self._nodes.values(), key=lambda node: node.taken / node.places)
             if node.taken == node.places:
@@ -150,7 +149,7 @@ class _Crew:
             node.taken += 1
 
     def _take(self, result: ray.ObjectRef) -> None:
-        """Report a job that is done, or put it back when the process that had it was lost."""
+        """Report a finished job, or requeue it if its process was lost."""
         job, node = self._given.pop(result)
         node.taken -= 1
         try:
@@ -168,9 +167,9 @@ class _Crew:
         self._losses[job.name] += 1
         if self._losses[job.name] == LOSSES:
             cause = " ".join(str(error).split())
-            raise RunError(f"{job.name}: the Ray process that made it was lost {LOSSES} times ({cause})") from None
+            raise RunError(f"{job.name}: the Ray process that merges it was lost {LOSSES} times ({cause})") from None
         self._waiting.appendleft(job)
-        if self._nodes.get(node.name) is node:  # not the process that has taken its place meanwhile
+        if self._nodes.get(node.name) is node:  # not if another process has already replaced it
             del self._nodes[node.name]
             ray.kill(node.maker)
         self._recruit()
@@ -178,7 +177,7 @@ class _Crew:
 
 @contextmanager
 def _connected() -> Iterator[None]:
-    """A connection to the cluster, the caller's own if there is one."""
+    """Connect to the cluster, or reuse the caller's connection if there is one."""
     if ray.is_initialized():
         yield
         return
@@ -187,21 +186,21 @@ def _connected() -> Iterator[None]:
     ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     try:
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, before)  # Ray's own would end the run without a word
+            signal.signal(signal.SIGTERM, before)  # Ray's handler would end the run silently
         yield
     finally:
         ray.shutdown()
 
 
 def _check_answers(address: str) -> None:
-    """Raise InputError where nobody listens at the address of a cluster: Ray itself takes minutes to find out."""
+    """Raise InputError if no cluster listens at the address. Ray itself takes minutes to notice."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host:
-        return  # none, or one of Ray's own words
+        return  # empty, or a Ray keyword such as "auto"
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
     except (OSError, ValueError):
         raise InputError(
-            f"RAY_ADDRESS: no Ray cluster answers at {address!r}; give the address that ray start --head shows, or"
+            f"RAY_ADDRESS: no Ray cluster answers at {address!r}; use the address that ray start --head prints, or"
             " unset it"
         ) from None

@@ -1,4 +1,4 @@
-"""Reads PyTorch's `.bin` checkpoints from memory-mapped files; whatever would run code is refused."""
+"""Reader for PyTorch `.bin` checkpoints that maps files into memory and refuses any file that would run code."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ NAMES = {torch_dtype(name): name for name in ITEM_BYTES}
 """Safetensors names of the dtypes that can be merged or copied."""
 
 PICKLE_LIMIT = 100_000_000
-"""Bytes that the description of the tensors may have, as many as a safetensors header."""
+"""Maximum size of the tensor descriptions in bytes, the same as for a safetensors header."""
 
 
 class BinReader:
-    """Serves a file of `torch.save`; see `mergecore.api.Reader`.
+    """Read a file written by `torch.save`. See `mergecore.api.Reader`.
 
-    The file holds a dict of tensors, or such a dict under ``state_dict`` with a trainer's state beside it, which is not
-    read. Every entry of the dict must be a tensor: one that is not would be lost without a word, so it is refused.
+    The file contains a dict of tensors, or such a dict under ``state_dict`` next to trainer state, which is ignored.
+    Every entry of the dict must be a tensor. Anything else is refused, because it would be dropped silently.
     """
 
     def __init__(self, path: Path) -> None:
@@ -52,9 +52,9 @@ class BinReader:
 
 
 def copy_elements(tensor: Tensor, start: int, out: Tensor) -> None:
-    """Fill the flat `out` with the elements of `tensor`, in row-major order, from `start` on.
+    """Fill the flat `out` with the elements of `tensor`, in row-major order, beginning at `start`.
 
-    A view with gaps is gone through by rows, so that it is never copied whole.
+    A non-contiguous view is copied row by row, so that the whole tensor is never copied at once.
     """
     if tensor.is_contiguous():
         out.copy_(tensor.view(-1)[start : start + out.numel()])
@@ -72,19 +72,19 @@ def copy_elements(tensor: Tensor, start: int, out: Tensor) -> None:
 
 
 def _load(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file, mapped into memory."""
+    """Return the tensors of a file, mapped into memory."""
     sizes = _record_sizes(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
         raise ModelError(
-            f"{path}: is refused, because loading it would run {found[1] if found else 'code'} as the file says;"
+            f"{path}: is refused, because loading it would run {found[1] if found else 'code'};"
             " convert it to safetensors with https://huggingface.co/spaces/safetensors/convert"
         ) from None
     except Exception as error:
         cause = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"{path}: cannot be read as PyTorch weights ({cause}); fetch the file again") from None
+        raise ModelError(f"{path}: cannot be read as PyTorch weights ({cause}); download the file again") from None
     nested = isinstance(content, dict) and isinstance(content.get("state_dict"), dict)
     tensors = content["state_dict"] if nested else content
     if not isinstance(tensors, dict):
@@ -94,17 +94,17 @@ def _load(path: Path) -> dict[str, Tensor]:
         )
     for name, tensor in tensors.items():
         _check_tensor(path, name, tensor, nested)
-    # Mapped, a piece of data that is too short would go on into the next one.
+    # In a mapped file, a record that is too short would run into the next one.
     storages = [tensor.untyped_storage() for tensor in tensors.values() if tensor.numel()]
     total = sum(sizes.elements())
     found = Counter({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
     if found - sizes or any(tensor.nbytes > total for tensor in tensors.values()):
-        raise ModelError(f"{path}: its tensors do not fit the data that it holds for them; fetch the file again")
+        raise ModelError(f"{path}: its tensors do not fit the data in the file; download the file again")
     return {name: tensor.detach() for name, tensor in tensors.items()}
 
 
 def _record_sizes(path: Path) -> Counter[int]:
-    """How often each size in bytes occurs among the records of the file, a zip archive that must not be compressed."""
+    """Count the record sizes in bytes of the file, which must be an uncompressed zip archive."""
     try:
         with os.fdopen(open_file(path), "rb") as file:
             size, start = os.fstat(file.fileno()).st_size, file.read(1)
@@ -114,41 +114,41 @@ def _record_sizes(path: Path) -> Counter[int]:
         raise
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except Exception:  # a damaged directory of records raises more than BadZipFile
+    except Exception:  # a damaged zip directory can raise more than BadZipFile
         if start == pickle.PROTO:
             raise ModelError(
-                f"{path}: is in PyTorch's format from before 2020, which cannot be mapped; rewrite it: {_rewrite(path)}"
+                f"{path}: is in PyTorch's format from before 2020, which cannot be mapped; convert it: {_rewrite(path)}"
             ) from None
-        raise ModelError(f"{path}: this is not a file of torch.save, or it was cut short; fetch it again") from None
+        raise ModelError(f"{path}: is not a torch.save file, or is truncated; download the file again") from None
     if any(record.compress_type != zipfile.ZIP_STORED for record in records):
-        raise ModelError(f"{path}: its data are compressed, so they cannot be mapped; rewrite it: {_rewrite(path)}")
+        raise ModelError(f"{path}: is compressed, so it cannot be mapped; convert it: {_rewrite(path)}")
     if sum(record.file_size for record in records) > size:
-        raise ModelError(f"{path}: its records claim more bytes than the file has; fetch it again")
+        raise ModelError(f"{path}: its records claim more bytes than the file has; download the file again")
     if any(record.file_size > PICKLE_LIMIT for record in records if record.filename.endswith("data.pkl")):
-        raise ModelError(f"{path}: its description of the tensors is larger than {PICKLE_LIMIT / 1e6:.0f} MB")
+        raise ModelError(f"{path}: its tensor descriptions are larger than {PICKLE_LIMIT / 1e6:.0f} MB")
     return Counter(record.file_size for record in records)
 
 
 def _check_tensor(path: Path, name: Any, tensor: Any, nested: bool) -> None:
-    """Refuse an entry that is no tensor or whose values cannot be merged or copied."""
+    """Refuse an entry that is not a tensor or has values that cannot be merged or copied."""
     if not isinstance(tensor, Tensor) or not isinstance(name, str):
         entry = f'w["state_dict"][{name!r}]' if nested else f"w[{name!r}]"
         raise ModelError(
-            f"{path}: {name!r} is {type(tensor).__name__}, not a named tensor; take it out:"
+            f"{path}: {name!r} is {type(tensor).__name__}, not a named tensor; remove it:"
             f" {_rewrite(path, f'del {entry}; ')}"
         )
     if tensor.layout is not torch.strided or tensor.is_nested or tensor.device.type != "cpu":
-        raise ModelError(f"{path}: {name!r} does not hold its values one by one; save an ordinary tensor, x.to_dense()")
+        raise ModelError(f"{path}: {name!r} is not a dense CPU tensor; save an ordinary tensor, such as x.to_dense()")
     if tensor.dtype not in NAMES:
         kind = str(tensor.dtype).removeprefix("torch.")
         raise ModelError(
             f"{path}: {name!r} is stored as {kind}, which cannot be merged;"
-            " use a checkpoint in float16, bfloat16 or float32"
+            " use a checkpoint in float16, bfloat16, or float32"
         )
 
 
 def _rewrite(path: Path, change: str = "") -> str:
-    """The command that loads a file's plain weights, changes them and saves them in today's format."""
+    """Return the command that loads a file's plain weights, changes them, and saves them in the current format."""
     place = json.dumps(str(path), ensure_ascii=False)
     code = f"import torch; w = torch.load({place}, weights_only=True); {change}torch.save(w, {place})"
     return f"python -c {shlex.quote(code)}"

@@ -1,4 +1,4 @@
-"""Drop the largest and the smallest changes (Model Breadcrumbs)."""
+"""Model Breadcrumbs: drop the largest and the smallest entries of each task vector."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mergecore.api import Context, DeltaMethod, PerModel, Tile, param
 
 
 class Band(NamedTuple):
-    """The magnitudes that are kept: those that `lower` keeps and `upper` does not."""
+    """The band of magnitudes to keep: those that `lower` keeps and `upper` does not."""
 
     lower: Cut
     upper: Cut
@@ -22,21 +22,21 @@ class Band(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class _Breadcrumbs(DeltaMethod):
-    """What both variants do to a task vector before they add up."""
+    """Parameters and sparsification shared by both variants."""
 
     tile = Tile.ELEMENTS
     measured_by = ("density", "gamma", "rescale")
     ignored = ("int8_mask",)
 
     weight: PerModel[float] = param(1.0, "Scale of this model's task vector.")
-    density: PerModel[float] = param(1.0, "Share of this model's task vector that is kept.", minimum=0.0, maximum=1.0)
-    gamma: PerModel[float] = param(0.01, "Share of the largest magnitudes that is dropped.", minimum=0.0, maximum=1.0)
+    density: PerModel[float] = param(1.0, "Fraction of each task vector's entries to keep.", minimum=0.0, maximum=1.0)
+    gamma: PerModel[float] = param(0.01, "Fraction of the largest magnitudes to drop.", minimum=0.0, maximum=1.0)
     normalize: bool = param(False, "Divide by the sum of the weights.")
-    rescale: bool = param(False, "Scale what is kept of a task vector back to the L1 norm of all of it.")
+    rescale: bool = param(False, "Rescale what remains of each task vector to its original L1 norm.")
     lambda_: float = param(1.0, "Scale of the merged task vector.", alias="lambda")
 
     def measure(self, tiles: Sequence[Sequence[Tensor]], ctx: Context) -> tuple[list[Band], list[float]]:
-        """The band of magnitudes that is kept of each task vector, and what scales the rest back where `rescale`."""
+        """Return the band of magnitudes to keep of each task vector, and its scale if `rescale` is set."""
         total, models = math.prod(ctx.shape), len(self.density)
         shares = [counts(total, density, gamma) for density, gamma in zip(self.density, self.gamma, strict=True)]
         wanted = [*(top + kept for top, kept in shares), *(top for top, _ in shares)]
@@ -47,7 +47,7 @@ class _Breadcrumbs(DeltaMethod):
         return bands, l1_scales(tiles, lambda deltas, offset: _kept(deltas, bands, offset))
 
     def prepare(self, deltas: Sequence[Tensor], ctx: Context) -> list[Tensor]:
-        """The entries of each task vector that are in its band."""
+        """Return each task vector with the entries outside its band set to zero."""
         return _kept(deltas, ctx.measured[0], ctx.offset)
 
     def _weighted(self, kept: Sequence[Tensor], ctx: Context) -> list[Tensor]:
@@ -56,12 +56,12 @@ class _Breadcrumbs(DeltaMethod):
 
 @dataclass(frozen=True, kw_only=True)
 class Breadcrumbs(_Breadcrumbs):
-    """Drop the largest and the smallest entries of each task vector, add up (https://arxiv.org/abs/2312.06795).
+    """Drop the largest and smallest entries of each task vector, then add them up (https://arxiv.org/abs/2312.06795).
 
-    Of the N magnitudes of a task vector's tensor, in descending order, of equals the first first, kept are int(density
-    * N) after the int(gamma * N) largest; where fewer than that are left, the smallest int(density * N). A density of
-    1 keeps all, whatever gamma is. result = base + lambda * sum(weight * kept), the sum divided by sum(weight) where
-    normalize.
+    Sort the N magnitudes of a task vector's tensor in descending order, with ties in index order. Skip the
+    int(gamma * N) largest and keep the next int(density * N). If fewer are left, keep the int(density * N) smallest.
+    A density of 1 keeps everything, regardless of gamma. result = base + lambda * sum(weight * kept), with the sum
+    divided by sum(weight) if normalize is set.
     """
 
     def merge(self, kept: Sequence[Tensor], ctx: Context) -> Tensor:
@@ -70,21 +70,21 @@ class Breadcrumbs(_Breadcrumbs):
 
 @dataclass(frozen=True, kw_only=True)
 class BreadcrumbsTies(_Breadcrumbs):
-    """Drop the largest and the smallest entries, elect a sign, add up what agrees (https://arxiv.org/abs/2312.06795).
+    """Drop the largest and smallest entries, elect signs, and add up what agrees (https://arxiv.org/abs/2312.06795).
 
-    kept as in breadcrumbs; the sign of sum(weight * kept) is elected for each element; agreeing = those weight * kept
-    that have it (TIES, https://arxiv.org/abs/2306.01708); result = base + lambda * sum(agreeing), the sum divided by
-    the sum of their weights where normalize.
+    kept is the same as in breadcrumbs. The elected sign of an element is that of sum(weight * kept), and agreeing
+    holds the weight * kept terms with that sign (TIES, https://arxiv.org/abs/2306.01708).
+    result = base + lambda * sum(agreeing), with the sum divided by the sum of their weights if normalize is set.
     """
 
-    normalize: bool = param(False, "Divide by the sum of the weights that agree.")
+    normalize: bool = param(False, "Divide by the sum of the weights whose entries agree with the elected sign.")
 
     def merge(self, kept: Sequence[Tensor], ctx: Context) -> Tensor:
         return agreeing_sum(self._weighted(kept, ctx), self.weight, self.normalize).mul_(self.lambda_)
 
 
 def counts(total: int, density: float, gamma: float) -> tuple[int, int]:
-    """How many of the largest of `total` magnitudes are dropped, and how many of those that follow are kept."""
+    """Return how many of the largest of `total` magnitudes to drop and how many of the next ones to keep."""
     if density >= 1:
         return 0, total
     kept = int(density * total)
@@ -92,7 +92,7 @@ def counts(total: int, density: float, gamma: float) -> tuple[int, int]:
 
 
 def _kept(deltas: Sequence[Tensor], bands: Sequence[Band], offset: int) -> list[Tensor]:
-    """New tensors; a difference of two selections is exact, and NaN stays."""
+    """Return new tensors. The difference of two selections is exact, and NaN stays NaN."""
     return [
         keep_largest(delta, band.lower, offset).sub_(keep_largest(delta, band.upper, offset))
         for delta, band in zip(deltas, bands, strict=True)

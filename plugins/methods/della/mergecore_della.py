@@ -1,4 +1,4 @@
-"""Drop at random, small magnitudes more often than large ones (DELLA)."""
+"""DELLA: drop entries of task vectors at random, small magnitudes more often than large ones."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from mergecore.api import Context, DeltaMethod, InputError, PerModel, Tile, para
 
 @dataclass(frozen=True, kw_only=True)
 class _Della(DeltaMethod):
-    """What both variants do to a task vector before they add up."""
+    """Parameters and sparsification shared by both variants."""
 
     tile = Tile.ROWS
     measured_by = ("density", "epsilon", "rescale")
     ignored = ("int8_mask",)
 
     weight: PerModel[float] = param(1.0, "Scale of this model's task vector.")
-    density: PerModel[float] = param(1.0, "Mean chance of an element to be kept.", minimum=0.0, maximum=1.0)
+    density: PerModel[float] = param(1.0, "Mean probability of keeping an entry.", minimum=0.0, maximum=1.0)
     epsilon: PerModel[float] = param(
-        0.15, "How far the chances go from the density, down and up.", minimum=0.0, maximum=0.5
+        0.15, "Half the range of the keep probabilities around the density.", minimum=0.0, maximum=0.5
     )
     normalize: bool = param(False, "Divide by the sum of the weights.")
-    rescale: bool = param(True, "Scale what is kept of a task vector back to the L1 norm of all of it.")
+    rescale: bool = param(True, "Rescale what remains of each task vector to its original L1 norm.")
     lambda_: float = param(1.0, "Scale of the merged task vector.", alias="lambda")
 
     def __post_init__(self) -> None:
         for density, epsilon in zip(self.density, self.epsilon, strict=True):
             if 0 < density < 1 and not (density + epsilon < 1 and density - epsilon > 0):
                 raise InputError(
-                    f"density {density:g} with epsilon {epsilon:g} gives chances from {density - epsilon:g} to"
-                    f" {density + epsilon:g}, which must lie between 0 and 1, both excluded;"
-                    f" give an epsilon below {min(density, 1 - density):g}"
+                    f"density {density:g} with epsilon {epsilon:g} gives keep probabilities from"
+                    f" {density - epsilon:g} to {density + epsilon:g}, which must be strictly between 0 and 1;"
+                    f" set epsilon below {min(density, 1 - density):g}"
                 )
 
     def measure(self, tiles: Sequence[Sequence[Tensor]], ctx: Context) -> Thinned:
-        """What scales each thinned task vector back where `rescale`."""
+        """Return the masks, and the scale of each task vector if `rescale` is set."""
         return thinned(tiles, self.density, partial(self._mask, ctx), rescale=self.rescale)
 
     def prepare(self, deltas: Sequence[Tensor], ctx: Context) -> list[Tensor]:
-        """delta * [u < p], u uniform in [0, 1)."""
+        """Return delta * [u < p], with u uniform in [0, 1)."""
         return thin(deltas, self.density, partial(self._mask, ctx), ctx.measured.masks, ctx.offset)
 
     def _weighted(self, kept: Sequence[Tensor], ctx: Context) -> list[Tensor]:
@@ -60,18 +60,18 @@ class _Della(DeltaMethod):
 
 @dataclass(frozen=True, kw_only=True)
 class Della(_Della):
-    """Drop at random, small changes more often, elect a sign and average (DELLA, https://arxiv.org/abs/2406.11617).
+    """Drop small entries more often than large ones, elect signs, and average (DELLA, https://arxiv.org/abs/2406.11617).
 
-    In each row of a task vector (along the last dimension; a vector is one row) the magnitudes are ranked from 1, the
-    smallest, to n, exactly, of equals the first lowest. The chance to be kept grows with the rank from density -
-    epsilon to density + epsilon, p = density - epsilon + 2 epsilon (rank - 1) / (n - 1); it is the density where
-    n = 1, and a density of 1 or 0 keeps all or none. kept = delta * [u < p], u uniform in [0, 1); where rescale,
-    kept is multiplied by |delta|_1 / |kept|_1 over the whole tensor. The sign of sum(weight * kept) is elected for
-    each element; agreeing = those weight * kept that have it;
-    result = base + lambda * sum(agreeing), the sum divided by the sum of their weights where normalize.
+    Each row of a task vector (the last dimension; a vector is one row) ranks its magnitudes exactly from 1, the
+    smallest, to n, with ties in index order. The keep probability grows with the rank from density - epsilon to
+    density + epsilon: p = density - epsilon + 2 epsilon (rank - 1) / (n - 1). It equals the density if n = 1, and a
+    density of 1 or 0 keeps all or none. kept = delta * [u < p], with u uniform in [0, 1). If rescale is set, kept is
+    multiplied by |delta|_1 / |kept|_1 over the whole tensor. The elected sign of an element is that of
+    sum(weight * kept), and agreeing holds the weight * kept terms with that sign.
+    result = base + lambda * sum(agreeing), with the sum divided by the sum of their weights if normalize is set.
     """
 
-    normalize: bool = param(True, "Divide by the sum of the weights that agree.")
+    normalize: bool = param(True, "Divide by the sum of the weights whose entries agree with the elected sign.")
 
     def merge(self, kept: Sequence[Tensor], ctx: Context) -> Tensor:
         return agreeing_sum(self._weighted(kept, ctx), self.weight, self.normalize).mul_(self.lambda_)
@@ -79,11 +79,11 @@ class Della(_Della):
 
 @dataclass(frozen=True, kw_only=True)
 class DellaLinear(_Della):
-    """Drop at random, small changes more often than large ones, add up (DELLA, https://arxiv.org/abs/2406.11617).
+    """Drop small entries more often than large ones, then add up (DELLA, https://arxiv.org/abs/2406.11617).
 
-    kept as in della: in each row the chance to be kept grows with the rank of the magnitude from density - epsilon to
-    density + epsilon; rescaled to the task vector's L1 norm where rescale;
-    result = base + lambda * sum(weight * kept), the sum divided by sum(weight) where normalize.
+    kept is the same as in della: in each row, the keep probability grows with the rank of the magnitude from
+    density - epsilon to density + epsilon, and rescale restores the task vector's L1 norm.
+    result = base + lambda * sum(weight * kept), with the sum divided by sum(weight) if normalize is set.
     """
 
     def merge(self, kept: Sequence[Tensor], ctx: Context) -> Tensor:
@@ -91,7 +91,7 @@ class DellaLinear(_Della):
 
 
 def chances(delta: Tensor, density: float, epsilon: float) -> Tensor:
-    """The chance of each element to be kept, in float32: by its magnitude's rank in its row, the last dimension."""
+    """Return each element's keep probability in float32, from its magnitude's rank in its row (last dimension)."""
     if density <= 0:
         return torch.zeros(delta.shape, device=delta.device)
     rows = delta.reshape(-1, delta.shape[-1] if delta.ndim else 1)
@@ -103,9 +103,9 @@ def chances(delta: Tensor, density: float, epsilon: float) -> Tensor:
 
 
 def ascending(rows: Tensor) -> Tensor:
-    """The order of the magnitudes in each row of a matrix, from the smallest, of equals the first first; on the CPU.
+    """Return the stable ascending argsort of the magnitudes in each row of a matrix, computed on the CPU.
 
-    A radix sort by 16 bits at a time, which NumPy does without comparisons: several times faster than any other sort.
+    This is a radix sort, 16 bits at a time. NumPy sorts 16-bit integers without comparisons, several times faster.
     """
     bits = rows.cpu().abs()
     bits = bits.view(torch.int32 if bits.dtype == torch.float32 else torch.int64)

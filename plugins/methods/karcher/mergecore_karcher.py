@@ -1,4 +1,4 @@
-"""The Karcher mean of models: the point of the sphere that is nearest to all of them."""
+"""Karcher mean: the point on the sphere that is closest to all models."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Karcher(WeightMethod):
-    """Find the models' centre of mass on the sphere (Karcher 1977, https://doi.org/10.1002/cpa.3160300502).
+    """Find the models' center of mass on the sphere (Karcher 1977, https://doi.org/10.1002/cpa.3160300502).
 
-    Of the models' directions u_i (zero tensors have none) the mean m begins at the normalized average and moves by the
-    average T of the u_i's logarithms at m, (angle_i / sin(angle_i)) (u_i - cos(angle_i) m), to
-    cos|T| m + sin|T| T/|T|, until |T| < tol; result = m * the mean of all models' norms.
-    Where the average vanishes, as that of two opposite models, m begins at the first; what lies opposite of m does not
-    pull at it. All m are sums of the u_i, so the search needs but their dot products.
+    Given the models' directions u_i (a zero tensor has none), the mean m starts at their normalized average. Each step
+    computes T, the average of the logarithmic maps (angle_i / sin(angle_i)) (u_i - cos(angle_i) m) of the u_i at m, and
+    moves m to cos|T| m + sin|T| T/|T|, until |T| < tol. result = m * mean(norms of all models).
+    If the average vanishes, as for two opposite models, m starts at the first direction. A direction opposite to m is
+    ignored. Every m is a linear combination of the u_i, so the search needs only their dot products.
     """
 
     tile = Tile.ELEMENTS
 
-    max_iter: int = param(10, "Steps at most.", minimum=0)
-    tol: float = param(1e-5, "A step, or the angle to a model, smaller than this is none.", minimum=0)
+    max_iter: int = param(10, "Maximum number of steps.", minimum=0)
+    tol: float = param(1e-5, "Steps and angles smaller than this count as zero.", minimum=0)
 
     def measure(self, tiles: Sequence[Sequence[Tensor]], ctx: Context) -> list[float]:
-        """The factor of each model."""
+        """Return the factor of each model."""
         products = gram(tiles)
         norms = products.diagonal().sqrt()
         directed = norms.nonzero().flatten()
@@ -46,7 +46,7 @@ class Karcher(WeightMethod):
         return weighted_sum(weights, ctx.measured)
 
     def _mean(self, cosine: Tensor) -> Tensor:
-        """The mean direction as factors of the directions whose cosines these are."""
+        """Return the mean direction as factors of the directions, given their pairwise cosines."""
         share = 1 / len(cosine)
         mean = self._normalized(torch.full_like(cosine[0], share), cosine)
         for _ in range(self.max_iter):

@@ -1,4 +1,4 @@
-"""Weighted mean of models (Model Soups)."""
+"""Linear: weighted mean of models (Model Soups)."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Linear(WeightMethod):
-    """Weighted mean of the models' weights (Model Soups, https://arxiv.org/abs/2203.05482).
+    """Weighted mean of models (Model Soups, https://arxiv.org/abs/2203.05482).
 
-    result = sum(weight * model), divided by sum(weight) where normalize.
+    result = sum(weight * model), divided by sum(weight) if normalize is set.
     """
 
     tile = Tile.ELEMENTS

@@ -1,4 +1,4 @@
-"""Model Stock: from the base towards the mean of fine-tuned models, as far as their angles say."""
+"""Model Stock: move from the base model toward the mean of fine-tuned models, by a ratio based on their angles."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 VANISHING = 1e-6
-"""A divisor below this has no ratio: the base stays."""
+"""If the divisor is smaller than this, the ratio is 0 and the result is the base."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelStock(DeltaMethod):
-    """Go to the point between base and mean that is nearest to the weights' centre (https://arxiv.org/abs/2403.19522).
+    """Move to the point between base and mean closest to the center of the weights (https://arxiv.org/abs/2403.19522).
 
-    With the mean c of the cosines between the N task vectors: t = N c / (1 + (N - 1) c),
-    result = base + t * mean(task vectors). A zero task vector is at right angles with all others; t is 0 where its
-    divisor is, and beyond 0 and 1 where c is negative.
+    c is the mean cosine between the N task vectors, and t = N c / (1 + (N - 1) c).
+    result = base + t * mean(task vectors). A zero task vector counts as orthogonal to all others. t is 0 if its
+    divisor is 0, and can be below 0 or above 1 if c is negative.
     """
 
     tile = Tile.TENSOR
     models = (2, None)
 
-    filter_wise: bool = param(False, "A ratio for each row, along the last dimension; a vector is one row.")
+    filter_wise: bool = param(False, "Compute a ratio for each row (last dimension). A vector counts as one row.")
 
     def __post_init__(self) -> None:
-        # What may be cut depends on the parameter, so the instance knows better than the class.
+        # How a tensor can be tiled depends on the parameter, so set it on the instance.
         object.__setattr__(self, "tile", Tile.ROWS if self.filter_wise else Tile.ELEMENTS)
 
     def measure(self, tiles: Sequence[Sequence[Tensor]], ctx: Context) -> Tensor | None:
-        """The ratio t; rows get theirs when they are merged."""
+        """Return the ratio t, or None if each row's ratio is computed in `merge`."""
         if not self.filter_wise:
             return _ratio(gram(tiles))
         return None if ctx.shape else _ratio(gram([[delta.reshape(-1) for delta in tiles[0]]]))
@@ -48,7 +48,7 @@ class ModelStock(DeltaMethod):
 
 
 def _ratio(products: Tensor) -> Tensor:
-    """The ratio t by the dot products [..., N, N] of the task vectors."""
+    """Return the ratio t, given the dot products [..., N, N] of the task vectors."""
     count = products.shape[-1]
     left, right = torch.triu_indices(count, count, 1)
     cosine = cosines(products)[..., left, right].mean(-1)

@@ -1,4 +1,4 @@
-"""Spherical mean of models or task vectors, around their weighted mean direction."""
+"""MultiSLERP: spherical mean of models or task vectors around their weighted mean direction."""
 
 from __future__ import annotations
 
@@ -16,28 +16,27 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 VANISHING = 1e-8
-"""A sum of weights below this cannot be divided by."""
+"""Sums of weights smaller than this cannot be used as a divisor."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MultiSlerp(DeltaMethod):
-    """Average directions and lengths apart (after spherical averages, https://doi.org/10.1145/502122.502124).
+    """Average directions and norms separately (based on spherical averages, https://doi.org/10.1145/502122.502124).
 
-    Of the models, or with a base model of their differences from it, y_i with norms n_i: the directions
-    u_i = y_i / (n_i + eps), their weighted mean of direction m, and the weighted mean T of the u_i projected onto the
-    tangent space at m give result = (cos(v) m + sin(v) T/v) * sum(weight_i n_i), v = |T| + eps. T is 0, since m has
-    the direction of that very mean, so that result = cos(eps) m * sum(weight_i n_i), added to the base if there is one.
-    Directions that cancel each other have no mean: there result = sum(weight_i y_i). A lone model is the result.
+    The y_i are the models, or their task vectors if there is a base model. With norms n_i and directions
+    u_i = y_i / (n_i + eps), m is the direction of the weighted mean of the u_i, and T is the weighted mean of the u_i
+    projected onto the tangent space at m. With v = |T| + eps, result = (cos(v) m + sin(v) T/v) * sum(weight_i n_i).
+    T is always 0, because m is the direction of that mean, so result = cos(eps) m * sum(weight_i n_i), added to the
+    base if there is one. If the directions cancel out, they have no mean and result = sum(weight_i y_i). A single model
+    is returned unchanged.
     """
 
     tile = Tile.ELEMENTS
     base = Base.OPTIONAL
 
-    weight: PerModel[float] = param(1.0, "Weight of this model's direction and length; one model needs none.")
-    normalize_weights: bool = param(True, "Divide the weights by their sum, which must not be 0.")
-    eps: float = param(
-        1e-8, "Added to norms that are divided by; a mean direction shorter than this is none.", minimum=0
-    )
+    weight: PerModel[float] = param(1.0, "Weight of this model's direction and norm. A single model ignores it.")
+    normalize_weights: bool = param(True, "Divide the weights by their sum, which must not be zero.")
+    eps: float = param(1e-8, "Added to norms before dividing. A mean shorter than this has no direction.", minimum=0)
 
     def __post_init__(self) -> None:
         if self.normalize_weights and len(self.weight) > 1 and abs(sum(self.weight)) < VANISHING:
@@ -47,7 +46,7 @@ class MultiSlerp(DeltaMethod):
             )
 
     def measure(self, tiles: Sequence[Sequence[Tensor]], ctx: Context) -> list[float]:
-        """The factor of each model."""
+        """Return the factor of each model."""
         if len(self.weight) == 1:
             return [1.0]
         products = gram(tiles)

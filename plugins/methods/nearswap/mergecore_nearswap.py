@@ -1,4 +1,4 @@
-"""NearSwap: the other model's values where the two are near."""
+"""NearSwap: use the other model's values where the two models are close."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class NearSwap(DeltaMethod):
-    """Move each weight towards the other model's, by t at most (https://huggingface.co/alchemonaut/QuartetAnemoi-70B-t0.0001).
+    """Move each weight toward the other model, by at most t (https://huggingface.co/alchemonaut/QuartetAnemoi-70B-t0.0001).
 
-    result = base + min(1, t / |d|) * d with d = other - base, which is base + d cut off at -t and t.
+    result = base + min(1, t / |d|) * d, with d = other - base. This adds d clamped to [-t, t] to the base.
     """
 
     tile = Tile.ELEMENTS
     models = (1, 1)
 
-    t: float = param(doc="How far a weight moves at most: those nearer than this become the other model's.", minimum=0)
+    t: float = param(doc="Maximum change of a weight. Weights closer than this become the other model's.", minimum=0)
 
     def merge(self, deltas: Sequence[Tensor], ctx: Context) -> Tensor:
         return deltas[0].clamp(-self.t, self.t)

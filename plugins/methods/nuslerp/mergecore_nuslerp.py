@@ -1,4 +1,4 @@
-"""Spherical interpolation of two models or task vectors, as wholes or row by row."""
+"""NuSLERP: spherical interpolation of two models or task vectors, as a whole or row by row."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 OPPOSITE = -0.9995
-"""Cosine below which the way is a straight line: between nearly opposite vectors rounding alone picks the arc."""
+"""Below this cosine, interpolate linearly: the arc between nearly opposite vectors depends only on rounding."""
 VANISHING = 1e-6
-"""Weights whose sum is below this count as equal."""
+"""If the sum of the weights is smaller than this, they count as equal."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NuSlerp(DeltaMethod):
-    """Go along the arc between two models or task vectors (Shoemake 1985, https://doi.org/10.1145/325165.325242).
+    """Interpolate along the arc between two models or task vectors (Shoemake 1985, https://doi.org/10.1145/325165.325242).
 
-    t = weight_2 / (weight_1 + weight_2); the vectors x_1 and x_2 are the models, or with a base model their
-    differences from it; result = (sin((1-t) angle) x_1 + sin(t angle) x_2) / sin(angle), added to the base if there is
-    one. Equal and nearly opposite vectors go a straight line; a zero vector is at right angles with all others.
-    A tensor of fewer than two dimensions is one vector in all modes.
+    The vectors x_1 and x_2 are the models, or their task vectors if there is a base model, and
+    t = weight_2 / (weight_1 + weight_2). result = (sin((1-t) angle) x_1 + sin(t angle) x_2) / sin(angle), added to the
+    base if there is one. Equal and nearly opposite vectors are interpolated linearly. A zero vector counts as
+    orthogonal to all others. A tensor with fewer than two dimensions is one vector in all modes.
     """
 
     tile = Tile.TENSOR
@@ -35,20 +35,20 @@ class NuSlerp(DeltaMethod):
     models = (2, 2)
     copies_lone = True
 
-    weight: PerModel[float] = param(1.0, "This model's share of the way: t is the second's share of the sum.")
-    nuslerp_flatten: bool = param(True, "Take the whole tensor as one vector.")
+    weight: PerModel[float] = param(1.0, "Weight of this model. t is the second model's weight over the sum of both.")
+    nuslerp_flatten: bool = param(True, "Treat the whole tensor as one vector.")
     nuslerp_row_wise: bool = param(
         False,
-        "Where not flattened: false interpolates vectors along the last dimension, the rows of an [out, in] matrix;"
-        " true those along the first, its columns. So recipes have always meant it, whatever the name says.",
+        "Applies if nuslerp_flatten is false. False interpolates vectors along the last dimension (rows of an [out, in]"
+        " matrix), true along the first (columns). The name suggests the opposite, but existing recipes rely on this.",
     )
 
     def __post_init__(self) -> None:
-        # What may be cut depends on the parameters, so the instance knows better than the class.
+        # How a tensor can be tiled depends on the parameters, so set it on the instance.
         object.__setattr__(self, "tile", Tile.ELEMENTS if self.nuslerp_flatten else Tile.ROWS)
 
     def measure(self, tiles: Sequence[Sequence[Tensor]], ctx: Context) -> list[Tensor] | None:
-        """The factors of the two vectors, or of each column; rows get theirs when they are merged."""
+        """Return the factors of the two vectors or of each column, or None if rows get theirs in `merge`."""
         if self.nuslerp_flatten:
             return self._factors(gram(tiles))
         if len(ctx.shape) < 2:
@@ -60,7 +60,7 @@ class NuSlerp(DeltaMethod):
         return weighted_sum(deltas, factors)
 
     def _factors(self, products: Tensor) -> list[Tensor]:
-        """The factors of x_1 and x_2 by their dot products [..., 2, 2]."""
+        """Return the factors of x_1 and x_2, given their dot products [..., 2, 2]."""
         total = sum(self.weight)
         t = 0.5 if abs(total) < VANISHING else self.weight[1] / total
         cosine = cosines(products)[..., 0, 1]
@@ -71,11 +71,11 @@ class NuSlerp(DeltaMethod):
 
 
 def _column_gram(tiles: Sequence[Sequence[Tensor]]) -> Tensor:
-    """The dot products of the models along the first dimension, [*columns, models, models] in float64."""
+    """Return the dot products of the models along the first dimension, [*columns, models, models] in float64."""
     total: Tensor | None = None
     for models in tiles:
         exact = [model.double() for model in models]
-        # One row after the other: the order, and so the last bit, is the same wherever the tiles end.
+        # Row by row, so that neither the order of additions nor any bit depends on the tiling.
         for row in torch.stack([one * other for one in exact for other in exact], 1):
             total = row if total is None else total + row
     assert total is not None

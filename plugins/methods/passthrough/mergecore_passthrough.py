@@ -1,4 +1,4 @@
-"""One model's weights, scaled or as they are; stacks layers when used with slices."""
+"""Passthrough: copy one model's weights, optionally scaled. With slices, stack layers of several models."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Passthrough(WeightMethod):
-    """One model's weights times a scale; with slices, a stack of layers of several models.
+    """Copy one model's weights, optionally scaled. With slices, stack layers of several models.
 
     result = scale * model
     """
@@ -22,7 +22,7 @@ class Passthrough(WeightMethod):
     tile = Tile.ELEMENTS
     models = (1, 1)
 
-    scale: PerModel[float] = param(1.0, "Factor of the weights.")
+    scale: PerModel[float] = param(1.0, "Scale of the weights.")
 
     def merge(self, weights: Sequence[Tensor], ctx: Context) -> Tensor:
         return weights[0] * self.scale[0]

@@ -1,4 +1,4 @@
-"""Average what several models change, keep what one alone changes (RAM)."""
+"""RAM: average elements that several models change and keep elements that only one changes."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from mergecore.api import Context, DeltaMethod, Tile, param
 
 @dataclass(frozen=True, kw_only=True)
 class Ram(DeltaMethod):
-    """Average elements that several models change, keep those that one alone changes (https://arxiv.org/abs/2601.13572).
+    """Average elements that several models change and keep those that only one changes (https://arxiv.org/abs/2601.13572).
 
-    A model changes an element where |delta| > epsilon; c = how many models change it;
+    A model changes an element if |delta| > epsilon, and c is the number of models that change it.
     result = base + sum(the changing deltas) / max(c, 1).
     """
 
     tile = Tile.ELEMENTS
 
-    epsilon: float = param(1e-5, "Differences up to this are no change.", minimum=0.0)
+    epsilon: float = param(1e-5, "Elements that differ from the base by at most this count as unchanged.", minimum=0.0)
 
     def merge(self, deltas: Sequence[Tensor], ctx: Context) -> Tensor:
         changes, count = _changes(deltas, self.epsilon)
@@ -33,22 +33,22 @@ class Ram(DeltaMethod):
 
 @dataclass(frozen=True, kw_only=True)
 class RamPlusTl(DeltaMethod):
-    """RAM, with what one model alone changes strengthened by how much it shares (https://arxiv.org/abs/2601.13572).
+    """RAM that amplifies changes made by only one model, based on its overlap (https://arxiv.org/abs/2601.13572).
 
-    A model changes an element where |delta| > epsilon; c = how many models change it. Of the elements of the whole
-    tensor that a model changes, S are changed by others too and U are not; rho = S / max(U, epsilon), and its factor is
-    1 + r * min(rho, alpha). result = base + sum(delta * factor) where c = 1, base + sum(the changing deltas) / c
-    where c > 1.
+    A model changes an element if |delta| > epsilon, and c is the number of models that change it. Of all elements that
+    a model changes in the tensor, S are also changed by others and U are not. With rho = S / max(U, epsilon), the
+    model's factor is 1 + r * min(rho, alpha). If c = 1, result = base + sum(delta * factor). If c > 1,
+    result = base + sum(the changing deltas) / c.
     """
 
     tile = Tile.ELEMENTS
 
-    epsilon: float = param(1e-5, "Differences up to this are no change.", minimum=0.0)
-    r: float = param(0.1, "Strength of the factor on what one model alone changes.")
-    alpha: float = param(0.2, "Largest ratio of shared to own changes that counts.", minimum=0.0)
+    epsilon: float = param(1e-5, "Elements that differ from the base by at most this count as unchanged.", minimum=0.0)
+    r: float = param(0.1, "Strength of the amplification of changes made by only one model.")
+    alpha: float = param(0.2, "Upper limit of the ratio of shared to unshared changes.", minimum=0.0)
 
     def measure(self, tiles: Sequence[Sequence[Tensor]], ctx: Context) -> list[float]:
-        """The factor of each model."""
+        """Return the factor of each model."""
         shared, own = [0] * len(tiles[0]), [0] * len(tiles[0])
         for deltas in tiles:
             changes, count = _changes(deltas, self.epsilon)
@@ -57,7 +57,7 @@ class RamPlusTl(DeltaMethod):
                 lone = int(torch.count_nonzero(_is_change(change).mul_(alone)))
                 own[model] += lone
                 shared[model] += int(torch.count_nonzero(change)) - lone
-        # A model without changes of its own has nothing that the factor could act on.
+        # A model with no unshared changes has nothing to amplify.
         ratios = [s / max(u, self.epsilon) if u else 0.0 for s, u in zip(shared, own, strict=True)]
         return [1 + self.r * min(ratio, self.alpha) for ratio in ratios]
 
@@ -72,7 +72,7 @@ class RamPlusTl(DeltaMethod):
 
 
 def _changes(deltas: Sequence[Tensor], epsilon: float) -> tuple[list[Tensor], Tensor]:
-    """The deltas, zero where they are no change (NaN is one), and how many models change each element."""
+    """Return the deltas with unchanged elements set to zero (NaN is a change), and how many models change each one."""
     changes = [torch.hardshrink(delta, epsilon) for delta in deltas]
     count = torch.zeros_like(changes[0])
     for change in changes:
@@ -81,5 +81,5 @@ def _changes(deltas: Sequence[Tensor], epsilon: float) -> tuple[list[Tensor], Te
 
 
 def _is_change(change: Tensor) -> Tensor:
-    """1 where it is not zero, else 0, as floats: bools cost several times as much."""
+    """Return 1.0 where nonzero, else 0.0. Floats are several times faster than bools here."""
     return torch.ne(change, 0, out=torch.empty_like(change))

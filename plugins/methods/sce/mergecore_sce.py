@@ -1,4 +1,4 @@
-"""Select by variance, weigh by energy, erase the minority (SCE)."""
+"""SCE: select elements by variance, weight models by energy, and erase minority signs."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from mergecore.api import Context, DeltaMethod, Tile, param
 
 @dataclass(frozen=True, kw_only=True)
 class Sce(DeltaMethod):
-    """Weigh task vectors by their energy where models disagree most (SCE, https://arxiv.org/abs/2408.07990).
+    """Weight task vectors by their energy where the models differ most (SCE, https://arxiv.org/abs/2408.07990).
 
-    Select: where select_topk < 1, only the int(select_topk * c) elements of largest variance over the models stay, of
-    the c whose variance is not zero (equals: the first); all other elements of the task vectors are zero from here on.
-    Calculate: weight = sum(delta^2) of a model, divided by the sum of those of all models; equal weights where all
-    deltas are zero. Erase: agreeing = the deltas of the sign of sum(delta), element by element;
-    result = base + sum(weight * agreeing) / sum(their weights), base where none agrees.
+    Select: if select_topk < 1, keep only the int(select_topk * c) elements with the largest variance across models, out
+    of the c elements with nonzero variance (ties in index order). Set all other elements of the task vectors to zero.
+    Calculate: a model's weight is its sum(delta^2) divided by the sum over all models. The weights are equal if all
+    deltas are zero. Erase: agreeing holds the deltas with the sign of sum(delta), element by element.
+    result = base + sum(weight * agreeing) / sum(their weights), or the base if none agrees.
 
-    Both divisions are guarded at exactly zero, with no absolute floor: deltas of any size are weighed.
+    Both divisions are guarded only against exactly zero, with no absolute floor, so deltas of any size count.
     """
 
     tile = Tile.ELEMENTS
     ignored = ("int8_mask",)
 
     select_topk: float = param(
-        1.0, "Share of the elements that differ between models that is merged.", minimum=0.0, maximum=1.0
+        1.0, "Fraction of elements to merge, out of those that differ between models.", minimum=0.0, maximum=1.0
     )
 
     def measure(self, tiles: Sequence[Sequence[Tensor]], ctx: Context) -> tuple[Selection | None, list[float]]:
-        """Which elements are selected (None: all), and each model's weight."""
+        """Return the selected elements (None: all) and each model's weight."""
         selection = None
         if self.select_topk < 1:
             varying = sum(_varying(deltas) for deltas in tiles)
@@ -63,13 +63,13 @@ class Sce(DeltaMethod):
 
 @dataclass(frozen=True)
 class Selection:
-    """The elements whose spread over the models `cut` keeps, drawn into `masks` where they are first asked for."""
+    """The elements whose variance across models passes `cut`. Masks are computed on first use and kept in `masks`."""
 
     cut: Cut
     masks: Masks
 
     def of(self, deltas: Sequence[Tensor], offset: int) -> list[Tensor]:
-        """The deltas of a tile, zero where they are not selected; NaN stays."""
+        """Return the deltas of a tile with unselected elements set to zero. NaN stays NaN."""
         mask = self.masks.get(0, offset, deltas[0], partial(self._mask, deltas, offset))
         return [delta * mask for delta in deltas]
 
@@ -79,7 +79,7 @@ class Selection:
 
 
 def _varying(deltas: Sequence[Tensor]) -> int:
-    """In how many elements the models differ."""
+    """Return the number of elements in which the models differ."""
     differing = torch.zeros_like(deltas[0])
     for delta in deltas[1:]:
         differing.add_(torch.ne(delta, deltas[0], out=torch.empty_like(delta)))
@@ -87,10 +87,10 @@ def _varying(deltas: Sequence[Tensor]) -> int:
 
 
 def _spread(deltas: Sequence[Tensor]) -> Tensor:
-    """The variance over the n models of each element, times n^2, in float64; exactly zero where all are equal.
+    """Return n^2 times each element's variance across the n models, in float64. It is exactly 0 if all are equal.
 
-    With the differences d from the first model, n sum(d^2) - sum(d)^2: its first term is at least n / (n - 1) times
-    the second, so that nothing cancels.
+    With d the differences from the first model, this is n sum(d^2) - sum(d)^2. The first term is at least n / (n - 1)
+    times the second, which avoids catastrophic cancellation.
     """
     first, others = deltas[0].double(), deltas[1:]
     if not others:

@@ -1,4 +1,4 @@
-"""Spherical interpolation between two models."""
+"""SLERP: spherical interpolation between two models."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from torch import Tensor
 from mergecore.api import Base, Context, Tile, WeightMethod, param
 
 PARALLEL = 0.9995
-"""Cosine beyond which (either way) the arc is a straight line."""
+"""Above this absolute cosine, interpolate linearly."""
 ZERO_NORM = 1e-8
-"""A tensor of at most this norm has no direction: its cosine with anything is 0."""
+"""A tensor with a norm of at most this has no direction. Its cosine with any tensor is 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Slerp(WeightMethod):
-    """Go from the base model to the other along the arc between them (Shoemake 1985, https://doi.org/10.1145/325165.325242).
+    """Interpolate along the arc from the base model to the other (Shoemake 1985, https://doi.org/10.1145/325165.325242).
 
-    result = (sin((1-t) angle) * base + sin(t angle) * other) / sin(angle), the angle taken over the whole tensor;
-    a straight line where the two are nearly parallel or opposite.
+    result = (sin((1-t) angle) * base + sin(t angle) * other) / sin(angle), with the angle between the whole tensors.
+    Nearly parallel and nearly opposite tensors are interpolated linearly.
     """
 
     tile = Tile.ELEMENTS
@@ -30,10 +30,10 @@ class Slerp(WeightMethod):
     models = (2, 2)
     copies_lone = True
 
-    t: float = param(doc="Where to go: 0 is the base model, 1 the other.")
+    t: float = param(doc="Interpolation factor: 0 is the base model, 1 the other model.")
 
     def measure(self, tiles: Sequence[Sequence[Tensor]], ctx: Context) -> tuple[float, float]:
-        """The factors of the base and of the other model."""
+        """Return the factors of the base and of the other model."""
         base_square, other_square, product = dots(tiles, [(0, 0), (1, 1), (0, 1)])
         norms = [norm if norm > ZERO_NORM else 1.0 for norm in (math.sqrt(base_square), math.sqrt(other_square))]
         cosine = max(-1.0, min(1.0, product / (norms[0] * norms[1])))

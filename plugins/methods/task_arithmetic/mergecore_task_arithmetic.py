@@ -1,4 +1,4 @@
-"""Sums of task vectors (task arithmetic)."""
+"""Task arithmetic: add a weighted sum of task vectors to the base."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 VANISHING = 1e-8
-"""A sum of weights below this cannot be divided by and is left alone."""
+"""If the sum of the weights is smaller than this, do not divide by it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskArithmetic(DeltaMethod):
-    """Add up weighted task vectors (https://arxiv.org/abs/2212.04089).
+    """Add a weighted sum of task vectors to the base (https://arxiv.org/abs/2212.04089).
 
-    result = base + lambda * sum(weight * (model - base)), the sum divided by sum(weight) where normalize.
+    result = base + lambda * sum(weight * (model - base)), with the sum divided by sum(weight) if normalize is set.
     """
 
     tile = Tile.ELEMENTS

@@ -1,4 +1,4 @@
-"""Trim, elect sign and merge (TIES)."""
+"""TIES: trim, elect sign, and merge task vectors."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from mergecore.api import Context, DeltaMethod, PerModel, Tile, param
 
 @dataclass(frozen=True, kw_only=True)
 class Ties(DeltaMethod):
-    """Keep each task vector's largest entries, elect a sign, average what agrees (TIES, https://arxiv.org/abs/2306.01708).
+    """Trim each task vector, elect signs, and average the entries that agree (TIES, https://arxiv.org/abs/2306.01708).
 
-    Of each task vector the `density` largest magnitudes of the whole tensor stay; weighted, their sum gives each
-    element's sign; the entries of that sign are added up and, where normalize, divided by the sum of their weights.
-    result = base + lambda * that
+    kept holds the entries of a task vector with the largest magnitudes in the whole tensor, a fraction of `density`.
+    The elected sign of an element is that of sum(weight * kept), and agreeing holds the weight * kept terms with it.
+    result = base + lambda * sum(agreeing), with the sum divided by the sum of their weights if normalize is set.
     """
 
     tile = Tile.ELEMENTS
@@ -27,13 +27,13 @@ class Ties(DeltaMethod):
     ignored = ("int8_mask",)
 
     weight: PerModel[float] = param(1.0, "Scale of this model's task vector.")
-    density: PerModel[float] = param(1.0, "Share of this model's task vector that is kept.", minimum=0.0, maximum=1.0)
-    normalize: bool = param(True, "Divide by the sum of the weights that agree.")
-    rescale: bool = param(False, "Scale what is kept of a task vector back to the L1 norm of all of it.")
+    density: PerModel[float] = param(1.0, "Fraction of each task vector's entries to keep.", minimum=0.0, maximum=1.0)
+    normalize: bool = param(True, "Divide by the sum of the weights whose entries agree with the elected sign.")
+    rescale: bool = param(False, "Rescale what remains of each task vector to its original L1 norm.")
     lambda_: float = param(1.0, "Scale of the merged task vector.", alias="lambda")
 
     def measure(self, tiles: Sequence[Sequence[Tensor]], ctx: Context) -> tuple[list[Cut], list[float]]:
-        """Where each task vector is cut off, and what scales the rest back where `rescale`."""
+        """Return the cutoff of each task vector, and its scale if `rescale` is set."""
         total = math.prod(ctx.shape)
         counts = [_kept(density, total) for density in self.density]
         cuts = largest(tiles, counts) if min(counts) < total else [Cut(0.0, total - 1)] * len(counts)
@@ -41,7 +41,7 @@ class Ties(DeltaMethod):
         return cuts, scales
 
     def prepare(self, deltas: Sequence[Tensor], ctx: Context) -> list[Tensor]:
-        """The entries of each task vector that are kept."""
+        """Return each task vector with the trimmed entries set to zero."""
         return _keep(ctx.measured[0], deltas, ctx.offset)
 
     def merge(self, kept: Sequence[Tensor], ctx: Context) -> Tensor:
@@ -50,7 +50,7 @@ class Ties(DeltaMethod):
 
 
 def _kept(density: float, total: int) -> int:
-    """How many of `total` entries a density keeps: at least one, unless it is zero."""
+    """Return how many of `total` entries to keep: at least one, unless the density is zero."""
     return 0 if density == 0 else total if density == 1 else max(1, int(density * total))
 
 

@@ -1,4 +1,4 @@
-"""Maths that merge methods share, on torch tensors that may be seen whole or tile by tile."""
+"""Math shared by merge methods, for torch tensors processed whole or tile by tile."""
 
 from mergecore_numerics.deltas import l1_scales, plain_sum, weighted
 from mergecore_numerics.lazily import Mapped

@@ -1,4 +1,4 @@
-"""The search for one k-th largest value over several passes: what a pass tries, and what follows from what it saw."""
+"""Multi-pass search for the k-th largest value: what each pass tries and what its counts imply."""
 
 from array import array
 from typing import Any
@@ -7,46 +7,46 @@ import numpy as np
 from numpy.typing import NDArray
 
 Bits = NDArray[Any]
-"""Magnitudes as the integers that their bits spell: those have the order of the magnitudes, with NaN above infinity."""
+"""Magnitudes as the integers with the same bits. They sort like the magnitudes, with NaN above infinity."""
 
 SAMPLE = 2**17
-"""Values that a sample has at most, more or less."""
+"""Approximate maximum number of values in a sample."""
 
-_PATIENCE = 6  # passes after which guessing from samples gives way to bisection, which always ends
+_PATIENCE = 6  # passes before switching from sample-based guesses to bisection, which always terminates
 
 
 class Search:
-    """Finds the `count`-th largest of `total` integers, which lies within `low` and `high`, in passes over all of them.
+    """Find the `count`-th largest of `total` integers, which is between `low` and `high`, in passes over all of them.
 
-    A pass counts the values above a few edges (`aim` chooses them, from a sample) and picks those out that lie between
-    two of them. `found` then either narrows `low` and `high`, or sets the results: `threshold`, how many of its
-    equals are `needed`, and how many of them there are `upto` the end of each piece.
+    A pass counts the values above a few edges, which `aim` chooses from a sample, and picks the values between two of
+    them. `found` then either narrows `low` and `high` or sets the results: `threshold`, how many values equal to it are
+    `needed`, and how many of those there are `upto` the end of each piece.
     """
 
     def __init__(self, count: int, total: int, sample: Bits, capacity: int) -> None:
-        """0 < count < total; `sample` are values taken evenly; `capacity` says how many may be picked out."""
+        """Requires 0 < count < total. `sample` holds evenly spaced values. At most `capacity` values are picked."""
         self.count = count
-        # One block for all: many small ones that stay, among tiles that come and go, leave the heap full of holes.
+        # A single block: many small long-lived arrays among short-lived tiles would fragment the heap.
         self.picked = np.empty(min(capacity, total), sample.dtype)
         self.low, self.high = 0, int(np.iinfo(sample.dtype).max)
         self.passes = 0
         self._learn(sample, count, total)
 
     def _learn(self, sample: Bits, rank: int, size: int) -> None:
-        """Guess from now on from this sample of `size` values, whose rank-th largest is sought."""
+        """Base further guesses on this sample of `size` values and look for the rank-th largest of them."""
         self.sample = sample[:: max(1, sample.size // SAMPLE)].copy()
         self.rank = self.sample.size * rank / size
-        # Four standard deviations, or more for samples that are not quite even; but no more than half of the capacity.
+        # Four standard deviations, or more in case the sample is uneven, but at most half of the capacity.
         widest = self.sample.size * max(self.picked.size / size / 4, 1 / 256)
         self.reach = min(max(self.sample.size / 128, 2 * self.sample.size**0.5), widest) + 1
 
     def aim(self) -> None:
-        """Begin a pass: choose the edges."""
+        """Start a pass by choosing the edges."""
         self.passes += 1
         self.rows, self.ends, self.fill, self.step = array("q"), array("q"), 0, 1
         left, right = self._bounds()
         edges = {left, right}
-        # A frequent value would fill the memory: with an edge on either side it is counted instead.
+        # A frequent value would fill the memory. With an edge on each side, it is only counted.
         if left == right or self._frequent(left):
             edges.add(left - 1)
         if self._frequent(right):
@@ -57,7 +57,7 @@ class Search:
             self.inner = -1
 
     def _bounds(self) -> tuple[int, int]:
-        """Two values between which the sought one probably is (right included), within what is known."""
+        """Return the likely bounds of the target (right bound inclusive), within the known limits."""
         if self.low == self.high or self.passes > _PATIENCE:
             middle = (self.low + self.high) // 2
             return middle, middle
@@ -70,7 +70,7 @@ class Search:
         return int(np.count_nonzero(self.sample == value)) > self.sample.size // 512
 
     def see(self, piece: Bits) -> None:
-        """Count the values of the next piece, and pick out those between the inner edges."""
+        """Count the values of the next piece and pick those between the inner edges."""
         above = [piece > edge for edge in self.edges]
         row = [int(np.count_nonzero(mask)) for mask in above]
         self.rows.extend(row)
@@ -79,7 +79,7 @@ class Search:
         inside = np.logical_xor(above[self.inner], above[self.inner + 1])
         values = np.compress(inside[:: self.step], piece[:: self.step])
         while self.fill + values.size > self.picked.size:
-            # From here on what is picked is but a sample, by odd steps that take all columns of a matrix in turn.
+            # From here on, only a sample is picked. An odd step cycles through all columns of a matrix.
             thinned = self.picked[: self.fill : 3].copy()
             self.picked[: thinned.size] = thinned
             self.fill, self.step, values = thinned.size, self.step * 3, values[::3]
@@ -88,10 +88,10 @@ class Search:
         self.ends.append(self.fill)
 
     def found(self) -> bool:
-        """End a pass: whether the threshold is found."""
+        """End a pass and return whether the threshold was found."""
         rows = np.array(self.rows).reshape(-1, len(self.edges))
         over = rows.sum(0)
-        place = int(np.count_nonzero(over >= self.count)) - 1  # the sought value is above this edge, not above the next
+        place = int(np.count_nonzero(over >= self.count)) - 1  # the target is above this edge but not the next
         if place >= 0:
             self.low = self.edges[place] + 1
         if place + 1 < len(self.edges):
@@ -113,9 +113,9 @@ class Search:
 
 
 def _ranked(values: Bits, rank: int) -> tuple[int, int]:
-    """The rank-th largest (1: the largest) of non-negative integers, and its rank among its equals.
+    """Return the rank-th largest (1: the largest) of non-negative integers and its rank among equal values.
 
-    By counting their leading bits, twelve at a time: np.partition takes ten times as long where values are frequent.
+    This counts leading bits, twelve at a time. np.partition takes ten times as long if some values are frequent.
     """
     base = int(values.min())
     width = (int(values.max()) - base).bit_length()

@@ -1,4 +1,4 @@
-"""Sums of weighted task vectors, and what scales a thinned one back to the size it had."""
+"""Weighted sums of task vectors, and scales that restore the norm of sparsified ones."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -9,37 +9,37 @@ from torch import Tensor
 from mergecore_numerics.sums import BLOCK, absolute_sums, total
 
 VANISHING_NORM = 1e-7
-"""L1 norms below this are not made equal: what is left of the vector is noise."""
+"""L1 norms below this are not rescaled, because the vector is only noise."""
 
 VANISHING_WEIGHT = 1e-8
-"""A sum of weights below this cannot be divided by."""
+"""Sums of weights smaller than this are not used as a divisor."""
 
 Keep = Callable[[Sequence[Tensor], int], Sequence[Tensor]]
-"""Thins a tile of task vectors, given the flat index of its first element."""
+"""Sparsifies a tile of task vectors, given the flat index of its first element."""
 
 
 def weighted(deltas: Sequence[Tensor], weights: Sequence[float], scales: Sequence[float]) -> list[Tensor]:
-    """New tensors: each delta times its weight and scale, of which there are as many; else ValueError."""
+    """Return new tensors: each delta times its weight and scale. Raise ValueError if the lengths differ."""
     return [x * (weight * scale) for x, weight, scale in zip(deltas, weights, scales, strict=True)]
 
 
 def plain_sum(deltas: Sequence[Tensor], weights: Sequence[float], normalize: bool) -> Tensor:
-    """Sum of the weighted deltas, divided by the sum of the weights where `normalize` and that is not nearly zero.
+    """Return the sum of weighted deltas. If `normalize`, divide by the sum of the weights unless it is nearly zero.
 
-    `deltas` (one a model, at least one; same shape, float32 or float64) have been multiplied by their `weights`, and
-    stay as they are. Task arithmetic, https://arxiv.org/abs/2212.04089.
+    `deltas` holds at least one delta, one per model, already multiplied by `weights`. All have the same shape and are
+    float32 or float64. They are not modified. Task arithmetic, https://arxiv.org/abs/2212.04089.
     """
     merged = total(deltas)
-    divisor = math.fsum(weights)  # sum() has other bits since Python 3.12
+    divisor = math.fsum(weights)  # sum() rounds differently since Python 3.12
     return merged.div_(divisor) if normalize and abs(divisor) >= VANISHING_WEIGHT else merged
 
 
 def l1_scales(tiles: Iterable[Sequence[Tensor]], keep: Keep) -> list[float]:
-    """For each model what multiplies `keep` of its task vector to give it the L1 norm of all of it, in one pass.
+    """Return, for each model, the factor that gives `keep` of its task vector the L1 norm of all of it, in one pass.
 
-    `tiles[i]` holds one CPU tensor a model, float32 or float64, of any shape and length: the tiles, in order, make up
-    the tensors. The result does not depend, bit for bit, on how they are cut. It is 1 where one of the norms is below
-    1e-7, infinite or NaN.
+    `tiles[i]` holds one CPU tensor per model, float32 or float64, of any shape and length. Concatenated in order, the
+    tiles make up the tensors. The result is bitwise independent of the tiling. It is 1 if either norm is below 1e-7,
+    infinite, or NaN.
     """
     norms = absolute_sums(_blocks(_with_kept(tiles, keep)))
     models = len(norms) // 2
@@ -58,7 +58,7 @@ def _with_kept(tiles: Iterable[Sequence[Tensor]], keep: Keep) -> Iterator[list[T
 
 
 def _blocks(tiles: Iterable[Sequence[Tensor]]) -> Iterator[list[Tensor]]:
-    """The same tensors in flat tiles of whole blocks, with what is left over at the end."""
+    """Yield the same tensors in flat tiles of whole blocks, with any remainder at the end."""
     rest: list[Tensor] = []
     for tile in tiles:
         flat = [values.reshape(-1) for values in tile]

@@ -1,4 +1,4 @@
-"""Tiles that are computed from other tiles when they are asked for."""
+"""Tiles computed lazily from other tiles."""
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -8,9 +8,9 @@ from torch import Tensor
 
 
 class Mapped(Sequence[Sequence[Tensor]]):
-    """`function(tile, offset)` of every tile, computed at each access, so that a pass needs the memory of one tile.
+    """Apply `function(tile, offset)` to each tile on every access, so that a pass needs the memory of only one tile.
 
-    `offset` is the flat index of the tile's first element; all tiles but the last have the length of the first.
+    `offset` is the flat index of the tile's first element. All tiles except the last have the same length.
     """
 
     def __init__(

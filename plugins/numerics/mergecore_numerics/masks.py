@@ -1,4 +1,4 @@
-"""Masks that one pass over a tensor draws and the next one needs again."""
+"""Cache for masks that one pass over a tensor draws and the next pass reuses."""
 
 from collections.abc import Callable, Hashable
 
@@ -8,30 +8,30 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 CAPACITY = 3 * 2**23
-"""Bytes that are kept for one tensor, all models together: the masks of 200 million elements."""
+"""Maximum bytes to keep per tensor, for all models together: masks of 200 million elements."""
 
 
 class Masks:
-    """Keeps masks as bits while there is room for them; those that it has no room for are made anew each time."""
+    """Cache of masks, stored as bits up to a capacity. Masks that do not fit are recomputed on each access."""
 
     def __init__(self, capacity: int = CAPACITY) -> None:
-        """`capacity` is in bytes; 0 keeps nothing."""
+        """`capacity` is in bytes. 0 disables the cache."""
         self._free = capacity
         self._kept: dict[Hashable, NDArray[np.uint8]] = {}
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the masks that are kept."""
+        """Total size of the cached masks in bytes."""
         return sum(bits.nbytes for bits in self._kept.values())
 
     def get(self, model: int, offset: int, like: Tensor, make: Callable[[], Tensor]) -> Tensor:
-        """The mask of a tile: a new float32 tensor of zeros and ones, of its shape and on its device.
+        """Return the mask of a tile: a new float32 tensor of zeros and ones with its shape and device.
 
         Args:
-            model: whose mask it is; any number where one is for all.
+            model: index of the model, or any fixed number if all models share the mask.
             offset: flat index of the tile's first element in the whole tensor.
             like: the tile.
-            make: makes the mask, always the same one for a tile.
+            make: computes the mask. It must be deterministic for each tile.
         """
         key = model, offset, like.numel(), like.device
         if key in self._kept:

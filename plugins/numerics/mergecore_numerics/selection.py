@@ -1,4 +1,4 @@
-"""Exact selection of the elements of largest magnitude, in bounded memory and without sorting them."""
+"""Exact selection of the elements of largest magnitude, in bounded memory and without sorting."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,35 +10,35 @@ from torch import Tensor
 
 from mergecore_numerics._search import SAMPLE, Bits, Search
 
-_CHUNK = 2**18  # elements worked on at once: they stay in cache
-_HELD = 3 * 2**23  # bytes that may be picked out of the tensor, for all models together
+_CHUNK = 2**18  # elements processed at once, few enough to stay in cache
+_HELD = 3 * 2**23  # maximum bytes of picked values, for all models together
 _INTEGERS: dict[torch.dtype, type[np.signedinteger[Any]]] = {torch.float32: np.int32, torch.float64: np.int64}
 
 
 class Cut(NamedTuple):
-    """Where the kept elements end: kept are |x| > threshold, and |x| == threshold up to the flat index `last`."""
+    """Selection boundary: keeps |x| > threshold, plus |x| == threshold up to the flat index `last`."""
 
     threshold: float
     last: int
 
 
 def largest(tiles: Sequence[Sequence[Tensor]], counts: Sequence[int]) -> list[Cut]:
-    """For every model j the cut that keeps exactly the counts[j] elements of largest magnitude; of equals, the first.
+    """Return, for each model j, the cut that keeps exactly its counts[j] largest magnitudes, with ties in index order.
 
-    `tiles[i]` holds one flat CPU tensor a model, float32 or float64 (else TypeError), of the same length in all tiles
-    but the last; `counts` has a number for each model. A pass reads every tile once, for all models; mostly there is
-    one pass, after an eighth of the tiles (2 to 32) as a sample, and one tile a model where equals are parted. The
-    cuts depend on the values alone, not on the tiles. Whatever the values, less than 50 MB are held.
+    `tiles[i]` holds one flat CPU tensor per model, float32 or float64 (else TypeError). All tiles except the last have
+    the same length. `counts` has one number per model. A pass reads every tile once, for all models. Usually there is
+    one pass, plus an eighth of the tiles (2 to 32) as a sample, and one more tile per model if ties must be split. The
+    cuts depend only on the values, not on the tiling. At most 50 MB are held, for any values.
 
-    A count of zero or less keeps nothing, `Cut(inf, -1)`; one of at least the tensor's size N keeps all,
-    `Cut(0.0, N - 1)`. NaN ranks above infinity, so it uses up the count, but it is never dropped: where there are more
-    NaNs than the count, all of them stay and nothing else.
+    A count of zero or less keeps nothing, `Cut(inf, -1)`. A count of at least the tensor's size N keeps everything,
+    `Cut(0.0, N - 1)`. NaN ranks above infinity, so it counts toward the total, but it is never dropped: if there are
+    more NaNs than the count, exactly the NaNs are kept.
 
-    Selection in a few passes by way of a sample: Floyd and Rivest, https://doi.org/10.1145/360680.360691; Munro and
+    Selection in a few passes based on a sample: Floyd and Rivest, https://doi.org/10.1145/360680.360691; Munro and
     Paterson, https://doi.org/10.1016/0304-3975(80)90061-4.
     """
     if len(tiles) == 1:
-        tiles = [tiles[0]]  # so that it is not made anew for every pass
+        tiles = [tiles[0]]  # computed once, not for every pass
     cuts = {model: Cut(math.inf, -1) for model in range(len(counts))}
     wanted = [model for model, count in enumerate(counts) if count > 0]
     if not wanted:
@@ -59,16 +59,16 @@ def largest(tiles: Sequence[Sequence[Tensor]], counts: Sequence[int]) -> list[Cu
 
 
 def keep_largest(x: Tensor, cut: Cut, offset: int) -> Tensor:
-    """A new tensor with the elements of `x` that `cut` keeps, and zero elsewhere; NaN stays.
+    """Return a new tensor with the elements of `x` that `cut` keeps and zeros elsewhere. NaN stays NaN.
 
-    `x` is flat, float32 or float64 (else TypeError), on any device, and begins at the flat index `offset` of the
-    tensor that the cut was made for.
+    `x` is flat, float32 or float64 (else TypeError), and on any device. It starts at the flat index `offset` of the
+    tensor that the cut was computed for.
     """
     dtype = _checked(x).dtype
     ties = min(max(cut.last + 1 - offset, 0), x.numel())
     if not ties:
         return torch.hardshrink(x, cut.threshold)
-    # Hardshrink zeroes |x| <= bound: bounded by the number before the threshold, it keeps what equals the threshold.
+    # Hardshrink zeroes |x| <= bound. With the next smaller number as bound, it keeps elements equal to the threshold.
     ends = torch.tensor([cut.threshold, -math.inf], dtype=dtype)
     before = torch.nextafter(ends[0], ends[1]).item()
     if ties == x.numel():
@@ -77,7 +77,7 @@ def keep_largest(x: Tensor, cut: Cut, offset: int) -> Tensor:
 
 
 def _sample(tiles: Sequence[Sequence[Tensor]], models: Sequence[int]) -> tuple[int, int, dict[int, Bits]]:
-    """Elements of the tensor, elements of its first tile, and magnitudes of each model taken evenly (none if few)."""
+    """Return the sizes of the tensor and its first tile, and evenly sampled magnitudes per model (none if small)."""
     number = min(32, max(2, len(tiles) // 8), len(tiles))
     parts: dict[int, list[Bits]] = {model: [] for model in models}
     total = length = 0
@@ -86,14 +86,14 @@ def _sample(tiles: Sequence[Sequence[Tensor]], models: Sequence[int]) -> tuple[i
         length = length or tile[0].numel()
         total = length * (len(tiles) - 1) + tile[0].numel()
         size = min(SAMPLE, total // 64) if total > _CHUNK else 0
-        step = length * number // max(size, 1) | 1  # odd, so that it takes all columns of a matrix in turn
+        step = length * number // max(size, 1) | 1  # odd, to cycle through all columns of a matrix
         for model in models:
             parts[model].append(_magnitudes(_integers(tile[model])[: size * step : step]))
     return total, length, {model: np.concatenate(part) for model, part in parts.items() if part}
 
 
 def _read(tiles: Sequence[Sequence[Tensor]], searches: Mapping[int, Search]) -> None:
-    """Let every search see all magnitudes of its model, in pieces."""
+    """Pass all magnitudes of each model to its search, in pieces."""
     for search in searches.values():
         search.aim()
     for index in range(len(tiles)):
@@ -105,7 +105,7 @@ def _read(tiles: Sequence[Sequence[Tensor]], searches: Mapping[int, Search]) -> 
 
 
 def _cut(tiles: Sequence[Sequence[Tensor]], model: int, search: Search, total: int, length: int) -> Cut:
-    """The cut for what a search found, with the flat index of the last element that is kept among equals."""
+    """Return the cut for a search result, with the flat index of the last element to keep among ties."""
     threshold = float(np.array(search.threshold, search.sample.dtype).view(f"f{search.sample.itemsize}"))
     if math.isnan(threshold):
         return Cut(math.inf, -1)
@@ -120,17 +120,17 @@ def _cut(tiles: Sequence[Sequence[Tensor]], model: int, search: Search, total: i
 
 
 def _integers(x: Tensor) -> Bits:
-    """The integers that the bits of a float tensor spell, in the same memory."""
+    """View a float tensor as integers with the same bits, without copying."""
     integer = _INTEGERS[_checked(x).dtype]
     return x.numpy(force=True).view(integer)
 
 
 def _magnitudes(integers: Bits) -> Bits:
-    """The same without the sign bit: these order like the magnitudes, with NaN above infinity."""
+    """Clear the sign bit. The integers then sort like the magnitudes, with NaN above infinity."""
     return np.bitwise_and(integers, np.iinfo(integers.dtype).max)
 
 
 def _checked(x: Tensor) -> Tensor:
     if x.dtype not in _INTEGERS:
-        raise TypeError(f"mergecore-numerics selects from float32 or float64, not from {x.dtype}; convert it first")
+        raise TypeError(f"mergecore-numerics selects from float32 or float64, not {x.dtype}; convert the tensor first")
     return x

@@ -1,4 +1,4 @@
-"""Angles between models and sums of models, by their dot products in float64."""
+"""Angles between models and weighted sums of models, based on dot products in float64."""
 
 from collections.abc import Sequence
 from itertools import combinations_with_replacement
@@ -9,24 +9,24 @@ from torch import Tensor
 from mergecore_numerics.sums import BLOCK, dots
 
 CANCELLED = 1e-3
-"""A sum this short beside the sum of its terms' lengths is lost in the rounding of `dots`: its direction is unknown."""
+"""If a sum is shorter than this, relative to the total length of its terms, its direction is lost to rounding."""
 
 
 def gram(tiles: Sequence[Sequence[Tensor]]) -> Tensor:
-    """The dot products of all pairs of models over the whole tensor, [models, models] in float64.
+    """Return the dot products of all pairs of models over the whole tensor, [models, models] in float64.
 
-    One pass over the tiles, which are as for `dots`, at least one; accuracy and reproducibility are those of `dots`.
+    Makes one pass over `tiles`, at least one, in the format of `dots`. Accuracy and reproducibility match `dots`.
     """
     if len(tiles) == 1:
-        tiles = [tiles[0]]  # so that it is read once
+        tiles = [tiles[0]]  # read only once
     pairs = list(combinations_with_replacement(range(len(tiles[0])), 2))
     return _matrix(dict(zip(pairs, torch.tensor(dots(tiles, pairs), dtype=torch.float64), strict=True)))
 
 
 def row_gram(models: Sequence[Tensor]) -> Tensor:
-    """The dot products of all pairs of models along the last dimension, [*rows, models, models] in float64.
+    """Return the dot products of all pairs of models along the last dimension, [*rows, models, models] in float64.
 
-    `models` are one tensor a model, of one shape with at least one dimension; a row's results depend on it alone.
+    `models` holds one tensor per model, all of the same shape with at least one dimension. Rows are independent.
     """
     pairs = combinations_with_replacement(range(len(models)), 2)
     exact = [model.double() for model in models]
@@ -34,8 +34,8 @@ def row_gram(models: Sequence[Tensor]) -> Tensor:
 
 
 def row_sums(x: Tensor) -> Tensor:
-    """Sums along the last dimension, whose bits depend on neither the other rows nor the number of threads."""
-    # Torch shares long rows out among threads when they are few, but never as little as BLOCK elements.
+    """Return sums along the last dimension, bitwise independent of the other rows and the number of threads."""
+    # Torch splits long rows across threads if there are few rows, but never pieces as small as BLOCK elements.
     total = x[..., :BLOCK].sum(-1)
     for start in range(BLOCK, x.shape[-1], BLOCK):
         total = total + x[..., start : start + BLOCK].sum(-1)
@@ -43,24 +43,24 @@ def row_sums(x: Tensor) -> Tensor:
 
 
 def cosines(gram: Tensor) -> Tensor:
-    """The cosines of all pairs of models, of their dot products [..., models, models]; a zero vector's are 0."""
+    """Return the cosines of all pairs of models from dot products [..., models, models], with 0 for zero vectors."""
     squares = gram.diagonal(dim1=-2, dim2=-1)
-    # The root of a square is exact, so that equal models have the cosine 1.
+    # The root of a square is exact, so equal models have a cosine of exactly 1.
     lengths = (squares.unsqueeze(-1) * squares.unsqueeze(-2)).sqrt()
     return (gram / torch.where(lengths == 0, 1.0, lengths)).clamp(-1, 1)
 
 
 def norm_of_sum(factors: Tensor, gram: Tensor) -> Tensor:
-    """The norm of sum(factor * model), of the models' dot products [models, models]."""
-    # Not `@`: what multiplies matrices may add up in another order where the memory lies otherwise.
+    """Return the norm of sum(factor * model), given the models' dot products [models, models]."""
+    # Not `@`: a matrix product can add in a different order depending on the memory layout.
     return (gram * factors.unsqueeze(-1) * factors).sum().clamp(min=0).sqrt()
 
 
 def weighted_sum(models: Sequence[Tensor], factors: Sequence[Tensor | float]) -> Tensor:
-    """sum(factor * model), added up in float64 and rounded once to the models' dtype.
+    """Return sum(factor * model), accumulated in float64 and rounded once to the models' dtype.
 
-    A factor is a number or a float64 tensor that broadcasts. Equal float32 models give the very same model back where
-    the factors add up to 1. The models stay as they are.
+    A factor is a number or a broadcastable float64 tensor. If all models are equal and float32 and the factors add up
+    to 1, the result is the same model. The models are not modified.
     """
     total = models[0].double() * factors[0]
     for model, factor in zip(models[1:], factors[1:], strict=True):
@@ -69,7 +69,7 @@ def weighted_sum(models: Sequence[Tensor], factors: Sequence[Tensor | float]) ->
 
 
 def _matrix(products: dict[tuple[int, int], Tensor]) -> Tensor:
-    """The symmetric matrix, in the last two dimensions, of the products of pairs (i, j), i <= j."""
+    """Return the symmetric matrix, in the last two dimensions, of the products of pairs (i, j), i <= j."""
     models = range(max(left for left, _ in products) + 1)
     rows = [torch.stack([products[min(i, j), max(i, j)] for j in models], -1) for i in models]
     return torch.stack(rows, -2)

@@ -1,4 +1,4 @@
-"""Streaming sums over a tensor whose results do not depend on how it is cut into tiles."""
+"""Streaming sums over a tensor with results that do not depend on the tiling."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -7,15 +7,15 @@ import torch
 from torch import Tensor
 
 BLOCK = 2**14
-"""Elements that are added up on their own: the length of every tile but the last must be a multiple of it."""
+"""Elements per block sum. The length of every tile except the last must be a multiple of it."""
 
-_CHUNK = 16 * BLOCK  # worked on at once: it stays in cache, and bounds the memory where a tile is a whole tensor
-_PART = 256  # added up in the tensors' own dtype: longer sums of equal numbers lose more than the products have lost
-_TINY = 1e-25  # underflow may have taken more than 1e-7 of a float32 block sum below this
+_CHUNK = 16 * BLOCK  # elements processed at once: fits in cache and bounds memory if a tile is a whole tensor
+_PART = 256  # elements summed in the tensors' dtype: longer sums would lose more precision than the products
+_TINY = 1e-25  # below this, underflow can lose more than 1e-7 of a float32 block sum
 
 
 def total(tensors: Sequence[Tensor]) -> Tensor:
-    """The sum of tensors (at least one) of one shape and dtype, element by element and in their order; a new tensor."""
+    """Return the elementwise sum of at least one tensor of the same shape and dtype, in order, as a new tensor."""
     result = tensors[0] + tensors[1] if len(tensors) > 1 else tensors[0].clone()
     for tensor in tensors[2:]:
         result.add_(tensor)
@@ -23,13 +23,13 @@ def total(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def dots(tiles: Sequence[Sequence[Tensor]], pairs: Sequence[tuple[int, int]]) -> list[float]:
-    """Dot products of pairs of models, in one pass over the tiles; a pair `(j, j)` gives a squared norm.
+    """Return the dot products of pairs of models in one pass over the tiles. A pair `(j, j)` gives a squared norm.
 
-    `tiles[i]` holds one flat CPU tensor a model, float32 or float64, of a multiple of BLOCK elements but in the last
-    tile. Blocks of BLOCK elements are added up on their own, and their sums in order in float64: the result is the
-    same, bit for bit, for every tiling and number of threads. Products and their first few sums are float32 where the
-    tensors are; the error is below 1e-7 of the product of the two norms. Blocks where that overflows or underflows are
-    added up in float64. NaN and infinity propagate.
+    `tiles[i]` holds one flat CPU tensor per model, float32 or float64. Every tile except the last has a multiple of
+    BLOCK elements. Each block of BLOCK elements is summed separately, and the block sums are added in order in float64,
+    so the result is bitwise the same for any tiling and number of threads. For float32 tensors, products and partial
+    sums are float32. The error is below 1e-7 of the product of the two norms. Blocks that overflow or underflow are
+    summed in float64. NaN and infinity propagate.
     """
     sums = [0.0] * len(pairs)
     for index in range(len(tiles)):
@@ -40,7 +40,7 @@ def dots(tiles: Sequence[Sequence[Tensor]], pairs: Sequence[tuple[int, int]]) ->
 
 
 def absolute_sums(tiles: Iterable[Sequence[Tensor]]) -> list[float]:
-    """The L1 norm of each model's tensor, in one pass over the tiles (as for `dots`); no tiles give no norms."""
+    """Return the L1 norm of each model's tensor in one pass over tiles (see `dots`), or an empty list without tiles."""
     sums: list[float] = []
     for tile in tiles:
         sums = sums or [0.0] * len(tile)
@@ -50,21 +50,21 @@ def absolute_sums(tiles: Iterable[Sequence[Tensor]]) -> list[float]:
 
 
 def _added(result: float, term: Callable[..., Tensor], *models: Tensor) -> float:
-    """A sum with that of a term of flat tensors added to it, block by block, the incomplete one at the end."""
+    """Add the sum of a term over flat tensors to `result`, block by block, with any incomplete block last."""
     for start in range(0, models[0].numel(), _CHUNK):
         chunk = [model[start : start + _CHUNK] for model in models]
         whole = chunk[0].numel() // BLOCK * BLOCK
         parts = term(*(values[:whole] for values in chunk)).view(-1, _PART).sum(1)
         rows = parts.view(-1, BLOCK // _PART).double().sum(1).tolist()
         if whole < chunk[0].numel():
-            rows.append(0.0)  # the incomplete one, which is too short to be a row
-        # Not sum(), which compensates since Python 3.12: other versions would give other bits.
+            rows.append(0.0)  # the incomplete block, which is too short for a row
+        # Not sum(), which uses compensated summation since Python 3.12 and would give different bits.
         for row, block in enumerate(rows):
             result += block if _TINY < abs(block) < math.inf else _exact_sum(term, chunk, row)
     return result
 
 
 def _exact_sum(term: Callable[..., Tensor], models: Sequence[Tensor], row: int) -> float:
-    """The sum of one block, which may be incomplete, with products in float64."""
+    """Return the sum of one block, which can be incomplete, with products in float64."""
     block = slice(row * BLOCK, (row + 1) * BLOCK)
     return float(term(*(values[block].double() for values in models)).sum())

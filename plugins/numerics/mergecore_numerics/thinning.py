@@ -1,4 +1,4 @@
-"""Task vectors of which elements are dropped at random, and what scales the rest back to the size of the whole."""
+"""Random sparsification of task vectors, and the scales that restore their norms."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -10,14 +10,14 @@ from mergecore_numerics.deltas import l1_scales
 from mergecore_numerics.masks import Masks
 
 Draw = Callable[[int, Tensor, int], Tensor]
-"""The mask of a tile: a new float32 tensor of zeros and ones, of its shape and on its device, always the same one.
+"""Returns the mask of a tile: a new float32 tensor of zeros and ones with its shape and device, always the same.
 
-It is given the model's number, the tile of its task vector, and the flat index of the tile's first element.
+The arguments are the model's index, the tile of its task vector, and the flat index of the tile's first element.
 """
 
 
 class Thinned(NamedTuple):
-    """What scales each thinned task vector back to its size, and the masks that were drawn to find out."""
+    """Scales that restore the norms of thinned task vectors, and the masks drawn to compute them."""
 
     scales: list[float]
     masks: Masks
@@ -26,9 +26,9 @@ class Thinned(NamedTuple):
 def thinned(
     tiles: Sequence[Sequence[Tensor]], densities: Sequence[float], draw: Draw, *, rescale: bool = True
 ) -> Thinned:
-    """For each model what gives its thinned task vector the L1 norm of all of it, in one pass; 1 without `rescale`.
+    """Return, for each model, the scale that restores the L1 norm after thinning, in one pass (1 without `rescale`).
 
-    `tiles` are as for `l1_scales`; of models with a density of 1 nothing is dropped, and for them nothing is drawn.
+    `tiles` has the format of `l1_scales`. Models with a density of 1 are not thinned, and no masks are drawn for them.
     """
     if not rescale or min(densities) >= 1:
         return Thinned([1.0] * len(densities), Masks(0))
@@ -37,7 +37,7 @@ def thinned(
 
 
 def thin(deltas: Sequence[Tensor], densities: Sequence[float], draw: Draw, masks: Masks, offset: int) -> list[Tensor]:
-    """The tile of each task vector that begins at `offset`, times its mask; the very same tensor at a density of 1."""
+    """Return the tile at `offset` of each task vector times its mask, or the same tensor if the density is 1."""
     return [
         delta if density >= 1 else delta * masks.get(model, offset, delta, partial(draw, model, delta, offset))
         for model, (delta, density) in enumerate(zip(deltas, densities, strict=True))

@@ -1,4 +1,4 @@
-"""Plain sums and L1 scales against their formulae; the same bits for every tiling, by blocks or by rows."""
+"""Compare plain sums and L1 scales with their formulas. Results are bitwise equal for every tiling."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def rows(models: Sequence[Tensor], count: int) -> list[list[Tensor]]:
 
 
 def positive(deltas: Sequence[Tensor], offset: int) -> list[Tensor]:
-    """Keeps what is above zero, and nothing of the first five elements."""
+    """Keep positive values, except among the first five elements."""
     places = torch.arange(offset, offset + deltas[0].numel()).view(deltas[0].shape)
     return [delta.clamp(min=0) * (places >= 5) for delta in deltas]
 

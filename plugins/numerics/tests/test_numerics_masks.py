@@ -1,4 +1,4 @@
-"""Kept masks are those that were made, of any shape, and no more are kept than there is room for."""
+"""Cached masks equal the computed ones for any shape, and the cache stays within its capacity."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Made:
-    """Makes a mask, and counts how often."""
+    """Mask function that counts its calls."""
 
     def __init__(self, *shape: int) -> None:
         self.mask = (torch.rand(shape, generator=torch.Generator().manual_seed(1)) < 0.3).float()
@@ -26,7 +26,7 @@ def test_a_kept_mask_is_the_one_that_was_made(shape: tuple[int, ...]) -> None:
     for _ in range(3):
         got = masks.get(3, 7, made.mask, made)
         assert got.dtype == torch.float32 and got.shape == made.mask.shape and torch.equal(got, made.mask)
-        got.fill_(5)  # a new tensor: the kept one stays
+        got.fill_(5)  # a new tensor, so the cached mask does not change
     assert made.times == 1
 
 

@@ -1,4 +1,4 @@
-"""Exact selection by magnitude against a stable sort, at its own scale and at one where every path is taken."""
+"""Compare exact selection by magnitude with a stable sort, at full scale and at a small scale that takes every path."""
 
 import math
 import subprocess
@@ -18,7 +18,7 @@ SPECIAL = [0.0, -0.0, 1.0, -1.0, 1e-45, -1e-45, 1e-40, 3.4e38, math.inf, -math.i
 
 
 class Tiles(Sequence[list[Tensor]]):
-    """Tensors cut on access, which counts how often it is asked."""
+    """Tiles sliced on access, with a count of the accesses."""
 
     def __init__(self, models: Sequence[Tensor], length: int) -> None:
         self.models, self.length, self.reads = models, length, 0
@@ -34,7 +34,7 @@ class Tiles(Sequence[list[Tensor]]):
 
 
 def kept(x: Tensor, count: int) -> np.ndarray:
-    """What is kept, by sorting: NaN first, then by magnitude, then by index."""
+    """Select by sorting: NaN first, then by magnitude, then by index."""
     values = x.double().numpy()
     nan = np.isnan(values)
     order = np.lexsort((np.arange(len(values)), -np.abs(np.where(nan, 0, values)), ~nan))
@@ -101,7 +101,7 @@ def test_largest_at_full_scale(kind: str) -> None:
 @given(st.data())
 @settings(deadline=None, max_examples=150)
 def test_largest_where_hardly_anything_fits_in_memory(draw: st.DataObject) -> None:
-    """Samples, pieces and memory of a few elements: thinning, misses and bisection happen all the time."""
+    """With samples, pieces, and memory of only a few elements, thinning, misses, and bisection are frequent."""
     count = draw.draw(st.integers(0, 700))
     length = draw.draw(st.sampled_from([1, 7, 40, 64, 1000]))
     kinds = draw.draw(st.lists(st.sampled_from(KINDS), min_size=1, max_size=3))
@@ -179,7 +179,7 @@ import ctypes, resource, sys
 import torch
 from mergecore_numerics import largest
 
-if sys.platform == "linux":  # the heap as a run sets it: freed pages stay, so that holes in it show
+if sys.platform == "linux":  # same heap settings as a merge: freed pages stay, which makes fragmentation visible
     try:
         ctypes.CDLL(None).mallopt(-3, 2**25), ctypes.CDLL(None).mallopt(-1, 2**30)
     except AttributeError:
@@ -188,13 +188,13 @@ LENGTH, NUMBER = 2**17, 1526  # 2e8 elements
 kind, dtype = sys.argv[1], getattr(torch, sys.argv[2])
 pattern = torch.randn(LENGTH, generator=torch.Generator().manual_seed(0), dtype=dtype)
 pattern = {"normal": pattern, "equal": pattern * 0 + 0.1, "half zero": pattern.relu(),
-           "quantised": (pattern * 20).round() / 20, "wide": (pattern * 20).exp()}[kind]
+           "quantized": (pattern * 20).round() / 20, "wide": (pattern * 20).exp()}[kind]
 
 class Tiles:
     def __len__(self):
         return NUMBER
     def __getitem__(self, index):
-        shift = 0 if kind in ("equal", "half zero", "quantised") else index * 1e-9
+        shift = 0 if kind in ("equal", "half zero", "quantized") else index * 1e-9
         return [pattern * (1 + shift)] * 3
 
 counts = [NUMBER * LENGTH // 5, NUMBER * LENGTH // 2, NUMBER * LENGTH - 9]
@@ -208,7 +208,7 @@ print(peak() - before)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("kind", ["normal", "equal", "half zero", "quantised", "wide"])
+@pytest.mark.parametrize("kind", ["normal", "equal", "half zero", "quantized", "wide"])
 def test_memory_stays_far_below_the_tensor(kind: str, dtype: str) -> None:
     done = subprocess.run([sys.executable, "-c", MEMORY, kind, dtype], capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 56, "MiB held while selecting from 0.75 or 1.5 GiB a model"
+    assert int(done.stdout) < 56, "MiB held while selecting from 0.75 or 1.5 GiB per model"

@@ -1,4 +1,4 @@
-"""Sign election and the disjoint merge against their formulae in float64."""
+"""Compare sign election and the disjoint merge with their formulas in float64."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 from mergecore_numerics import agreeing_sum, elect_sign
 from torch import Tensor
 
-# Small multiples of 1/8 add up exactly in float32, so that equal means equal, ties between signs among them.
+# Small multiples of 1/8 add up exactly in float32, so results can be compared exactly, even for sign ties.
 EIGHTHS = st.integers(-40, 40).map(lambda number: number / 8)
 STACKS = st.tuples(st.integers(1, 5), st.integers(0, 40)).flatmap(
     lambda shape: arrays(np.float64, shape, elements=EIGHTHS)
@@ -17,7 +17,7 @@ STACKS = st.tuples(st.integers(1, 5), st.integers(0, 40)).flatmap(
 
 
 def formula(deltas: np.ndarray, weights: list[float], normalize: bool) -> np.ndarray:
-    """The merge as TIES writes it, on a (models, elements) array in float64."""
+    """Merge as written in the TIES paper, on a (models, elements) array in float64."""
     sign = np.where(deltas.sum(0) >= 0, 1.0, -1.0)
     agrees = np.sign(deltas) == sign
     merged = np.where(agrees, deltas, 0).sum(0)

@@ -1,4 +1,4 @@
-"""Streaming dot products: accuracy against extended precision, and the same bits for every tiling."""
+"""Compare streaming dot products with extended precision. Results are bitwise equal for every tiling."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Thinned task vectors keep their L1 norm, whatever the tiles; a density of 1 drops nothing and draws nothing."""
+"""Thinned task vectors keep their L1 norm in any tiling. A density of 1 drops nothing and draws no masks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DENSITIES = [0.3, 1.0, 0.8]
 
 
 class Drawn:
-    """Draws masks for any tile of each model, and notes for which ones."""
+    """Mask function that records which tiles it was called for."""
 
     def __init__(self) -> None:
         draw = torch.Generator().manual_seed(1)
@@ -42,7 +42,7 @@ def test_the_norm_of_the_whole_comes_back(deltas: list[Tensor], blocks: int) -> 
         assert torch.equal(kept[model], expected)
         norm = found.scales[model] * expected.double().abs().sum().item()
         assert norm == pytest.approx(delta.double().abs().sum().item(), rel=1e-6)
-    assert sorted(draw.asked) == sorted((model, start) for model in (0, 2) for start in starts), "drawn once each"
+    assert sorted(draw.asked) == sorted((model, start) for model in (0, 2) for start in starts), "each drawn once"
 
 
 def test_nothing_is_drawn_before_it_is_needed(deltas: list[Tensor]) -> None:

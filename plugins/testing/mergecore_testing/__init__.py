@@ -1,4 +1,4 @@
-"""Tests of mergecore plugins: `conformance` for methods, and the fixture `plugin_env`, which pytest finds by itself."""
+"""Test kit for mergecore plugins: conformance checks, and fixtures that pytest finds automatically."""
 
 from mergecore_testing.environment import PluginEnv
 

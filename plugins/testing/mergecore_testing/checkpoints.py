@@ -1,4 +1,4 @@
-"""Tiny checkpoint folders of any architecture, made from its definition alone."""
+"""Create tiny checkpoint folders for any architecture from its definition."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from mergecore.api import torch_dtype
 from mergecore.api.files import TORCH_NAMES
-from mergecore.architecture import Architecture, Module, Weight, parse
-from mergecore.config import with_keys
+from mergecore.definitions import Architecture, Module, Weight, parse_definition
+from mergecore.definitions.config import with_keys
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,20 +29,20 @@ def write_checkpoint(
     bare: bool = False,
     **config: Any,
 ) -> Path:
-    """Write config.json and a safetensors file with every weight that a definition names.
+    """Write config.json and a safetensors file with every tensor in a definition.
 
-    Names are those of real checkpoints; all widths are 8 and the vocabulary has 12 tokens, so mergecore merges, slices
-    and checks the folder like any other, but transformers may expect other shapes.
+    Tensor names match real checkpoints. All widths are 8 and the vocabulary has 12 tokens. mergecore merges, slices,
+    and checks the folder like any other, but transformers might expect other shapes.
 
     Args:
-        folder: to be made.
-        label: ``Class`` or ``Class/model_type``, as an entry point is called.
-        definition: the content of the architecture's JSON.
-        seed: of the random weights.
-        layers: in every module that has layers.
-        dtype: of the weights, by its name in torch.
-        bare: without the weights that a checkpoint may lack.
-        config: more values of config.json, or others.
+        folder: folder to create.
+        label: ``Class`` or ``Class/model_type``, like the name of an entry point.
+        definition: content of the architecture's JSON.
+        seed: seed of the random weights.
+        layers: number of layers in every module that has layers.
+        dtype: dtype of the weights, by its torch name.
+        bare: omit the optional tensors.
+        config: additional or replacement values for config.json.
 
     Returns:
         The folder.
@@ -50,7 +50,7 @@ def write_checkpoint(
     from safetensors.torch import save_file
 
     name, _, model_type = label.partition("/")
-    architecture = parse(name, definition, "of this test")
+    architecture = parse_definition(name, definition, "of this test")
     settings = {"architectures": [name], "model_type": model_type or "tiny", **_settings(architecture, layers)}
     settings.update(vocab_size=TOKENS, hidden_size=WIDTH, torch_dtype=dtype, **config)
     weights = [weight for weight in _weights(architecture, settings, label) if not (bare and weight.may_lack)]
@@ -63,7 +63,7 @@ def write_checkpoint(
 
 
 def random_tensors(shapes: Mapping[str, tuple[int, ...]], dtype: str, seed: int) -> dict[str, Tensor]:
-    """Random tensors of a dtype (its safetensors name), by name."""
+    """Return random tensors by name, with a dtype given by its safetensors name."""
     import torch
 
     draw = torch.Generator().manual_seed(seed)
@@ -71,7 +71,7 @@ def random_tensors(shapes: Mapping[str, tuple[int, ...]], dtype: str, seed: int)
 
 
 def _settings(architecture: Architecture, layers: int) -> dict[str, Any]:
-    """The counts that the definition looks up in config.json."""
+    """Return the counts that the definition looks up in config.json."""
     counts: dict[str, Any] = {}
     for module in architecture.modules.values():
         counts.update({module.layers_key[0]: layers} if module.layers_key else {})
@@ -81,7 +81,7 @@ def _settings(architecture: Architecture, layers: int) -> dict[str, Any]:
 
 
 def _weights(architecture: Architecture, config: Mapping[str, Any], label: str) -> Iterator[Weight]:
-    """Every weight as the newest checkpoints store it: fused where the definition has parts."""
+    """Yield every tensor in the layout of the newest checkpoints: fused if the definition has parts."""
     for module in architecture.modules.values():
         bound = module.bind(config, label, _fused(module, config, label))
         yield from bound.before

@@ -1,4 +1,4 @@
-"""`pytest --mergecore DIST`: a test for each check of everything that a distribution registers, from no test file."""
+"""`pytest --mergecore DIST`: run every check for every plugin of a distribution, without a test file."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from mergecore import plugins
-from mergecore.plugins import Plugin, normal
+from mergecore.discovery import entry_points
+from mergecore.discovery.entry_points import Plugin, normalized_name
 from mergecore_testing.conformance.face import check_reasons
 from mergecore_testing.conformance.kinds import CHECKS, apply, loaded
 from mergecore_testing.conformance.subjects import Check, Subject
@@ -19,18 +19,16 @@ Failures = Mapping[tuple[str, str], Mapping[str, str]]
 
 
 def items(session: pytest.Session, distributions: Iterable[str], failures: Iterable[str]) -> Iterator[pytest.Item]:
-    """The tests of some distributions, whose expected `failures` are the lines of the ini option.
+    """Yield the tests of distributions. The expected `failures` are the lines of the ini option.
 
     Raises:
-        pytest.UsageError: one registers nothing, or an expected failure is of no check.
+        pytest.UsageError: a distribution has no plugins, or an expected failure matches no check.
     """
     expected = expected_failures(failures)
     for distribution in distributions:
         found = registered(distribution)
         if not found:
-            raise pytest.UsageError(
-                f"--mergecore {distribution}: no such distribution registers a plugin; is it installed?"
-            )
+            raise pytest.UsageError(f"--mergecore {distribution}: no installed distribution of this name has plugins")
         parent = Distribution.from_parent(session, name=found[0].distribution, nodeid=found[0].distribution)
         for plugin in found:
             reasons = expected.get((plugin.kind, plugin.name), {})
@@ -48,17 +46,17 @@ def items(session: pytest.Session, distributions: Iterable[str], failures: Itera
 
 
 def registered(distribution: str) -> list[Plugin]:
-    """Every plugin of a distribution; ``mergecore-`` and ``mergecore-arch-`` may be left out of its name."""
-    every = [plugin for kind in plugins.KINDS for plugin in plugins.listed(kind)]
+    """Return every plugin of a distribution. The prefixes ``mergecore-`` and ``mergecore-arch-`` are optional."""
+    every = [plugin for kind in entry_points.KINDS for plugin in entry_points.list_plugins(kind)]
     for prefix in ("", "mergecore-", "mergecore-arch-"):
-        name = normal(prefix + distribution)
-        if found := [plugin for plugin in every if normal(plugin.distribution) == name]:
+        name = normalized_name(prefix + distribution)
+        if found := [plugin for plugin in every if normalized_name(plugin.distribution) == name]:
             return found
     return []
 
 
 def expected_failures(lines: Iterable[str]) -> Failures:
-    """The ini option's lines: ``methods my_method check_nan_shows: why it cannot``."""
+    """Parse the lines of the ini option: ``methods my_method check_nan_shows: the reason``."""
     found: dict[tuple[str, str], dict[str, str]] = {}
     for line in lines:
         words, _, reason = line.partition(":")
@@ -70,7 +68,7 @@ def expected_failures(lines: Iterable[str]) -> Failures:
 
 
 class Distribution(pytest.Collector):
-    """The parent of a distribution's checks in pytest's tree."""
+    """Parent of a distribution's checks in the pytest collection tree."""
 
     def collect(self) -> list[pytest.Item]:
         return []
@@ -88,7 +86,7 @@ class CheckItem(pytest.Item):
         apply(self.check, Subject(found.kind, found.name, loaded(found.kind, found.name, found.distribution)))
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        """A broken promise is a sentence; anything else is the plugin's own fault, shown with its traceback."""
+        """Show a failed check as a sentence, and any other error with its traceback."""
         if isinstance(excinfo.value, AssertionError):
             return f"{self.plugin}: {excinfo.value}\n\n{(self.check.__doc__ or '').strip()}"
         return super().repr_failure(excinfo, style)

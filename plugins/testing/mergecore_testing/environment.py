@@ -1,4 +1,4 @@
-"""Plugins that exist for one test: distributions faked in a folder that a subprocess finds first."""
+"""Plugins that exist for one test: fake distributions in a folder that a subprocess searches first."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ GROUP = "mergecore.v1."
 
 @dataclass(frozen=True)
 class PluginEnv:
-    """A folder of faked distributions beside those that are installed, and a way to run Python with them."""
+    """A folder of fake distributions in addition to the installed ones, and a way to run Python with them."""
 
     folder: Path
 
@@ -28,10 +28,10 @@ class PluginEnv:
         """Add a distribution.
 
         Args:
-            distribution: its name.
-            entry_points: group → name → value; groups such as ``methods`` stand for ``mergecore.v1.methods``.
-            files: module or data files by path, with their text.
-            version: its version.
+            distribution: name of the distribution.
+            entry_points: group → name → value. Short groups such as ``methods`` mean ``mergecore.v1.methods``.
+            files: text of module or data files, by path.
+            version: version of the distribution.
         """
         info = self.folder / f"{distribution.replace('-', '_')}-{version}.dist-info"
         info.mkdir(parents=True)
@@ -46,7 +46,7 @@ class PluginEnv:
             (self.folder / path).write_text(text, "utf-8")
 
     def python(self, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-        """Run Python with the faked distributions; returns its status and output."""
+        """Run Python with the fake distributions and return its status and output."""
         environment = {
             **os.environ,
             "PYTHONPATH": str(self.folder),
@@ -57,5 +57,5 @@ class PluginEnv:
         return subprocess.run(command, env=environment, cwd=cwd, capture_output=True, text=True, check=False)
 
     def mergecore(self, *arguments: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-        """Run the command line."""
+        """Run the mergecore command line."""
         return self.python("-m", "mergecore", *map(str, arguments), cwd=cwd)

@@ -1,4 +1,4 @@
-"""The pytest plugin; it imports nothing of mergecore until it is used, so that every pytest run stays quick."""
+"""The pytest plugin. It imports mergecore only on first use, to keep other pytest runs fast."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ if TYPE_CHECKING:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--mergecore DIST`, and the failures that are expected of it."""
+    """Add `--mergecore DIST` and the ini option for its expected failures."""
     group = parser.getgroup("mergecore")
-    text = "check everything that the installed distribution DIST registers with mergecore; no test file is needed"
+    text = "run the conformance checks for every mergecore plugin of the installed distribution DIST"
     group.addoption("--mergecore", action="append", default=[], metavar="DIST", help=text)
-    about = "checks of --mergecore that a plugin cannot pass, one a line: methods NAME check_nan_shows: the reason"
+    about = "expected failures of --mergecore checks, one per line: methods NAME check_nan_shows: the reason"
     parser.addini("mergecore_expected_failures", about, type="linelist", default=[])
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """With --mergecore alone, no test files are looked for."""
+    """Collect no test files if --mergecore is given without paths."""
     if config.getoption("--mergecore") and config.args_source is not pytest.Config.ArgsSource.ARGS:
         config.args = []
 
 
 def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Add the checks of the distributions that --mergecore names."""
+    """Add the checks of the distributions passed with --mergecore."""
     if config.getoption("--mergecore"):
         from mergecore_testing import collecting
 
@@ -37,7 +37,7 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
 
 @pytest.fixture
 def plugin_env(tmp_path: Path) -> PluginEnv:
-    """Plugins that exist for one test; see `mergecore_testing.PluginEnv`."""
+    """Return an environment for plugins that exist for one test. See `mergecore_testing.PluginEnv`."""
     from mergecore_testing.environment import PluginEnv
 
     folder = tmp_path / "plugin-env"
@@ -47,9 +47,9 @@ def plugin_env(tmp_path: Path) -> PluginEnv:
 
 @pytest.fixture
 def tiny_model(tmp_path: Path) -> Callable[..., Path]:
-    """A maker of tiny checkpoint folders of any installed architecture; needs no transformers.
+    """Return a factory for tiny checkpoint folders of any installed architecture. Does not need transformers.
 
-    ``tiny_model("LlamaForCausalLM", seed=1)`` is the folder of one with random weights. More arguments are those of
+    ``tiny_model("LlamaForCausalLM", seed=1)`` returns a folder with random weights. Other arguments are passed to
     `mergecore_testing.checkpoints.write_checkpoint`.
     """
     made: list[Path] = []
@@ -67,9 +67,9 @@ def tiny_model(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture
 def run_recipe(tmp_path: Path) -> Callable[..., Path]:
-    """A runner of recipes: ``run_recipe({"merge_method": ..., ...})`` or a path; gives the output folder.
+    """Return a function that runs a recipe, given as a dict or a path, and returns the output folder.
 
-    More arguments are those of `mergecore.run`.
+    Other arguments are passed to `mergecore.run`.
     """
     made: list[Path] = []
 

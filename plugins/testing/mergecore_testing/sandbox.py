@@ -1,4 +1,4 @@
-"""Merges with nothing but what a check names: the kit's own methods and models, no hooks, no post-processors."""
+"""Isolated merges for checks, with the kit's own methods and models and without hooks or post-processors."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mergecore.api import Context, DeltaMethod, PerModel, Tile, WeightMethod, param
+from mergecore.discovery.registry import Registry
 from mergecore.planning import Plan, make_plan
-from mergecore.registry import Registry
-from mergecore.running import Listener, Options, run_plan
-from mergecore.stages import load_recipe
+from mergecore.recipes.composition import load_recipe
+from mergecore.running.runner import run_plan
+from mergecore.running.settings import Listener, Options
 from mergecore_testing.checkpoints import write_checkpoint
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ DEFINITION: Mapping[str, Any] = {
         {"name": "lm_head.weight", "tied_to": "model.embed_tokens.weight", "vocabulary_axis": 0},
     ],
 }
-"""A small language model that no package describes."""
+"""A small language model that no installed package defines."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +36,7 @@ class Mean(WeightMethod):
     """Weighted sum, element by element: result = sum(weight * model)."""
 
     tile = Tile.ELEMENTS
-    weight: PerModel[float] = param(0.5, "Of this model.")
+    weight: PerModel[float] = param(0.5, "Weight of this model.")
 
     def merge(self, weights: Sequence[Tensor], ctx: Context) -> Tensor:
         total = weights[0] * self.weight[0]
@@ -46,7 +47,7 @@ class Mean(WeightMethod):
 
 @dataclass(frozen=True, kw_only=True)
 class Loudest(DeltaMethod):
-    """Each row divided by the largest change of the whole tensor: result = base + delta / max(|delta|)."""
+    """Divide each row by the largest change in the whole tensor: result = base + delta / max(|delta|)."""
 
     tile = Tile.ROWS
 
@@ -60,7 +61,7 @@ class Loudest(DeltaMethod):
 
 @dataclass(frozen=True, kw_only=True)
 class Broken(WeightMethod):
-    """Fails: no result."""
+    """Always fail."""
 
     tile = Tile.ELEMENTS
 
@@ -72,11 +73,11 @@ METHODS = {"kit-mean": Mean, "kit-loudest": Loudest, "kit-broken": Broken}
 
 
 class Sandbox(Registry):
-    """Plugins of one check.
+    """Plugin registry for one check.
 
     Args:
-        own: what answers by kind and name before the installed plugins.
-        definitions: architectures beside the kit's own.
+        own: plugins by kind and name that take precedence over the installed ones.
+        definitions: architectures in addition to the kit's own.
     """
 
     def __init__(
@@ -90,10 +91,10 @@ class Sandbox(Registry):
         return self._own[kind, name] if (kind, name) in self._own else super().provide(kind, name)
 
     def names(self, kind: str) -> list[str]:
-        return []  # of post-processors, which a check calls itself
+        return []  # no post-processors, because checks call those directly
 
     def plan(self, recipe: Mapping[str, Any]) -> Plan:
-        """A recipe's plan; to be closed."""
+        """Return a recipe's plan. The caller must close it."""
         return make_plan(load_recipe(recipe), self, 2**30)
 
     def run(
@@ -105,7 +106,7 @@ class Sandbox(Registry):
         memory: int = 2**30,
         **options: Any,
     ) -> Path:
-        """Merge a recipe into `out`; options are those of `mergecore.running.Options`."""
+        """Merge a recipe into `out`. Options are passed to `mergecore.running.Options`."""
         plan = self.plan(recipe)
         try:
             settings = Options(**{"memory": memory, "workers": 2, **options})
@@ -115,10 +116,10 @@ class Sandbox(Registry):
 
 
 def models(folder: Path, count: int, **options: Any) -> list[str]:
-    """Folders of models of the kit's own class; options are those of `write_checkpoint`."""
+    """Create model folders of the kit's own class. Options are passed to `write_checkpoint`."""
     return [str(write_checkpoint(folder / f"model{i}", CLASS, DEFINITION, seed=i, **options)) for i in range(count)]
 
 
 def recipe(method: str, models: Sequence[str], **keys: Any) -> dict[str, Any]:
-    """A recipe of whole models."""
+    """Return a recipe that merges whole models."""
     return {"merge_method": method, "models": [{"model": model} for model in models], **keys}

@@ -1,4 +1,4 @@
-"""Merges of tensors by one method in tiles of a chosen length, as a run cuts them."""
+"""Merge tensors with a method in tiles of a chosen size, as a run does."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 STORED = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
-"""Names that files give to dtypes."""
+"""Names of dtypes in files."""
 
 
 def merge_tiled(
@@ -21,14 +21,14 @@ def merge_tiled(
     """Merge tensors of one shape and float dtype in tiles of about `elements` elements, as far as the method allows.
 
     Args:
-        method: with its parameters.
-        tensors: one for each model, without the base.
-        elements: from `mergecore.api.BLOCK` on; smaller ones give tiles of one block, or of one row.
-        base: of methods that take one.
-        seed: of random methods; the weight is called "tensor".
+        method: method instance with its parameters.
+        tensors: one tensor per model, without the base.
+        elements: tile size. Values below `mergecore.api.BLOCK` give tiles of one block or one row.
+        base: tensor of the base model, for methods that take one.
+        seed: seed for methods that draw random numbers. The tensor is named "tensor".
 
     Returns:
-        A new tensor of the inputs' shape and dtype. Whatever `elements` is, it must have the same bits.
+        A new tensor with the inputs' shape and dtype. It must be bitwise the same for any value of `elements`.
     """
     tiled = Tiled.of(method, tensors, elements, base=base, seed=seed)
     return tiled.merge(tiled.pieces, tiled.measured())
@@ -36,7 +36,7 @@ def merge_tiled(
 
 @dataclass(frozen=True)
 class Tiled:
-    """A merge cut into pieces, for those who want to measure and merge them as they choose."""
+    """A merge split into pieces that can be measured and merged separately."""
 
     job: Job
     inputs: Sequence[Tensor]
@@ -46,7 +46,7 @@ class Tiled:
     def of(
         cls, method: Method, tensors: Sequence[Tensor], elements: int, *, base: Tensor | None = None, seed: int = 0
     ) -> Tiled:
-        """The pieces that a run would cut; arguments as for `merge_tiled`."""
+        """Split a merge as a run does. The arguments match `merge_tiled`."""
         inputs = [tensor for tensor in (base, *tensors) if tensor is not None]
         info = TensorInfo(STORED[str(inputs[0].dtype).removeprefix("torch.")], tuple(inputs[0].shape))
         subtracts = base is not None and isinstance(method, DeltaMethod)
@@ -54,20 +54,20 @@ class Tiled:
         return cls(job, inputs, job.pieces(elements))
 
     def read(self, job: Job, piece: Piece) -> list[Tensor]:
-        """New tensors with a piece of each input."""
+        """Return new tensors with a piece of each input."""
         flat = [tensor.reshape(-1)[piece.start : piece.start + piece.elements] for tensor in self.inputs]
         return [part.to(torch_dtype(job.compute_dtype), copy=True).view(piece.shape) for part in flat]
 
     def seen(self, piece: Piece) -> Sequence[Tensor]:
-        """What the method gets of a piece."""
+        """Return the method's inputs for a piece."""
         return self.job.models(self.read(self.job, piece))
 
     def measured(self) -> Context:
-        """What the method measures over all pieces."""
+        """Return the method's measurement over all pieces."""
         return self.job.context(Tiles(self.job, self.pieces, self.read)) if self.pieces else Context()
 
     def merge(self, pieces: Iterable[Piece], ctx: Context) -> Tensor:
-        """The whole result, its pieces merged in the order given."""
+        """Merge the pieces in the given order and return the whole result."""
         import torch
 
         out = torch.empty(self.job.info.elements, dtype=self.inputs[0].dtype)

@@ -1,4 +1,4 @@
-"""`pytest --mergecore DIST` checks everything that a distribution registers, and no test file."""
+"""`pytest --mergecore DIST` checks every plugin of a distribution and runs no test files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mergecore.api import *
 
 @dataclass(frozen=True, kw_only=True)
 class Squashed(WeightMethod):
-    '''Mean of what is not NaN: result = mean(model).'''
+    '''Mean of the values that are not NaN: result = mean(model).'''
     tile = Tile.ELEMENTS
     def merge(self, weights, ctx):
         return sum(weight.nan_to_num() for weight in weights) / len(weights)
@@ -45,14 +45,14 @@ def house(plugin_env: PluginEnv) -> PluginEnv:
 
 def test_each_check_of_each_plugin_is_a_test_and_expected_failures_are_strict(house: PluginEnv, tmp_path: Path) -> None:
     (tmp_path / "pytest.ini").write_text(
-        "[pytest]\nmergecore_expected_failures =\n    methods squashed check_nan_shows: NaN counts as nothing\n"
+        "[pytest]\nmergecore_expected_failures =\n    methods squashed check_nan_shows: NaN counts as zero\n"
         "    methods squashed check_documented: no reason\n"
     )
     (tmp_path / "test_other.py").write_text("def test_other():\n    assert False\n")
     options = ("-m", "pytest", "--mergecore", "house", "-p", "no:cacheprovider", "-rA", "--tb=short")
     said = house.python(*options, cwd=tmp_path).stdout
     assert "2 failed, 18 passed, 1 xfailed" in said, said
-    assert "XFAIL mergecore-house::method squashed: nan_shows - NaN counts as nothing" in said
+    assert "XFAIL mergecore-house::method squashed: nan_shows - NaN counts as zero" in said
     assert "FAILED mergecore-house::method squashed: documented" in said and "[XPASS(strict)] no reason" in said
     assert "PASSED mergecore-house::hook house: watches_a_run" in said
     assert "importing it imports numpy torch" in said and "test_other" not in said
@@ -61,10 +61,10 @@ def test_each_check_of_each_plugin_is_a_test_and_expected_failures_are_strict(ho
 @pytest.mark.parametrize(
     ("distribution", "lines", "words"),
     [
-        ("mergecore", ["readers safetensors check_nan: why"], "there is no check 'check_nan'"),
-        ("mergecore", ["readers safetensors check_reads_from_threads:"], "say why"),
+        ("mergecore", ["readers safetensors check_nan: why"], "unknown check 'check_nan'"),
+        ("mergecore", ["readers safetensors check_reads_from_threads:"], "give a reason why"),
         ("mergecore", ["safetensors reads_from_threads: why"], "write 'methods NAME check_nan_shows: the reason'"),
-        ("nowhere", [], "--mergecore nowhere: no such distribution registers a plugin"),
+        ("nowhere", [], "--mergecore nowhere: no installed distribution of this name has plugins"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(

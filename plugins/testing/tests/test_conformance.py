@@ -1,4 +1,4 @@
-"""Sound methods pass every check in one line, and for every check there is a fault that it finds."""
+"""Correct methods pass every check, and every check detects a faulty method."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Mean(DeltaMethod):
 
 @dataclass(frozen=True, kw_only=True)
 class Everything(WeightMethod):
-    """Measure, draw, take a base or none, and a parameter of every kind (https://example.org/paper)."""
+    """Use every feature: measuring, random numbers, an optional base, all parameter types (https://example.org/paper)."""
 
     tile = Tile.ROWS
     base = Base.OPTIONAL
@@ -40,17 +40,17 @@ class Everything(WeightMethod):
 
     weight: PerModel[float] = param(doc="Weight of this model.")
     steps: int = param(doc="Divisor of the sum.", minimum=1, maximum=4)
-    chance: PerModel[float] = param(1.0, "Chance of an element to count.", minimum=0.0, maximum=1.0)
-    below: float = param(2.0, "Added to the largest magnitude, which limits all.", maximum=4.0)
-    kind: Literal["sum", "mean"] = param("mean", "What is done.")
+    chance: PerModel[float] = param(1.0, "Probability that an element counts.", minimum=0.0, maximum=1.0)
+    below: float = param(2.0, "Added to the largest magnitude, which limits all values.", maximum=4.0)
+    kind: Literal["sum", "mean"] = param("mean", "Type of reduction.")
     power: int = param(1, "Exponent.", enum=(1, 2))
-    flip: PerModel[bool] = param(False, "Turn the sign.")
+    flip: PerModel[bool] = param(False, "Flip the sign.")
     lambda_: float = param(0.5, "Scale.", alias="lambda")
-    label: str | None = param(None, "Changes nothing.")
+    label: str | None = param(None, "Has no effect.")
 
     def __post_init__(self) -> None:
         if self.kind == "sum" and self.power == 2:
-            raise InputError("a sum has no power: change either")
+            raise InputError("a sum has no power; change one of them")
 
     def measure(self, tiles: Sequence[Sequence[Tensor]], ctx: Context) -> float:
         return max(float(tile[0].abs().max()) for tile in tiles)
@@ -71,18 +71,18 @@ Parameter = tuple[str, Any, Any]
 
 
 def broken(*parameters: Parameter, **namespace: Any) -> type[Method]:
-    """The mean with some parts replaced."""
+    """Return the mean method with some parts replaced."""
     parts = {"__doc__": Mean.__doc__, **namespace}
     return make_dataclass("Broken", parameters, bases=(Mean,), namespace=parts, frozen=True, kw_only=True)
 
 
 def whole(merge: Callable[[Any, Any, Context], Any], *parameters: Parameter, **namespace: Any) -> type[Method]:
-    """A method whose `merge` is what it should not be."""
+    """Return a method with a faulty `merge`."""
     return broken(*parameters, merge=merge, **namespace)
 
 
 def each(change: Callable[[Tensor, Context], Any]) -> type[Method]:
-    """The sum of the task vectors after a change of each."""
+    """Return a method that changes each task vector before summing them."""
     return whole(lambda m, d, ctx: sum((change(x, ctx) for x in d[1:]), change(d[0], ctx)))
 
 
@@ -120,8 +120,8 @@ def remember(x: Tensor, ctx: Context) -> Tensor:
 
 CHANGEABLE = dataclass(type("Broken", (DeltaMethod,), {"__doc__": "."}))
 UNDECORATED = type("Broken", (Mean,), {"__doc__": "."})
-SHARE = ("share", float, param(0.5, "A share.", minimum=0.0, maximum=1.0))
-MUCH = ("much", float, param(2.0, "A default out of its range.", maximum=1.0))
+SHARE = ("share", float, param(0.5, "A fraction.", minimum=0.0, maximum=1.0))
+MUCH = ("much", float, param(2.0, "Default outside its range.", maximum=1.0))
 MUTE = ("mute", float, param(0.5))
 WEIGHT = ("weight", PerModel[float], param(1.0, "A weight."))
 ROWS, TENSOR = Tile.ROWS, Tile.TENSOR
@@ -134,7 +134,7 @@ FAULTS: dict[str, list[tuple[str, type[Method], str]]] = {
     ],
     "documented": [
         ("no docstring", broken(__doc__=None), "must be a sentence"),
-        ("no source", broken(__doc__="Average the task vectors."), "neither the paper's address"),
+        ("no source", broken(__doc__="Average the task vectors."), "neither a paper link nor a formula"),
         ("parameter not described", broken(MUTE), "'mute' has no description"),
     ],
     "shape_and_dtype_kept": [
@@ -153,13 +153,13 @@ FAULTS: dict[str, list[tuple[str, type[Method], str]]] = {
         ("divides by a norm", each(lambda x, ctx: x / x.norm()), "zeros"),
         ("divides by a sum", whole(lambda m, d, ctx: (d[-1].sign() / sum(d)).nan_to_num(0, math.inf)), "cancel"),
     ],
-    "zero_deltas_give_the_base": [("moves the base", each(lambda x, ctx: x + 1e-6), "do not give it back")],
+    "zero_deltas_give_the_base": [("moves the base", each(lambda x, ctx: x + 1e-6), "do not return the base")],
     "nan_shows": [("NaN becomes 0", each(lambda x, ctx: x.nan_to_num()), "NaN in an input gives")],
     "inputs_unchanged": [
-        ("merges in place", each(lambda x, ctx: x.mul_(2)), "merge changes"),
+        ("merges in place", each(lambda x, ctx: x.mul_(2)), "merge modifies"),
         ("merges float64 in place", each(lambda x, ctx: x.double().mul_(2).to(x.dtype)), "float64"),
-        ("measures in place", broken(measure=zero_first), "measure changes"),
-        ("prepares in place", broken(prepare=lambda m, d, ctx: [x.mul_(2) for x in d]), "prepare changes"),
+        ("measures in place", broken(measure=zero_first), "measure modifies"),
+        ("prepares in place", broken(prepare=lambda m, d, ctx: [x.mul_(2) for x in d]), "prepare modifies"),
     ],
     "only_named_parameters_prepare": [
         ("prepares by another", broken(WEIGHT, prepare=times_weight, measured_by=()), "prepares by more"),
@@ -167,7 +167,7 @@ FAULTS: dict[str, list[tuple[str, type[Method], str]]] = {
     ],
     "randomness": [
         ("torch's generator", each(lambda x, ctx: x * torch.rand_like(x)), "merging again"),
-        ("a generator of its own", each(own_generator), "not by ctx.random"),
+        ("a separate generator", each(own_generator), "without using ctx.random"),
         ("draws in vain", each(lambda x, ctx: x + 0 * ctx.random(0, x)), "change nothing"),
     ],
     "tiles_change_no_bit": [
@@ -175,25 +175,25 @@ FAULTS: dict[str, list[tuple[str, type[Method], str]]] = {
         ("measures by tile", whole(lambda m, d, ctx: d[0] + ctx.measured, measure=means_of_tiles), "in tiles of"),
         ("columns of rows", whole(lambda m, d, ctx: d[0] - d[0].sum(0), tile=ROWS), "in tiles of"),
     ],
-    "order_of_tiles_changes_no_bit": [("remembers", each(remember), "last to the first")],
+    "order_of_tiles_changes_no_bit": [("remembers", each(remember), "in reverse order")],
     "threads_change_no_bit": [
-        ("float32 sum", whole(lambda m, d, ctx: d[0] + d[0].sum(), tile=TENSOR), "one thread and three"),
+        ("float32 sum", whole(lambda m, d, ctx: d[0] + d[0].sum(), tile=TENSOR), "one thread and three threads"),
     ],
-    "identical_models_give_that_model": [("a sum", each(lambda x, ctx: x), "do not give that model")],
+    "identical_models_give_that_model": [("a sum", each(lambda x, ctx: x), "does not return that model")],
     "identical_models_give_that_model_exactly": [
         ("rounds", whole(lambda m, d, ctx: sum(x / len(d) for x in d)), "bit for bit"),
     ],
     "order_of_models_is_irrelevant": [
-        ("the first counts twice", whole(lambda m, d, ctx: sum(d, d[0])), "another order"),
+        ("the first counts twice", whole(lambda m, d, ctx: sum(d, d[0])), "reordering the models"),
         (
             "another one's weight",
             whole(lambda m, d, ctx: sum(d) + d[0] * max(m.weight), WEIGHT),
-            "another order",
+            "reordering the models",
         ),
         ("one model only", broken(models=(1, 1)), "never takes two models"),
     ],
 }
-"""By the check that finds them: what is wrong, the method, part of the message."""
+"""By check: a description of the fault, the faulty method, and part of the message."""
 
 ALL = {check.__name__.removeprefix("check_"): check for check in (*CHECKS, *CLAIMS)}
 
@@ -213,7 +213,7 @@ def test_every_check_has_a_fault_to_find() -> None:
 
 @pytest.mark.parametrize(
     ("failures", "words"),
-    [({"check_nan_show": "why"}, "did you mean 'check_nan_shows'"), ({"check_nan_shows": ""}, "say why")],
+    [({"check_nan_show": "why"}, "did you mean 'check_nan_shows'"), ({"check_nan_shows": ""}, "give a reason why")],
 )
 def test_expected_failures_are_named_rightly_and_explained(failures: dict[str, str], words: str) -> None:
     with pytest.raises(ValueError, match=words):
@@ -223,7 +223,7 @@ def test_expected_failures_are_named_rightly_and_explained(failures: dict[str, s
 AUTHORS_TEST = """
 from mergecore_testing.conformance import conformance
 
-test_expected = conformance("linear", identical="exact", expected_failures={WRONG: "a division rounds"})
+test_expected = conformance("linear", identical="exact", expected_failures={WRONG: "division rounds"})
 test_passes_unexpectedly = conformance("linear", expected_failures={"check_nan_shows": "a mistake"})
 """.replace("WRONG", '"check_identical_models_give_that_model_exactly"')
 

@@ -1,4 +1,4 @@
-"""Core's own plugins pass the checks of their kinds, and for every check there is a fault that it finds."""
+"""The built-in plugins pass the checks for their kinds, and every check detects a faulty plugin."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from mergecore_testing.conformance.kinds import CHECKS, apply
 from mergecore_testing.conformance.subjects import Subject
 from mergecore_testing.sandbox import DEFINITION, Mean
 
-from mergecore import planning
 from mergecore.api import Evaluator, Executor, InputError, MergedModel, PostProcessor, TensorInfo, Work, hookimpl
 from mergecore.builtin.safetensors import SafetensorsReader, SafetensorsWriter
 from mergecore.builtin.threads import ThreadsExecutor
-from mergecore.definitions import Findings
+from mergecore.models.architecture_lookup import Findings
+from mergecore.planning import planner
 
 test_reader = conformance("safetensors", "readers")
 test_writer = conformance("safetensors", "writers")
@@ -31,14 +31,14 @@ test_postprocessor = conformance("config", "postprocessors")
 
 
 class Shifted(SafetensorsReader):
-    """Reads from one element later on."""
+    """Reads one element too late."""
 
     def read(self, name: str, start: int, out: Any) -> None:
         super().read(name, start + (start == 11), out)
 
 
 class Shared(SafetensorsReader):
-    """Remembers the place between two calls, which other threads change."""
+    """Keeps the position between two calls, where other threads can change it."""
 
     def read(self, name: str, start: int, out: Any) -> None:
         self.place = start
@@ -47,14 +47,14 @@ class Shared(SafetensorsReader):
 
 
 class Unpicklable(SafetensorsReader):
-    """Holds what no other process can have."""
+    """Holds an object that cannot be pickled."""
 
     def __reduce__(self) -> Any:
         raise TypeError("cannot pickle")
 
 
 class Blunt(SafetensorsReader):
-    """Lets errors of the system through."""
+    """Passes OS errors through."""
 
     def __init__(self, path: Path) -> None:
         path.read_bytes() if not path.is_fifo() else None
@@ -62,7 +62,7 @@ class Blunt(SafetensorsReader):
 
 
 class Lenient(SafetensorsReader):
-    """Takes what is missing at a file's end for zeros."""
+    """Reads missing data at the end of a file as zeros."""
 
     def __init__(self, path: Path) -> None:
         content = path.read_bytes()
@@ -75,7 +75,7 @@ class Lenient(SafetensorsReader):
 
 
 class InOrder(SafetensorsWriter):
-    """Expects the pieces of a tensor one after the other."""
+    """Expects the pieces of a tensor in order."""
 
     def write(self, name: str, start: int, data: Any) -> None:
         self.ends = {**getattr(self, "ends", {})}
@@ -84,7 +84,7 @@ class InOrder(SafetensorsWriter):
 
 
 class Truncating(SafetensorsWriter):
-    """Begins anew in a folder that holds something."""
+    """Starts over in a folder that is not empty."""
 
     def __init__(self, folder: Path, tensors: Mapping[str, TensorInfo], shard_bytes: int) -> None:
         for path in folder.iterdir():
@@ -93,14 +93,14 @@ class Truncating(SafetensorsWriter):
 
 
 class OneFile(SafetensorsWriter):
-    """Writes one file, however large."""
+    """Writes a single file of any size."""
 
     def __init__(self, folder: Path, tensors: Mapping[str, TensorInfo], shard_bytes: int) -> None:
         super().__init__(folder, tensors, 2**50)
 
 
 class Misplacing(SafetensorsWriter):
-    """Says that tensors begin later than they do."""
+    """Reports offsets of tensors that are too large."""
 
     def finish(self) -> None:
         super().finish()
@@ -108,7 +108,7 @@ class Misplacing(SafetensorsWriter):
 
 
 def executor(change: Callable[[Work], Work]) -> type[Executor]:
-    """The built-in executor, given other work."""
+    """Return the built-in executor with modified work."""
 
     class Changed(ThreadsExecutor):
         def run(self, work: Work) -> None:
@@ -126,7 +126,7 @@ def silent(work: Work) -> Work:
 
 
 class Swallowing(ThreadsExecutor):
-    """Goes on after errors, as if all were done."""
+    """Ignores errors, as if all jobs were done."""
 
     def run(self, work: Work) -> None:
         try:
@@ -137,12 +137,12 @@ class Swallowing(ThreadsExecutor):
 
 
 def after(run: Callable[[MergedModel], object], names: Any = ()) -> type[PostProcessor]:
-    """A post-processor of one function."""
+    """Return a post-processor that runs one function."""
     return type("After", (PostProcessor,), {"after": names, "run": lambda self, model: run(model)})
 
 
 def hooks(**functions: Any) -> ModuleType:
-    """A module of hooks."""
+    """Return a module with hooks."""
     module = ModuleType("hooks_under_test")
     vars(module).update(functions)
     return module
@@ -150,7 +150,7 @@ def hooks(**functions: Any) -> ModuleType:
 
 @hookimpl
 def refuse(recipe: Any) -> None:
-    raise InputError("house rule: no")
+    raise InputError("company rule: no")
 
 
 @hookimpl
@@ -169,7 +169,7 @@ def fail(name: str) -> None:
 
 
 class Wide:
-    """Asks for points outside the cube."""
+    """Proposes points outside the cube."""
 
     edge = 2.0
 
@@ -184,42 +184,42 @@ class Wide:
 
 
 class Fickle(Wide):
-    """Asks for whatever the clock says."""
+    """Proposes points that depend on the clock."""
 
     def ask(self) -> list[list[float]]:
         return [[time.time_ns() % 1000 / 1000] * self.dimensions]
 
 
 class Brittle(Wide):
-    """Cannot stand an infinite loss."""
+    """Fails on an infinite loss."""
 
     def tell(self, points: Any, losses: Any) -> None:
         [int(loss) for row in losses for loss in row]
 
 
 PATCHES: dict[str, tuple[Any, str, Any]] = {
-    "knows_its_model": (architectures, "examine", lambda *given: Findings(["x"], [], [])),
+    "knows_its_model": (architectures, "compare_names", lambda *given: Findings(["x"], [], [])),
     "merges_every_tensor": (Mean, "merge", lambda self, weights, ctx: weights[0]),
-    "keeps_the_first_layers": (planning, "layer_config", lambda *given: {}),
+    "keeps_the_first_layers": (planner, "layer_config", lambda *given: {}),
 }
-"""Faults of core, which no definition has."""
+"""Faults in mergecore itself, which no definition can have."""
 FAULTS: dict[str, list[tuple[str, Any, str]]] = {
     "follows_the_format": [("two layouts", {**DEFINITION, "layers": {}}, "'count' is missing")],
     "knows_its_model": [("unknown", DEFINITION, "does not know")],
     "merges_every_tensor": [("one model", DEFINITION, "are not the mean")],
-    "keeps_the_first_layers": [("count not written", DEFINITION, "says that it has [3]")],
+    "keeps_the_first_layers": [("count not written", DEFINITION, "with two layers says [3]")],
     "reads_every_dtype_at_any_place": [("one off", Shifted, "is wrong")],
-    "reads_from_threads": [("shares its place", Shared, "several threads")],
+    "reads_from_threads": [("shares its place", Shared, "with several threads")],
     "opens_again_in_another_process": [("unpicklable", Unpicklable, "cannot pickle")],
     "refuses_what_it_cannot_read": [("lets errors through", Blunt, "not a ModelError")],
-    "refuses_what_is_cut_short": [("lenient", Lenient, "without complaint")],
-    "pieces_come_in_any_order": [("in order", InOrder, "something else than was written")],
-    "what_was_synced_stays": [("begins anew", Truncating, "something else than was written")],
-    "small_shards_give_several_files": [("one file", OneFile, "as many files as one of all")],
-    "places_are_where_tensors_are": [("later", Misplacing, "is not where `places` has it")],
+    "refuses_what_is_cut_short": [("lenient", Lenient, "without an error")],
+    "pieces_come_in_any_order": [("in order", InOrder, "differs from what was written")],
+    "what_was_synced_stays": [("starts over", Truncating, "differs from what was written")],
+    "small_shards_give_several_files": [("one file", OneFile, "as many files as one shard")],
+    "places_are_where_tensors_are": [("later", Misplacing, "is not at its location in `places`")],
     "same_bytes_as_threads": [("louder", executor(louder), "write other bytes")],
-    "tells_of_every_byte": [("silent", executor(silent), "tells of 0 bytes")],
-    "an_error_ends_the_run": [("swallows", Swallowing, "without complaint")],
+    "tells_of_every_byte": [("silent", executor(silent), "reports 0 of")],
+    "an_error_ends_the_run": [("swallows", Swallowing, "without an error")],
     "its_order_can_be_read": [
         ("text", after(print, "config"), "tuple of names"),
         ("itself", after(print, ("it",)), "after itself"),
@@ -230,16 +230,16 @@ FAULTS: dict[str, list[tuple[str, Any, str]]] = {
     ],
     "says_what_it_measures": [("mute", dataclass(frozen=True)(type("Mute", (Evaluator,), {})), "needs a docstring")],
     "asks_for_points_of_the_cube": [("wide", Wide, "outside the cube")],
-    "seeds_decide_the_points": [("fickle", Fickle, "asks otherwise")],
+    "seeds_decide_the_points": [("fickle", Fickle, "gives different points")],
     "goes_on_after_failures": [("brittle", Brittle, "infinity")],
-    "runs_again": [("a new file", after(lambda m: (m.folder / str(time.time_ns())).touch()), "leaves other files")],
+    "runs_again": [("a new file", after(lambda m: (m.folder / str(time.time_ns())).touch()), "leaves different files")],
     "every_hook_is_marked": [
-        ("unmarked", hooks(mergecore_after_write=refuse, mergecore_before_plan=lambda recipe: None), "lack @hookimpl"),
+        ("unmarked", hooks(mergecore_after_write=refuse, mergecore_before_plan=lambda recipe: None), "no @hookimpl"),
         ("none", hooks(), "no function"),
     ],
-    "leaves_other_plugins_to_others": [("answers all", hooks(mergecore_provide_reader=answer), "answers")],
+    "leaves_other_plugins_to_others": [("answers all", hooks(mergecore_provide_reader=answer), "returns")],
     "the_recipe_stays_as_it_is": [("changes", hooks(mergecore_before_plan=change), "changes the recipe")],
-    "watches_a_run": [("fails", hooks(mergecore_after_tensor=fail), "switched off")],
+    "watches_a_run": [("fails", hooks(mergecore_after_tensor=fail), "is disabled")],
 }
 KIND_OF = {check.__name__: kind for kind, checks in CHECKS.items() for check in checks}
 CASES = [(name, fault, plugin, words) for name, faults in FAULTS.items() for fault, plugin, words in faults]

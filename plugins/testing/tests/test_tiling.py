@@ -1,4 +1,4 @@
-"""`merge_tiled` merges as in memory, and gives a method the tiles that it asked for."""
+"""`merge_tiled` matches the in-memory merge and passes the tiles that a method asks for."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mergecore.api import BLOCK, Context, DeltaMethod, Tile
 
 @dataclass(frozen=True, kw_only=True)
 class Seen(DeltaMethod):
-    """Adds each tile's length to its first element."""
+    """Add each tile's length to its first element."""
 
     tile = Tile.ELEMENTS
 
@@ -27,7 +27,7 @@ class Seen(DeltaMethod):
 
 @dataclass(frozen=True, kw_only=True)
 class SeenRows(Seen):
-    """The same for rows."""
+    """The same method for tiles of rows."""
 
     tile = Tile.ROWS
 

@@ -1,4 +1,4 @@
-"""Pebble models are known whole, merged and cut by layers."""
+"""Pebble models are fully recognized, merged, and sliced."""
 
 from mergecore_testing.conformance import conformance
 

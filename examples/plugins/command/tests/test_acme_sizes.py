@@ -1,4 +1,4 @@
-"""`mergecore sizes` keeps the promises of every command, and adds up layers."""
+"""`mergecore sizes` passes the checks for commands and adds up layers."""
 
 import json
 

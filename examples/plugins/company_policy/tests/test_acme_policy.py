@@ -1,4 +1,4 @@
-"""The policy keeps the promises of all hooks, refuses what it is for, and writes down what it lets through."""
+"""The policy passes the checks for hooks, refuses forbidden licenses, and logs accepted merges."""
 
 import json
 
@@ -11,27 +11,27 @@ from mergecore.api import InputError
 test_conformance = conformance("acme", "hooks")
 
 
-def recipe(tmp_path, licences):
+def recipe(tmp_path, licenses):
     models = []
-    for name, licence in licences.items():
+    for name, license in licenses.items():
         (tmp_path / name).mkdir()
-        if licence:
-            (tmp_path / name / "README.md").write_text(f"---\nlicense: {licence}\n---\n# {name}\n")
+        if license:
+            (tmp_path / name / "README.md").write_text(f"---\nlicense: {license}\n---\n# {name}\n")
         models.append({"model": str(tmp_path / name)})
     return {"merge_method": "linear", "base_model": models[0]["model"], "models": models[1:]}
 
 
 @pytest.mark.parametrize(
-    ("licences", "words"),
+    ("licenses", "words"),
     [
-        ({"base": "mit", "code": "cc-by-nc-4.0"}, "code is under 'cc-by-nc-4.0'"),
-        ({"base": None, "code": "mit"}, "base is of unknown origin"),
-        ({"base": "[not, one]", "code": "mit"}, "base is of unknown origin"),
+        ({"base": "mit", "code": "cc-by-nc-4.0"}, "code has the license 'cc-by-nc-4.0'"),
+        ({"base": None, "code": "mit"}, "base has no known license"),
+        ({"base": "[not, one]", "code": "mit"}, "base has no known license"),
     ],
 )
-def test_what_may_not_be_merged_is_refused(tmp_path, licences, words):
+def test_what_may_not_be_merged_is_refused(tmp_path, licenses, words):
     with pytest.raises(InputError, match=f"ACME policy: .*{words}"):
-        acme_policy.mergecore_before_plan(recipe(tmp_path, licences))
+        acme_policy.mergecore_before_plan(recipe(tmp_path, licenses))
 
 
 def test_what_is_merged_is_written_down(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Certainty keeps the promises of every evaluator, and is a probability."""
+"""Certainty passes the checks for evaluators and is a probability."""
 
 import math
 from types import SimpleNamespace
@@ -12,7 +12,7 @@ test_conformance = conformance("certainty", "evaluators")
 
 
 class Echo(torch.nn.Module):
-    """Gives the token that it just read a head start."""
+    """Model that favors the token it just read."""
 
     config = SimpleNamespace(vocab_size=10)
     device = torch.device("cpu")

@@ -1,4 +1,4 @@
-"""The compass keeps the promises of every optimizer, and finds a valley."""
+"""Compass search passes the checks for optimizers and finds a minimum."""
 
 import pytest
 from acme_compass import Compass

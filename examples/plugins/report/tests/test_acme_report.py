@@ -1,4 +1,4 @@
-"""The report keeps the promises of every post-processor."""
+"""The report passes the checks for post-processors."""
 
 from mergecore_testing.conformance import conformance
 

@@ -1,4 +1,4 @@
-"""Agreement keeps the promises of every method, and follows its formula."""
+"""Agreement passes the checks for methods and matches its formula."""
 
 import torch
 from acme_agreement import Agreement

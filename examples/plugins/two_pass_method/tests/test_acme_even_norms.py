@@ -1,4 +1,4 @@
-"""EvenNorms keeps the promises of every method, and follows its formula."""
+"""EvenNorms passes the checks for methods and matches its formula."""
 
 import torch
 from acme_even_norms import EvenNorms

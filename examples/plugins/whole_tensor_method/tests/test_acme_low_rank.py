@@ -1,4 +1,4 @@
-"""LowRank keeps the promises of every method, and follows its formula."""
+"""LowRank passes the checks for methods and matches its formula."""
 
 import torch
 from acme_low_rank import LowRank

@@ -1,4 +1,4 @@
-"""config.json and the donor's files: transformers loads the result, and nothing beyond the allow-list comes along."""
+"""config.json and files of the config source: transformers loads the result, and only allowlisted files are copied."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def put(folder: Path, name: str, text: str | None = None) -> Path:
 
 
 def finish(donor: Path, out: Path, config: Mapping[str, Any] | None = None) -> dict[str, str]:
-    """The files, with their text, that the post-processor makes in `out` of a model whose donor is `donor`."""
+    """Return the files, with their text, that the post-processor writes to `out` with `donor` as the config source."""
     out.mkdir(exist_ok=True)
     other = ModelInfo("other", donor.parent / "nowhere", {})
     models = (other, ModelInfo(str(donor), donor, {}))
@@ -78,7 +78,7 @@ PLAIN = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) |
 @given(config=st.dictionaries(st.text(max_size=5), PLAIN | st.lists(PLAIN, max_size=3), max_size=5))
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_config_is_written_with_its_values_and_in_its_order(config: dict[str, Any]) -> None:
-    config |= {"z": {"b": 1, "a": 2}, "a": "größe \ud800"}  # JSON may hold half of a surrogate pair
+    config |= {"z": {"b": 1, "a": 2}, "a": "größe \ud800"}  # JSON can contain half of a surrogate pair
     with tempfile.TemporaryDirectory() as folder:
         text = finish(Path(folder), Path(folder) / "out", config)["config.json"]
     assert json.loads(text) == config
@@ -87,7 +87,7 @@ def test_config_is_written_with_its_values_and_in_its_order(config: dict[str, An
 
 
 def hub_cache(root: Path) -> Path:
-    """A snapshot as huggingface_hub lays it out; its tokenizer lies in the store that repositories share."""
+    """Create a snapshot in the layout of huggingface_hub, with the tokenizer in the store that repositories share."""
     repository = root / "hub" / "models--some--model"
     snapshot = repository / "snapshots" / "0123abc"
     put(repository, "blobs/aa", "a merges file")
@@ -114,7 +114,7 @@ def test_snapshots_of_a_hub_cache_are_copied_by_content(tmp_path: Path) -> None:
 
 def test_links_out_of_the_folder_are_named_and_not_followed(tmp_path: Path) -> None:
     secret = put(tmp_path, "elsewhere/tokenizer.json", "secret")
-    donor = tmp_path / "models--x" / "plain" / "donor"  # not in `snapshots`, so no cache
+    donor = tmp_path / "models--x" / "plain" / "donor"  # not in `snapshots`, so not a cache
     put(tmp_path, "models--x/blobs/aa", "secret")
     put(donor, "real/vocab.json", "inside")
     (donor / "tokenizer.json").symlink_to(secret)
@@ -125,7 +125,7 @@ def test_links_out_of_the_folder_are_named_and_not_followed(tmp_path: Path) -> N
     (donor / "added_tokens.json").symlink_to("gone.json")
     os.mkfifo(donor / "spiece.model")
     (donor / "tool.py").mkdir()
-    with pytest.warns(UserWarning, match="leads out of") as warned:
+    with pytest.warns(UserWarning, match="is a link to a file outside") as warned:
         made = finish(donor, tmp_path / "out")
     assert set(made) == {"config.json", "vocab.json"}
     named = "\n".join(str(warning.message) for warning in warned)
@@ -161,7 +161,7 @@ def test_a_strange_modules_json_reaches_nothing(tmp_path: Path, modules: Any) ->
 
 
 def llama(folder: Path, seed: int, layers: int = 2) -> Path:
-    """A tiny real model with a tokenizer and a chat template."""
+    """Create a tiny real model with a tokenizer and a chat template."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast

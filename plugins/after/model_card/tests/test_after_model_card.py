@@ -1,4 +1,4 @@
-"""The model card: front matter that the Hub reads, nothing untrue about lineage or licence, and a recipe that runs."""
+"""The model card has front matter that the Hub reads, true claims about lineage and license, and a recipe that runs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ import mergecore
 from mergecore.api import MergedModel, ModelInfo, read_card
 
 MARKS = st.text(st.sampled_from("`~-#*_[]()<>!|\\&$:;.\n\t ae1é"), max_size=30)
-"""Text of what means something to Markdown, HTML or YAML."""
+"""Text made up of characters that are special in Markdown, HTML, or YAML."""
 DOC = """Mean of the models (Soups, https://arxiv.org/abs/2203.05482),
     weighted.
 
@@ -46,7 +46,7 @@ def merged(
 
 
 def data(text: str) -> dict[str, Any]:
-    """The front matter as huggingface_hub reads it."""
+    """Return the front matter as huggingface_hub reads it."""
     found: dict[str, Any] = HubCard(text).data.to_dict()
     return found
 
@@ -69,7 +69,7 @@ def test_a_card_of_models_from_the_hub(tmp_path: Path) -> None:
     assert "<code>linear</code>: Mean of the models (Soups, https://arxiv.org/abs/2203.05482), weighted.</p>" in html
     assert '<a href="https://huggingface.co/some/base">some/base</a>, the base model</li>' in html
     assert '<a href="https://huggingface.co/you/tuned-1.0">you/tuned-1.0</a></li>' in html
-    assert "same licence: mit." in html
+    assert "same license: mit." in html
 
 
 def test_local_folders_are_named_without_their_path_and_not_as_hub_models(
@@ -103,20 +103,20 @@ STATED = "---\nlicense: apache-2.0\n---\n"
         "---\nlicense: apache-2.0\nlicense_name: own\n---\n", "text\n---\nlicense: apache-2.0\n---\n",
     ],
 )  # fmt: skip
-def test_no_licence_is_claimed_unless_all_state_the_same(tmp_path: Path, other: str | None) -> None:
+def test_no_license_is_claimed_unless_all_state_the_same(tmp_path: Path, other: str | None) -> None:
     text = card(merged(parent(tmp_path / "a", STATED), parent(tmp_path / "b", other)))
     assert "license" not in data(text)
-    assert "do not all state the same licence" in text
+    assert "do not all state the same license" in text
     assert "- a: apache-2.0\n- b: " in text
 
 
-def test_a_licence_of_its_own_keeps_its_name_and_only_a_link_that_leads_somewhere(tmp_path: Path) -> None:
+def test_a_license_of_its_own_keeps_its_name_and_only_a_link_that_leads_somewhere(tmp_path: Path) -> None:
     for link, kept in (("LICENSE", {}), ("https://x.org/l", {"license_link": "https://x.org/l"})):
         readme = f"\ufeff---\nlicense: other\nlicense_name: own-1\nlicense_link: {link}\n---\n"
         text = card(merged(parent(tmp_path / "a", readme), parent(tmp_path / "b", readme)))
         found = {key: value for key, value in data(text).items() if key.startswith("license")}
         assert found == {"license": "other", "license_name": "own-1", **kept}
-        assert r"same licence: own-1 (custom)." in text
+        assert r"same license: own-1 (custom)." in text
 
 
 def test_the_card_says_what_all_parents_say_and_names_a_conflict(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_the_card_says_what_all_parents_say_and_names_a_conflict(tmp_path: Path)
     free = parent(tmp_path / "c", front.format("cc-by-nc-4.0").replace("- en", "- fr"))
     text = card(merged(*alike, free))
     assert not data(text).keys() & {"language", "license"}
-    assert "One of them may forbid what another allows." in text and "- c: cc-by-nc-4.0 (non-commercial)\n" in text
+    assert "One license may forbid what another allows." in text and "- c: cc-by-nc-4.0 (non-commercial)\n" in text
     assert "may forbid" not in card(merged(alike[0], parent(tmp_path / "d", front.format("apache-2.0"))))
 
 
@@ -163,14 +163,14 @@ def test_plain_text_shows_as_it_is(text: str) -> None:
     assert "".join(child.content for child in inline.children).split() == f"x {text} y".split()
 
 
-@given(licence=MARKS.filter(str.strip), name=MARKS)
+@given(license=MARKS.filter(str.strip), name=MARKS)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_front_matter_stays_itself_whatever_the_parents_say(licence: str, name: str) -> None:
-    readme = f"---\n{yaml.safe_dump({'license': licence, 'license_name': name})}---\n"
+def test_front_matter_stays_itself_whatever_the_parents_say(license: str, name: str) -> None:
+    readme = f"---\n{yaml.safe_dump({'license': license, 'license_name': name})}---\n"
     with tempfile.TemporaryDirectory() as folder:
         text = card(merged(parent(Path(folder), readme), name=name.replace("\n", "")))
     found = data(text)
-    assert (found["license"], found["license_name"], found["library_name"]) == (licence, name, "transformers")
+    assert (found["license"], found["license_name"], found["library_name"]) == (license, name, "transformers")
     headings = re.findall(r"<h(\d)>", MarkdownIt().render(HubCard(text).text))
     assert headings == list("122222")
 
@@ -182,7 +182,7 @@ def test_names_that_are_no_unicode_do_not_stop_a_run(tmp_path: Path) -> None:
 
 
 def llama(folder: Path, seed: int) -> Path:
-    """A tiny real model that states a licence."""
+    """Create a tiny real model that states a license."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -197,7 +197,7 @@ def llama(folder: Path, seed: int) -> Path:
 
 def test_the_card_of_a_run_tells_how_to_make_it_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: Any) -> None:
-        raise AssertionError("the network was asked")
+        raise AssertionError("the network was accessed")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)

@@ -1,4 +1,4 @@
-"""Writes the tokenizer and the chat template that the plan has made, in the place of the donor's."""
+"""Post-processor that writes the tokenizer and chat template created by the plan."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from mergecore_tokenizer.files import tokenizer_files
 
 
 class Tokenizer(PostProcessor):
-    """Writes the output's own tokenizer; where the recipe asks for none, the donor's stays, as `config` copies it."""
+    """Write the output's tokenizer. If the recipe requests none, keep the one that `config` copied."""
 
     after = ("config",)
     of_stages = True

@@ -1,4 +1,4 @@
-"""Chat templates: found by name, file or text, tried on a conversation, and put where the tokenizer has its own."""
+"""Chat templates: find one by name, file, or text, test it on a conversation, and add it to the tokenizer files."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ SAMPLE = [
     {"role": "assistant", "content": "3 is."},
     {"role": "user", "content": "Thanks."},
 ]
-"""Without a system message: some templates refuse one."""
+"""Has no system message, because some templates reject one."""
 
 FILE_NAME_LENGTH = 255
 
 
 def apply(request: TokenizerRequest, folders: Sequence[Path], files: dict[str, bytes]) -> list[str]:
-    """Put the template that the recipe asks for among the tokenizer's files; returns notes.
+    """Add the template that the recipe requests to the tokenizer's files and return notes.
 
     Raises:
-        InputError: there is no such template, or it does not work.
+        InputError: the template does not exist or does not work.
     """
     wanted = request.chat_template
     if not wanted:
         return []
     template = _most_frequent(folders) if wanted == "auto" else _find(wanted, request.folder)
     if template is None:
-        return ["chat_template: none of the models has one, so there is none"]
+        return ["chat_template: none of the models has a chat template, so the result has none"]
     settings: dict[str, Any] = json.loads(files.get("tokenizer_config.json", b"{}"))
     check(template, settings)
     _put(template, settings, files)
@@ -41,13 +41,13 @@ def apply(request: TokenizerRequest, folders: Sequence[Path], files: dict[str, b
 
 
 def bundled() -> dict[str, Any]:
-    """The templates that come with this package, by name."""
+    """Return the templates bundled with this package, by name."""
     folder = resources("mergecore_tokenizer") / "templates"
     return {item.name.removesuffix(".jinja"): item for item in sorted(folder.iterdir(), key=lambda item: item.name)}
 
 
 def template_of(folder: Path) -> str | None:
-    """The chat template of a model folder; of several, the one called default."""
+    """Return the chat template of a model folder. If there are several, return the one called default."""
     path = folder / "chat_template.jinja"
     if path.is_file():
         return path.read_text("utf-8")
@@ -62,13 +62,13 @@ def template_of(folder: Path) -> str | None:
 
 
 def _most_frequent(folders: Sequence[Path]) -> str | None:
-    """The template that most of the models have, of equally many the first."""
+    """Return the template that most models have. The first one wins a tie."""
     found = Counter(template.strip() for folder in folders if (template := template_of(folder)))
     return max(found, key=found.__getitem__) if found else None
 
 
 def _find(wanted: str, folder: Path) -> str:
-    """A template by the name of a bundled one, by a file's name relative to the recipe, or as it is."""
+    """Return a template, given its bundled name, a file name relative to the recipe, or its text."""
     known = bundled()
     if wanted in known:
         return str(known[wanted].read_text("utf-8"))
@@ -81,21 +81,21 @@ def _find(wanted: str, folder: Path) -> str:
                 raise InputError(f"{path}: cannot be read as text: {error}") from None
     if "{" not in wanted:
         names = ", ".join(["auto", *known])
-        raise InputError(f"{wanted!r} is neither a file nor Jinja text nor one of {names}")
+        raise InputError(f"{wanted!r} is not a file, not Jinja text, and not one of {names}")
     return wanted
 
 
 def check(template: str, settings: dict[str, Any]) -> None:
-    """Try a template on a conversation, as transformers would.
+    """Check a template by rendering a sample conversation, as transformers would.
 
     Raises:
-        InputError: it fails there, or says nothing of what was said.
+        InputError: it fails, or its output omits what the user said.
     """
     import jinja2
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     class Refused(Exception):
-        """What a template raises of its own."""
+        """Raised by the template itself."""
 
     def raise_exception(message: str) -> None:
         raise Refused(message)
@@ -109,20 +109,20 @@ def check(template: str, settings: dict[str, Any]) -> None:
     try:
         text = environment.from_string(template).render(messages=SAMPLE, add_generation_prompt=True, **tokens)
     except jinja2.TemplateSyntaxError as error:
-        raise InputError(f"the template is not valid Jinja, line {error.lineno}: {error.message}") from None
+        raise InputError(f"the template is not valid Jinja (line {error.lineno}): {error.message}") from None
     except Exception as error:
-        raise InputError(f"the template fails on a conversation of user and assistant: {error}") from None
+        raise InputError(f"the template fails on a conversation between user and assistant: {error}") from None
     if SAMPLE[0]["content"] not in text:
-        raise InputError("the template leaves out what the user says; it must use messages")
+        raise InputError("the template omits what the user says; it must use `messages`")
 
 
 def _text(token: Any) -> str:
-    """A special token as tokenizer_config.json gives it: text, or an entry with its content."""
+    """Return the text of a special token in tokenizer_config.json, which is a string or an object with `content`."""
     return str(token.get("content", "")) if isinstance(token, dict) else str(token or "")
 
 
 def _put(template: str, settings: dict[str, Any], files: dict[str, bytes]) -> None:
-    """Where the tokenizer has its own template; in a file of its own where it has none."""
+    """Replace the tokenizer's template in place, or add it as a separate file if there is none."""
     if "chat_template.json" in files:
         files["chat_template.json"] = as_json({"chat_template": template})
     own = settings.get("chat_template")

@@ -9,31 +9,31 @@ from typing import Any
 from mergecore.api import TOKENIZER_FILES, ModelError, read_text
 
 LIMIT = 2 * 10**8
-"""Bytes that a JSON file of a tokenizer may have; the largest published ones have some 30 million."""
+"""Maximum size of a tokenizer's JSON file in bytes. The largest published ones have about 30 MB."""
 
 
 def tokenizer_files(folder: Path) -> list[Path]:
-    """The tokenizer files in a folder."""
+    """Return the tokenizer files in a folder."""
     return [path for pattern in TOKENIZER_FILES for path in sorted(folder.glob(pattern)) if path.is_file()]
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file; empty where there is no such file.
+    """Return the JSON object in a file, or an empty dict if the file does not exist.
 
     Raises:
-        ModelError: it holds something else.
+        ModelError: the file does not contain a JSON object.
     """
     if not path.is_file():
         return {}
     try:
         value = json.loads(read_text(path, LIMIT))
     except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path}: cannot be read as JSON ({error}); fetch it again") from None
+        raise ModelError(f"{path}: cannot be parsed as JSON ({error}); download it again") from None
     if not isinstance(value, dict):
-        raise ModelError(f"{path}: must hold a JSON object; fetch it again")
+        raise ModelError(f"{path}: must contain a JSON object; download it again")
     return value
 
 
 def as_json(value: Any) -> bytes:
-    """A value as the bytes of a JSON file."""
+    """Return a value as the bytes of a JSON file."""
     return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "surrogatepass")

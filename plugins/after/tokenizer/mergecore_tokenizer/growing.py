@@ -1,7 +1,7 @@
-"""A tokenizer.json with more tokens: ordinary text is cut as before, and every number is kept.
+"""Add tokens to a tokenizer.json without changing how ordinary text is tokenized or any existing token ID.
 
-The tokens go into the model's own vocabulary, where no merge makes them, and not among the added tokens, which are cut
-out of text before anything else: a donor's "ing" would tear the base's "Ġrunning" apart.
+New tokens go into the model's vocabulary, where no merge produces them, and not into the added tokens, which are split
+off before anything else. Otherwise, another model's "ing" would split the base model's "Ġrunning".
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from mergecore.api import InputError
 from mergecore_tokenizer.reading import Entry, Read
 
 NEVER = 1e4
-"""How much worse than the worst piece a new one of a Unigram model scores, so that no text is cut into it."""
+"""Amount by which new Unigram pieces score below the worst existing piece, so that no text is split into them."""
 
 
 def grown(source: Read, ids: Mapping[str, int], added: Mapping[str, Entry]) -> dict[str, Any]:
-    """The content of a tokenizer.json.
+    """Return the content of the extended tokenizer.json.
 
     Args:
-        source: the tokenizer that grows.
-        ids: every token of the result; the source's own keep their numbers.
-        added: its added tokens, each with its number.
+        source: tokenizer to extend.
+        ids: ID of every token of the result. Tokens of `source` keep their IDs.
+        added: added tokens of the result, with their IDs.
 
     Raises:
-        InputError: the tokenizer cannot hold these numbers.
+        InputError: the tokenizer cannot represent these IDs.
     """
     from tokenizers import Tokenizer
 
@@ -37,16 +37,16 @@ def grown(source: Read, ids: Mapping[str, int], added: Mapping[str, Entry]) -> d
     check = Tokenizer.from_str(_text(value)).get_vocab(with_added_tokens=True)
     if check != ids:
         token = next(token for token in ids if check.get(token) != ids[token])
-        raise InputError(f"{source.folder}: its tokenizer cannot give {token!r} the number {ids[token]}")
+        raise InputError(f"{source.folder}: its tokenizer cannot assign the ID {ids[token]} to {token!r}")
     return value
 
 
 def _pieces(source: Read, pieces: list[Any], ids: Mapping[str, int]) -> list[Any]:
-    """A Unigram model's pieces, which are numbered by their place."""
+    """Return a Unigram model's pieces. Their IDs are their positions."""
     lowest = min(score for _, score in pieces) - NEVER
     new = sorted((number, token) for token, number in ids.items() if number >= len(pieces))
     if [number for number, _ in new] != list(range(len(pieces), len(pieces) + len(new))):
-        raise InputError(f"{source.folder}: its tokens are not numbered one after the other, so none can be added")
+        raise InputError(f"{source.folder}: its token IDs are not consecutive, so no tokens can be added")
     return [*pieces, *([token, lowest] for _, token in new)]
 
 

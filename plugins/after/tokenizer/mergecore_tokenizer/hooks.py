@@ -1,4 +1,4 @@
-"""Answers core's question for the output's tokenizer; what that needs is imported when it is asked."""
+"""Provider hook for the output's tokenizer. Dependencies are imported on the first call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The output's tokenizer: which tokens it has, where their rows come from, and its files."""
+"""The output's tokenizer: its tokens, the source of their rows, and its files."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ Files = dict[str, bytes]
 
 
 def make(request: TokenizerRequest) -> OutputTokenizer:
-    """Answer a recipe's `tokenizer` and `chat_template`.
+    """Build the tokenizer that a recipe's `tokenizer` and `chat_template` describe.
 
     Raises:
-        InputError: what is wanted cannot be done, in a sentence.
+        InputError: the request cannot be fulfilled.
     """
-    donor = request.models[request.donor]
+    config_source = request.models[request.config_source]
     folders = [model.folder for model in request.models]
     if request.tokenizer is None:
-        files, left = _files(donor.folder)
+        files, left = _files(config_source.folder)
         notes = [*left, *chat.apply(request, folders, files)]
         return OutputTokenizer(None, files, {}, tuple(notes))
     readers, without = _readers(request)
@@ -33,13 +33,13 @@ def make(request: TokenizerRequest) -> OutputTokenizer:
     wanted = request.tokenizer.get("tokens") or {}
     union = request.tokenizer.get("source", "union") == "union"
     ids = _ids(source, [item for item in readers if item] if union else [], wanted)
-    models = Models([model.reference for model in request.models], readers, request.rows, request.donor)
+    models = Models([model.reference for model in request.models], readers, request.rows, request.config_source)
     rows, notes = vocabulary(ids, models, place, wanted, request.tokenizer.get("pad_to_multiple_of", 1))
     added, conflicts = _added(ids, source, readers if union else [], wanted)
     files, left = _files(source.folder)
     if len(ids) > len(source.ids) or added.keys() != source.added.keys():
         left += _grow(files, source, ids, added)
-    changes, lost = special.changes(donor, source, readers[request.donor], ids, files)
+    changes, lost = special.changes(config_source, source, readers[request.config_source], ids, files)
     notes = [
         *_summary(ids, source, readers),
         *without,
@@ -53,14 +53,14 @@ def make(request: TokenizerRequest) -> OutputTokenizer:
 
 
 def _readers(request: TokenizerRequest) -> tuple[list[Read], list[str]]:
-    """The models' tokenizers; a model without one is taken to have the donor's, and a note says so."""
+    """Return the models' tokenizers and notes. A model without one is assumed to use the config source's."""
     found = [read(model.reference, model.folder) for model in request.models]
-    base = found[request.donor]
+    base = found[request.config_source]
     if base is None:
-        folder = request.models[request.donor].folder
-        raise InputError(f"{folder}: has no tokenizer files, such as tokenizer.json; fetch them too")
+        folder = request.models[request.config_source].folder
+        raise InputError(f"{folder}: has no tokenizer files, such as tokenizer.json; download them too")
     notes = [
-        f"{model.reference}: has no tokenizer files, so it is taken to have those of {base.reference}"
+        f"{model.reference}: has no tokenizer files, so it is assumed to use those of {base.reference}"
         for model, item in zip(request.models, found)
         if item is None
     ]
@@ -68,11 +68,11 @@ def _readers(request: TokenizerRequest) -> tuple[list[Read], list[str]]:
 
 
 def _source(request: TokenizerRequest, readers: Sequence[Read]) -> tuple[Read, int | None]:
-    """The tokenizer that the output's is made from, and its model's position, if it is one of those merged."""
+    """Return the tokenizer to start from and, if it belongs to a merged model, the position of that model."""
     assert request.tokenizer is not None
     name = request.tokenizer.get("source", "union")
     if name in ("union", "base"):
-        return readers[request.donor], request.donor
+        return readers[request.config_source], request.config_source
     folder = Path(name).expanduser()
     for place, model in enumerate(request.models):
         if name == model.reference or (folder.is_dir() and folder.samefile(model.folder)):
@@ -80,15 +80,15 @@ def _source(request: TokenizerRequest, readers: Sequence[Read]) -> tuple[Read, i
     try:
         folder = request.find(name)
     except ModelError as error:
-        raise InputError(f"source: {name!r} is neither union nor base, and {error}") from None
+        raise InputError(f"source: {name!r} is not union, base, or a model: {error}") from None
     found = read(name, folder)
     if found is None:
-        raise InputError(f"{folder}: has no tokenizer files, such as tokenizer.json; fetch them too")
+        raise InputError(f"{folder}: has no tokenizer files, such as tokenizer.json; download them too")
     return found, None
 
 
 def _ids(source: Read, others: Sequence[Read], wanted: Mapping[str, Any]) -> dict[str, int]:
-    """The number of every output token: the source's stay, then come each model's own in its order, then new ones."""
+    """Return the ID of every output token: the source's tokens, then each model's others in order, then new ones."""
     ids = dict(source.ids)
     following = max(ids.values(), default=-1) + 1
     listed = [sorted(item.ids, key=item.ids.__getitem__) for item in others]
@@ -102,7 +102,7 @@ def _ids(source: Read, others: Sequence[Read], wanted: Mapping[str, Any]) -> dic
 def _added(
     ids: Mapping[str, int], source: Read, others: Sequence[Read], wanted: Mapping[str, Any]
 ) -> tuple[dict[str, Entry], list[str]]:
-    """The output's added tokens; where models define one differently, the first counts, and a note says so."""
+    """Return the output's added tokens and notes. If models define a token differently, the first definition wins."""
     added: dict[str, Entry] = dict(source.added)
     differing = []
     for item in others:
@@ -117,25 +117,25 @@ def _added(
     notes = []
     if differing:
         more = f" and {len(set(differing)) - 1} more" if len(set(differing)) > 1 else ""
-        how = "differently (special, or how spaces count); the first definition counts"
+        how = "differently (special flag or whitespace handling); the first definition is used"
         notes = [f"the models define {differing[0]!r}{more} {how}"]
     return {token: {**entry, "id": ids[token]} for token, entry in added.items()}, notes
 
 
 def _files(folder: Path) -> tuple[Files, list[str]]:
-    """A folder's tokenizer files, and notes on those that are not its own."""
+    """Return a folder's tokenizer files, and notes about links out of the folder."""
     files: Files = {}
     notes = []
     for path in tokenizer_files(folder):
         if not lies_within(folder, path):
-            notes.append(f"{path}: is a link that leads out of the model's folder, so it is not copied")
+            notes.append(f"{path}: is a link to a file outside the model's folder, so it is not copied")
         else:
             files[path.relative_to(folder).as_posix()] = path.read_bytes()
     return files, notes
 
 
 def _grow(files: Files, source: Read, ids: Mapping[str, int], added: Mapping[str, Entry]) -> list[str]:
-    """Write the larger vocabulary into tokenizer.json; files that hold the old one in other formats are left out."""
+    """Write the extended vocabulary to tokenizer.json and drop files with the old vocabulary in other formats."""
     value = grown(source, ids, added)
     files["tokenizer.json"] = as_json(value)
     for name in list(files):
@@ -147,30 +147,30 @@ def _grow(files: Files, source: Read, ids: Mapping[str, int], added: Mapping[str
         named = {str(entry["id"]): {key: entry.get(key, False) for key in ("content", *PLAIN)} for entry in entries}
         files["tokenizer_config.json"] = as_json({**settings, "added_tokens_decoder": named})
     whole_words = value["model"].get("ignore_merges") or value["model"]["type"] == "WordPiece"
-    note = f"{source.reference}: its tokenizer takes whole words where it can, so text may be cut into new tokens"
+    note = f"{source.reference}: its tokenizer prefers whole words, so text may be tokenized with new tokens"
     return [note] if whole_words else []
 
 
 def _summary(ids: Mapping[str, int], source: Read, readers: Sequence[Read]) -> list[str]:
-    """What the author should know of the vocabulary."""
+    """Return notes about the vocabulary."""
     new = len(ids) - len(source.ids)
     more = f" and {new} more" if new else ""
     notes = [f"vocabulary: the {len(source.ids)} tokens of {source.reference}{more}; rows are merged token by token"]
     for item in {id(item): item for item in readers if item is not source}.values():
         if lacking := len(ids.keys() - item.ids.keys()):
-            notes.append(f"{item.reference}: lacks {lacking} of these tokens; their rows come from the other models")
+            notes.append(f"{item.reference}: has no row for {lacking} of these tokens; other models provide them")
     styles = {style: item.reference for item in (source, *readers) if (style := word_start(item.ids))}
     if len(styles) > 1:
         (one, first), (other, second) = list(styles.items())[:2]
         notes.append(
-            f"{first} writes the start of a word as {one!r}, {second} as {other!r}: few of their tokens agree,"
+            f"{first} marks the start of a word with {one!r}, {second} with {other!r}. They share few tokens,"
             " so most rows come from one model only"
         )
     return notes
 
 
 def word_start(ids: Mapping[str, int]) -> str | None:
-    """The character that most tokens at the start of a word begin with: Ġ of byte-level BPE, or ▁ of SentencePiece."""
+    """Return the character that marks word starts: Ġ for byte-level BPE or ▁ for SentencePiece."""
     counts = {mark: sum(token.startswith(mark) for token in ids) for mark in "Ġ▁"}
     best = max(counts, key=counts.__getitem__)
     return best if counts[best] else None

@@ -1,4 +1,4 @@
-"""A model folder's tokenizer in any format: its tokens, their numbers, and the whole as a tokenizer.json."""
+"""Read a model folder's tokenizer in any format: its tokens, their IDs, and the equivalent tokenizer.json."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from mergecore_tokenizer import sentencepiece, tiktoken
 from mergecore_tokenizer.files import read_json
 
 Entry = Mapping[str, Any]
-"""A token as a tokenizer.json lists it under `added_tokens`."""
+"""A token as listed in tokenizer.json under `added_tokens`."""
 
 
 @dataclass(frozen=True)
 class Read:
-    """A folder's tokenizer.
+    """A model folder's tokenizer.
 
     Attributes:
-        reference: the model as the recipe writes it.
-        folder: where its files are.
-        ids: the number of every token.
-        added: the tokens that are found in text before it is cut into words.
-        build: makes the content of its tokenizer.json.
+        reference: the model as written in the recipe.
+        folder: the folder with its files.
+        ids: the ID of every token.
+        added: the tokens that are matched before text is split into words.
+        build: returns the content of the equivalent tokenizer.json.
     """
 
     reference: str
@@ -36,10 +36,10 @@ class Read:
 
 
 def read(reference: str, folder: Path) -> Read | None:
-    """The tokenizer in a model folder; None where there is none.
+    """Return the tokenizer in a model folder, or None if there is none.
 
     Raises:
-        ModelError: a file is not what it should be.
+        ModelError: a file is invalid.
     """
     for form, known in FORMS.items():
         if path := next(iter(sorted(folder.glob(form))), None):
@@ -64,7 +64,7 @@ def _fast(path: Path) -> Known:
         added = {entry["content"]: entry for entry in value.get("added_tokens") or ()}
         numbers = {token: entry["id"] for token, entry in added.items()}
     except (KeyError, TypeError, ValueError, IndexError):
-        raise ModelError(f"{path}: is not a tokenizer as the tokenizers library writes it; fetch it again") from None
+        raise ModelError(f"{path}: is not a tokenizer of the tokenizers library; download it again") from None
     return {**numbers, **ids}, added, lambda: value
 
 
@@ -74,7 +74,7 @@ def _byte_level(path: Path) -> Known:
 
         merges = path.with_name("merges.txt")
         if not merges.is_file():
-            raise ModelError(f"{merges}: there is no such file, and {path.name} alone does not say how text is cut")
+            raise ModelError(f"{merges}: no such file; {path.name} cannot be used without it")
         return json.loads(ByteLevelBPETokenizer(str(path), str(merges)).to_str())  # type: ignore[no-any-return]
 
     return read_json(path), {}, build
@@ -111,14 +111,14 @@ FORMS: Mapping[str, Callable[[Path], Known]] = {
     "*.tiktoken": _ranks,
     "vocab.txt": _words,
 }
-"""What a folder may have, best first."""
+"""Supported tokenizer files, best first."""
 
 PLAIN = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
-"""How a token is found in text that nothing more is said of."""
+"""Default flags of an added token."""
 
 
 def _beside(folder: Path) -> list[dict[str, Any]]:
-    """The tokens that files beside the vocabulary add to it."""
+    """Return the tokens that files other than the vocabulary add to it."""
     entries = []
     for number, entry in (read_json(folder / "tokenizer_config.json").get("added_tokens_decoder") or {}).items():
         entries.append({**PLAIN, **entry, "id": int(number)})

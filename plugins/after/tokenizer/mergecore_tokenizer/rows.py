@@ -1,4 +1,4 @@
-"""From tokens to rows: which row of which model each row of the output is."""
+"""Map tokens to rows: which row of which model each output row comes from."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Models:
-    """The models to merge: their names in the recipe, tokenizers and numbers of rows, and which is the base."""
+    """The models to merge: their names in the recipe, tokenizers, numbers of rows, and the position of the base."""
 
     names: Sequence[str]
     readers: Sequence[Read]
@@ -28,10 +28,10 @@ class Models:
     base: int
 
     def find(self, name: str) -> int:
-        """The position of a model.
+        """Return the position of a model.
 
         Raises:
-            InputError: it is not one of those merged.
+            InputError: the model is not one of the merged models.
         """
         if name in self.names:
             return list(self.names).index(name)
@@ -39,41 +39,41 @@ class Models:
         for place, reader in enumerate(self.readers):
             if folder.is_dir() and folder.samefile(reader.folder):
                 return place
-        raise InputError(f"tokens: {name!r} is none of the models to merge: {', '.join(self.names)}")
+        raise InputError(f"tokens: {name!r} is not one of the models to merge: {', '.join(self.names)}")
 
     def row(self, place: int, token: str | int) -> int:
-        """The row of a token, or the row of that number, in a model.
+        """Return the row of a token or token ID in a model.
 
         Raises:
-            InputError: it has none.
+            InputError: the model has no such row.
         """
         number = token if isinstance(token, int) else self.readers[place].ids.get(token)
         name, rows = self.names[place], self.rows[place]
         if number is None:
             raise InputError(f"tokens: {name} has no token {token!r}")
         if number >= rows:
-            raise InputError(f"tokens: {name} has {rows} rows, and so none for {token!r}, which is number {number}")
+            raise InputError(f"tokens: {name} has only {rows} rows, so none for {token!r} (ID {number})")
         return number
 
 
 def vocabulary(
     ids: Mapping[str, int], models: Models, source: int | None, wanted: Mapping[str, Any], multiple: int
 ) -> tuple[Vocabulary, list[str]]:
-    """The rows of an output vocabulary.
+    """Return the rows of an output vocabulary.
 
     Args:
-        ids: the number of every output token.
-        models: those to merge.
-        source: position of the model whose vocabulary it begins with: its rows for no token stay, unless tokens take
-            their numbers.
+        ids: ID of every output token.
+        models: models to merge.
+        source: position of the model whose vocabulary comes first. Its padding rows are kept unless tokens use
+            their IDs.
         wanted: the recipe's `tokens`.
-        multiple: that the number of rows is to be one of.
+        multiple: number that the number of rows must be a multiple of.
 
     Returns:
         The rows, and notes.
 
     Raises:
-        InputError: a token's row is not where the recipe or the models' tokenizers say, or is nowhere.
+        InputError: a token's row does not exist where the recipe or a tokenizer expects it, or does not exist at all.
     """
     size = max(max(ids.values(), default=-1) + 1, models.rows[source] if source is not None else 0)
     size = -(-size // multiple) * multiple
@@ -94,14 +94,14 @@ def vocabulary(
 
 
 def _explicit(own: Rows, common: Rows, ids: Mapping[str, int], models: Models, wanted: Mapping[str, Any]) -> set[str]:
-    """Set the rows that the recipe's `tokens` name; returns the tokens that are to be zeros."""
+    """Set the rows listed in the recipe's `tokens` and return the tokens to set to zero."""
     zeros = set()
     for token, entry in wanted.items():
         source, row = (entry or {}).get("source"), ids[token]
         force = (entry or {}).get("force", False)
         if source is None:
             if force:
-                raise InputError(f"tokens: {token!r} has force: true and no source; say where its row comes from")
+                raise InputError(f"tokens: {token!r} has force: true but no source; set the source of its row")
             continue
         common[:, row] = -1
         if isinstance(source, str):
@@ -119,24 +119,24 @@ def _explicit(own: Rows, common: Rows, ids: Mapping[str, int], models: Models, w
 
 def _model_token(token: str, source: Mapping[str, Any], models: Models) -> tuple[int, int]:
     if "model" not in source or ("token" in source) is ("token_id" in source):
-        raise InputError(f"tokens: {token!r} needs a model and one of token and token_id")
+        raise InputError(f"tokens: {token!r} needs a model and either token or token_id")
     place = models.find(source["model"])
     return place, models.row(place, source["token"] if "token" in source else source["token_id"])
 
 
 def _rowless(common: Rows, ids: Mapping[str, int], models: Models, zeros: set[str]) -> list[str]:
-    """Tokens that no model has a row for: a note, or an error where a tokenizer says that there should be one."""
+    """Return a note about tokens that no model has a row for, or raise if a tokenizer expects that row."""
     empty = np.all(common < 0, axis=0)
     tokens = [token for token, row in ids.items() if empty[row] and token not in zeros]
     for token in tokens:
         for name, reader, rows in zip(models.names, models.readers, models.rows):
             if token in reader.ids:
                 raise InputError(
-                    f"{name}: its tokenizer gives {token!r} the number {reader.ids[token]}, but it has only {rows}"
-                    " rows; say in the recipe where to take the row from, such as"
-                    f" tokenizer: {{tokens: {{{token!r}: {{source: {{kind: zero}}}}}}}}, or mend the model"
+                    f"{name}: its tokenizer assigns the ID {reader.ids[token]} to {token!r}, but it has only {rows}"
+                    " rows; set the source of the row in the recipe, for example"
+                    f" tokenizer: {{tokens: {{{token!r}: {{source: {{kind: zero}}}}}}}}, or fix the model"
                 )
     if not tokens:
         return []
     more = f" and {len(tokens) - 1} more" if len(tokens) > 1 else ""
-    return [f"{tokens[0]!r}{more}: no model has a row for it, so it is zeros"]
+    return [f"{tokens[0]!r}{more}: no model has a row, so it is set to zero"]

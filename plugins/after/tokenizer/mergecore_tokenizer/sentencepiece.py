@@ -1,7 +1,7 @@
-"""SentencePiece models: their pieces from the protobuf file, and the same tokenizer as a tokenizer.json.
+"""Read SentencePiece models from protobuf files and convert them to tokenizer.json.
 
-The file is a `ModelProto` of https://github.com/google/sentencepiece (sentencepiece_model.proto); only its pieces, its
-kind and its character map are read.
+The file is a `ModelProto` of https://github.com/google/sentencepiece (sentencepiece_model.proto). Only the pieces, the
+model type, and the character map are read.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ UNKNOWN, CONTROL, USER_DEFINED = 2, 3, 4
 
 @dataclass(frozen=True)
 class Piece:
-    """One token: its text, its score, and its kind."""
+    """One token with its text, score, and type."""
 
     text: str
     score: float
@@ -30,20 +30,20 @@ class Piece:
 
 @dataclass(frozen=True)
 class Model:
-    """What a SentencePiece file says."""
+    """Content of a SentencePiece file."""
 
     pieces: Sequence[Piece]
     bpe: bool
     byte_fallback: bool
     characters: bytes
-    """The precompiled map of the normaliser; empty: none."""
+    """Precompiled character map of the normalizer. Empty if there is none."""
 
 
 def read(path: Path) -> Model:
-    """The model in a file.
+    """Return the model in a file.
 
     Raises:
-        ModelError: it is not a SentencePiece model.
+        ModelError: the file is not a SentencePiece model.
     """
     try:
         pieces: list[Piece] = []
@@ -58,14 +58,14 @@ def read(path: Path) -> Model:
                 (trainer if number == 2 else normalizer).update(_fields(value))
         model = Model(pieces, trainer.get(3, 1) == BPE, bool(trainer.get(35, 0)), normalizer.get(2, b""))
     except (OSError, ValueError, KeyError, IndexError, AttributeError, TypeError, struct.error):
-        raise ModelError(f"{path}: is not a SentencePiece model; fetch it again") from None
+        raise ModelError(f"{path}: is not a SentencePiece model; download it again") from None
     if not pieces:
-        raise ModelError(f"{path}: is a SentencePiece model without pieces; fetch it again")
+        raise ModelError(f"{path}: is a SentencePiece model without pieces; download it again")
     return model
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
-    """The fields of a protobuf message: number, and an int or the bytes."""
+    """Yield the fields of a protobuf message: field number, and an int or bytes."""
     at = 0
     while at < len(data):
         tag, at = _varint(data, at)
@@ -80,7 +80,7 @@ def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
                 raise ValueError("not a protobuf message")
             length, at = _varint(data, at)
         if at + length > len(data):
-            raise ValueError("the message is cut short")
+            raise ValueError("the message is truncated")
         yield tag >> 3, data[at : at + length]
         at += length
 
@@ -96,7 +96,7 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def added_tokens(model: Model) -> dict[str, dict[str, Any]]:
-    """The pieces that are never part of ordinary text, as entries of a tokenizer.json."""
+    """Return the pieces that never match ordinary text, as entries of a tokenizer.json."""
     kinds = (UNKNOWN, CONTROL, USER_DEFINED)
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     return {
@@ -107,7 +107,7 @@ def added_tokens(model: Model) -> dict[str, dict[str, Any]]:
 
 
 def as_tokenizer(model: Model) -> dict[str, Any]:
-    """The same tokenizer as a tokenizer.json, without special tokens around a text."""
+    """Return the equivalent tokenizer.json, which adds no special tokens around a text."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
     unknown = next((number for number, piece in enumerate(model.pieces) if piece.kind == UNKNOWN), None)
@@ -132,7 +132,7 @@ def as_tokenizer(model: Model) -> dict[str, Any]:
 
 
 def merges(model: Model) -> list[tuple[str, str]]:
-    """The merges of a BPE model: every pair of pieces that makes a piece, best score first."""
+    """Return the merges of a BPE model: every pair of pieces that forms a piece, best score first."""
     ids: Mapping[str, int] = {piece.text: number for number, piece in enumerate(model.pieces)}
     found = []
     for piece in model.pieces:

@@ -1,4 +1,4 @@
-"""The special tokens' numbers in config.json and generation_config.json, where another model's vocabulary is taken."""
+"""Update special token IDs in config.json and generation_config.json if the vocabulary comes from another model."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from mergecore_tokenizer.files import as_json, read_json
 from mergecore_tokenizer.reading import Read
 
 ENDS = ("_token_id", "_token_index")
-"""How keys end that hold a token's number, or a list of some."""
+"""Suffixes of keys that hold a token ID or a list of them."""
 
 
 def changes(
-    donor: ModelInfo, source: Read, base: Read, ids: Mapping[str, int], files: dict[str, bytes]
+    config_source: ModelInfo, source: Read, base: Read, ids: Mapping[str, int], files: dict[str, bytes]
 ) -> tuple[dict[str, Any], list[str]]:
-    """The config's values that change, by dotted key, and notes; generation_config.json is put among the files.
+    """Return the changed config values by dotted key, and notes. Add generation_config.json to the files if needed.
 
-    The roles of the source's tokens are the source's own; a token that only the donor's config names keeps its text.
+    Special tokens of `source` keep their roles. Tokens only in `config_source` are looked up by their text.
     """
-    if source.folder.resolve() == donor.folder.resolve():
+    if source.folder.resolve() == config_source.folder.resolve():
         return {}, []
     tokens = {number: token for token, number in base.ids.items()}
     config = read_json(source.folder / "config.json")
@@ -38,18 +38,18 @@ def changes(
             lost.append(key)
         return (new if isinstance(value, list) else new[0]) if new else None
 
-    result = {key: moved(key, value, roles) for key, value in _special(donor.config)}
-    generation = read_json(donor.folder / "generation_config.json")
+    result = {key: moved(key, value, roles) for key, value in _special(config_source.config)}
+    generation = read_json(config_source.folder / "generation_config.json")
     if generation:
         own = {**roles, **dict(_special(read_json(source.folder / "generation_config.json")))}
         generation |= {key: moved(key, value, own) for key, value in _special(generation)}
         files["generation_config.json"] = as_json(generation)
-    notes = [f"{', '.join(dict.fromkeys(lost))}: {source.reference} has no such token, so none is set"] if lost else []
+    notes = [f"{', '.join(dict.fromkeys(lost))}: not set, because {source.reference} has no such token"] if lost else []
     return result, notes
 
 
 def _special(config: Mapping[str, Any], parent: str = "") -> Iterator[tuple[str, Any]]:
-    """The keys of a config that hold tokens' numbers, dotted where nested."""
+    """Yield the keys of a config that hold token IDs, dotted if nested, with their values."""
     for key, value in config.items():
         if key == "text_config" and isinstance(value, Mapping):
             yield from _special(value, "text_config.")

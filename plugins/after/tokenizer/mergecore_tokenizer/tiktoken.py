@@ -1,4 +1,4 @@
-"""Tiktoken's rank files: base64 of a token's bytes and its number in each line."""
+"""Read tiktoken rank files, which have a token's bytes in base64 and its ID on each line."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from mergecore.api import ModelError
 WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-"""How the models that come with rank files cut text into words; the files themselves do not say it."""
+"""Word split pattern of models with rank files. The files themselves do not contain it."""
 
 
 def read(path: Path) -> dict[bytes, int]:
-    """The number of every token.
+    """Return the ID of every token.
 
     Raises:
-        ModelError: it is not a rank file.
+        ModelError: the file is not a rank file.
     """
     try:
         pairs = (line.split() for line in path.read_bytes().splitlines() if line.strip())
         return {base64.b64decode(token, validate=True): int(number) for token, number in pairs}
     except (OSError, ValueError):
-        raise ModelError(f"{path}: is not a file of tiktoken ranks; fetch it again") from None
+        raise ModelError(f"{path}: is not a tiktoken rank file; download it again") from None
 
 
 def characters() -> dict[int, str]:
-    """Byte-level BPE's character for each byte: itself where it can be seen, else the next one from 256 on."""
+    """Return byte-level BPE's character for each byte: itself if printable, otherwise the next one from 256 on."""
     seen = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     hidden = [byte for byte in range(256) if byte not in seen]
     return {byte: chr(byte) for byte in seen} | {byte: chr(256 + place) for place, byte in enumerate(hidden)}
@@ -42,7 +42,7 @@ def as_text(token: bytes, alphabet: Mapping[int, str]) -> str:
 
 
 def as_tokenizer(ranks: Mapping[bytes, int]) -> dict[str, Any]:
-    """The same tokenizer as a tokenizer.json."""
+    """Return the equivalent tokenizer.json."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
     alphabet = characters()
@@ -58,13 +58,13 @@ def as_tokenizer(ranks: Mapping[bytes, int]) -> dict[str, Any]:
 
 
 def _last_merge(token: bytes, ranks: Mapping[bytes, int]) -> tuple[bytes, bytes] | None:
-    """The two tokens that are merged into this one: what is left of its bytes after all merges of lower rank."""
+    """Return the two tokens that merge into this one: what remains of its bytes after all merges of lower rank."""
     parts = [token[index : index + 1] for index in range(len(token))]
     while len(parts) > 2:
         joined = [ranks.get(left + right, ranks[token]) for left, right in pairwise(parts)]
         best = min(joined)
         if best >= ranks[token]:
-            return None  # never made by merging
+            return None  # not reachable by merges
         at = joined.index(best)
         parts[at : at + 2] = [parts[at] + parts[at + 1]]
     return (parts[0], parts[1]) if all(part in ranks for part in parts) else None

@@ -1,27 +1,24 @@
-"""Vocabularies are merged token by token: rows as a plain loop gives them, text that round-trips, sizes that agree."""
+"""Vocabularies are merged token by token: rows match a plain loop, text round-trips, and sizes agree."""
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import hubs
+import fake_hub
 import numpy as np
 import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from tokenizer_models import TABLES, TEXTS, byte_level, expected, ids, model, permuted, put, tables, tensors, unigram
 from tokenizers import AddedToken, Tokenizer
 
 import mergecore
 from mergecore.builtin import threads
 from mergecore.errors import InputError
-
-sys.path.insert(0, str(Path(__file__).parent))
-from words import TABLES, TEXTS, byte_level, expected, ids, model, permuted, put, tables, tensors, unigram
 
 CHAT = ("<|im_start|>", "<|im_end|>")
 
@@ -38,7 +35,7 @@ def config(folder: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def three(tmp_path: Path) -> list[Path]:
-    """Three models: other words in each, chat tokens in the second, and the first with spare rows."""
+    """Create three models with different words. The first has padding rows and the second has chat tokens."""
     return [
         model(tmp_path / "sea", 1, byte_level("sea"), rows=300),
         model(tmp_path / "code", 2, byte_level("code", special=CHAT)),
@@ -62,7 +59,7 @@ def test_every_row_is_that_of_its_token(three: list[Path], tmp_path: Path, sourc
     size = -(-needed // multiple) * multiple
     assert config(out)["vocab_size"] == size
     for table in TABLES:
-        # A padded row of the base is the base's in all; where the source is another model, it has none.
+        # A padding row of the base is the base's in all models. If the source is another model, there is none.
         inputs = expected(out, three, 0, table)
         got = tables(out)[table]
         assert got.shape == (size, 8)
@@ -126,7 +123,7 @@ def test_tiles_and_threads_change_no_byte(three: list[Path], tmp_path: Path, mon
 def test_a_base_with_spare_rows_keeps_them(tmp_path: Path) -> None:
     words = byte_level("sea")
     models = [model(tmp_path / name, seed, words, rows) for seed, (name, rows) in enumerate([("a", 304), ("b", 296)])]
-    with pytest.raises(InputError, match=r"models differ in shape: \[304, 8\].*\[296, 8\].*source: base"):
+    with pytest.raises(InputError, match=r"models have different shapes: \[304, 8\].*\[296, 8\].*source: base"):
         mergecore.plan(linear(*models))
     mergecore.run(linear(*models, tokenizer={"source": "base"}), tmp_path / "out")
     assert config(tmp_path / "out")["vocab_size"] == 304
@@ -150,13 +147,13 @@ def test_a_token_without_a_row_is_named_with_what_mends_it(tmp_path: Path) -> No
     words = byte_level("sea", special=["<late>"])
     models = [model(tmp_path / name, seed, words, rows=290) for seed, name in enumerate("ab")]
     recipe = linear(*models, tokenizer={"source": "base"})
-    with pytest.raises(InputError, match=r"'<late>' the number 290, but it has only 290 rows.*kind: zero"):
+    with pytest.raises(InputError, match=r"assigns the ID 290 to '<late>', but it has only 290 rows.*kind: zero"):
         mergecore.plan(recipe)
     recipe["tokenizer"]["tokens"] = {"<late>": {"source": {"kind": "zero"}}}
     mergecore.run(recipe, tmp_path / "out")
     assert config(tmp_path / "out")["vocab_size"] == 291
     assert not tables(tmp_path / "out")[TABLES[0]][290].any()
-    # In a model whose own tokens are not wanted it does no harm, and another model may have the row.
+    # It does no harm in a model whose other tokens are not used, and another model can provide the row.
     fine = model(tmp_path / "fine", 3, byte_level("sea"))
     mergecore.plan(linear(fine, models[0], tokenizer={"source": "base"})).close()
     whole = model(tmp_path / "whole", 4, words)
@@ -188,15 +185,15 @@ def test_tokens_take_the_rows_that_the_recipe_names(three: list[Path], tmp_path:
 @pytest.mark.parametrize(
     ("entry", "said"),
     [
-        ({"force": True}, "force: true and no source"),
-        ({"source": {"kind": "model_token", "token": "a"}}, "needs a model and one of token and token_id"),
+        ({"force": True}, "force: true but no source"),
+        ({"source": {"kind": "model_token", "token": "a"}}, "needs a model and either token or token_id"),
         (
             {"source": {"kind": "model_token", "model": "CODE", "token": "a", "token_id": 1}},
-            "one of token and token_id",
+            "either token or token_id",
         ),
         ({"source": {"kind": "model_token", "model": "CODE", "token": "<none>"}}, "has no token '<none>'"),
-        ({"source": {"kind": "model_token", "model": "CODE", "token_id": 9999}}, "292 rows, and so none for 9999"),
-        ({"source": "elsewhere"}, "'elsewhere' is none of the models to merge"),
+        ({"source": {"kind": "model_token", "model": "CODE", "token_id": 9999}}, "only 292 rows, so none for 9999"),
+        ({"source": "elsewhere"}, "'elsewhere' is not one of the models to merge"),
         ({"source": "CODE"}, "has no token '<new>'"),
     ],
 )
@@ -214,7 +211,7 @@ def test_a_tied_model_stays_tied_and_grows_by_its_new_rows_alone(three: list[Pat
     mergecore.run(linear(*tied, tokenizer_source="union"), tmp_path / "out")
     assert set(tensors(tmp_path / "out")) == set(tensors(tied[0]))
     assert config(tmp_path / "out")["tie_word_embeddings"] is True
-    # With an untied model, the tied one's missing rows of the head are the other's head, not its embedding.
+    # With an untied model, the tied model's missing head rows come from the other's head, not from its embedding.
     mixed = [tied[0], three[1]]
     mergecore.run(linear(*mixed, tokenizer_source="union"), tmp_path / "mixed")
     assert config(tmp_path / "mixed")["tie_word_embeddings"] is False
@@ -224,7 +221,7 @@ def test_a_tied_model_stays_tied_and_grows_by_its_new_rows_alone(three: list[Pat
 
 
 def test_models_stored_in_other_dtypes_keep_theirs(tmp_path: Path) -> None:
-    """Means of rows are float32 on the way, and the output is what the models are stored as."""
+    """Means of rows are computed in float32, and the output has the dtype of the stored models."""
     texts = [byte_level("sea"), byte_level("code"), byte_level("code", special=CHAT)]
     models = [model(tmp_path / str(n), n, words, dtype="bfloat16") for n, words in enumerate(texts)]
     plan = mergecore.plan(linear(*models, tokenizer_source="union"))
@@ -321,14 +318,14 @@ def test_a_model_without_tokenizer_files_has_the_bases(tmp_path: Path) -> None:
     assert any("has no tokenizer files" in note for note in plan.notes)
     with pytest.raises(InputError, match="has no tokenizer files"):
         mergecore.plan(linear(*models[::-1], tokenizer_source="union"))
-    with pytest.raises(InputError, match="'nowhere' is neither union nor base, and nowhere: there is no such folder"):
+    with pytest.raises(InputError, match=r"'nowhere' is not union, base, or a model: nowhere: .*no such folder"):
         mergecore.plan(linear(*models, tokenizer_source="nowhere"))
 
 
 def test_a_vocabulary_of_a_model_on_the_hub_that_is_not_merged(tmp_path: Path, monkeypatch: Any) -> None:
     models = [model(tmp_path / name, seed, byte_level("sea")) for seed, name in enumerate("ab")]
     words = model(tmp_path / "words", 2, byte_level("sea", special=["<x>"]), rows=300)
-    with hubs.running() as hub:
+    with fake_hub.running() as hub:
         hub.used_here(monkeypatch, tmp_path)
         hub.add("org/words", words)
         made = [linear(*models, tokenizer={"source": source, "tokens": {"<x>": {"source": {"kind": "zero"}}}})
@@ -348,7 +345,7 @@ def test_a_vocabulary_of_a_folder_that_is_not_merged(tmp_path: Path) -> None:
     plan = mergecore.plan(linear(*models, tokenizer={"source": str(other)}))
     plan.close()
     assert plan.config["vocab_size"] == 280
-    assert any("no model has a row for it" in note for note in plan.notes)
+    assert any("no model has a row, so it is set to zero" in note for note in plan.notes)
 
 
 def test_a_link_out_of_the_models_folder_is_not_copied(tmp_path: Path) -> None:
@@ -358,7 +355,7 @@ def test_a_link_out_of_the_models_folder_is_not_copied(tmp_path: Path) -> None:
     plan = mergecore.plan(linear(folder, tokenizer={"source": "base"}))
     plan.close()
     assert "special_tokens_map.json" not in (plan.tokenizer_files or {})
-    assert any("leads out of the model's folder" in note for note in plan.notes)
+    assert any("is a link to a file outside the model's folder" in note for note in plan.notes)
 
 
 def test_a_tokenizer_that_takes_whole_words_gets_a_note(tmp_path: Path) -> None:
@@ -368,4 +365,4 @@ def test_a_tokenizer_that_takes_whole_words_gets_a_note(tmp_path: Path) -> None:
     (models[0] / "tokenizer.json").write_text(json.dumps(value), "utf-8")
     plan = mergecore.plan(linear(*models, tokenizer_source="union"))
     plan.close()
-    assert any("takes whole words" in note for note in plan.notes)
+    assert any("prefers whole words" in note for note in plan.notes)

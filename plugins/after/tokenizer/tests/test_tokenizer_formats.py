@@ -1,31 +1,28 @@
-"""Older formats of vocabularies are read as what they are, and grow as tokenizer.json does."""
+"""Older vocabulary formats are read correctly and can be extended like tokenizer.json."""
 
 from __future__ import annotations
 
 import base64
 import json
 import struct
-import sys
 from pathlib import Path
 
 import pytest
 import transformers
 from mergecore_tokenizer import sentencepiece, tiktoken
 from mergecore_tokenizer.reading import read
+from tiny_llamas import write_model
+from tokenizer_models import TEXTS, byte_level, ids, model, unigram
 from tokenizers import Tokenizer
 
 import mergecore
 from mergecore.errors import InputError
 
-sys.path.insert(0, str(Path(__file__).parent))
-from llamas import write_model
-from words import TEXTS, byte_level, ids, model, unigram
-
 TEXT = TEXTS["sea"][0]
 
 
 def field(number: int, value: bytes | float | int) -> bytes:
-    """One protobuf field."""
+    """Return one protobuf field."""
     if isinstance(value, float):
         return bytes([number << 3 | 5]) + struct.pack("<f", value)
     head = varint(number << 3 | (2 if isinstance(value, bytes) else 0))
@@ -108,11 +105,11 @@ def test_a_base_with_only_tokenizer_model_merges_with_one_that_has_only_tokenize
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("tokenizer.json", b"version https://git-lfs", "cannot be read as JSON"),
-        ("tokenizer.json", b'{"model": {}}', "is not a tokenizer as the tokenizers library writes it"),
+        ("tokenizer.json", b"version https://git-lfs", "cannot be parsed as JSON"),
+        ("tokenizer.json", b'{"model": {}}', "is not a tokenizer of the tokenizers library"),
         ("tokenizer.model", b"version https://git-lfs", "is not a SentencePiece model"),
         ("tokenizer.model", field(1, field(1, b"whole") + field(2, 0.5))[:-2], "is not a SentencePiece model"),
-        ("q.tiktoken", b"version https://git-lfs", "is not a file of tiktoken ranks"),
+        ("q.tiktoken", b"version https://git-lfs", "is not a tiktoken rank file"),
     ],
 )
 def test_a_damaged_file_is_named(tmp_path: Path, name: str, content: bytes, said: str) -> None:
@@ -122,7 +119,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, name: str, content: bytes, said
 
 
 def test_merges_are_those_of_lower_rank(tmp_path: Path) -> None:
-    """Ranks say which pairs make a token only through the tokens before it."""
+    """Ranks determine the merge pairs of a token only together with the tokens before it."""
     letters = {bytes([byte]): byte for byte in range(256)}
     value = tiktoken.as_tokenizer({**letters, b"ab": 256, b"bc": 257, b"abc": 258, b"xyz": 259, b"xy": 260, b"yz": 261})
     assert value["model"]["merges"] == [["a", "b"], ["b", "c"], ["ab", "c"], ["x", "y"], ["y", "z"]]

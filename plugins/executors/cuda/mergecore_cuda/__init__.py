@@ -1,4 +1,4 @@
-"""Merges on every GPU of the machine, all fed from one queue; where there is none, in threads."""
+"""Experimental executor that merges on all GPUs of the machine, fed from one queue. Without a GPU, it uses threads."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
-from mergecore.api import Work
-from mergecore.builtin.threads import Budget, ThreadsExecutor, in_threads
+from mergecore.api import Budget, Work, in_threads
+from mergecore.tooling import ThreadsExecutor
 from mergecore_cuda.copies import Copies
 from mergecore_cuda.feeder import Feeder
 from mergecore_cuda.supply import Supply
 
 TILE_ELEMENTS = 2**24
-"""Elements of a flat tile: so many that starting a kernel costs nothing beside what it does."""
+"""Elements per flat tile, enough to make kernel launch overhead negligible."""
 
 
 class CudaExecutor:
-    """Reads, uploads, merges, downloads and writes different tiles at once; see `mergecore.api.Executor`.
+    """Read, upload, merge, download, and write different tiles at once (experimental). See `mergecore.api.Executor`.
 
-    What methods measure is measured on the CPU in as many threads as the run has, ahead of the GPUs: its bits are those
-    of the threads executor, and what selects elements works there only. Half of the budget of memory is for that, the
-    other half for the pinned buffers of all GPUs.
+    `Method.measure` runs on the CPU, ahead of the GPUs, in as many threads as the run has workers. Its results match
+    the threads executor bit for bit, and element selection only works on the CPU. It uses half of the memory budget.
+    The pinned buffers of all GPUs share the other half.
 
     Args:
-        devices: default: every GPU.
-        tile_elements: largest tile, where the memories have room for it.
+        devices: devices to use. Defaults to all GPUs.
+        tile_elements: maximum tile size, if host and device memory allow it.
     """
 
     def __init__(self, devices: Sequence[torch.device] | None = None, tile_elements: int = TILE_ELEMENTS) -> None:
@@ -38,7 +38,7 @@ class CudaExecutor:
     def run(self, work: Work) -> None:
         """See `mergecore.api.Executor.run`."""
         if not self._devices:
-            work.warn("torch sees no GPU, so this run merges on the CPU as with --executor threads")
+            work.warn("torch finds no GPU, so this run merges on the CPU, like --executor threads")
             ThreadsExecutor().run(work)
             return
         errors: list[BaseException] = []

@@ -1,4 +1,4 @@
-"""Copies between pinned memory and a GPU, each way in a stream of its own; for the CPU there is nothing to copy."""
+"""Copies between pinned memory and a GPU, with one stream per direction. On the CPU, nothing is copied."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Copies:
-    """The copies to and from one device, for the one thread that computes there."""
+    """Copies to and from one device, for the single thread that computes on it."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -18,15 +18,15 @@ class Copies:
         self._up, self._down = [torch.cuda.Stream(device) if self._cuda else None for _ in range(2)]
 
     def room(self) -> int | None:
-        """Bytes of the device's memory that are free; None: it has none of its own."""
+        """Return the free device memory in bytes, or None if the device has no separate memory."""
         return torch.cuda.mem_get_info(self.device)[0] if self._cuda else None
 
     def buffer(self, elements: int, dtype: torch.dtype) -> Tensor:
-        """Memory of the machine that copies can run from and to while others work."""
+        """Return host memory that supports asynchronous copies."""
         return torch.empty(elements, dtype=dtype, pin_memory=self._cuda)
 
     def upload(self, tensors: Sequence[Tensor]) -> tuple[list[Tensor], Callable[[], None]]:
-        """The tensors on the device, for what is computed from now on, and what waits until the copies are done."""
+        """Return the tensors on the device, ordered before later work, and a function that waits for the copies."""
         if self._up is None:
             return list(tensors), _nothing
         with torch.cuda.stream(self._up):
@@ -35,11 +35,11 @@ class Copies:
         computing = torch.cuda.current_stream(self.device)
         computing.wait_event(copied)
         for copy in copies:
-            copy.record_stream(computing)  # or its memory would be another upload's when it is no longer named
+            copy.record_stream(computing)  # so that its memory is not reused before the computation is done
         return copies, copied.synchronize
 
     def download(self, tensor: Tensor, out: Tensor) -> Callable[[], None]:
-        """Copy what has been computed; what it returns waits until it is there."""
+        """Copy a computed tensor to `out` and return a function that waits for the copy."""
         if self._down is None:
             out.copy_(tensor)
             return _nothing
@@ -52,7 +52,7 @@ class Copies:
         return wait
 
     def brought(self, value: Any) -> Any:
-        """What was measured, with its tensors on the device: alone, or in tuples, lists and dicts."""
+        """Return a measured value with its tensors on the device, including those in tuples, lists, and dicts."""
         if isinstance(value, Tensor):
             return value.to(self.device)
         if isinstance(value, dict):
@@ -64,4 +64,4 @@ class Copies:
 
 
 def _nothing() -> None:
-    """There is nothing to wait for."""
+    """Return at once, because there is nothing to wait for."""

@@ -1,4 +1,4 @@
-"""Feeds one device: while a tile is merged there, the next one is read and the one before is written."""
+"""Pipeline for one device: while a tile is merged, the next one is read and the previous one is written."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from mergecore.api import ITEM_BYTES, Context, Job, Piece, Work, torch_dtype
-from mergecore.builtin.threads import merge_piece
+from mergecore.api import Context, Job, Piece, Work, merge_piece, torch_dtype
 from mergecore_cuda.copies import Copies
 from mergecore_cuda.supply import Supply
 
@@ -19,15 +18,15 @@ SLOTS = 2
 """Tiles in flight."""
 
 RUN = 2**22
-"""Elements that a thread reads or writes in one go."""
+"""Elements that a thread reads or writes at a time."""
 
 SHARE = 0.8
-"""Of a device's free memory, what tiles may take; the rest is what its allocator loses in holes."""
+"""Fraction of a device's free memory available to tiles. The rest allows for allocator fragmentation."""
 
 
 @dataclass
 class _Slot:
-    """The buffers of one tile in flight, and what still goes on with them."""
+    """The buffers of one tile in flight and its pending operations."""
 
     buffers: dict[tuple[int, torch.dtype], Tensor] = field(default_factory=dict)
     reading: Sequence[Future[None]] = ()
@@ -36,7 +35,7 @@ class _Slot:
 
 
 class _Making:
-    """A job that is being made: its context on the device, and how many runs of it are still to be written."""
+    """A job in progress: its context on the device and the number of runs left to write."""
 
     def __init__(self, job: Job, ctx: Future[Context], pieces: Sequence[Piece]) -> None:
         self.job = job
@@ -46,14 +45,14 @@ class _Making:
         self._turn = threading.Lock()
 
     def context(self, copies: Copies) -> Context:
-        """Its context, once it has been measured."""
+        """Wait for the measurement and return the context on the device."""
         if self._ctx is None:
             ctx = self._measured.result()
             self._ctx = replace(ctx, measured=copies.brought(ctx.measured))
         return self._ctx
 
     def written(self) -> bool:
-        """Count one run; whether it was the last."""
+        """Count one written run and return whether it was the last."""
         with self._turn:
             self._left -= 1
             return self._left == 0
@@ -61,7 +60,7 @@ class _Making:
 
 @dataclass
 class _Step:
-    """A tile on its way."""
+    """A tile in the pipeline."""
 
     making: _Making
     piece: Piece
@@ -70,15 +69,15 @@ class _Step:
 
 
 class Feeder:
-    """Makes jobs on one device.
+    """Process jobs on one device.
 
     Args:
-        work: the run's.
-        supply: where the jobs come from.
-        pool: whose threads read and write.
-        copies: to and from the device.
-        room: bytes of the machine's memory for the buffers.
-        tile: elements of the largest tile.
+        work: the work of the run.
+        supply: source of the jobs.
+        pool: thread pool for reading and writing.
+        copies: copies to and from the device.
+        room: host memory for the buffers, in bytes.
+        tile: maximum tile size, in elements.
     """
 
     def __init__(self, work: Work, supply: Supply, pool: Executor, copies: Copies, room: int, tile: int) -> None:
@@ -89,7 +88,7 @@ class Feeder:
         self._slots = [_Slot() for _ in range(SLOTS)]
 
     def run(self) -> None:
-        """Make jobs until there are no more, or one fails."""
+        """Process jobs until there are none left or one fails."""
         if self._copies.device.type == "cuda":
             torch.cuda.set_device(self._copies.device)
         try:
@@ -101,11 +100,11 @@ class Feeder:
                 step = following
             for slot in self._slots:
                 _finish(slot.writing)
-        finally:  # no buffer may go while a thread uses it
+        finally:  # a buffer must not be freed while a thread uses it
             wait([future for slot in self._slots for future in (*slot.reading, *slot.writing)])
 
     def _steps(self) -> Iterator[_Step]:
-        """The tiles of all jobs one after the other, each being read."""
+        """Yield the tiles of all jobs in order, with their reads already started."""
         number = 0
         while (taken := self._supply.take()) is not None:
             job, ctx = taken
@@ -123,13 +122,12 @@ class Feeder:
                 number += 1
 
     def _pieces(self, job: Job) -> list[Piece]:
-        """The tiles that the device merges; none: the job is a copy, is empty or does not fit, so the CPU makes it."""
+        """Return the tiles to merge on the device, or none for copies, empty tensors, and jobs that do not fit."""
         if job.method is None:
             return []
-        stored = sum(ITEM_BYTES[item.info.dtype] for item in job.inputs) + ITEM_BYTES[job.info.dtype]
-        floats = ITEM_BYTES[job.compute_dtype] * (2 * len(job.inputs) + 2)
-        making = sum(item.making for item in job.inputs)
-        room = min(max(self._room - making, 0) // (SLOTS * stored), self._free // (SLOTS * (stored + floats)))
+        stored, computing = job.stored_item_bytes, job.computing_item_bytes
+        host = max(self._room - job.scratch_bytes, 0) // (SLOTS * stored)
+        room = min(host, self._free // (SLOTS * (stored + computing)))
         pieces = job.pieces(min(self._tile, room))
         return pieces if all(piece.elements <= room for piece in pieces) else []
 
@@ -146,7 +144,7 @@ class Feeder:
         ]
 
     def _merge(self, step: _Step) -> None:
-        """Upload, merge and download a tile, and let it be written."""
+        """Upload, merge, and download a tile, and schedule the write."""
         slot, job, piece = step.slot, step.making.job, step.piece
         _finish(slot.reading)
         stored, slot.uploaded = self._copies.upload(step.inputs)
@@ -178,6 +176,6 @@ class Feeder:
 
 
 def _finish(futures: Sequence[Future[None]]) -> None:
-    """Wait for all; raise what one of them raised."""
+    """Wait for all futures and raise the first error."""
     for future in futures:
         future.result()

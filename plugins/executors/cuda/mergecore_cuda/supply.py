@@ -1,4 +1,4 @@
-"""The jobs of a run for all devices, with what their methods measure, which the CPU does ahead of them."""
+"""Jobs of a run for all devices, with their measurements, which the CPU computes in advance."""
 
 from __future__ import annotations
 
@@ -6,19 +6,18 @@ import threading
 from collections import deque
 from concurrent.futures import Executor, Future
 
-from mergecore.api import Context, Job, Work
-from mergecore.builtin.threads import TILE_ELEMENTS, Budget, TileMerger
+from mergecore.api import TILE_ELEMENTS, Budget, Context, Job, TileMerger, Work
 
 
 class Supply:
-    """Hands out jobs, the largest first.
+    """Hand out jobs, the largest first.
 
     Args:
-        work: the run's.
-        pool: whose threads measure.
-        budget: of memory, for that and for jobs that are made on the CPU.
-        errors: of all threads; once there is one, no job is handed out.
-        ahead: how many jobs may wait with their measurements.
+        work: the work of the run.
+        pool: thread pool for measuring.
+        budget: memory budget for measuring and for jobs done on the CPU.
+        errors: errors of all threads. After the first one, no more jobs are handed out.
+        ahead: maximum number of jobs measured in advance.
     """
 
     def __init__(self, work: Work, pool: Executor, budget: Budget, errors: list[BaseException], ahead: int) -> None:
@@ -28,7 +27,7 @@ class Supply:
         self._turn = threading.Lock()
 
     def take(self) -> tuple[Job, Future[Context]] | None:
-        """The next job and its context; None: there is no more."""
+        """Return the next job and its context, or None if there are no more."""
         with self._turn:
             while self._jobs and len(self._measured) < self._ahead:
                 job = self._jobs.popleft()
@@ -36,12 +35,12 @@ class Supply:
             return self._measured.popleft() if self._measured and not self._errors else None
 
     def check(self) -> None:
-        """Raise the first error of all threads, if there is one."""
+        """Raise the first error of any thread."""
         if self._errors:
             raise self._errors[0]
 
     def make_here(self, job: Job) -> None:
-        """Make a job on the CPU, as the threads executor does."""
+        """Do a job on the CPU, like the threads executor."""
         with self._budget.hold(job.memory(TILE_ELEMENTS)):
             self._merger().make(job)
 

@@ -1,4 +1,4 @@
-"""The pipeline makes the threads executor's bytes on devices without memory of their own, and on a GPU nearly so."""
+"""The pipeline matches the threads executor bit for bit on the CPU, and closely on a GPU."""
 
 import threading
 import warnings
@@ -7,29 +7,29 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from executed import made_by
-from llamas import write_model
+from executed_tensors import made_by
 from mergecore_cuda import CudaExecutor, feeder
 from mergecore_cuda.copies import Copies
 from mergecore_numerics import Masks
-from merges import RECIPES
-from more_merges import MORE
-from tiny import Tiny, layers
+from method_recipes import RECIPES
+from more_method_recipes import MORE
+from tiny_llamas import write_model
+from tiny_models import Tiny, layers
 
 import mergecore
-from mergecore import making
-from mergecore.api import RunError, Work
-from mergecore.builtin.threads import ThreadsExecutor, TileMerger, merge_piece
+from mergecore.api import RunError, TileMerger, Work, merge_piece
+from mergecore.builtin.threads import ThreadsExecutor
+from mergecore.planning import stage_reader
 
 CPU = torch.device("cpu")
 EVERY = {**RECIPES, **MORE}
 ROOM = 2 * 10**6
-"""Bytes that hold two tiles of 2^14 elements, not of 2^15."""
+"""Enough bytes for two tiles of 2^14 elements but not for two of 2^15."""
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 class Pair(NamedTuple):
-    """As a method may return from measuring."""
+    """Named tuple, as a method might return it from `measure`."""
 
     left: Any
     right: Any
@@ -41,13 +41,13 @@ def tiny(tmp_path_factory):
 
 
 def recipes_of(tiny, method, **options):
-    """The method's recipes, of models with tensors larger than two of the smallest tiles."""
+    """Return the method's recipes for models with tensors larger than two of the smallest tiles."""
     recipes = EVERY[method](tiny.all("llama-tied", vocab_size=1500, **options), layers("llama-tied"))
     return [{"merge_method": method, **recipe} for recipe in recipes.values()]
 
 
 def recipe_of(tiny, method, **options):
-    """The second of them, which has gradients or filters."""
+    """Return the second recipe, which has gradients or filters."""
     return recipes_of(tiny, method, **options)[1]
 
 
@@ -72,7 +72,7 @@ def test_a_stage_has_the_same_bytes_in_whatever_runs_it_is_read(tiny, method, mo
     made = [{"name": "stage", **recipe_of(tiny, method)}, {"merge_method": "linear", "models": entries}]
     expected = made_by(ThreadsExecutor(), 1, made)
     monkeypatch.setattr(feeder, "RUN", 2**14 - 3)
-    monkeypatch.setattr(making, "TILE_ELEMENTS", 2**14)
+    monkeypatch.setattr(stage_reader, "TILE_ELEMENTS", 2**14)
     got = made_by(CudaExecutor([CPU] * 2, 2**15), 2, made)
     assert all(torch.equal(got[name].view(torch.uint8), expected[name].view(torch.uint8)) for name in expected)
 
@@ -112,16 +112,16 @@ def test_the_first_error_ends_the_run_with_all_its_threads(tmp_path, where):
 def test_where_there_is_no_gpu_threads_do_it_and_a_sentence_says_so(tiny):
     made = recipe_of(tiny, "linear")
     expected = made_by(ThreadsExecutor(), 1, made)
-    with pytest.warns(UserWarning, match="torch sees no GPU"):
+    with pytest.warns(UserWarning, match="torch finds no GPU"):
         got = made_by(CudaExecutor([]), 2, made)
     assert all(torch.equal(got[name], expected[name]) for name in expected)
 
 
 @pytest.mark.parametrize("method", [name for name in EVERY if "della" not in name])
 def test_no_method_mixes_tensors_of_its_tiles_device_with_others(tiny, method, monkeypatch):
-    """On torch's device without values, which mixes with the CPU as little as a GPU does.
+    """Merge on torch's meta device, which rejects operations with CPU tensors like a GPU does.
 
-    Nothing can come back from there, so this tells nothing of DELLA, which sorts on the CPU, and no masks are kept.
+    Tensors cannot be copied back from it, so this does not cover DELLA, which sorts on the CPU, or cached masks.
     """
     monkeypatch.setattr(Masks, "get", lambda self, model, offset, like, make: make())
     copies = Copies(torch.device("meta"))

@@ -1,4 +1,4 @@
-"""A cluster of two nodes on this machine makes the same bytes as threads, whatever is killed on the way."""
+"""A local cluster of two nodes produces the same bytes as threads, even if processes are killed."""
 
 import os
 import signal
@@ -9,10 +9,10 @@ import time
 
 import pytest
 import yaml
-from llamas import write_model
 from mergecore_testing import PluginEnv
 from ray.cluster_utils import Cluster
 from stevedore import ExtensionManager
+from tiny_llamas import write_model
 
 import mergecore
 from mergecore.errors import InputError, RunError
@@ -26,15 +26,15 @@ from mergecore.api import RunError, Tile, WeightMethod, param
 
 @dataclass(frozen=True, kw_only=True)
 class Slow(WeightMethod):
-    "The mean, after a rest and a note of the process."
+    "Record the process, rest, and return the mean."
     tile = Tile.ELEMENTS
     notes: str = param(doc="A folder.")
     rest: float = param(0.0, "Seconds.")
-    fails: str = param("", "The tensor that it cannot do.")
+    fails: str = param("", "The tensor to fail on.")
 
     def merge(self, weights, ctx):
         if ctx.name == self.fails:
-            raise RunError(f"{ctx.name}: cannot be merged today")
+            raise RunError(f"{ctx.name}: fails on purpose")
         Path(self.notes, str(os.getpid())).touch()
         time.sleep(self.rest)
         return sum(weights) / len(weights)
@@ -43,7 +43,7 @@ class Slow(WeightMethod):
 
 @pytest.fixture(scope="module")
 def plugins(tmp_path_factory):
-    """A folder with a method that is installed on the nodes."""
+    """Return a folder with a method that is installed on the nodes."""
     folder = tmp_path_factory.mktemp("plugins")
     PluginEnv(folder).add("mergecore-slow", {"methods": {"slow": "mod_slow:Slow"}}, {"mod_slow.py": SLOW})
     return folder
@@ -51,7 +51,7 @@ def plugins(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def cluster(plugins):
-    """The address of two nodes with two CPUs each; no process of theirs is left at the end."""
+    """Return the address of a cluster with two nodes and two CPUs each. Stop all its processes at the end."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(plugins))
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
@@ -71,14 +71,14 @@ def models(tmp_path):
 
 @pytest.fixture
 def notes(tmp_path):
-    """Where the slow method notes its processes."""
+    """Return the folder where the slow method records its processes."""
     (tmp_path / "notes").mkdir()
     return tmp_path / "notes"
 
 
 @pytest.fixture
 def slow(cluster, plugins, notes, models, tmp_path, monkeypatch):
-    """The recipe of that method."""
+    """Return the recipe of the slow method."""
     monkeypatch.setenv("RAY_ADDRESS", cluster)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("PYTHONPATH", str(plugins))
@@ -93,7 +93,7 @@ def content(folder):
 
 
 def waited(condition):
-    """Wait for a condition; whether it came true within a minute."""
+    """Wait up to a minute for a condition and return whether it became true."""
     for _ in range(6000):
         if condition():
             return True
@@ -105,7 +105,7 @@ def waited(condition):
 @pytest.mark.parametrize("method", ["linear", "ties", "dare_ties"])
 def test_two_nodes_make_the_same_bytes_as_threads(cluster, method, models, tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", cluster)
-    monkeypatch.chdir(tmp_path)  # its processes have other working folders
+    monkeypatch.chdir(tmp_path)  # the cluster's processes have other working directories
     recipe = {"merge_method": method, "parameters": {"weight": 0.4}, "models": [{"model": m.name} for m in models[1:]]}
     if method != "linear":
         recipe |= {"base_model": models[0].name, "parameters": {"weight": 0.4, "density": 0.6}}
@@ -138,10 +138,10 @@ def test_a_process_that_is_killed_is_replaced_and_changes_no_byte(slow, notes, t
     assert result == content(mergecore.run(slow, tmp_path / "threads"))
 
 
-@pytest.mark.filterwarnings("ignore:.*run the same command again to go on")
+@pytest.mark.filterwarnings("ignore:.*run the same recipe again to resume")
 def test_an_error_on_a_node_is_the_runs_own(slow, tmp_path):
-    slow["parameters"]["fails"] = "model.embed_tokens.weight"  # one of the first
-    with pytest.raises(RunError, match=r"^model\.embed_tokens\.weight: cannot be merged today$"):
+    slow["parameters"]["fails"] = "model.embed_tokens.weight"  # one of the first tensors
+    with pytest.raises(RunError, match=r"^model\.embed_tokens\.weight: fails on purpose$"):
         mergecore.run(slow, tmp_path / "out", executor="ray")
 
 

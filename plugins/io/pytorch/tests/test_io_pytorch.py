@@ -1,4 +1,4 @@
-"""The `.bin` reader: right values from whatever torch.save wrote, a sentence for all else, and no code is ever run."""
+"""The `.bin` reader reads any torch.save file correctly, rejects other files with an error, and never runs code."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def saved(path: Path, content: Any, **options: Any) -> Path:
 
 
 def whole(reader: BinReader, name: str, tile: int = 5) -> Tensor:
-    """A tensor read in tiles of `tile` elements."""
+    """Return a tensor read in tiles of `tile` elements."""
     info = reader.tensors[name]
     out = torch.empty(info.elements, dtype=torch_dtype(info.dtype))
     for start in range(0, info.elements, tile):
@@ -112,7 +112,7 @@ def test_threads_read_one_file_at_once(tmp_path: Path) -> None:
 
 
 class Bomb:
-    """Makes a file when it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -137,7 +137,7 @@ def test_a_whole_pickled_module_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def rewritten(message: str, path: Path) -> BinReader:
-    """The file after the command in the message was typed."""
+    """Run the command in the message and return the converted file."""
     program, option, code = shlex.split(message[message.index("python -c ") :])
     assert (program, option) == ("python", "-c")
     exec(code, {})
@@ -188,19 +188,20 @@ def test_files_that_are_damaged_or_something_else(tmp_path: Path) -> None:
         good[:-30],
         good[: len(good) // 2],
         good[:10],
-        b"",
     ):
         path.write_bytes(content)
-        assert "fetch it again" in refusal(path)
+        assert "download the file again" in refusal(path)
+    path.write_bytes(b"")
+    assert "is empty; download it again" in refusal(path)
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("notes/hello.txt", "hello")
-    assert "fetch the file again" in refusal(path)
+    assert "download the file again" in refusal(path)
     path.unlink()
-    assert "there is no such file" in refusal(path)
+    assert "no such file" in refusal(path)
 
 
 def repacked(path: Path, compression: int, change: Callable[[str, bytes], bytes]) -> Path:
-    """The archive with each record changed."""
+    """Return the archive with each record changed."""
     with zipfile.ZipFile(path) as archive:
         records = [(info.filename, archive.read(info)) for info in archive.infolist()]
     with zipfile.ZipFile(path, "w", compression) as archive:
@@ -239,7 +240,7 @@ def test_a_changed_byte_is_refused_or_changes_values_only(
 
 
 def llama(folder: Path, seed: int, as_bin: bool) -> None:
-    """A real checkpoint, as safetensors or as two .bin shards with their index; the head is tied."""
+    """Create a real checkpoint with a tied head, as safetensors or as two .bin shards with an index."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(seed)

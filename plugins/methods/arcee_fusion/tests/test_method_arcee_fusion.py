@@ -1,4 +1,4 @@
-"""Arcee Fusion against its importances and quartiles in NumPy float64, sorted out whole."""
+"""Compare Arcee Fusion with a NumPy float64 reference that sorts all importances."""
 
 import math
 from typing import Any
@@ -39,7 +39,7 @@ def normal(shape: tuple[int, ...], seed: int) -> Tensor:
 
 
 def formula(base: Tensor, other: Tensor) -> tuple[Any, Any]:
-    """What the merge is, and by how much each importance misses the threshold, relative to it."""
+    """Return the expected result and each importance's relative distance from the threshold."""
     b, x = (np.atleast_1d(tensor.double().numpy()) for tensor in (base, other))
     p, q = (np.exp(v) / np.exp(v).sum(-1, keepdims=True) + 1e-8 for v in (x, b))
     importance = np.abs(x - b) * (p * np.log(p / q)).sum(-1, keepdims=True)
@@ -59,7 +59,7 @@ def test_formula(shape: tuple[int, ...], scale: float, distance: float) -> None:
     assert got.shape == shape
     if got.numel():
         merged, margin = formula(base, other)
-        # Every weight comes from one of the two; only one that rounding puts on the other side may differ.
+        # Every element comes from one of the two models. Only elements that round across the threshold may differ.
         wrong = np.flatnonzero(got.double().numpy() != merged)
         assert wrong.size <= 2 and (margin.ravel()[wrong] < 1e-5).all()
 
@@ -68,7 +68,7 @@ def test_known_values() -> None:
     base, other = [[0.71, -0.36, 1.5], [-0.22, 0.72, -1.15]], [[0.43, 0.14, 1.2], [0.33, 0.69, -0.55]]
     got = merge_tiled(ArceeFusion(), [torch.tensor(other)], BLOCK, base=torch.tensor(base))
     assert torch.equal(got, torch.tensor([[0.71, -0.36, 1.5], [-0.22, 0.72, -0.55]]))
-    few = torch.tensor([1.0, 2.0, 4.0])  # quartiles 1, 2, 2: outliers begin at 3.5
+    few = torch.tensor([1.0, 2.0, 4.0])  # quartiles 1, 2, 2: outliers start at 3.5
     assert merge_tiled(ArceeFusion(), [few], BLOCK, base=torch.zeros(3)).tolist() == [0, 0, 4]
 
 
@@ -84,14 +84,14 @@ def test_what_is_not_important_is_the_base_bit_for_bit_in_its_dtype() -> None:
     other[3, 5] += 1
     got = mergecore.merge_tensors([other, base], "arcee_fusion", base=1)
     assert got.dtype == torch.bfloat16
-    assert torch.equal(got, other)  # unchanged rows have importance 0, as all quartiles have: nothing is below them
+    assert torch.equal(got, other)  # all quartiles are 0, so every element passes
     other = (base.float() + 0.01 * normal((60, 80), 2) ** 3).bfloat16()
     got = mergecore.merge_tensors([other, base], "arcee_fusion", base=1)
     assert ((got == base) | (got == other)).all() and torch.equal(got.double(), torch.tensor(formula(base, other)[0]))
 
 
 def test_no_information_no_choice() -> None:
-    base, other = torch.zeros(6, 1), normal((6, 1), 1)  # a row of one has but one distribution
+    base, other = torch.zeros(6, 1), normal((6, 1), 1)  # the softmax of a single value is always 1
     assert torch.equal(merge_tiled(ArceeFusion(), [other], BLOCK, base=base), other)
 
 

@@ -1,4 +1,4 @@
-"""Breadcrumbs keeps exactly the band of magnitudes of its formula, whatever the tiles, equals and signs."""
+"""Breadcrumbs keeps exactly the band of magnitudes in its formula for any tiling, ties, and signs."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ METHODS = ["breadcrumbs", "breadcrumbs_ties"]
 
 
 def tensors(shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> list[Tensor]:
-    """A base and three models near it."""
+    """Return a base and three models close to it."""
     draw = torch.Generator().manual_seed(3)
     base = torch.randn(shape, generator=draw)
     return [base.to(dtype), *((base + torch.randn(shape, generator=draw)).to(dtype) for _ in range(3))]
 
 
 def band(delta: np.ndarray, density: float, gamma: float) -> np.ndarray:
-    """What stays of a task vector: k magnitudes after the n_top largest, the smallest k where fewer are left."""
+    """Keep the k magnitudes after the `top` largest, or the k smallest if fewer are left."""
     if density >= 1:
         return delta
     flat, k, top = delta.ravel(), int(density * delta.size), int(gamma * delta.size)
@@ -117,7 +117,7 @@ def test_the_band_is_exact_over_tiles_and_among_equals(
     cls: type[Breadcrumbs], dtype: torch.dtype, coarse: bool
 ) -> None:
     stack = tensors((5, 9001), dtype)
-    base, *models = ((tensor * 16).round() / 16 for tensor in stack) if coarse else stack  # of many equal values
+    base, *models = ((tensor * 16).round() / 16 for tensor in stack) if coarse else stack  # many ties
     kept = merge_tiled(cls(weight=(1.0,), density=(0.3,), gamma=(0.1,)), models[:1], BLOCK, base=base)
     exact = band(models[0].double().numpy() - base.double().numpy(), 0.3, 0.1)
     assert torch.equal(kept != base, torch.from_numpy(exact) != 0)

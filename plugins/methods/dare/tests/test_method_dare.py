@@ -1,4 +1,4 @@
-"""DARE equals its formula for the masks that were drawn, which have the right statistics, in any tiles."""
+"""DARE matches its formula for the drawn masks, in any tiling, and the masks have the right statistics."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SEED = 11
 
 
 def tensors(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, scale: float = 1e-2) -> list[Tensor]:
-    """A base and three models near it."""
+    """Return a base and three models close to it."""
     draw = torch.Generator().manual_seed(3)
     base = torch.randn(shape, generator=draw)
     return [base.to(dtype), *((base + scale * torch.randn(shape, generator=draw)).to(dtype) for _ in range(3))]

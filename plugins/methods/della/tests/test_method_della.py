@@ -1,4 +1,4 @@
-"""DELLA equals its formula for the masks that were drawn; chances follow the ranks; any tiles, any shape of rows."""
+"""DELLA matches its formula for the drawn masks in any tiling and row shape. Keep probabilities follow the ranks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SEED = 11
 
 
 def tensors(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, scale: float = 1.0) -> list[Tensor]:
-    """A base and three models near it."""
+    """Return a base and three models close to it."""
     draw = torch.Generator().manual_seed(3)
     base = torch.randn(shape, generator=draw)
     return [base.to(dtype), *((base + scale * torch.randn(shape, generator=draw)).to(dtype) for _ in range(3))]

@@ -1,4 +1,4 @@
-"""The Karcher mean against the same steps on the vectors themselves in NumPy float64, and where there is none."""
+"""Compare the Karcher mean with the same steps on full vectors in NumPy float64, including degenerate cases."""
 
 import math
 from collections.abc import Sequence

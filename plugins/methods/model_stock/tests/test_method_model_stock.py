@@ -1,4 +1,4 @@
-"""Model Stock against its formula in NumPy float64, over whole tensors and by rows."""
+"""Compare Model Stock with its formula in NumPy float64, over whole tensors and by rows."""
 
 import math
 from collections.abc import Sequence

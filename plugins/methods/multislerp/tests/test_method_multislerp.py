@@ -1,4 +1,4 @@
-"""MultiSLERP against its formula in NumPy float64, tangent step and all, and where directions cancel."""
+"""Compare MultiSLERP with its full formula in NumPy float64, including directions that cancel out."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""NearSwap against its interpolation weights in NumPy float64."""
+"""Compare NearSwap with its interpolation formula in NumPy float64."""
 
 import math
 from typing import Any

@@ -1,4 +1,4 @@
-"""NuSLERP against its formula in NumPy float64, and at the edges of the sphere."""
+"""Compare NuSLERP with its formula in NumPy float64, including degenerate angles."""
 
 import math
 from typing import Any
@@ -27,7 +27,7 @@ def normal(shape: tuple[int, ...], seed: int) -> Tensor:
 
 
 def arc(x: Any, y: Any, t: float, axis: int | None) -> Any:
-    """Along the arc from x to y, vectors lying along `axis` (None: one vector); straight where equal or opposite."""
+    """Interpolate from x to y along `axis` (None: one vector), linearly if they are equal or opposite."""
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     norms = np.sqrt((x * x).sum(axis, keepdims=True) * (y * y).sum(axis, keepdims=True))
     cosine = np.clip((x * y).sum(axis, keepdims=True) / np.where(norms == 0, 1, norms), -1, 1)
@@ -109,7 +109,7 @@ def test_single_values() -> None:
     one = torch.ones(1)
     assert merge_tiled(NuSlerp(weight=(0.25, 0.75)), [-one, one], BLOCK).item() == 0.5
     assert merge_tiled(NuSlerp(weight=(1.0, 1.0)), [0 * one, one], BLOCK).item() == pytest.approx(math.sqrt(0.5))
-    assert merge_tiled(NuSlerp(weight=(1.0, -1.0)), [one, 3 * one], BLOCK).item() == 2  # no share: halfway
+    assert merge_tiled(NuSlerp(weight=(1.0, -1.0)), [one, 3 * one], BLOCK).item() == 2  # the weights cancel: t = 0.5
     assert merge_tiled(NuSlerp(weight=(1.0, 1.0)), [0 * one, 0 * one], BLOCK).item() == 0
     tiny = torch.tensor([1e-30, 0.0]), torch.tensor([0.0, 1e-30])
     assert merge_tiled(NuSlerp(weight=(1.0, 1.0)), tiny, BLOCK).tolist() == pytest.approx([math.sqrt(0.5) * 1e-30] * 2)

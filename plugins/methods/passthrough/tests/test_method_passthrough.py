@@ -1,4 +1,4 @@
-"""Passthrough passes the conformance checks; tests/test_formulae.py holds it to its formula."""
+"""Passthrough passes the conformance checks. tests/methods/test_formulae.py compares it with its formula."""
 
 from mergecore_testing.conformance import conformance
 

@@ -1,4 +1,4 @@
-"""RAM and RAM+ equal their formulae, whatever the tiles."""
+"""RAM and RAM+ match their formulas in any tiling."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
 
 
 def tensors(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, models: int = 3) -> list[Tensor]:
-    """A base and models that each change a part of it."""
+    """Return a base and models that each change part of it."""
     draw = torch.Generator().manual_seed(3)
     base = torch.randn(shape, generator=draw)
     stack = [base]
@@ -95,7 +95,7 @@ def test_known_values(
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_tiles_change_no_bit(method: Ram | RamPlusTl, dtype: torch.dtype) -> None:
     base, *models = tensors((5, 9001), dtype)
-    models[1].view(-1)[: 2 * BLOCK] = base.view(-1)[: 2 * BLOCK]  # so that the tiles' shares differ
+    models[1].view(-1)[: 2 * BLOCK] = base.view(-1)[: 2 * BLOCK]  # so that the share of changes differs between tiles
     whole = merge_tiled(method, models, 10**9, base=base)
     for elements in (BLOCK, 2 * BLOCK):
         assert torch.equal(merge_tiled(method, models, elements, base=base), whole)

@@ -1,4 +1,4 @@
-"""SCE equals its formula for deltas of any size, selects exactly, and in any tiles the same."""
+"""SCE matches its formula for deltas of any size and selects exactly the same elements in any tiling."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHAPES: list[tuple[int, ...]] = [(), (1,), (0,), (3, 0), (301,), (41, 67), (7, 1
 
 
 def tensors(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, models: int = 3) -> list[Tensor]:
-    """A base and models at different distances from it, equal to it and to each other here and there."""
+    """Return a base and models at different distances from it, with some elements equal to it or to each other."""
     draw = torch.Generator().manual_seed(3)
     base, other = torch.randn(shape, generator=draw), torch.randn(shape, generator=draw)
     stack = [base]

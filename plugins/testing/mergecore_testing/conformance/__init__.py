@@ -1,4 +1,4 @@
-"""The checks that plugins pass, of every kind; one line of test each.
+"""Conformance checks for every kind of plugin, with one line of test code per plugin.
 
 from mergecore_testing.conformance import conformance
 

@@ -1,13 +1,13 @@
-"""Checks of architectures: a model made from the definition is known whole, merged and cut by layers."""
+"""Checks for architectures: a model built from the definition is fully recognized, merged, and sliced."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from mergecore.architecture import parse
-from mergecore.definitions import examine
-from mergecore.sources import open_model
+from mergecore.definitions.parsing import parse_definition
+from mergecore.models.adapters import open_model
+from mergecore.models.architecture_lookup import compare_names
 from mergecore_testing.checkpoints import write_checkpoint
 from mergecore_testing.conformance.compare import expect
 from mergecore_testing.conformance.subjects import Subject, folder
@@ -15,25 +15,25 @@ from mergecore_testing.sandbox import Sandbox, recipe
 
 
 def check_follows_the_format(subject: Subject) -> None:
-    """The JSON follows the schema and names no weight twice."""
-    parse(_class(subject), subject.loaded, "of the plugin")
+    """The JSON follows the schema and lists no tensor twice."""
+    parse_definition(_class(subject), subject.loaded, "of the plugin")
 
 
 def check_knows_its_model(subject: Subject) -> None:
-    """Every tensor of a model with all weights is known, and none is missing; the same without optional weights."""
+    """Every tensor of a model is known and none is missing, both with and without the optional tensors."""
     with folder() as there:
         for bare in (False, True):
             _expect_fit(subject, write_checkpoint(there / str(bare), subject.name, subject.loaded, bare=bare))
 
 
 def check_knows_a_real_model(subject: Subject) -> None:
-    """Every tensor of a real checkpoint is known, and none is missing."""
+    """Every tensor of a real checkpoint is known and none is missing."""
     assert subject.model is not None
     _expect_fit(subject, subject.model)
 
 
 def check_merges_every_tensor(subject: Subject) -> None:
-    """A merge of two models has all their tensors, each the mean of the two."""
+    """A merge of two models has all their tensors, each equal to the mean of the two."""
     import torch
     from safetensors.torch import load_file
 
@@ -49,10 +49,10 @@ def check_merges_every_tensor(subject: Subject) -> None:
 
 
 def check_keeps_the_first_layers(subject: Subject) -> None:
-    """A recipe that takes all layers but the last gives a model without it, which the definition knows too."""
+    """A recipe that omits the last layer gives a model without it, which matches the definition too."""
     with folder() as there:
         model = str(write_checkpoint(there / "model", subject.name, subject.loaded))
-        architecture = parse(_class(subject), subject.loaded, "of the plugin")
+        architecture = parse_definition(_class(subject), subject.loaded, "of the plugin")
         modules: dict[str, Any] = {}
         for name, module in architecture.modules.items():
             slices = [{"sources": [{"model": model, "layer_range": [n, n + 1]}]} for n in range(2)]
@@ -66,9 +66,9 @@ def check_keeps_the_first_layers(subject: Subject) -> None:
             known = {weight.name for weight in plan.architecture.weights(plan.config, "the output")}
         finally:
             plan.close()
-        expect(counts <= {0, 2}, f"{subject}: a model of the first two layers says that it has {sorted(counts)}")
+        expect(counts <= {0, 2}, f"{subject}: the config of a model with two layers says {sorted(counts)}")
         unknown = sorted(set(plan.tensors) - known)
-        expect(not unknown, f"{subject}: a model of the first two layers has {unknown[:3]}, which no such model has")
+        expect(not unknown, f"{subject}: a model with two layers has unknown tensors: {unknown[:3]}")
 
 
 def _class(subject: Subject) -> str:
@@ -82,8 +82,8 @@ def _sandbox(subject: Subject) -> Sandbox:
 def _expect_fit(subject: Subject, model: Path) -> None:
     checkpoint = open_model(str(model), _sandbox(subject))
     try:
-        findings = examine(parse(_class(subject), subject.loaded, "of the plugin"), checkpoint)
+        findings = compare_names(parse_definition(_class(subject), subject.loaded, "of the plugin"), checkpoint)
     finally:
         checkpoint.close()
-    expect(not findings.unknown, f"{subject}: does not know {findings.unknown[:3]} of {model}")
-    expect(not findings.missing, f"{subject}: {model} lacks {findings.missing[:3]}; say that they are optional")
+    expect(not findings.unknown, f"{subject}: does not know {findings.unknown[:3]} in {model}")
+    expect(not findings.missing, f"{subject}: {model} has no {findings.missing[:3]}; mark them as optional")

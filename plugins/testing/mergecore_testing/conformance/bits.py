@@ -1,4 +1,4 @@
-"""Checks that a result has the same bits whatever must not matter: tiles, threads, repetition, other tensors."""
+"""Checks that results are bitwise independent of tiling, threads, repetition, and other tensors."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from dataclasses import replace
 from unittest.mock import patch
 
 from mergecore.api import BLOCK, Context, Method
-from mergecore.params import declared
+from mergecore.discovery.parameters import declared
 from mergecore_testing.conformance.cases import cases
 from mergecore_testing.conformance.compare import expect, same
 
 TILES = (1, 2 * BLOCK + 700)
-"""Elements of a tile, which fill no tensor here; the first gives the least that there is, one block or one row."""
+"""Tile sizes, smaller than any tensor here. The first gives the smallest tiles: one block or one row."""
 
 
 def check_tiles_change_no_bit(method: type[Method]) -> None:
-    """A tensor has the same bits however it is cut, from blocks or rows one by one to the whole."""
+    """The result is bitwise the same for any tiling, from single blocks or rows to the whole tensor."""
     for case in cases(method):
         exact = [tensor.double() for tensor in case.tensors(5, 9001)]
         for tensors in (exact, case.tensors(50, 7, 3, 40, coarse=True), case.tensors(3, 70_001)):
@@ -25,33 +25,33 @@ def check_tiles_change_no_bit(method: type[Method]) -> None:
             for elements in TILES:
                 tiled = case.tiled(tensors, elements)
                 result = tiled.merge(tiled.pieces, tiled.measured())
-                expect(same(result, whole), f"{case}: {kind} in tiles of {elements} differs from the whole")
+                expect(same(result, whole), f"{case}: {kind} in tiles of {elements} differs from the whole tensor")
 
 
 def check_order_of_tiles_changes_no_bit(method: type[Method]) -> None:
-    """The tensor may be measured again, and its tiles merged from the last to the first: nothing is remembered."""
+    """Measuring again and merging tiles in reverse order changes nothing, so the method keeps no state."""
     for case in cases(method):
         tensors = case.tensors(5, 9001)
         tiled = case.tiled(tensors, 1)
         result = tiled.merge(tiled.pieces, tiled.measured())
         tiled.measured()
         backwards = tiled.merge(tiled.pieces[::-1], tiled.measured())
-        expect(same(backwards, result), f"{case}: tiles merged from the last to the first give another result")
+        expect(same(backwards, result), f"{case}: merging tiles in reverse order gives another result")
 
 
 def check_threads_change_no_bit(method: type[Method]) -> None:
-    """A tensor has the same bits whatever the number of torch's threads."""
+    """The result is bitwise the same for any number of torch threads."""
     for case in cases(method):
         tensors = case.tensors(3, 70_001)
         with threads(1):
             one = case.merge(tensors)
         with threads(3):
             three = case.merge(tensors)
-        expect(same(one, three), f"{case}: one thread and three give different bits")
+        expect(same(one, three), f"{case}: one thread and three threads give different bits")
 
 
 def check_inputs_unchanged(method: type[Method]) -> None:
-    """Neither `measure` nor `prepare` nor `merge` changes what it is given."""
+    """`measure`, `prepare`, and `merge` do not modify their inputs."""
     import torch
 
     for case in cases(method):
@@ -60,16 +60,16 @@ def check_inputs_unchanged(method: type[Method]) -> None:
             tile = tiled.seen(tiled.pieces[0])
             before = [tensor.clone() for tensor in tile]
             ctx = tiled.job.context([tile])
-            expect(all(map(same, tile, before)), f"{case}: measure changes its tiles of {dtype}")
+            expect(all(map(same, tile, before)), f"{case}: measure modifies its {dtype} tiles")
             prepared = case.made().prepare(tile, ctx)
-            expect(all(map(same, tile, before)), f"{case}: prepare changes its inputs of {dtype}")
+            expect(all(map(same, tile, before)), f"{case}: prepare modifies its {dtype} inputs")
             before = [tensor.clone() for tensor in prepared]
             case.merge_prepared(prepared, ctx)
-            expect(all(map(same, prepared, before)), f"{case}: merge changes its inputs of {dtype}")
+            expect(all(map(same, prepared, before)), f"{case}: merge modifies its {dtype} inputs")
 
 
 def check_only_named_parameters_prepare(method: type[Method]) -> None:
-    """What is measured and prepared serves all methods with the same parameters of `measured_by`."""
+    """Measured and prepared values depend only on the parameters in `measured_by`."""
     if method.measured_by is None:
         return
     known = list(cases(method))
@@ -87,7 +87,7 @@ def check_only_named_parameters_prepare(method: type[Method]) -> None:
 
 
 def check_randomness(method: type[Method]) -> None:
-    """The same seed gives the same result; random numbers come from `ctx.random`, so by seed, name and place alone."""
+    """The same seed gives the same result, and random numbers come only from `ctx.random`."""
     import torch
 
     varied, drawing = False, False
@@ -96,17 +96,17 @@ def check_randomness(method: type[Method]) -> None:
         with patch.object(Context, "random", autospec=True, side_effect=Context.random) as random:
             result = case.merge(tensors)
         expect(same(case.merge(tensors), result), f"{case}: merging again gives another result")
-        expect(torch.equal(torch.get_rng_state(), state), f"{case}: draws from torch's generator, not from ctx.random")
+        expect(torch.equal(torch.get_rng_state(), state), f"{case}: uses torch's generator instead of ctx.random")
         other = [case.merge(tensors, seed=1), case.merge(tensors, name="another")]
         changed = [not same(tensor, result) for tensor in other]
-        expect(random.called or not any(changed), f"{case}: depends on the seed or the name, but not by ctx.random")
+        expect(random.called or not any(changed), f"{case}: depends on the seed or the name without using ctx.random")
         varied, drawing = varied or all(changed), drawing or random.called
-    expect(varied or not drawing, f"{method.__name__} draws random numbers, but seed and name change nothing")
+    expect(varied or not drawing, f"{method.__name__} draws random numbers, but the seed and the name change nothing")
 
 
 @contextmanager
 def threads(number: int) -> Iterator[None]:
-    """Let torch use this many threads for a while."""
+    """Temporarily set the number of torch threads."""
     import torch
 
     before = torch.get_num_threads()

@@ -1,4 +1,4 @@
-"""What a method is tried with: parameters, numbers of models and tensors, all from what it declares of itself."""
+"""Test cases for a method, derived from its declarations: parameters, numbers of models, and tensors."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mergecore.api import Base, Context, DeltaMethod, Method, WeightMethod
+from mergecore.discovery.parameters import Parameter, declared
 from mergecore.errors import InputError
 from mergecore.inmemory import merge_tensors, with_parameters
-from mergecore.params import Parameter, declared
 from mergecore_testing.tiling import Tiled
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 SHARES = (0.4, 0.35, 0.45, 0.3, 0.5)
-"""Where in its range a parameter lies, model by model: apart, and away from the ends."""
+"""Positions of per-model values within a parameter's range: all different, and away from the ends."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A method with parameters by recipe name, a number of tensors for `merge`, and a base model or none."""
+    """A method, its parameters by recipe name, the number of tensors for `merge`, and whether there is a base."""
 
     method: type[Method]
     parameters: Mapping[str, Any]
@@ -35,12 +35,12 @@ class Case:
 
     @property
     def subtracts(self) -> bool:
-        """Whether core takes a base off the models, which `merge` does not see."""
+        """Whether mergecore subtracts a base from the models before calling `merge`."""
         return self.based and issubclass(self.method, DeltaMethod)
 
     @property
     def allowed(self) -> bool:
-        """Whether the method takes its parameters together."""
+        """Whether the method accepts this combination of parameters."""
         try:
             self.made()
         except InputError:
@@ -48,11 +48,11 @@ class Case:
         return True
 
     def made(self) -> Method:
-        """The method's instance for these parameters."""
+        """Return an instance of the method with these parameters."""
         return with_parameters(self.method, self.parameters, self.count)
 
     def tensors(self, *shape: int, coarse: bool = False) -> list[Tensor]:
-        """A tensor for each model, a base that is subtracted first; coarse: with many equal values and differences."""
+        """Return a tensor per model, after any subtracted base. With `coarse`, many values and deltas are equal."""
         import torch
 
         draw = torch.Generator().manual_seed(len(shape))
@@ -61,29 +61,29 @@ class Case:
         return [(tensor * 4).round() / 4 if coarse else tensor for tensor in (first, *rest)]
 
     def merge(self, tensors: Sequence[Tensor], *, name: str = "tensor", seed: int = 0) -> Tensor:
-        """The result in memory, whole."""
+        """Merge whole tensors in memory."""
         return merge_tensors(
             tensors, self.method, self.parameters, base=0 if self.based else None, name=name, seed=seed
         )
 
     def merge_tile(self, tile: Sequence[Tensor], ctx: Context) -> Tensor:
-        """What the method itself returns for what it gets of a tile."""
+        """Return the method's result for a tile."""
         return self.merge_prepared(self.made().prepare(tile, ctx), ctx)
 
     def merge_prepared(self, prepared: Sequence[Tensor], ctx: Context) -> Tensor:
-        """What the method returns for what it has prepared of a tile."""
+        """Return the method's result for a prepared tile."""
         method = self.made()
         assert isinstance(method, (WeightMethod, DeltaMethod))
         return method.merge(prepared, ctx)
 
     def tiled(self, tensors: Sequence[Tensor], elements: int) -> Tiled:
-        """The same merge in pieces of about `elements` elements."""
+        """Return the same merge in pieces of about `elements` elements."""
         base, models = (tensors[0], tensors[1:]) if self.subtracts else (None, tensors)
         return Tiled.of(self.made(), models, elements, base=base)
 
 
 def cases(method: type[Method], count: int | None = None) -> Iterator[Case]:
-    """With and without a base, every setting that the method allows; `count` models, else 3 or as near as it takes."""
+    """Yield all valid settings with and without a base, for `count` models or else as close to 3 as possible."""
     low, high = method.models
     count = count or max(low, min(3, high or 3))
     for default in by_default(method, count):
@@ -93,7 +93,7 @@ def cases(method: type[Method], count: int | None = None) -> Iterator[Case]:
 
 
 def everywhere(method: type[Method]) -> Iterator[Case]:
-    """All cases, and each with every parameter in turn at the ends of its range, where the method allows it."""
+    """Yield all cases, and variants with one parameter at an end of its range if the method allows it."""
     for case in cases(method):
         yield case
         for name, item in declared(method).items():
@@ -102,20 +102,20 @@ def everywhere(method: type[Method]) -> Iterator[Case]:
 
 
 def by_default(method: type[Method], count: int) -> list[Case]:
-    """With and without a base, default parameters; one that is required has a value of its range."""
+    """Return cases with default parameters, with and without a base. Required parameters get a value in range."""
     bases = {Base.REQUIRED: [True], Base.OPTIONAL: [False, True], Base.INPUT: [False]}[method.base]
     given = {name: inside(item) for name, item in declared(method).items() if item.required}
     return [Case(method, given, count, based) for based in bases]
 
 
 def counts(method: type[Method]) -> list[int]:
-    """Those of 1, 2 and 5 models that the method takes; what it takes if that is none of them."""
+    """Return the numbers among 1, 2, and 5 that the method accepts, or its minimum if it accepts none of them."""
     low, high = method.models
     return [count for count in (1, 2, 5) if low <= count <= (high or count)] or [low]
 
 
 def settings(method: type[Method], count: int) -> Iterator[dict[str, Any]]:
-    """All numbers within their ranges, other for each model; the same with each switch turned, and with all."""
+    """Yield settings with different numbers per model, then with each switch changed, then with all changed."""
     known = declared(method).values()
     numbers = {
         item.name: spread(item, count) if item.per_model else inside(item)
@@ -130,12 +130,12 @@ def settings(method: type[Method], count: int) -> Iterator[dict[str, Any]]:
 
 
 def spread(item: Parameter, count: int) -> list[Any]:
-    """A value for each model."""
+    """Return a value for each model."""
     return [inside(item, SHARES[model % len(SHARES)]) for model in range(count)]
 
 
 def inside(item: Parameter, share: float = SHARES[0]) -> Any:
-    """A number at this share of its range; of a choice the first."""
+    """Return a number at this fraction of its range, or the first choice."""
     if not is_number(item):
         return (choices(item) or ["text"])[0]
     low, high = item.schema.get("minimum"), item.schema.get("maximum")
@@ -149,15 +149,15 @@ def inside(item: Parameter, share: float = SHARES[0]) -> Any:
 
 
 def is_number(item: Parameter) -> bool:
-    """Whether it is a number of a range, no choice."""
+    """Return whether the parameter is a number and not a choice."""
     return item.schema.get("type") in ("integer", "number") and not choices(item)
 
 
 def choices(item: Parameter) -> list[Any]:
-    """All values of a switch or a choice; none of a number or free text."""
+    """Return all values of a switch or choice, or an empty list for a number or free text."""
     return [False, True] if item.schema.get("type") == "boolean" else list(item.schema.get("enum", ()))
 
 
 def ends(item: Parameter) -> list[Any]:
-    """All values of a switch or a choice, the limits of a number."""
+    """Return all values of a switch or choice, or the limits of a number."""
     return choices(item) or [item.schema[rule] for rule in ("minimum", "maximum") if rule in item.schema]

@@ -1,4 +1,4 @@
-"""Checks of what the formulae of some methods promise, and only those who claim it are held to."""
+"""Checks of optional claims about a method's formula. They run only for methods that make the claim."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 
 
 def check_identical_models_give_that_model(method: type[Method]) -> None:
-    """Merged with itself by default parameters, a model stays what it is, but for float32 rounding."""
+    """With default parameters, merging a model with itself returns it up to float32 rounding."""
     for case, result, expected in identical(method):
-        expect(near(result, expected), f"{case}: identical models do not give that model")
+        expect(near(result, expected), f"{case}: merging identical models does not return that model")
 
 
 def check_identical_models_give_that_model_exactly(method: type[Method]) -> None:
-    """Merged with itself by default parameters, a model stays bit for bit what it is."""
+    """With default parameters, merging a model with itself returns it bit for bit."""
     for case, result, expected in identical(method):
-        expect(same(result, expected), f"{case}: identical models do not give that model bit for bit")
+        expect(same(result, expected), f"{case}: merging identical models does not return that model bit for bit")
 
 
 def check_order_of_models_is_irrelevant(method: type[Method]) -> None:
-    """Models in another order, their parameters with them, give the same but for float32 rounding.
+    """Reordering the models along with their parameters changes the result only by float32 rounding.
 
-    Not where random numbers are drawn, since those belong to a model's place.
+    Cases that draw random numbers are skipped, because those depend on a model's position.
     """
     compared = 0
     for count in counts(method):
@@ -41,12 +41,12 @@ def check_order_of_models_is_irrelevant(method: type[Method]) -> None:
                 result, other = case.merge(tensors), turned.merge([*tensors[: case.based], *models[::-1]])
             if len(models) > 1 and not random.called:
                 compared += 1
-                expect(near(other, result), f"{case}: models in another order give another result")
-    expect(compared, f"{method.__name__} never takes two models, or draws random numbers for each: claim no symmetry")
+                expect(near(other, result), f"{case}: reordering the models gives another result")
+    expect(compared, f"{method.__name__} never takes two models or always draws random numbers; do not claim symmetry")
 
 
 def reverse(case: Case) -> Case:
-    """The case with the values for each model from the last model to the first, but for that of a base among them."""
+    """Return the case with its per-model values in reverse order, except for a base among the models."""
     first = int(case.based and not case.subtracts)
     turned = {
         name: [*value[:first], *value[first:][::-1]] if isinstance(value, list) else value
@@ -56,7 +56,7 @@ def reverse(case: Case) -> Case:
 
 
 def identical(method: type[Method]) -> Iterator[tuple[Case, Tensor, Tensor]]:
-    """Merges of one model several times, and what they should be: the difference from the base, added to it."""
+    """Yield merges of copies of one model, with the expected result: the base plus the model's delta."""
     for count in counts(method):
         for case in by_default(method, count):
             base, model = replace(case, count=2, based=False).tensors(33, 70)

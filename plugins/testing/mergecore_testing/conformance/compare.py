@@ -1,4 +1,4 @@
-"""How checks compare results, and what they raise."""
+"""Comparison and assertion helpers for checks."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 ROUNDING = 1e-6
-"""Float32 rounding of a few operations, relative to an element or, if larger, its tensor's root mean square."""
+"""Float32 rounding of a few operations, relative to an element or its tensor's RMS, whichever is larger."""
 
 
 def expect(kept: object, otherwise: str) -> None:
-    """Raise AssertionError with the sentence `otherwise` unless a promise is kept."""
+    """Raise AssertionError with the message `otherwise` if a condition is false."""
     if not kept:
         raise AssertionError(otherwise)
 
 
 def same(one: Tensor, other: Tensor) -> bool:
-    """Whether dtype, shape and every bit agree."""
+    """Return whether dtype, shape, and every bit match."""
     import torch
 
     if one.dtype != other.dtype or one.shape != other.shape:
@@ -27,6 +27,6 @@ def same(one: Tensor, other: Tensor) -> bool:
 
 
 def near(result: Tensor, expected: Tensor) -> bool:
-    """Whether two tensors differ by float32 rounding at most."""
+    """Return whether two tensors differ by at most float32 rounding."""
     limit = ROUNDING * expected.abs().clamp(min=float(expected.square().mean().sqrt()))
     return bool(((result - expected).abs() <= limit).all())

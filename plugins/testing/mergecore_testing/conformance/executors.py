@@ -1,4 +1,4 @@
-"""Checks of executors: the same bytes as `threads` makes, all of them told of, and errors that come through."""
+"""Checks for executors: the same bytes as `threads`, complete progress reports, and propagated errors."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mergecore_testing.sandbox import Sandbox, models, recipe
 
 
 def check_same_bytes_as_threads(subject: Subject) -> None:
-    """Methods that see elements, and whole tensors first, give the same files as with the built-in executor."""
+    """Methods with and without measurements produce the same files as with the built-in executor."""
     with folder() as there:
         three = models(there, 3, dtype="bfloat16", layers=2)
         tasks = {"mean": recipe("kit-mean", three), "loudest": recipe("kit-loudest", three[1:2], base_model=three[0])}
@@ -25,25 +25,25 @@ def check_same_bytes_as_threads(subject: Subject) -> None:
 
 
 def check_tells_of_every_byte(subject: Subject) -> None:
-    """What is reported as written is the size of the output, in the least memory too."""
+    """The bytes reported as written add up to the output size, even with minimal memory."""
     with folder() as there:
         task, told = recipe("kit-mean", models(there, 2)), list[int]()
         sandbox = _sandbox(subject)
         sandbox.run(task, there / "out", executor=subject.name, advance=told.append, memory=2**22)
         plan = sandbox.plan(task)
         plan.close()
-        expect(sum(told) == plan.bytes_out, f"{subject}: tells of {sum(told)} bytes of {plan.bytes_out}")
+        expect(sum(told) == plan.bytes_out, f"{subject}: reports {sum(told)} of {plan.bytes_out} bytes")
 
 
 def check_an_error_ends_the_run(subject: Subject) -> None:
-    """What a method raises is raised by the run."""
+    """An error raised by a method is raised by the run."""
     with folder() as there:
         try:
             _sandbox(subject).run(recipe("kit-broken", models(there, 2)), there / "out", executor=subject.name)
         except (ValueError, MergecoreError) as error:
-            expect("always fails" in str(error), f"{subject}: raises {error!r}, which does not say what failed")
+            expect("always fails" in str(error), f"{subject}: raises {error!r}, which hides the original error")
             return
-        expect(False, f"{subject}: a method that fails gives a result without complaint")
+        expect(False, f"{subject}: a failing method gives a result without an error")
 
 
 def _sandbox(subject: Subject) -> Sandbox:

@@ -1,4 +1,4 @@
-"""The one function that authors call: a test of a plugin, one case for each check, failures expected or shown."""
+"""The entry point for plugin authors: a parametrized test with one case per check."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from mergecore_testing.conformance.kinds import apply, loaded
 from mergecore_testing.conformance.subjects import Check, Subject, Write
 
 CHECKS = OF_KINDS["methods"]
-"""What every method is held to."""
+"""Checks for every method."""
 
 IDENTICAL = {
     "rounded": claims.check_identical_models_give_that_model,
     "exact": claims.check_identical_models_give_that_model_exactly,
 }
 CLAIMS: tuple[Check, ...] = (*IDENTICAL.values(), claims.check_order_of_models_is_irrelevant)
-"""What those methods are held to that claim it."""
+"""Checks for methods that make the corresponding claim."""
 
 
 def conformance(
@@ -36,27 +36,27 @@ def conformance(
     write: Write | None = None,
     expected_failures: Mapping[str, str] | None = None,
 ) -> Callable[[Check], None]:
-    """A test of a plugin, to be assigned to a name that pytest collects; one case for each check.
+    """Return a test of a plugin with one case per check. Assign it to a name that pytest collects.
 
-    What it is tried with is made from what it declares. What cannot be known from there is said here:
+    Test inputs are derived from the plugin's declarations. The arguments supply everything else:
 
     Args:
-        plugin: entry-point name of an installed plugin, or a method's class.
-        kind: entry-point group, such as ``architectures``.
-        identical: of a method: "rounded" or "exact": by default parameters identical models give that model.
-        symmetric: of a method: the order of the models is irrelevant.
-        model: of an architecture: a folder with a real model of its class, whose every tensor it must know.
-        write: of a reader: writes a file (path, tensors by name) for it to read; default: the writer of the same name.
-        expected_failures: checks that the plugin cannot pass, by name, each with the reason. One that is passed
-            nevertheless fails the test.
+        plugin: entry-point name of an installed plugin, or the class of a method.
+        kind: kind of plugin, such as ``architectures``.
+        identical: for a method: merging identical models with default parameters returns that model.
+        symmetric: for a method: the order of the models is irrelevant.
+        model: for an architecture: a folder with a real model of its class. Every tensor must be known.
+        write: for a reader: writes a file to read (path, tensors by name). Defaults to the writer of the same name.
+        expected_failures: reasons by name for checks that the plugin cannot pass. If such a check passes, the test
+            fails.
 
     Raises:
         mergecore.errors.PluginError: no plugin of that name can be loaded.
-        ValueError: there is no such kind, or `expected_failures` names a check that this plugin is not held to, or
-            gives no reason.
+        ValueError: the kind does not exist, or `expected_failures` contains a check that does not apply to this
+            plugin or a check without a reason.
     """
     if kind not in OF_KINDS:
-        raise ValueError(f"there is no kind {kind!r}; write one of: {', '.join(OF_KINDS)}")
+        raise ValueError(f"unknown kind {kind!r}; use one of: {', '.join(OF_KINDS)}")
     tested = loaded(kind, plugin) if isinstance(plugin, str) else plugin
     name = plugin if isinstance(plugin, str) else plugin.__name__
     subject = Subject(kind, name, tested, write, Path(model) if model else None)
@@ -83,9 +83,9 @@ def conformance(
 
 
 def check_reasons(reasons: Mapping[str, str], checks: list[str]) -> None:
-    """Raise ValueError unless every expected failure is one of the checks and has a reason."""
+    """Raise ValueError if an expected failure is not one of the checks or has no reason."""
     for name, reason in reasons.items():
         if name not in checks:
-            raise ValueError(f"expected_failures: there is no check {name!r}{nearest(name, checks)}")
+            raise ValueError(f"expected_failures: unknown check {name!r}{nearest(name, checks)}")
         if not reason:
-            raise ValueError(f"expected_failures: say why {name!r} cannot be passed")
+            raise ValueError(f"expected_failures: give a reason why {name!r} fails")

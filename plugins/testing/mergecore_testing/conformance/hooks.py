@@ -1,4 +1,4 @@
-"""Checks of hooks: every function is one, strangers' plugins are left to others, and a run goes through."""
+"""Checks for hooks: all of them are marked, they ignore unknown plugins, and a run completes."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import pluggy
 
 from mergecore import hookspecs
+from mergecore.discovery.entry_points import Plugin
 from mergecore.errors import InputError
-from mergecore.plugins import Plugin
 from mergecore_testing.conformance.compare import expect
 from mergecore_testing.conformance.subjects import Subject, folder
 from mergecore_testing.sandbox import Sandbox, models, recipe
@@ -20,26 +20,26 @@ STRANGER = "a_plugin_of_somebody_else"
 
 
 def check_every_hook_is_marked(subject: Subject) -> None:
-    """A function that is called like a hook is marked as one; there is at least one."""
+    """Every function named like a hook is marked as one, and there is at least one."""
     own = inspect.getmembers(subject.loaded, inspect.isroutine)
     named = {
         name for name, item in own if name.startswith("mergecore_") and getattr(item, "__module__", "") != "pluggy"
     }
     marked = {name for name, item in own if hasattr(item, "mergecore_impl")}
-    expect(named <= marked, f"{subject}: {', '.join(sorted(named - marked))} lack @hookimpl, so they are never called")
-    expect(marked, f"{subject}: no function is marked @hookimpl")
+    expect(named <= marked, f"{subject}: no @hookimpl, so never called: {', '.join(sorted(named - marked))}")
+    expect(marked, f"{subject}: no function is marked with @hookimpl")
 
 
 def check_leaves_other_plugins_to_others(subject: Subject) -> None:
-    """A provider that is asked for what it does not know answers None."""
+    """A provider hook returns None for unknown names."""
     for name in _implemented(subject):
         if name.startswith("mergecore_provide_") and name != "mergecore_provide_tokenizer":
             answer = getattr(_manager(subject).hook, name)(name=STRANGER)
-            expect(answer is None, f"{subject}: {name} answers {answer!r} for the unknown name {STRANGER!r}")
+            expect(answer is None, f"{subject}: {name} returns {answer!r} for the unknown name {STRANGER!r}")
 
 
 def check_the_recipe_stays_as_it_is(subject: Subject) -> None:
-    """`before_plan` accepts a recipe or refuses it with an InputError; it does not change it."""
+    """`before_plan` accepts a recipe or raises InputError, but does not change the recipe."""
     with folder() as there:
         task = recipe("kit-mean", models(there, 2))
         before: dict[str, Any] = copy.deepcopy(task)
@@ -49,7 +49,7 @@ def check_the_recipe_stays_as_it_is(subject: Subject) -> None:
 
 
 def check_watches_a_run(subject: Subject) -> None:
-    """A merge with these hooks goes through, or is refused with an InputError before it begins; no observer fails."""
+    """A merge with these hooks completes or raises InputError before it starts, and no observer hook fails."""
     with folder() as there:
         sandbox = Sandbox()
         sandbox.add_hooks(Plugin("hooks", subject.name, "", "the hooks under test", ""), subject.loaded)
@@ -57,7 +57,7 @@ def check_watches_a_run(subject: Subject) -> None:
             sandbox.run(recipe("kit-mean", models(there, 2)), there / "out")
         except InputError:
             return
-        failed = [problem for problem in sandbox.problems if "switched off" in problem]
+        failed = [problem for problem in sandbox.problems if "is disabled for this run" in problem]
         expect(not failed, f"{subject}: {'; '.join(failed)}")
 
 

@@ -1,12 +1,12 @@
-"""The checks of every kind of plugin, and how one is loaded to be checked."""
+"""The checks for every kind of plugin, and how plugins are loaded for them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from mergecore import plugins
 from mergecore.api import Method
+from mergecore.discovery import entry_points
 from mergecore_testing.conformance import (
     architectures,
     bits,
@@ -87,28 +87,28 @@ CHECKS: Mapping[str, tuple[Check, ...]] = {
         commands.check_refuses_with_a_sentence,
     ),
 }
-"""What every plugin of a kind is held to."""
+"""Checks for every plugin, by kind."""
 
 
 def loaded(kind: str, name: str, distribution: str | None = None) -> Any:
-    """What stands behind an installed entry point; of an architecture the content of its JSON.
+    """Load an installed entry point. For an architecture, return the content of its JSON.
 
     Args:
-        kind, name: of the entry point.
-        distribution: whose it is, where several have one of the name.
+        kind, name: kind and name of the plugin.
+        distribution: distribution to use if several have a plugin of this name.
 
     Raises:
-        mergecore.errors.PluginError: there is none, or it cannot be loaded.
+        mergecore.errors.PluginError: the plugin does not exist or cannot be loaded.
     """
-    found = plugins.find(kind, name, [distribution] if distribution else [])
-    return plugins.architecture_definition(found) if kind == "architectures" else plugins.load(found)
+    found = entry_points.find_plugin(kind, name, [distribution] if distribution else [])
+    return entry_points.architecture_definition(found) if kind == "architectures" else entry_points.load_plugin(found)
 
 
 def apply(check: Check, subject: Subject) -> None:
-    """Hold a plugin to one check; methods are checked as classes, with one thread of torch, as the executor runs them.
+    """Run one check on a plugin. Methods are passed as classes and use one torch thread, like in the executor.
 
     Raises:
-        AssertionError: a sentence that says what promise is broken.
+        AssertionError: the check failed. The message says what is wrong.
     """
     if isinstance(subject.loaded, type) and issubclass(subject.loaded, Method):
         with bits.threads(1):

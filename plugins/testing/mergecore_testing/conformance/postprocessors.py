@@ -1,4 +1,4 @@
-"""Checks of post-processors: they add to the output folder, change nothing else, and can be run again."""
+"""Checks for post-processors: they add to the output folder, change nothing else, and can run again."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mergecore.api import MergedModel
-from mergecore.plans import merged_model
+from mergecore.planning.plan import merged_model
 from mergecore_testing.conformance.compare import expect
 from mergecore_testing.conformance.subjects import Subject, folder
 from mergecore_testing.sandbox import Sandbox, models, recipe
 
 
 def check_its_order_can_be_read(subject: Subject) -> None:
-    """`after` is a tuple of names, and it is made without arguments."""
+    """`after` is a tuple of names, and the class needs no arguments."""
     after = subject.loaded().after
     right = isinstance(after, tuple) and all(isinstance(name, str) for name in after)
     expect(right, f"{subject}: 'after' must be a tuple of names, not {after!r}")
@@ -23,29 +23,29 @@ def check_its_order_can_be_read(subject: Subject) -> None:
 
 
 def check_leaves_the_weights_and_the_models_alone(subject: Subject) -> None:
-    """Neither the merged weights nor any file of an input model is changed."""
+    """It changes neither the merged weights nor any file of an input model."""
     with _merged() as merged:
         before = [_content(path) for path in merged.kept]
         subject.loaded().run(merged.model)
         for path, content in zip(merged.kept, before):
-            expect(path.exists() and _content(path) == content, f"{subject}: changes {path.name}, which is not its own")
+            expect(path.exists() and _content(path) == content, f"{subject}: changes {path.name}, which is off limits")
 
 
 def check_runs_again(subject: Subject) -> None:
-    """A run that is gone on with runs it once more, over what it left: the same files come out."""
+    """A second run, as in a resumed merge, leaves the same files."""
     with _merged() as merged:
         subject.loaded().run(merged.model)
         first = {path.relative_to(merged.model.folder) for path in merged.model.folder.rglob("*")}
         subject.loaded().run(merged.model)
         second = {path.relative_to(merged.model.folder) for path in merged.model.folder.rglob("*")}
-        expect(first == second, f"{subject}: run again, it leaves other files: {sorted(map(str, first ^ second))}")
+        expect(first == second, f"{subject}: a second run leaves different files: {sorted(map(str, first ^ second))}")
 
 
 @dataclass(frozen=True)
 class _Merged:
     model: MergedModel
     kept: list[Path]
-    """The files that are not the post-processor's to change."""
+    """The files that the post-processor must not change."""
 
 
 @contextmanager

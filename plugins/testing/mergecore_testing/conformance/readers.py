@@ -1,4 +1,4 @@
-"""Checks of readers: exact at any place, from any thread and process; what cannot be read is refused."""
+"""Checks for readers: exact reads at any offset, from any thread and process, and errors for invalid files."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mergecore import plugins
 from mergecore.api import TensorInfo, torch_dtype
+from mergecore.discovery import entry_points
 from mergecore.errors import MergecoreError, ModelError
 from mergecore_testing.checkpoints import random_tensors
 from mergecore_testing.conformance.compare import expect, same
@@ -33,21 +33,23 @@ GARBAGE = {
 
 
 def sample(subject: Subject, path: Path, tensors: Mapping[str, Tensor]) -> Path:
-    """A file with some tensors, in the reader's format; skips the check where nobody can write one."""
+    """Write a file with tensors in the reader's format. Skip the check if there is no writer for it."""
     import pytest
 
     if subject.write is not None:
         subject.write(path, tensors)
         return path
-    if not any(plugin.name == subject.name for plugin in plugins.listed("writers")):
-        pytest.skip(f"nobody writes .{subject.name}: conformance({subject.name!r}, kind='readers', write=...)")
-    write_folder(plugins.load(plugins.find("writers", subject.name)), path.parent / "written", tensors)
+    if not any(plugin.name == subject.name for plugin in entry_points.list_plugins("writers")):
+        pytest.skip(f"no writer for .{subject.name}: use conformance({subject.name!r}, kind='readers', write=...)")
+    write_folder(
+        entry_points.load_plugin(entry_points.find_plugin("writers", subject.name)), path.parent / "written", tensors
+    )
     (file,) = (path.parent / "written").glob(f"*.{subject.name}")
     return Path(shutil.move(file, path))
 
 
 def write_folder(make_writer: object, out: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors with a writer, whole."""
+    """Write whole tensors with a writer."""
     infos = {
         name: TensorInfo(STORED[str(t.dtype).removeprefix("torch.")], tuple(t.shape)) for name, t in tensors.items()
     }
@@ -62,7 +64,7 @@ def write_folder(make_writer: object, out: Path, tensors: Mapping[str, Tensor]) 
 
 
 def check_reads_every_dtype_at_any_place(subject: Subject) -> None:
-    """The header's names, dtypes and shapes are right, and so is every range of elements, in float dtypes."""
+    """Names, dtypes, shapes, and every range of elements are correct for float dtypes."""
     for dtype in ("F32", "BF16", "F16"):
         tensors = random_tensors(SHAPES, dtype, 1)
         with folder() as there:
@@ -83,7 +85,7 @@ def check_reads_every_dtype_at_any_place(subject: Subject) -> None:
 
 
 def check_reads_from_threads(subject: Subject) -> None:
-    """Many threads read at once, and each gets what it asked for."""
+    """Many threads can read at the same time, and each gets the right elements."""
     tensors = random_tensors(SHAPES, "F32", 2)
     with folder() as there, ThreadPoolExecutor(4) as pool:
         reader = subject.loaded(sample(subject, there / f"x.{subject.name}", tensors))
@@ -94,11 +96,11 @@ def check_reads_from_threads(subject: Subject) -> None:
         finally:
             reader.close()
     wrong = [span for span, got in zip(spans, results) if not same(got, flat[slice(*span)])]
-    expect(not wrong, f"{subject}: several threads at once read {wrong[:3]} wrongly")
+    expect(not wrong, f"{subject}: wrong values with several threads: {wrong[:3]}")
 
 
 def check_opens_again_in_another_process(subject: Subject) -> None:
-    """A pickled reader opens its file again wherever it is unpickled."""
+    """A pickled reader reopens its file after unpickling."""
     tensors = random_tensors(SHAPES, "F32", 3)
     with folder() as there:
         first = subject.loaded(sample(subject, there / f"x.{subject.name}", tensors))
@@ -109,11 +111,11 @@ def check_opens_again_in_another_process(subject: Subject) -> None:
             got = _read(again, "b", 0, tensors["b"].numel())
         finally:
             again.close()
-    expect(same(got, tensors["b"].reshape(-1)), f"{subject}: unpickled, it reads something else")
+    expect(same(got, tensors["b"].reshape(-1)), f"{subject}: reads different values after unpickling")
 
 
 def check_refuses_what_it_cannot_read(subject: Subject) -> None:
-    """Missing, empty, foreign and special files are refused with a ModelError that names the file."""
+    """Missing, empty, foreign, and special files raise a ModelError that includes the path."""
     with folder() as there:
         for name, content in GARBAGE.items():
             (there / f"{name}.{subject.name}").write_bytes(content)
@@ -124,7 +126,7 @@ def check_refuses_what_it_cannot_read(subject: Subject) -> None:
 
 
 def check_refuses_what_is_cut_short(subject: Subject) -> None:
-    """A file that lacks its end is refused, when it is opened or when what is missing is read."""
+    """A truncated file raises an error when it is opened or when missing data is read."""
     tensors = random_tensors(SHAPES, "F32", 4)
     with folder() as there:
         content = sample(subject, there / f"x.{subject.name}", tensors).read_bytes()
@@ -137,7 +139,7 @@ def check_refuses_what_is_cut_short(subject: Subject) -> None:
                     _read(reader, name, 0, tensor.numel())
             except MergecoreError:
                 continue
-            expect(False, f"{subject}: reads a file without complaint of which only {share:.0%} are there")
+            expect(False, f"{subject}: reads a file truncated to {share:.0%} without an error")
 
 
 def _read(reader: object, name: str, start: int, stop: int) -> Tensor:
@@ -161,7 +163,7 @@ def _expect_refused(subject: Subject, path: Path) -> None:
     thread = threading.Thread(target=attempt, daemon=True)
     thread.start()
     thread.join(10)
-    expect(problems, f"{subject}: waits without end for {path.name}; open files with mergecore.api.open_file")
+    expect(problems, f"{subject}: hangs on {path.name}; open files with mergecore.api.open_file")
     error = problems[0]
-    expect(isinstance(error, ModelError), f"{subject}: {path.name} gives {error!r}, not a ModelError")
-    expect(str(path) in str(error), f"{subject}: the error for {path.name} does not name the file: {error}")
+    expect(isinstance(error, ModelError), f"{subject}: {path.name} raises {error!r}, not a ModelError")
+    expect(str(path) in str(error), f"{subject}: the error for {path.name} does not include its path: {error}")

@@ -1,4 +1,4 @@
-"""What a check of the kit is given: a plugin, what stands behind it, and what its author lends."""
+"""The input of a check: a plugin, its loaded object, and test data from its author."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class Subject:
     """A plugin under test.
 
     Attributes:
-        kind, name: of its entry point.
-        loaded: the object behind it; of an architecture the content of its JSON.
-        write: of a reader: writes a file with some tensors; None: a writer of the same name is asked.
-        model: of an architecture: a folder with a real checkpoint of its class.
+        kind, name: kind and name of the plugin.
+        loaded: the loaded object, or the content of the JSON of an architecture.
+        write: for a reader: writes a file with tensors. If None, the writer of the same name is used.
+        model: for an architecture: a folder with a real checkpoint of its class.
     """
 
     kind: str
@@ -41,6 +41,6 @@ Check = Callable[[Any], None]
 
 @contextmanager
 def folder() -> Iterator[Path]:
-    """An empty folder for the time of a check."""
+    """Create an empty temporary folder for a check."""
     with tempfile.TemporaryDirectory(prefix="mergecore-kit-") as path:
         yield Path(path)

@@ -1,4 +1,4 @@
-"""Checks of what a result is: its shape and dtype, its values where they are known, NaN where an input has it."""
+"""Checks of results: shape, dtype, known values, and propagation of NaN."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHAPES: tuple[tuple[int, ...], ...] = ((), (1,), (0,), (7,), (5, 3), (0, 3), (3,
 
 
 def check_shape_and_dtype_kept(method: type[Method]) -> None:
-    """Tensors of 0 to 4 dimensions, empty ones too, keep their shape and dtype; `merge` itself keeps its tiles'."""
+    """Shape and dtype are kept for tensors with 0 to 4 dimensions, including empty ones, and for single tiles."""
     import torch
 
     for case in cases(method):
@@ -28,50 +28,50 @@ def check_shape_and_dtype_kept(method: type[Method]) -> None:
                 _keeps_tile(case, tensors)
                 result = case.merge(tensors)
                 got, given = (tuple(result.shape), result.dtype), (shape, dtype)
-                expect(got == given, f"{case}: the result has shape and dtype {got}, its inputs {given}")
+                expect(got == given, f"{case}: the result has shape and dtype {got}, but its inputs have {given}")
 
 
 def _keeps_tile(case: Case, tensors: Sequence[Tensor]) -> None:
-    """`merge` itself returns the shape and the dtype of its inputs."""
+    """Check that `merge` keeps the shape and dtype of its inputs."""
     tiled = case.tiled(tensors, 1)
     ctx = tiled.measured()
     for piece in tiled.pieces:
         tile = tiled.seen(piece)
         merged = case.merge_tile(tile, replace(ctx, offset=piece.start))
         got, given = (tuple(merged.shape), merged.dtype), (piece.shape, tile[0].dtype)
-        expect(got == given, f"{case}: merge returns shape and dtype {got} for inputs of {given}")
+        expect(got == given, f"{case}: merge returns shape and dtype {got} for inputs with {given}")
 
 
 def check_zero_deltas_give_the_base(method: type[Method]) -> None:
-    """Where every model equals the base, the result is the base, bit for bit."""
+    """If every model equals the base, the result is the base, bit for bit."""
     for case in everywhere(method):
         if case.subtracts:
             base, *models = case.tensors(33, 70)
             result = case.merge([base] * (1 + len(models)))
-            expect(same(result, base), f"{case}: models that equal the base do not give it back")
+            expect(same(result, base), f"{case}: models equal to the base do not return the base")
 
 
 def check_ends_of_ranges_stay_finite(method: type[Method]) -> None:
-    """Every parameter at each end of its range gives finite numbers, or is refused together with the others."""
+    """Every parameter at either end of its range gives finite numbers or is rejected."""
     for case in everywhere(method):
         result = case.merge(case.tensors(5, 7))
         expect(result.isfinite().all(), f"{case}: the result is not finite")
 
 
 def check_zeros_and_opposites_stay_finite(method: type[Method]) -> None:
-    """Tensors of zeros, and models that cancel each other, give finite numbers."""
+    """Tensors of zeros and models that cancel out give finite numbers."""
     import torch
 
     for case in cases(method):
         zeros = [torch.zeros_like(tensor) for tensor in case.tensors(5, 7)]
-        expect(case.merge(zeros).isfinite().all(), f"{case}: tensors of zeros give numbers that are not finite")
+        expect(case.merge(zeros).isfinite().all(), f"{case}: tensors of zeros give non-finite numbers")
         x, pairs = case.tensors(5, 7)[0], case.count // 2
         result = case.merge([*zeros[2 * pairs :], *[x, -x] * pairs])
-        expect(result.isfinite().all(), f"{case}: models that cancel each other give numbers that are not finite")
+        expect(result.isfinite().all(), f"{case}: models that cancel out give non-finite numbers")
 
 
 def check_nan_shows(method: type[Method]) -> None:
-    """Where an element of an input has a part in the result, NaN in its place gives NaN there, or a clear error."""
+    """If an input element affects the result, NaN there gives NaN in the result or a clear error."""
     for case in cases(method):
         tensors = case.tensors(7, 11)
         result = case.merge(tensors)
@@ -88,14 +88,14 @@ def check_nan_shows(method: type[Method]) -> None:
 
 
 def _with(tensors: Sequence[Tensor], model: int, place: tuple[int, int], value: float) -> list[Tensor]:
-    """The tensors, with one element of one of them changed."""
+    """Return the tensors with one element changed."""
     changed = tensors[model].clone()
     changed[place] = value
     return [*tensors[:model], changed, *tensors[model + 1 :]]
 
 
 def check_numbers_of_models(method: type[Method]) -> None:
-    """As many of 1, 2 and 5 models as `models` says merge, and each has a part in the result."""
+    """1, 2, and 5 models merge if `models` allows it, and each model affects the result."""
     for count in counts(method):
         moving: set[int] = set()
         for case in cases(method, count):
@@ -108,4 +108,4 @@ def check_numbers_of_models(method: type[Method]) -> None:
                 if not same(case.merge(moved), result):
                     moving.add(model)
         silent = ", ".join(str(model) for model in range(count) if model not in moving)
-        expect(not silent, f"{method.__name__}: of {count} models, number {silent} has no part in the result")
+        expect(not silent, f"{method.__name__}: of {count} models, number {silent} does not affect the result")

@@ -1,4 +1,4 @@
-"""Checks of writers: pieces in any order from any thread give one folder, which opens and holds what was written."""
+"""Checks for writers: pieces written in any order and from any thread give a valid, complete folder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mergecore.api import TensorInfo, torch_dtype
-from mergecore.sources import open_model
+from mergecore.models.adapters import open_model
 from mergecore_testing.checkpoints import random_tensors
 from mergecore_testing.conformance.compare import expect, same
 from mergecore_testing.conformance.readers import SHAPES
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 INFOS = {name: TensorInfo("F32", shape) for name, shape in SHAPES.items()}
 WHOLE, SMALL = 2**40, 1000
-"""Bytes of a shard: all tensors in one, and about one tensor in each."""
+"""Shard sizes in bytes: all tensors in one shard, and about one tensor per shard."""
 
 
 def check_pieces_come_in_any_order(subject: Subject) -> None:
-    """Pieces written from the last to the first by several threads give the tensors, in one file and in many."""
+    """Pieces written in reverse order by several threads give the right tensors, in one shard and in several."""
     for shard in (WHOLE, SMALL):
         tensors = random_tensors(SHAPES, "F32", 5)
         with folder() as there, ThreadPoolExecutor(4) as pool:
@@ -35,7 +35,7 @@ def check_pieces_come_in_any_order(subject: Subject) -> None:
 
 
 def check_what_was_synced_stays(subject: Subject) -> None:
-    """A second writer with the same arguments goes on where the first was: nothing written is lost."""
+    """A second writer with the same arguments resumes where the first stopped, and nothing synced is lost."""
     tensors = random_tensors(SHAPES, "F32", 6)
     pieces = _pieces(tensors)
     with folder() as there:
@@ -52,7 +52,7 @@ def check_what_was_synced_stays(subject: Subject) -> None:
 
 
 def check_small_shards_give_several_files(subject: Subject) -> None:
-    """The largest file follows what was asked for, as far as single tensors allow."""
+    """Files respect the requested shard size, as far as single tensors allow."""
     tensors = random_tensors(SHAPES, "F32", 7)
     counts = []
     for shard in (WHOLE, SMALL):
@@ -62,11 +62,11 @@ def check_small_shards_give_several_files(subject: Subject) -> None:
                 writer.write(*piece)
             _end(writer)
             counts.append(len(list(there.iterdir())))
-    expect(counts[1] > counts[0], f"{subject}: shards of {SMALL} bytes give as many files as one of all: {counts[0]}")
+    expect(counts[1] > counts[0], f"{subject}: shards of {SMALL} bytes give as many files as one shard: {counts[0]}")
 
 
 def check_places_are_where_tensors_are(subject: Subject) -> None:
-    """Where the writer says in which file and where each tensor begins, its bytes are there as they are in memory."""
+    """If the writer reports the file and offset of each tensor, its bytes are there, unchanged from memory."""
     tensors = random_tensors(SHAPES, "F32", 8)
     with folder() as there:
         writer = subject.loaded(there, INFOS, SMALL)
@@ -75,7 +75,7 @@ def check_places_are_where_tensors_are(subject: Subject) -> None:
         _end(writer)
         for name, (path, start) in getattr(writer, "places", {}).items():
             held = path.read_bytes()[start : start + INFOS[name].nbytes]
-            expect(held == tensors[name].numpy().tobytes(), f"{subject}: {name!r} is not where `places` has it")
+            expect(held == tensors[name].numpy().tobytes(), f"{subject}: {name!r} is not at its location in `places`")
 
 
 def _pieces(tensors: dict[str, Tensor]) -> list[tuple[str, int, Tensor]]:
@@ -94,10 +94,10 @@ def _expect_holds(subject: Subject, there: Path, tensors: dict[str, Tensor]) -> 
     (there / "config.json").write_text(json.dumps({"architectures": [CLASS]}), "utf-8")
     checkpoint = open_model(str(there), Sandbox())
     try:
-        expect(checkpoint.tensors.keys() == tensors.keys(), f"{subject}: the folder holds {sorted(checkpoint.tensors)}")
+        expect(checkpoint.tensors.keys() == tensors.keys(), f"{subject}: the folder has {sorted(checkpoint.tensors)}")
         for name, tensor in tensors.items():
             got = torch.empty(tensor.numel(), dtype=torch_dtype("F32"))
             checkpoint.read(name, 0, got)
-            expect(same(got, tensor.reshape(-1)), f"{subject}: {name!r} holds something else than was written")
+            expect(same(got, tensor.reshape(-1)), f"{subject}: {name!r} differs from what was written")
     finally:
         checkpoint.close()

@@ -1,1 +1,1 @@
-"""What models differ in before they are merged, and a recipe that fits them."""
+"""Compare models before a merge, and write a recipe that fits them."""

@@ -1,4 +1,4 @@
-"""Chooses base, method, dtype and vocabulary for a merge, each with the reason."""
+"""Choose the base, method, dtype, and vocabulary for a merge, each with a reason."""
 
 from __future__ import annotations
 
@@ -7,27 +7,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mergecore.api import FLOATS, ModelError, read_text
+from mergecore.api import FLOATS, InputError, ModelError, read_text
 from mergecore.api.files import TORCH_NAMES
-from mergecore.errors import InputError
-from mergecore.plugins import listed
+from mergecore.tooling import list_plugins
 from mergecore_diff.differences import token_differences
 from mergecore_diff.lineup import Lineup
 from mergecore_diff.survey import Survey
 from mergecore_diff.verdict import ALIGNED, OPPOSED, RELATED, ancestor, labels, likeness, percent
 
 CARD_LIMIT = 10**6
-"""Bytes that a model's README.md may have to be looked at."""
+"""Maximum size in bytes of a README.md that is searched for a base model."""
 
 WITH_BASE = ("ties", "dare_ties", "task_arithmetic", "della", "model_stock", "linear")
 OF_TWO = ("slerp", "linear")
 OF_MANY = ("linear", "karcher")
-"""Methods that fit, the preferred one first."""
+"""Suitable methods, the preferred one first."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A value, the others that would do, and why it is this one."""
+    """A chosen value, the alternatives, and the reason for the choice."""
 
     value: str
     options: tuple[str, ...]
@@ -36,13 +35,13 @@ class Choice:
 
 @dataclass(frozen=True)
 class Choices:
-    """All that a recipe is made of.
+    """All choices that a recipe needs.
 
     Attributes:
-        survey: what was measured, of a sample of layers; its first model is the base, where there is one.
-        base: the base model; empty: there is none.
-        method, dtype: as recipes write them.
-        tokenizer: None: the models have one vocabulary.
+        survey: Measurements of a sample of layers. The first model is the base, if there is one.
+        base: The base model, or empty if there is none.
+        method, dtype: Values as recipes spell them.
+        tokenizer: None if the models share one vocabulary.
     """
 
     survey: Survey
@@ -53,7 +52,7 @@ class Choices:
 
 
 def sample(lineup: Lineup) -> Lineup:
-    """The line-up with the matrices of the first, the middle and the last layer only; with all rows where none has."""
+    """Keep only the matrices of the first, middle, and last layers, or all rows if there are no such matrices."""
     layers = list(dict.fromkeys(row.layer for row in lineup.rows if row.layer))
     kept = {layers[0], layers[len(layers) // 2], layers[-1]} if layers else {""}
     tensors = lineup.checkpoints[0].tensors
@@ -62,10 +61,10 @@ def sample(lineup: Lineup) -> Lineup:
 
 
 def check_mergeable(survey: Survey) -> None:
-    """Refuse models that no method can merge weight by weight.
+    """Reject models that no method can merge weight by weight.
 
     Raises:
-        InputError: with the reason, and what could be done instead.
+        InputError: The models do not fit. The message says why and what to do instead.
     """
     lineup, names = survey.lineup, labels(survey.lineup.names)
     for model in range(1, len(names)):
@@ -75,50 +74,50 @@ def check_mergeable(survey: Survey) -> None:
         if lineup.lacking.get(model) or lineup.added.get(model):
             alone = [*lineup.lacking.get(model, ()), *lineup.added.get(model, ())]
             raise InputError(
-                f"{both} do not have the same weights: only one has {alone[0]!r} ({len(alone)} in all);"
-                " whole layers can be combined: mergecore stack slices"
+                f"{both} do not have the same weights: only one has {alone[0]!r} ({len(alone)} in total);"
+                " to combine whole layers, use mergecore stack slices"
             )
         shapes = [name for name in lineup.reshaped.get(model, ()) if name not in tables(lineup)]
         if shapes:
             raise InputError(
-                f"{both} differ in the shape of {shapes[0]!r} ({len(shapes)} in all); only equal shapes can be merged"
+                f"{both} differ in the shape of {shapes[0]!r} ({len(shapes)} in total); shapes must be equal"
             )
         found = likeness(survey, model)
         if not found >= RELATED:
             raise InputError(
-                f"{both} were not trained from the same base: the median cosine between their weights is {found:.2f},"
-                f" of related models at least {RELATED}; averages and task vectors would give noise. Models that only"
-                " share their shapes can be put side by side: mergecore moe, or mergecore stack shuffle"
+                f"{both} were not trained from the same base: the median cosine between their weights is {found:.2f}"
+                f" (at least {RELATED} for related models), so averages and task vectors would be noise. To combine"
+                " models that share only their shapes, use mergecore moe or mergecore stack shuffle"
             )
 
 
 def tables(lineup: Lineup) -> set[str]:
-    """The weights with one row a token."""
+    """Return the names of the weights that have one row per token."""
     base = lineup.checkpoints[0]
     weights = lineup.architecture.weights(base.config, base.reference)
     return {weight.name for weight in weights if weight.vocabulary_axis == 0}
 
 
 def find_base(survey: Survey) -> Choice:
-    """The common base among models, by distance, else by what their cards and configs say.
+    """Find the common base of the models from their distances, or else from their cards and configs.
 
-    With two models and no word of either, there is none.
+    Two models whose cards and configs name no base have none.
     """
     names = survey.lineup.names
     options = (*names, "none")
     between = ancestor(survey)
     if between is not None:
-        return Choice(names[between], options, "it lies between the others, as a base lies between its fine-tunes")
+        return Choice(names[between], options, "the others look like its fine-tunes")
     parents = [parent for checkpoint in survey.lineup.checkpoints
                for parent in _parents(checkpoint.folder, checkpoint.config.get("_name_or_path"))]  # fmt: skip
     for name, short in zip(names, labels(names)):
         if any(parent == name or parent.rpartition("/")[2] == short for parent in parents):
-            return Choice(name, options, "another model's card or config names it as its base")
-    return Choice("none", options, "nothing shows that one of them is the others' base")
+            return Choice(name, options, "another model's card or config lists it as the base")
+    return Choice("none", options, "no model looks like the base of the others")
 
 
 def _parents(folder: Path, named: object) -> list[str]:
-    """What a model says that it was made from."""
+    """Return the base models that a model's card and config name."""
     path = folder / "README.md"
     try:
         front = read_text(path, CARD_LIMIT).split("\n---", 1)[0] if path.is_file() else ""
@@ -131,7 +130,7 @@ def _parents(folder: Path, named: object) -> list[str]:
 
 
 def choose(survey: Survey, base: Choice) -> Choices:
-    """Method, dtype and vocabulary of related models, the base first where there is one."""
+    """Choose method, dtype, and vocabulary for related models. The base, if any, comes first."""
     return Choices(
         survey, base, _method(survey, base.value != "none"), _dtype(survey.lineup), _tokenizer(survey.lineup)
     )
@@ -140,27 +139,25 @@ def choose(survey: Survey, base: Choice) -> Choices:
 def _method(survey: Survey, has_base: bool) -> Choice:
     count = len(survey.lineup.names)
     if count == 2:
-        return _installed(OF_TWO, "of two models it keeps the length of the weights, which averages shorten")
+        return _installed(OF_TWO, "it keeps the norm of the weights, which averaging shrinks")
     if not has_base:
-        return _installed(OF_MANY, "the mean of models with one origin (a model soup) needs no base")
+        return _installed(OF_MANY, "averaging models of the same origin (a model soup) needs no base")
     clashes = [survey.clash(pair) for pair in survey.lineup.pairs]
     cosine = sum(clash.cosine for clash in clashes) / len(clashes)
     conflict = max(clash.conflict for clash in clashes)
     if cosine >= ALIGNED:
-        return _installed(("linear", *WITH_BASE[:-1]), f"the models learnt much of the same (cosine {cosine:.2f})")
+        return _installed(("linear", *WITH_BASE[:-1]), f"the models learned similar things (cosine {cosine:.2f})")
     found = f"the models changed different things (cosine {cosine:.2f})"
     if conflict >= OPPOSED:
-        return _installed(WITH_BASE, f"{found} and oppose each other in {percent(conflict)} of them: it elects signs")
+        return _installed(WITH_BASE, f"{found} with opposite signs in {percent(conflict)} of shared changes")
     return _installed(("task_arithmetic", *(m for m in WITH_BASE if m != "task_arithmetic")), found)
 
 
 def _installed(names: Sequence[str], reason: str) -> Choice:
-    there = {plugin.name for plugin in listed("methods")}
+    there = {plugin.name for plugin in list_plugins("methods")}
     options = tuple(name for name in names if name in there)
     if not options:
-        raise InputError(
-            f"none of the methods that fit is installed: pip install mergecore-{names[0].replace('_', '-')}"
-        )
+        raise InputError(f"no suitable method is installed: pip install mergecore-{names[0].replace('_', '-')}")
     return Choice(options[0], options, reason)
 
 
@@ -170,7 +167,7 @@ def _dtype(lineup: Lineup) -> Choice:
         for checkpoint in lineup.checkpoints
     ]
     same = len(set(found)) == 1
-    reason = "what the models are stored in" if same else f"what {labels(lineup.names)[0]} is stored in"
+    reason = "the models use this dtype" if same else f"{labels(lineup.names)[0]} uses this dtype"
     return Choice(TORCH_NAMES[found[0]], tuple(TORCH_NAMES[dtype] for dtype in FLOATS), reason)
 
 
@@ -181,6 +178,6 @@ def _tokenizer(lineup: Lineup) -> Choice | None:
         return None
     more = [name for name, tokens in zip(labels(lineup.names), found) if tokens and tokens.own > tokens.shared]
     if more or not any(found):
-        who = ", ".join(more) or "the models"
-        return Choice("union", ("union", "base"), f"{who} have tokens of their own; union keeps those of all models")
+        why = f"{', '.join(more)} added tokens" if more else "the vocabularies differ"
+        return Choice("union", ("union", "base"), f"{why}; union keeps the tokens of all models")
     return Choice("base", ("base", "union"), "the models' tokens differ, and the base has them all")

@@ -1,4 +1,4 @@
-"""The command: mergecore diff BASE MODEL [MODEL ...]."""
+"""The command `mergecore diff BASE MODEL [MODEL ...]`."""
 
 from __future__ import annotations
 
@@ -8,19 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mergecore.console import say, warn
-from mergecore.errors import InputError, RunError
-from mergecore.options import ArchDirs, AsJson, Quiet
+from mergecore.api import InputError, RunError
+from mergecore.tooling import ArchDirs, AsJson, Progress, Quiet, Registry, available_cores, local_definitions, say, warn
 
 if TYPE_CHECKING:
     from mergecore_diff.survey import Survey
 
-Models = Annotated[list[str], typer.Argument(help="Model folders, the base or ancestor first.", show_default=False)]
-Page = Annotated[str, typer.Option("--html", help="Write one page with heatmaps by layer and kind to this file.")]
-Picture = Annotated[str, typer.Option("--png", help="Write the heatmaps to this picture; needs matplotlib.")]
-Weights = Annotated[bool, typer.Option("--weights", help="Show every weight instead of every layer.")]
-Base = Annotated[str, typer.Option("--base", help="The model to compare with, instead of the first one.")]
-Replace = Annotated[bool, typer.Option("--force", help="Replace FILE if it exists.")]
+Models = Annotated[list[str], typer.Argument(help="Model folders, with the base first.", show_default=False)]
+Page = Annotated[str, typer.Option("--html", help="Write heatmaps by layer and kind of weight to this HTML file.")]
+Picture = Annotated[str, typer.Option("--png", help="Write the heatmaps to this PNG file. Requires matplotlib.")]
+Weights = Annotated[bool, typer.Option("--weights", help="Show one row per weight instead of per layer.")]
+Base = Annotated[str, typer.Option("--base", help="Compare with this model instead of the first one.")]
+Replace = Annotated[bool, typer.Option("--force", help="Replace existing output files.")]
 
 
 def diff(
@@ -29,12 +28,12 @@ def diff(
     html: Page = "",
     png: Picture = "",
     weights: Weights = False,
-    arch_dir: ArchDirs = [],  # noqa: B006  typer makes a new list each time
+    arch_dir: ArchDirs = [],  # noqa: B006  typer creates a new list for every call
     force: Replace = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show what models differ in: weights by layer and kind, config, tokens; and what that means for a merge."""
+    """Compare the weights, config, and tokens of models, and report what the differences mean for a merge."""
     references = with_base(models, base)
     targets = {Path(name): suffix for name, suffix in ((html, ".html"), (png, ".png")) if name}
     for path, suffix in targets.items():
@@ -51,55 +50,51 @@ def diff(
 
 
 def with_base(models: list[str], base: str) -> list[str]:
-    """The models to compare, the base first.
+    """Return the models to compare, with the base first.
 
     Raises:
-        InputError: there are fewer than two, or one is given twice.
+        InputError: There are fewer than two models, or one is given twice.
     """
     references = [base, *(model for model in models if model != base)] if base else models
     if len(references) < 2:
-        raise InputError("give two models or more, the base first: mergecore diff BASE MODEL [MODEL ...]")
+        raise InputError("provide at least two models, with the base first: mergecore diff BASE MODEL [MODEL ...]")
     seen: dict[Path, str] = {}
     for reference in references:
         other = seen.setdefault(Path(reference).expanduser().absolute(), reference)
         if other is not reference:
-            raise InputError(f"{reference}: is given twice; name each model once")
+            raise InputError(f"{reference}: given twice; list each model once")
     return references
 
 
 def check_target(path: Path, suffix: str, force: bool) -> None:
-    """Refuse a file that cannot be written, before hours of work.
+    """Reject an output file that cannot be written before the long comparison starts.
 
     Raises:
-        InputError: it has another suffix, is there already, or its folder is not.
+        InputError: The suffix is wrong, the file exists already, or its folder does not exist.
     """
     if path.suffix.lower() != suffix:
         raise InputError(f"{path}: must end in {suffix}")
     if path.is_dir():
-        raise InputError(f"{path}: is a folder; give the name of a file")
+        raise InputError(f"{path}: is a folder; provide a file name")
     if not path.absolute().parent.is_dir():
-        raise InputError(f"{path}: there is no folder {path.absolute().parent}; make it first")
+        raise InputError(f"{path}: the folder {path.absolute().parent} does not exist; create it first")
     if path.exists() and not force:
-        raise InputError(f"{path}: exists already; give another name, or --force to replace it")
+        raise InputError(f"{path}: already exists; choose another name, or pass --force to replace it")
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that appears whole or not at all."""
+    """Write a file atomically."""
     draft = path.with_name(f".{path.name}.partial")
     try:
         draft.write_bytes(content)
         draft.replace(path)
     except OSError as error:
         draft.unlink(missing_ok=True)
-        raise RunError(f"{path}: cannot be written: {error.strerror or error}") from None
+        raise RunError(f"{path}: cannot write the file: {error.strerror or error}") from None
 
 
 def compare(references: list[str], arch_dir: list[Path], quiet: bool) -> Survey:
-    """Line up models and measure them, with progress."""
-    from mergecore.definitions import local_definitions
-    from mergecore.progress import Progress
-    from mergecore.registry import Registry
-    from mergecore.running import available_cores
+    """Line up models and measure them, showing progress."""
     from mergecore_diff.lineup import line_up
     from mergecore_diff.survey import bytes_to_read, survey
 

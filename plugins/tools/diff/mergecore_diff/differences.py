@@ -1,4 +1,4 @@
-"""What models differ in beside their weights: config, dtypes, tokens."""
+"""Differences between models other than their weights: config, dtypes, and tokens."""
 
 from __future__ import annotations
 
@@ -9,22 +9,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mergecore.api import ModelError, read_text
-from mergecore.config import leaves
-from mergecore.sources import Checkpoint
-from mergecore.tokens import token_ids
+from mergecore.tooling import Checkpoint, leaves, token_ids
 
 ABSENT = "absent"
-"""What stands for a value that a file does not have."""
+"""Placeholder for a value that a file does not have."""
 
 SILENT = ("transformers_version", "use_cache", "name_or_path", "tokenizer_file")
-"""Keys that say nothing about a model."""
+"""Keys that do not describe the model."""
 
 LIMIT = 10**8
-"""Bytes that a tokenizer_config.json may have."""
+"""Maximum size in bytes of a tokenizer_config.json."""
 
 
 class Tokens(NamedTuple):
-    """A model's tokens beside the base's: how many each has, both have, and both have under one number."""
+    """Token counts of the base, of a model, of both, and of both with the same ID."""
 
     base: int
     own: int
@@ -37,16 +35,16 @@ class Tokens(NamedTuple):
 
 
 Differing = dict[str, list[Any]]
-"""By dotted key the value of every model, where they are not all the same."""
+"""Every model's value by dotted key, for keys whose values differ."""
 
 
 def config_differences(checkpoints: Sequence[Checkpoint]) -> Differing:
-    """Where the models' config.json differ."""
+    """Return the differences between the config.json files of the models."""
     return _differing([dict(leaves(checkpoint.config)) for checkpoint in checkpoints])
 
 
 def tokenizer_differences(checkpoints: Sequence[Checkpoint]) -> Differing:
-    """Where the models' tokenizer_config.json and chat_template.jinja differ, leaving out the tokens."""
+    """Return the differences in tokenizer_config.json and chat_template.jinja, except for the tokens."""
     return _differing([_tokenizer_settings(checkpoint.folder) for checkpoint in checkpoints])
 
 
@@ -67,19 +65,19 @@ def _tokenizer_settings(folder: Path) -> dict[str, Any]:
         found = json.loads(read_text(path, LIMIT)) if path.is_file() else {}
         values = {key: value for key, value in found.items() if key != "added_tokens_decoder"}
     except (ValueError, RecursionError, AttributeError):
-        raise ModelError(f"{path}: cannot be read as a JSON object; fetch it again") from None
+        raise ModelError(f"{path}: not a JSON object; download the file again") from None
     if template.is_file():
         values["chat_template"] = read_text(template, LIMIT)
     return values
 
 
 def dtypes(checkpoint: Checkpoint) -> dict[str, int]:
-    """How many tensors a model stores in each dtype."""
+    """Return the number of tensors that a model stores in each dtype."""
     return dict(Counter(info.dtype for info in checkpoint.tensors.values()).most_common())
 
 
 def token_differences(checkpoints: Sequence[Checkpoint]) -> list[Tokens | None]:
-    """Each model's tokens beside the first one's; None where one of the two has no tokenizer that can be read."""
+    """Compare each model's tokens with the first model's. None if either has no readable tokenizer."""
     base, *others = (token_ids(checkpoint.folder) for checkpoint in checkpoints)
     return [None, *(_compared(base, other) if base and other else None for other in others)]
 

@@ -1,4 +1,4 @@
-"""The command: mergecore init MODEL MODEL ... writes a recipe that fits the models."""
+"""The command `mergecore init MODEL MODEL ...`, which writes a recipe that fits the models."""
 
 from __future__ import annotations
 
@@ -10,13 +10,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mergecore.console import say, warn
-from mergecore.errors import InputError, RunError
-from mergecore.options import ArchDirs
+from mergecore.api import InputError, RunError
+from mergecore.tooling import (
+    ArchDirs,
+    Place,
+    Registry,
+    available_cores,
+    local_definitions,
+    make_plan,
+    memory_budget,
+    parse_recipe,
+    say,
+    warn,
+)
 from mergecore_diff.command import with_base
 
 if TYPE_CHECKING:
-    from mergecore.registry import Registry
     from mergecore_diff.choosing import Choice, Choices
     from mergecore_diff.survey import Survey
 
@@ -24,8 +33,8 @@ Models = Annotated[list[str], typer.Argument(help="The model folders to merge.",
 Output = Annotated[
     str, typer.Option("--output", "-o", help="Write the recipe to this new file instead of printing it.")
 ]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing.")]
-Base = Annotated[str, typer.Option("--base", help="The base that the others were trained from.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask any questions.")]
+Base = Annotated[str, typer.Option("--base", help="The base model that the others were fine-tuned from.")]
 
 
 def init(
@@ -33,11 +42,9 @@ def init(
     output: Output = "",
     base: Base = "",
     yes: Yes = False,
-    arch_dir: ArchDirs = [],  # noqa: B006  typer makes a new list each time
+    arch_dir: ArchDirs = [],  # noqa: B006  typer creates a new list for every call
 ) -> None:
-    """Look at models and write a recipe that fits them, with a comment on every choice."""
-    from mergecore.definitions import local_definitions
-    from mergecore.registry import Registry
+    """Inspect models and write a recipe that fits them, with a comment on every choice."""
     from mergecore_diff.choosing import Choice, choose, find_base
     from mergecore_diff.writing import recipe_text
 
@@ -48,7 +55,7 @@ def init(
     registry = Registry(warn, local_definitions(arch_dir))
     asking = not yes and sys.stdin.isatty() and sys.stderr.isatty()
     survey = _sampled(references, registry)
-    chosen = Choice(base, (base,), "as you said") if base else _asked("Base model", find_base(survey), asking)
+    chosen = Choice(base, (base,), "your choice") if base else _asked("Base model", find_base(survey), asking)
     if chosen.value not in ("none", references[0]):
         survey = _sampled(with_base(references, chosen.value), registry)
     choices = _confirmed(choose(survey, chosen), asking)
@@ -60,18 +67,17 @@ def init(
 
 def _check_new(path: Path) -> None:
     if path.exists():
-        raise InputError(f"{path}: exists already; give another name")
+        raise InputError(f"{path}: already exists; choose another name")
     if not path.absolute().parent.is_dir():
-        raise InputError(f"{path}: there is no folder {path.absolute().parent}; make it first")
+        raise InputError(f"{path}: the folder {path.absolute().parent} does not exist; create it first")
 
 
 def _sampled(references: list[str], registry: Registry) -> Survey:
-    """A few layers of the models, measured.
+    """Measure a few layers of the models.
 
     Raises:
-        InputError: a model cannot be used, or they cannot be merged.
+        InputError: A model cannot be used, or the models cannot be merged.
     """
-    from mergecore.running import available_cores
     from mergecore_diff.choosing import check_mergeable, sample
     from mergecore_diff.lineup import line_up
     from mergecore_diff.survey import survey
@@ -93,35 +99,30 @@ def _confirmed(choices: Choices, asking: bool) -> Choices:
 
 
 def _asked(question: str, choice: Choice, asking: bool) -> Choice:
-    """What the user makes of a choice; without a terminal it stays."""
+    """Ask the user to confirm or change a choice. Without a terminal, keep it."""
     while asking and len(choice.options) > 1:
         say(f"{question}: {choice.value}, because {choice.reason}")
         try:
             answer = typer.prompt(f"  {', '.join(choice.options)}", default=choice.value, err=True)
         except typer.Abort:
-            raise InputError("no answer was given; with --yes nothing is asked") from None
+            raise InputError("no answer was given; pass --yes to skip the questions") from None
         if answer == choice.value:
             break
         if answer in choice.options:
-            return replace(choice, value=answer, reason="as you said")
-        say(f"  {answer!r} is none of them")
+            return replace(choice, value=answer, reason="your choice")
+        say(f"  {answer!r} is not one of the options")
     return choice
 
 
 def _check_plans(text: str, registry: Registry) -> None:
-    """The recipe's plan, from headers alone.
+    """Plan the recipe, reading only the headers.
 
     Raises:
-        InputError: it cannot be planned.
+        InputError: The recipe cannot be planned.
     """
     import yaml
 
-    from mergecore.documents import Place
-    from mergecore.planning import make_plan
-    from mergecore.recipe import parse_recipe
-    from mergecore.running import spare_memory
-
-    plan = make_plan(parse_recipe(Place(yaml.safe_load(text)), text), registry, spare_memory())
+    plan = make_plan(parse_recipe(Place(yaml.safe_load(text)), text), registry, memory_budget())
     plan.close()
     for note in plan.notes:
         say(f"note: {note}")
@@ -135,5 +136,5 @@ def _give(text: str, path: Path | None) -> None:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
     except OSError as error:
-        raise RunError(f"{path}: cannot be written: {error.strerror or error}") from None
+        raise RunError(f"{path}: cannot write the file: {error.strerror or error}") from None
     say(f"wrote {path}; next: mergecore plan {shlex.quote(str(path))}")

@@ -1,4 +1,4 @@
-"""Models side by side: every weight of the base with its counterpart in each other model."""
+"""Line up models: match every weight of the base with its counterpart in each other model."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from mergecore.api import FLOATS
-from mergecore.architecture import Architecture, Weight
-from mergecore.definitions import fit
-from mergecore.documents import Place
-from mergecore.errors import ArchitectureError, ModelError
-from mergecore.gathering import Gathered, with_gathered
-from mergecore.matching import stored
-from mergecore.recipe import parse_recipe
-from mergecore.registry import Registry
-from mergecore.sources import Checkpoint, open_model
-from mergecore.tokens import token_ids
+from mergecore.api import FLOATS, ArchitectureError, ModelError
+from mergecore.tooling import (
+    Architecture,
+    Checkpoint,
+    Registry,
+    Rows,
+    Weight,
+    fit_checkpoints,
+    open_model,
+    stored_name,
+    token_ids,
+    with_rows,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,13 +28,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Row:
-    """One weight of the base and the tensors that stand for it.
+    """One weight of the base and its tensor in each model.
 
     Attributes:
-        name: in the base's architecture.
-        layer: the number of its layer, after its module's name where several modules have layers; empty: in none.
-        kind: its name without the layer, and with every other number as ``*``.
-        tensors: by position of the model, the tensor's name; the base, which always has one, is at 0.
+        name: Name in the base's architecture.
+        layer: Layer number, prefixed with the module name if several modules have layers. Empty outside the layers.
+        kind: Name without the layer, with every other number replaced by ``*``.
+        tensors: Tensor name by model position. The base is at 0 and always has one.
     """
 
     name: str
@@ -43,16 +45,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Lineup:
-    """Models that were opened to be compared; the first is the base.
+    """Models opened for comparison. The first is the base.
 
     Attributes:
-        checkpoints: with the base's names and layout, and with the rows of the tokens that all share.
-        architecture: the base's.
-        rows: every weight that the base and another model have in one shape.
-        strangers: by position, why a model cannot be compared at all.
-        lacking, added, reshaped: by position, tensors that only the base has, that only the model has, and that have
-            another shape there.
-        notes: what else the user should know.
+        checkpoints: Models with the base's names and layout, and with only the rows of the tokens that all share.
+        architecture: The base's architecture.
+        rows: Every weight that the base and at least one other model have in the same shape.
+        strangers: Why a model cannot be compared at all, by position.
+        lacking, added, reshaped: Tensors that only the base has, that only the model has, and that have a
+            different shape in the model, by position.
+        notes: Anything else the user should know.
     """
 
     checkpoints: tuple[Checkpoint, ...]
@@ -66,30 +68,30 @@ class Lineup:
 
     @property
     def names(self) -> list[str]:
-        """The models as they were given."""
+        """Model references as the user gave them."""
         return [checkpoint.reference for checkpoint in self.checkpoints]
 
     @property
     def others(self) -> list[int]:
-        """Positions of the models beside the base that can be compared."""
+        """Positions of the models, other than the base, that can be compared."""
         return [model for model in range(1, len(self.checkpoints)) if model not in self.strangers]
 
     @property
     def pairs(self) -> list[tuple[int, int]]:
-        """Every two of `others`."""
+        """All pairs of `others`."""
         return [(one, other) for one in self.others for other in self.others if one < other]
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         for checkpoint in self.checkpoints:
             checkpoint.close()
 
 
 def line_up(references: Sequence[str], registry: Registry) -> Lineup:
-    """Open models and match every weight of the first one with the others', by its architecture.
+    """Open models and match every weight of the first one with the others, using its architecture.
 
     Raises:
-        InputError: a model cannot be opened, or the first one's architecture does not fit it.
+        InputError: A model cannot be opened, or the first model does not match its architecture.
     """
     checkpoints: list[Checkpoint] = []
     try:
@@ -103,13 +105,11 @@ def line_up(references: Sequence[str], registry: Registry) -> Lineup:
 
 
 def _matched(checkpoints: Sequence[Checkpoint], registry: Registry) -> Lineup:
-    models = [{"model": checkpoint.reference} for checkpoint in checkpoints]
-    recipe = parse_recipe(Place({"merge_method": "diff", "models": models}), "")
-    architecture, (base,), notes = fit(recipe, registry, checkpoints[:1], 0)
+    architecture, (base,), notes = fit_checkpoints({}, registry, checkpoints[:1], 0)
     shown, strangers = [base], {}
     for model, checkpoint in enumerate(checkpoints[1:], 1):
         try:
-            _, (_, fitted), more = fit(recipe, registry, [checkpoints[0], checkpoint], 0)
+            _, (_, fitted), more = fit_checkpoints({}, registry, [checkpoints[0], checkpoint], 0)
         except (ModelError, ArchitectureError) as error:
             fitted, strangers[model] = checkpoint, str(error)
         else:
@@ -120,7 +120,7 @@ def _matched(checkpoints: Sequence[Checkpoint], registry: Registry) -> Lineup:
 
 
 def _rows(lineup: Lineup) -> Lineup:
-    """The line-up with its rows, and with what has no counterpart."""
+    """Fill in the rows of a line-up, and the tensors without a counterpart."""
     base, *_ = lineup.checkpoints
     lacking: dict[int, list[str]] = {}
     reshaped: dict[int, list[str]] = {}
@@ -129,8 +129,8 @@ def _rows(lineup: Lineup) -> Lineup:
     for layer, kind, weight in weights(lineup.architecture, base):
         known |= {weight.name, *weight.aliases}
         found = {model: name for model in (0, *lineup.others) if (name := _name(lineup.checkpoints[model], weight))}
-        if 0 not in found or not any(stored(lineup.checkpoints[model], weight) for model in found):
-            continue  # the base lacks what is optional; or a head that is tied everywhere
+        if 0 not in found or not any(stored_name(lineup.checkpoints[model], weight) for model in found):
+            continue  # an optional weight that the base does not have, or a head that is tied in every model
         infos = {model: lineup.checkpoints[model].tensors[name] for model, name in found.items()}
         for model in lineup.others:
             if model not in found:
@@ -143,7 +143,7 @@ def _rows(lineup: Lineup) -> Lineup:
         elif len(found) > 1:
             rows.append(Row(weight.name, layer, kind, found))
     names = {model: sorted(set(lineup.checkpoints[model].tensors) - known) for model in lineup.others}
-    note = f"{whole_numbers} tensor(s) of whole numbers are not compared"
+    note = f"{whole_numbers} integer tensor(s) are not compared"
     return replace(
         lineup,
         rows=tuple(rows),
@@ -155,13 +155,13 @@ def _rows(lineup: Lineup) -> Lineup:
 
 
 def _name(checkpoint: Checkpoint, weight: Weight) -> str | None:
-    """The tensor that a checkpoint has for a weight: the embedding, where a head is tied."""
-    tied = stored(checkpoint, Weight(weight.tied_to)) if weight.tied_to else None
-    return stored(checkpoint, weight) or tied
+    """Return the tensor that a checkpoint stores for a weight. For a tied head, this is the embedding."""
+    tied = stored_name(checkpoint, Weight(weight.tied_to)) if weight.tied_to else None
+    return stored_name(checkpoint, weight) or tied
 
 
 def weights(architecture: Architecture, checkpoint: Checkpoint) -> Iterator[tuple[str, str, Weight]]:
-    """Every weight that a checkpoint may have, with its layer and its kind; see `Row`."""
+    """Yield every weight that a checkpoint can have, with its layer and kind (see `Row`)."""
     stacks = [name for name, module in architecture.modules.items() if module.layers_key]
     for name, module in architecture.modules.items():
         label = f"{name} " if len(stacks) > 1 else ""
@@ -181,7 +181,7 @@ def _kind(name: str, prefix: str) -> str:
 def _with_shared_rows(
     checkpoints: Sequence[Checkpoint], architecture: Architecture, strangers: Mapping[int, str]
 ) -> tuple[list[Checkpoint], list[str]]:
-    """The models with only the rows of the tokens that all have, where their tokenizers differ."""
+    """Reduce the models to the rows of the tokens that all share, if their tokenizers differ."""
     shown = list(checkpoints)
     models = [model for model in range(len(checkpoints)) if model not in strangers]
     tables = [weight for _, _, weight in weights(architecture, checkpoints[0]) if weight.vocabulary_axis == 0]
@@ -192,15 +192,15 @@ def _with_shared_rows(
     if len(set().union(*sizes.values())) < 2 and (same or None in ids.values()):
         return shown, []
     if None in ids.values() or not all(sizes.values()):
-        return shown, []  # the shapes tell what can be told
+        return shown, []  # only the shapes can be compared
     rows = _shared_rows([ids[model] or {} for model in models], [min(sizes[model]) for model in models])
     for model, numbers in zip(models, rows):
         shown[model] = _with_rows(shown[model], names[model], numbers)
-    return shown, [f"rows of embeddings and heads are compared for the {len(rows[0])} tokens that all models have"]
+    return shown, [f"embeddings and heads are compared for the {len(rows[0])} tokens that all models have"]
 
 
 def _shared_rows(ids: Sequence[Mapping[str, int]], sizes: Sequence[int]) -> list[NDArray[np.int64]]:
-    """For each model the rows of the tokens that all models have a row for, in the order of the first one's."""
+    """Return, per model, the rows of the tokens that all models have a row for, in the order of the first model."""
     import numpy as np
 
     shared = [token for token in sorted(ids[0], key=ids[0].__getitem__)
@@ -212,5 +212,5 @@ def _with_rows(checkpoint: Checkpoint, names: set[str], rows: NDArray[np.int64])
     import numpy as np
 
     none = np.full((1, len(rows)), -1)
-    gathered = {name: Gathered([(checkpoint, name)], np.zeros_like(rows), rows, none) for name in names}
-    return with_gathered(checkpoint, gathered)
+    gathered = {name: Rows([(checkpoint, name)], np.zeros_like(rows), rows, none) for name in names}
+    return with_rows(checkpoint, gathered)

@@ -1,4 +1,4 @@
-"""A comparison as one HTML page that needs nothing but itself."""
+"""Render a comparison as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-from mergecore.errors import printable
+from mergecore.tooling import printable
 from mergecore_diff.differences import dtypes
 from mergecore_diff.panels import Panel, panels
 from mergecore_diff.report import Report
@@ -17,19 +17,19 @@ from mergecore_diff.table import shown
 from mergecore_diff.verdict import THRESHOLDS, percent
 
 CELL = (26, 15)
-"""Width and height of a heatmap's cell, in pixels."""
+"""Width and height of a heatmap cell in pixels."""
 
-HEADING = """Each row of a map is a layer, each column a kind of weight; the stronger the colour, the larger the value,
-on one scale for all maps of a sort. Point at a cell for its number."""
+HEADING = """Each row is a layer and each column a kind of weight. Stronger colors mean larger values. All maps of
+the same quantity share one scale. Hover over a cell to see its value."""
 
-TERMS = """Relative change: the length of a model's task vector (its weights minus the base's) relative to the base's
-weights. Cosine: of the angle between two task vectors; 0 where two models learnt unrelated things. Opposite signs: of
-the elements that both models changed, the share that they moved in opposite directions. Effective rank: of a task
-vector's matrix, (sum s&#178;)&#178; / sum s&#8308; over its singular values s; of wide matrices an estimate."""
+TERMS = """Relative change: the norm of a model's task vector (its weights minus the base's) relative to the norm of the
+base's weights. Cosine: the cosine of the angle between two task vectors, 0 if two models learned unrelated things.
+Opposite signs: among the elements that both models changed, the share that moved in opposite directions. Effective
+rank: (sum s&#178;)&#178; / sum s&#8308; over the singular values s of a task vector's matrix (estimated if wide)."""
 
 
 def page(found: Report) -> str:
-    """The page's HTML."""
+    """Return the page as HTML."""
     survey, base = found.survey, _text(found.names[0])
     css = files("mergecore_diff").joinpath("page.css").read_text("utf-8")
     listed = "".join(f"<li>{_text(sentence)}</li>" for sentence in found.verdict)
@@ -41,7 +41,7 @@ def page(found: Report) -> str:
         notes,
         _table("Models", ["", "tensors", "dtypes", "MB"], _models(found)),
         _maps(found),
-        _groups(found, "Kinds", survey.kinds),
+        _groups(found, "Kinds of weight", survey.kinds),
         _groups(found, "Outside the layers", survey.outside),
         _values(found, "config.json", found.config),
         _values(found, "Tokenizer", found.tokenizer),
@@ -67,15 +67,15 @@ def _maps(found: Report) -> str:
     layers, kinds = list(found.survey.layers), list(found.survey.kinds)
     cards = "".join(
         f'<div class="card"><h3>{_text(panel.title)}</h3>'
-        f'<p class="quiet">full colour: {escape(panel.text(panel.limit))}</p>'
+        f'<p class="quiet">full color: {escape(panel.text(panel.limit))}</p>'
         f'<div class="scroll">{heatmap(panel, layers, kinds)}</div></div>'
         for panel in panels(found)
     )
-    return f'<h2>By layer and kind</h2><p class="quiet">{HEADING}</p><div class="maps">{cards}</div>'
+    return f'<h2>By layer and kind of weight</h2><p class="quiet">{HEADING}</p><div class="maps">{cards}</div>'
 
 
 def heatmap(panel: Panel, layers: Sequence[str], kinds: Sequence[str]) -> str:
-    """A panel as SVG."""
+    """Render a panel as SVG."""
     width, height = CELL
     left = 8 + 6 * max(map(len, layers))
     top = 8 + round(5.9 * max(map(len, kinds)) * math.sin(math.radians(60)))
@@ -122,7 +122,7 @@ def _models(found: Report) -> list[list[str]]:
 
 
 def _groups(found: Report, title: str, groups: Mapping[str, Sequence[Measured]]) -> str:
-    """Changes, ranks, cosines and opposite signs of groups of weights."""
+    """Return a table with the changes, ranks, cosines, and opposite signs of groups of weights."""
     survey, names, lineup = found.survey, found.names, found.survey.lineup
     both = [f"{names[one]}, {names[other]}" for one, other in lineup.pairs]
     headings = ["", *(f"{what} {names[model]}" for what in ("change", "rank") for model in lineup.others)]
@@ -152,4 +152,4 @@ def _values(found: Report, title: str, values: Mapping[str, Sequence[Any]]) -> s
 def _tokens(found: Report) -> str:
     rows = [[name, str(tokens.own), str(tokens.shared), str(tokens.same_number)]
             for name, tokens in zip(found.names, found.tokens) if tokens and not tokens.same]  # fmt: skip
-    return _table("Tokens", ["", "tokens", f"shared with {found.names[0]}", "under the same number"], rows)
+    return _table("Tokens", ["", "tokens", f"shared with {found.names[0]}", "with the same ID"], rows)

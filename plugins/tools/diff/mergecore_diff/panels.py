@@ -1,4 +1,4 @@
-"""The heatmaps of a comparison: which there are, and the value of every layer and kind in each."""
+"""The heatmaps of a comparison, each with a value per layer and kind of weight."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Panel:
     """One heatmap.
 
     Attributes:
-        title: what it shows, of whom.
-        values: by layer, then kind; NaN: no such weight.
-        limit: the value that is drawn in full colour, as are larger ones.
-        text: a value in words.
+        title: The quantity and the models that it shows.
+        values: Values by layer, then kind. NaN if there is no such weight.
+        limit: The smallest value drawn in full color.
+        text: Function that formats a value.
     """
 
     title: str
@@ -30,12 +30,12 @@ class Panel:
     text: Callable[[float], str]
 
     def strength(self, value: float) -> float:
-        """How much of the full colour a value gets, -1 to 1."""
+        """Return the color strength of a value, from -1 to 1."""
         return max(-1.0, min(1.0, value / self.limit)) if self.limit else 0.0
 
 
 def panels(found: Report) -> list[Panel]:
-    """Every heatmap: changes, then cosines, opposite signs and ranks; the same scale for all of a sort."""
+    """Return the heatmaps of changes, cosines, opposite signs, and ranks. Maps of one quantity share a scale."""
     survey, names = found.survey, found.names
     others, pairs = survey.lineup.others, survey.lineup.pairs
     changes = [_grid(survey, lambda items, m=model: survey.change(m, items).relative) for model in others]  # type: ignore[misc]
@@ -68,6 +68,6 @@ def _rank(survey: Survey, model: int, items: Sequence[Measured]) -> float:
 
 
 def _highest(grids: Sequence[list[list[float]]]) -> float:
-    """The value that two in a hundred are above: single outliers would leave all the rest pale."""
+    """Return the 98th percentile, because single outliers would make everything else pale."""
     values = sorted(value for grid in grids for row in grid for value in row if math.isfinite(value))
     return values[len(values) * 98 // 100] if values else 0.0

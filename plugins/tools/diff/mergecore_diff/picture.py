@@ -6,29 +6,30 @@ import importlib.util
 import io
 import math
 
-from mergecore.errors import InputError, printable
+from mergecore.api import InputError
+from mergecore.tooling import printable
 from mergecore_diff.panels import Panel, panels
 from mergecore_diff.report import Report
 
 
 def check_matplotlib() -> None:
-    """Raise InputError where matplotlib is not installed."""
+    """Raise `InputError` if matplotlib is not installed."""
     if importlib.util.find_spec("matplotlib") is None:
-        raise InputError('--png needs matplotlib: pip install "mergecore-diff[png]"; --html does without')
+        raise InputError('--png requires matplotlib: pip install "mergecore-diff[png]"; --html does not')
 
 
 def picture(found: Report) -> bytes:
-    """The PNG: one heatmap beside the other.
+    """Return a PNG with all heatmaps side by side.
 
     Raises:
-        InputError: the models have no layers to draw.
+        InputError: The models have no layers to draw.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     layers, kinds = list(found.survey.layers), list(found.survey.kinds)
     if not layers:
-        raise InputError("--png: the models have no weights in common in any layer; there is nothing to draw")
+        raise InputError("--png: the models share no weights in any layer, so there is nothing to draw")
     drawn = panels(found)
     columns = min(len(drawn), 4)
     rows = math.ceil(len(drawn) / columns)

@@ -1,4 +1,4 @@
-"""The effective rank of a matrix that is seen a few rows at a time."""
+"""The effective rank of a matrix that is read a few rows at a time."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 WIDEST = 1024
-"""Columns up to which the matrix of their dot products is kept, and the rank is exact."""
+"""Up to this many columns, the Gram matrix of the columns is kept and the rank is exact."""
 
 VECTORS = 32
-"""Random vectors of each of the two sets that a wider matrix is multiplied with."""
+"""Number of random vectors in each of the two sets that multiply a wider matrix."""
 
 
 class Rank(NamedTuple):
@@ -23,13 +23,14 @@ class Rank(NamedTuple):
 
 
 class Spectrum:
-    """Adds up rows of a matrix D, then gives its effective rank (sum s^2)^2 / sum s^4 over its singular values s.
+    """Accumulate the rows of a matrix D and compute its effective rank.
 
-    It is the participation ratio of the squared singular values: n where n of them are equal and the rest 0. With
-    M = D^T D it is (trace M)^2 / ||M||^2, Frobenius norm. Up to `WIDEST` columns, and where all rows come at once, M is
-    computed. Else ||M||^2 is estimated from M Z for `VECTORS` random vectors Z: the part of M that they catch
-    (Nystroem: M Z (Z^T M Z)^-1 Z^T M) is counted exactly, the rest by Hutchinson's estimator with as many further
-    vectors, as in Hutch++ (https://arxiv.org/abs/2010.09649). So a rank up to `VECTORS` comes out as it is.
+    The effective rank is (sum s^2)^2 / sum s^4 over the singular values s, the participation ratio of their squares:
+    n if n of them are equal and the rest are 0. With M = D^T D it is (trace M)^2 / ||M||^2 (Frobenius norm). M is
+    computed for up to `WIDEST` columns, or if all rows arrive at once. Otherwise ||M||^2 is estimated from M Z for
+    `VECTORS` random vectors Z: exactly for the part of M that they capture (Nystroem: M Z (Z^T M Z)^-1 Z^T M), and by
+    Hutchinson's estimator with as many more vectors for the rest, as in Hutch++ (https://arxiv.org/abs/2010.09649).
+    A rank up to `VECTORS` is therefore exact.
     """
 
     def __init__(self, rows: int, columns: int, dtype: torch.dtype) -> None:
@@ -41,7 +42,7 @@ class Spectrum:
         self._sum: Tensor | None = None
 
     def add(self, rows: Tensor) -> None:
-        """Some more rows, float32 or float64."""
+        """Add more rows, in float32 or float64."""
         self._trace += rows.double().square().sum().item()
         if rows.shape[0] == self._shape[0]:
             part = rows @ rows.T if rows.shape[0] < rows.shape[1] else rows.T @ rows
@@ -53,7 +54,7 @@ class Spectrum:
         self._sum = part if self._sum is None else self._sum.add_(part)
 
     def rank(self) -> Rank:
-        """The effective rank of all rows; 0 of a zero matrix, NaN where there is NaN or infinity."""
+        """Return the effective rank of all rows: 0 for a zero matrix, NaN if there are NaNs or infinities."""
         exact = self._vectors is None
         if self._sum is None or not self._trace:
             return Rank(0.0, exact)
@@ -63,11 +64,11 @@ class Spectrum:
         return Rank(self._trace**2 / square, exact)
 
     def _estimate(self) -> float:
-        """||M||^2 from M Z."""
+        """Estimate ||M||^2 from M Z."""
         assert self._sum is not None and self._vectors is not None
         caught, rest = self._sum.double().split(VECTORS, 1)
         basis, probes = self._vectors.double().split(VECTORS, 1)
-        # M is nearly F F^T, with F = M Z (Z^T M Z)^(-1/2); what is beneath float32's noise is left out of the root.
+        # M is close to F F^T with F = M Z (Z^T M Z)^(-1/2). The root ignores eigenvalues below float32 noise.
         values, axes = torch.linalg.eigh(basis.T @ caught)
         kept = values > values[-1] * 1e-6
         factor = caught @ (axes[:, kept] / values[kept].sqrt())

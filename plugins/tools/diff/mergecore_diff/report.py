@@ -1,4 +1,4 @@
-"""A comparison as plain values, for the table, the pictures and programs."""
+"""A comparison as plain values, for the tables, the images, and JSON."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from mergecore_diff.verdict import labels, likeness, verdict
 
 @dataclass(frozen=True)
 class Report:
-    """All that `diff` has to say.
+    """Everything that `diff` reports.
 
     Attributes:
-        survey: the numbers.
-        names: the models' short names, the base's first.
-        config, tokenizer: by key every model's value.
-        tokens: each model's tokens beside the base's.
-        verdict: sentences.
+        survey: The measured numbers.
+        names: Short model names, with the base first.
+        config, tokenizer: Every model's value by key.
+        tokens: Each model's tokens compared with the base's.
+        verdict: Sentences on what the numbers mean.
     """
 
     survey: Survey
@@ -40,7 +40,7 @@ class Report:
 
 
 def report(survey: Survey) -> Report:
-    """Everything about models that were measured."""
+    """Build the report on measured models."""
     checkpoints = survey.lineup.checkpoints
     tokens = token_differences(checkpoints)
     return Report(
@@ -54,7 +54,7 @@ def report(survey: Survey) -> Report:
 
 
 def as_values(found: Report) -> dict[str, Any]:
-    """A report for JSON; a number that there is none of is null."""
+    """Convert a report to JSON values. Missing numbers are null."""
     survey, lineup = found.survey, found.survey.lineup
     return {
         "base": lineup.names[0],

@@ -1,4 +1,4 @@
-"""Reads models that are lined up, tile by tile on all cores, and adds up what differs."""
+"""Measure lined-up models: read them tile by tile on all cores and accumulate the differences."""
 
 from __future__ import annotations
 
@@ -12,20 +12,19 @@ import torch
 from mergecore_numerics import dots
 from torch import Tensor
 
-from mergecore.api import TensorInfo, torch_dtype
-from mergecore.builtin.threads import in_threads, keep_freed_pages
-from mergecore.shards import shards_of
+from mergecore.api import TensorInfo, in_threads, keep_freed_pages, torch_dtype
+from mergecore.tooling import shards_of
 from mergecore_diff.lineup import Lineup, Row
 from mergecore_diff.ranks import Rank, Spectrum
 from mergecore_diff.sums import Change, Clash, total_change, total_clash
 
 TILE = 2**20
-"""Elements of each model that are in memory at one time in each thread, at most."""
+"""Maximum number of elements of each model that a thread holds in memory."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One weight: its shape, by model its change and the effective rank of that (matrices only), by pair the clash."""
+    """One weight: its shape, the change and its effective rank (matrices only) per model, and the clash per pair."""
 
     row: Row
     shape: tuple[int, ...]
@@ -36,39 +35,39 @@ class Measured:
 
 @dataclass(frozen=True)
 class Survey:
-    """Models lined up, and every row of it measured, in order."""
+    """A line-up of models and the measurement of each row, in order."""
 
     lineup: Lineup
     measured: Sequence[Measured]
 
     def change(self, model: int, items: Iterable[Measured] | None = None) -> Change:
-        """A model's change over some weights, or over all."""
+        """Return a model's change over the given weights, or over all."""
         chosen = self.measured if items is None else items
         return total_change(item.changes[model] for item in chosen if model in item.changes)
 
     def clash(self, pair: tuple[int, int], items: Iterable[Measured] | None = None) -> Clash:
-        """Two models' clash over some weights, or over all."""
+        """Return the clash of two models over the given weights, or over all."""
         chosen = self.measured if items is None else items
         return total_clash(item.clashes[pair] for item in chosen if pair in item.clashes)
 
     def rank(self, model: int, items: Iterable[Measured]) -> Rank | None:
-        """The mean effective rank of a model's changes to some matrices; None where there is no matrix."""
+        """Return the mean effective rank of a model's changes to the given matrices, or None if there are none."""
         found = [item.ranks[model] for item in items if model in item.ranks]
         return Rank(sum(r.value for r in found) / len(found), all(r.exact for r in found)) if found else None
 
     @property
     def layers(self) -> dict[str, list[Measured]]:
-        """The weights of each layer."""
+        """Weights grouped by layer."""
         return _grouped((item.row.layer, item) for item in self.measured if item.row.layer)
 
     @property
     def kinds(self) -> dict[str, list[Measured]]:
-        """The weights of each kind in the layers."""
+        """Weights inside the layers, grouped by kind."""
         return _grouped((item.row.kind, item) for item in self.measured if item.row.layer)
 
     @property
     def outside(self) -> dict[str, list[Measured]]:
-        """The weights that are in no layer, by kind."""
+        """Weights outside the layers, grouped by kind."""
         return _grouped((item.row.kind, item) for item in self.measured if not item.row.layer)
 
 
@@ -80,7 +79,7 @@ def _grouped(items: Iterable[tuple[str, Measured]]) -> dict[str, list[Measured]]
 
 
 def bytes_to_read(lineup: Lineup) -> int:
-    """Bytes of all rows of a line-up."""
+    """Return the total size in bytes of all rows of a line-up."""
     return sum(_info(lineup, model, name).nbytes for row in lineup.rows for model, name in row.tensors.items())
 
 
@@ -88,9 +87,9 @@ def survey(lineup: Lineup, workers: int, advance: Callable[[int], None] = lambda
     """Measure every row of a line-up.
 
     Args:
-        lineup: the models.
-        workers: threads; each holds one tile of every model.
-        advance: told of the bytes that are done, one thread at a time.
+        lineup: The models.
+        workers: Number of threads. Each holds one tile of every model.
+        advance: Called with the number of bytes processed, by one thread at a time.
     """
     _fetch(lineup)
     keep_freed_pages()
@@ -119,7 +118,7 @@ def survey(lineup: Lineup, workers: int, advance: Callable[[int], None] = lambda
 
 
 def _fetch(lineup: Lineup) -> None:
-    """Bring from the Hub the weight files that are read and are not there yet."""
+    """Download the required weight files that are not on disk yet from the Hub."""
     tensors = [(lineup.checkpoints[model], name) for row in lineup.rows for model, name in row.tensors.items()]
     shards = (shard for checkpoint, name in tensors for shard in shards_of(checkpoint.readers[name], name))
     for shard in dict.fromkeys(shards):
@@ -154,19 +153,19 @@ def measure(lineup: Lineup, row: Row, advance: Callable[[int], None], errors: Se
 
 
 def _is_matrix(shape: Sequence[int]) -> bool:
-    """Whether a weight counts as a matrix: stacked ones are seen one under the other."""
+    """Return whether a weight counts as a matrix. A stack of matrices counts as one tall matrix."""
     return len(shape) in (2, 3) and 0 < shape[-1] <= TILE
 
 
 def _products(base: Tensor, deltas: Sequence[Tensor]) -> dict[tuple[int, int], float]:
-    """Dot products of a tile's base (0) and changes (1, 2, ...), each pair once."""
+    """Return the dot products of a tile's base (0) and changes (1, 2, ...), each pair once."""
     tile = [tensor.reshape(-1) for tensor in (base, *deltas)]
     pairs = [(one, other) for other in range(len(tile)) for one in range(other + 1)]
     return dict(zip(pairs, dots([tile], pairs)))
 
 
 def _tiles(lineup: Lineup, row: Row, shape: Sequence[int], advance: Callable[[int], None]) -> Iterator[list[Tensor]]:
-    """The base and the differences from it, about `TILE` elements at a time; whole rows of what is a matrix."""
+    """Yield the base and the differences from it, about `TILE` elements at a time. Matrices are cut between rows."""
     infos = {model: _info(lineup, model, name) for model, name in row.tensors.items()}
     dtype = torch.float64 if any(info.dtype == "F64" for info in infos.values()) else torch.float32
     total, columns = infos[0].elements, shape[-1] if _is_matrix(shape) else 1

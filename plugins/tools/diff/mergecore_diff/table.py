@@ -1,4 +1,4 @@
-"""A comparison as tables in a terminal."""
+"""Print a comparison as tables in a terminal."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from mergecore.errors import printable
+from mergecore.tooling import printable
 from mergecore_diff.differences import dtypes
 from mergecore_diff.report import Report
 from mergecore_diff.survey import Measured
 from mergecore_diff.verdict import THRESHOLDS, percent
 
 LONGEST = 60
-"""Characters of a value that are shown."""
+"""Maximum number of characters shown for a value."""
 
 WIDTH = 200
-"""Of a table that goes into a file."""
+"""Width of a table that is written to a file."""
 
 
 def print_report(found: Report, weights: bool) -> None:
-    """Print a report; with `weights` one line for each of them instead of the layers."""
+    """Print a report. With `weights`, print one line per weight instead of per layer."""
     console = Console(highlight=False, soft_wrap=True, markup=False)
     if not console.is_terminal:
         console.width = WIDTH
@@ -40,7 +40,7 @@ def print_report(found: Report, weights: bool) -> None:
             if rows:
                 console.print(_numbers(found, title, rows))
         if any(not rank.exact for item in survey.measured for rank in item.ranks.values()):
-            console.print("~ ranks of wide matrices are estimated with random vectors", style="dim")
+            console.print("~ The ranks of wide matrices are estimated with random vectors.", style="dim")
     _print_differences(console, found)
     for note in survey.lineup.notes:
         console.print(f"note  {printable(note)}", style="yellow")
@@ -68,13 +68,13 @@ def _models(found: Report) -> Table:
 
 
 def _numbers(found: Report, title: str, rows: dict[str, list[Measured]]) -> Table:
-    """A line for each row: every model's change and its rank, every pair's cosine and opposite signs."""
+    """Return a table with each model's change and rank, and each pair's cosine and share of opposite signs."""
     survey, lineup = found.survey, found.survey.lineup
     pairs = lineup.pairs
     headings = [f"{what} {model}" for what in ("change", "rank") for model in lineup.others]
     headings += [f"{what} {one},{other}" for what in ("cosine", "opposite") for one, other in pairs]
     table = _table(title, *headings)
-    for label, items in [*rows.items(), ("all of them", [item for group in rows.values() for item in group])]:
+    for label, items in [*rows.items(), ("all", [item for group in rows.values() for item in group])]:
         changes = [percent(survey.change(model, items).relative) for model in lineup.others]
         ranks = [_rank(found, model, items) for model in lineup.others]
         clashes = [survey.clash(pair, items) for pair in pairs]
@@ -103,11 +103,11 @@ def _print_differences(console: Console, found: Report) -> None:
     for name, tokens in zip(found.names, found.tokens):
         if tokens and not tokens.same:
             console.print(
-                f"tokens  {printable(name)} has {tokens.own}, {printable(found.names[0])} {tokens.base};"
-                f" {tokens.shared} are in both, {tokens.same_number} under the same number"
+                f"tokens  {printable(name)} has {tokens.own}, {printable(found.names[0])} has {tokens.base};"
+                f" {tokens.shared} are in both, {tokens.same_number} with the same ID"
             )
     lineup = found.survey.lineup
-    for what, missing in (("lacks", lineup.lacking), ("adds", lineup.added), ("has in another shape", lineup.reshaped)):
+    for what, missing in (("is missing", lineup.lacking), ("adds", lineup.added), ("reshapes", lineup.reshaped)):
         for model, names in missing.items():
             console.print(f"{printable(found.names[model])} {what} {_listed(names)}")
 
@@ -118,6 +118,6 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value of a config on one short line."""
+    """Format a config value as one short line."""
     text = printable(value if isinstance(value, str) else repr(value))
     return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."

@@ -1,34 +1,34 @@
-"""Writes a recipe with a comment on every choice."""
+"""Write a recipe with a comment on every choice."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mergecore.errors import printable
+from mergecore.tooling import printable
 from mergecore_diff.choosing import Choices
 from mergecore_diff.verdict import labels, percent
 
 PER_MODEL: dict[str, tuple[tuple[str, float, str], ...]] = {
     "ties": (
         ("weight", 1.0, "how much this model counts"),
-        ("density", 0.5, "the largest half of its changes"),
+        ("density", 0.5, "keep the largest half of its changes"),
     ),
-    "dare_ties": (("weight", 1.0, "how much this model counts"), ("density", 0.5, "half of its changes, at random")),
+    "dare_ties": (("weight", 1.0, "how much this model counts"), ("density", 0.5, "keep a random half of its changes")),
     "della": (
         ("weight", 1.0, "how much this model counts"),
-        ("density", 0.5, "half of its changes, by size"),
+        ("density", 0.5, "keep half of its changes, favoring large ones"),
     ),
-    "task_arithmetic": (("weight", 1.0, "scale of its changes; less where the result loses what the base knew"),),
+    "task_arithmetic": (("weight", 1.0, "scale of its changes; lower it if the result loses what the base knew"),),
     "linear": (("weight", 1.0, "how much this model counts; only the proportions matter"),),
 }
-"""The parameters of each model by method, with what they mean."""
+"""The per-model parameters of each method: name, value, and meaning."""
 
 SHARED = {"slerp": ("t", 0.5, "0 is the first model, 1 the second; try 0.3 and 0.7")}
-"""The parameters of the whole merge by method."""
+"""The global parameters of each method."""
 
 
 def recipe_text(choices: Choices, made_by: str) -> str:
-    """The recipe as YAML."""
+    """Return the recipe as YAML."""
     return "\n".join(_lines(choices, made_by)) + "\n"
 
 
@@ -39,8 +39,8 @@ def _lines(choices: Choices, made_by: str) -> Iterator[str]:
     yield ""
     yield f"# {method.value}: {printable(method.reason)}."
     if len(method.options) > 1:
-        yield f"# Others that fit: {', '.join(name for name in method.options if name != method.value)};"
-        yield "# their parameters: mergecore methods show NAME"
+        yield f"# Other methods that fit: {', '.join(name for name in method.options if name != method.value)};"
+        yield "# see their parameters with: mergecore methods show NAME"
     yield f"merge_method: {method.value}"
     yield ""
     if base.value != "none" and method.value != "linear":
@@ -48,7 +48,7 @@ def _lines(choices: Choices, made_by: str) -> Iterator[str]:
         yield f"base_model: {scalar(base.value)}"
         yield ""
     elif method.value == "slerp":
-        yield f"# {printable(base.reason)}, so the first one takes its place here."
+        yield f"# No base: {printable(base.reason)}. The first model is used in its place."
         yield f"base_model: {scalar(choices.survey.lineup.names[0])}"
         yield ""
     yield from _models(choices)
@@ -69,10 +69,10 @@ def _models(choices: Choices) -> Iterator[str]:
     yield "models:"
     for model, name in enumerate(names):
         if model == 0 and has_base and method != "slerp":
-            continue  # stands under base_model; an average is of the others
+            continue  # is listed as base_model; an average covers only the others
         moved = percent(survey.change(model).relative) if model else ""
         first = labels(names)[0]
-        comment = f"  # its weights differ from {printable(first)}'s by about {moved}" if moved else ""
+        comment = f"  # its weights differ from those of {printable(first)} by about {moved}" if moved else ""
         yield f"  - model: {scalar(name)}{comment}"
         if parameters := PER_MODEL.get(method):
             yield "    parameters:"
@@ -81,7 +81,7 @@ def _models(choices: Choices) -> Iterator[str]:
 
 
 def scalar(text: str) -> str:
-    """Text as a YAML value on one line."""
+    """Format text as a YAML value on one line."""
     import yaml
 
     style = '"' if "\n" in text else None

@@ -1,4 +1,4 @@
-"""What diff says: its numbers beside plain NumPy, its verdicts, its pages, and what it refuses."""
+"""Tests of diff: its numbers against plain NumPy, its verdicts, its pages, and rejected input."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from llamas import write_model
 from mergecore_diff import survey as surveying
 from mergecore_diff.lineup import Lineup, line_up
 from mergecore_diff.ranks import Spectrum
 from mergecore_diff.report import as_values, report
 from mergecore_diff.survey import Survey, survey
 from mergecore_diff.verdict import percent
-from refusing import Refused, check_refused, run
+from refused_commands import Refused, check_refused, run
 from safetensors.torch import load_file, save_file
-from tiny import Tiny
+from tiny_llamas import write_model
+from tiny_models import Tiny
 
-from mergecore.registry import Registry
+from mergecore.discovery.registry import Registry
 
 FAMILIES = ["llama", "llama-tied", "mistral", "qwen2", "qwen3", "gpt_neox", "phi", "phi3-tied"]
 
@@ -50,7 +50,7 @@ def weights_of(folder: str | Path) -> dict[str, np.ndarray]:
 
 
 def change_of(a: np.ndarray, b: np.ndarray) -> dict[str, float]:
-    """Plain NumPy in float64."""
+    """Compute the expected numbers with plain NumPy in float64."""
     d = b - a
     cosine = (a * b).sum() / np.linalg.norm(a) / np.linalg.norm(b)
     return {"change": np.linalg.norm(d) / np.linalg.norm(a), "changed": (d != 0).mean(), "cosine": cosine}
@@ -69,7 +69,7 @@ def rank_of(matrix: np.ndarray) -> float:
 
 
 def check_numbers(found: dict, arrays: list[list[np.ndarray]], rank: bool = False) -> None:
-    """What is said of some weights, given as the base's, the first and the second model's arrays."""
+    """Return the expected numbers for weights, given as arrays of the base, the first, and the second model."""
     base, one, other = (np.concatenate([array.ravel() for array in group]) for group in arrays)
     for said, model in zip(found["models"], (one, other)):
         expected = change_of(base, model)
@@ -127,7 +127,7 @@ def test_the_rank_of_wide_matrices_is_estimated(rank: int, tolerance: float) -> 
 
 
 def changed(folder: Path, out: Path, change: object, **config: object) -> Path:
-    """A copy of a model with its weights changed by `change(name, tensor)`, and its config."""
+    """Copy a model, changing its weights with `change(name, tensor)` and its config."""
     shutil.copytree(folder, out)
     tensors = {name: change(name, tensor) for name, tensor in load_file(folder / "model.safetensors").items()}  # type: ignore[operator]
     save_file({name: tensor for name, tensor in tensors.items() if tensor is not None}, out / "model.safetensors")
@@ -163,7 +163,7 @@ def test_rows_are_compared_token_by_token(base: Path, tmp_path: Path) -> None:
         int(number) == place for place, number in enumerate(order.tolist()))}  # fmt: skip
     assert found["config"] == {"vocab_size": [12, 15]}
     assert "12 tokens that all models have" in found["notes"][0]
-    assert "the recipe needs tokenizer" in found["verdict"][-1]
+    assert "other: different tokens than base. The recipe needs tokenizer" in found["verdict"][-1]
     assert values(other, base)["all"]["models"][0]["change"] == 0
 
 
@@ -196,31 +196,34 @@ def test_nan_is_said_and_no_json_breaks(base: Path, tmp_path: Path) -> None:
     assert found["kinds"]["mlp.up_proj"]["models"][0]["change"] is None
     assert found["kinds"]["mlp.up_proj"]["models"][0]["rank"] is None
     assert found["kinds"]["mlp.gate_proj"]["models"][0]["change"] == 0
-    assert "broken or base holds NaN or infinity" in found["verdict"][0] and percent(math.nan) == "nan%"
+    assert "broken or base contains NaN or infinity" in found["verdict"][0] and percent(math.nan) == "nan%"
 
 
 SAYS = {
     "a copy": (lambda b, p: [b, changed(b, p / "x", lambda n, t: t)], "x has the same weights as base"),
-    "rounded": (lambda b, p: [b, changed(b, p / "x", lambda n, t: t.bfloat16().float())], "nearly a copy of base"),
+    "rounded": (lambda b, p: [b, changed(b, p / "x", lambda n, t: t.bfloat16().float())], "almost a copy of base"),
     "fine-tuned": (lambda b, p: [b, changed(b, p / "x", noise(0.1, 1))], "x and base have the same ancestor"),
     "an adapter": (
         lambda b, p: [b, changed(b, p / "x", lambda n, t: t + 0.05 * torch.outer(*map(torch.ones, t.shape))
                                  if t.dim() == 2 else t)],
-        "low rank (1), as an adapter's"),
+        "low rank (1), like an adapter's"),
     "far away": (lambda b, p: [b, changed(b, p / "x", noise(4, 1))], "x and base are distant relatives"),
-    "a stranger": (lambda b, p: [b, write_model(p / "x", 9)], "These were not trained from the same base: methods"),
+    "a stranger": (
+        lambda b, p: [b, write_model(p / "x", 9)],
+        "These models were not trained from the same base. Averages and methods",
+    ),
     "twins": (
         lambda b, p: [b, one := changed(b, p / "x", noise(0.1, 1)), changed(one, p / "y", noise(1e-3, 2))],
-        "x and y are nearly the same fine-tune"),
+        "x and y are almost the same fine-tune"),
     "alike": (
         lambda b, p: [b, one := changed(b, p / "x", noise(0.1, 1)), changed(one, p / "y", noise(0.1, 2))],
-        "x and y learnt much of the same"),
+        "x and y learned similar things"),
     "at odds": (
         lambda b, p: [b, changed(b, p / "x", noise(0.1, 1)), changed(b, p / "y", noise(0.1, 2))],
         "x and y oppose each other in"),
     "the base last": (
         lambda b, p: [changed(b, p / "x", noise(0.1, 1)), changed(b, p / "y", noise(0.1, 2)), b],
-        "base lies between the others, as a common base does: compare with --base base"),
+        "base looks like the common base of the others. Compare with --base base"),
     "another class": (
         lambda b, p: [b, changed(b, p / "x", lambda n, t: t if "norm" not in n else None,
                                  architectures=["LlamaForSequenceClassification"])],
@@ -236,7 +239,7 @@ def test_what_the_numbers_mean_is_said(name: str, base: Path, tmp_path: Path) ->
 
 
 class Page(HTMLParser):
-    """What a page loads from elsewhere, how often it has each tag, and its text."""
+    """Collects what a page loads from elsewhere, the number of each tag, and the text."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -288,33 +291,33 @@ def test_the_command_prints_writes_and_says_so(
 
 REFUSED = {
     "no model": Refused("diff", "Missing argument"),
-    "one model": Refused("diff base", "give two models or more"),
-    "one model twice": Refused("diff base base", "base: is given twice"),
-    "one model by two paths": Refused("diff base ./base", "./base: is given twice"),
-    "only the base": Refused("diff base --base base", "give two models or more"),
-    "no such folder": Refused("diff base bsae", "bsae: there is no such folder"),
-    "no such base": Refused("diff base code --base bsae", "bsae: there is no such folder"),
-    "a file": Refused("diff base base/config.json", "there is no such folder"),
-    "no weights": Refused("diff base empty", "config.json: there is no such file"),
-    "a config that is no JSON": Refused("diff base broken", "config.json: cannot be read as JSON"),
-    "a file that was cut": Refused("diff base cut", "does not fit its shape or the file"),
-    "a base that was cut": Refused("diff cut base", "does not fit its shape or the file"),
+    "one model": Refused("diff base", "provide at least two models"),
+    "one model twice": Refused("diff base base", "base: given twice"),
+    "one model by two paths": Refused("diff base ./base", "./base: given twice"),
+    "only the base": Refused("diff base --base base", "provide at least two models"),
+    "no such folder": Refused("diff base bsae", "bsae: no such folder"),
+    "no such base": Refused("diff base code --base bsae", "bsae: no such folder"),
+    "a file": Refused("diff base base/config.json", "no such folder"),
+    "no weights": Refused("diff base empty", "config.json: no such file"),
+    "a config that is no JSON": Refused("diff base broken", "config.json: cannot be parsed as JSON"),
+    "a file that was cut": Refused("diff base cut", "does not match its shape or the file"),
+    "a base that was cut": Refused("diff cut base", "does not match its shape or the file"),
     "a base of no class": Refused("diff classless base", "config.json must name one model class"),
-    "a damaged tokenizer": Refused("diff base tokens", "tokenizer.json: does not hold a vocabulary"),
-    "damaged tokenizer settings": Refused("diff base settings", "tokenizer_config.json: cannot be read as a JSON"),
+    "a damaged tokenizer": Refused("diff base tokens", "tokenizer.json: does not contain a valid vocabulary"),
+    "damaged tokenizer settings": Refused("diff base settings", "tokenizer_config.json: not a JSON object"),
     "a page of another suffix": Refused("diff base code --html d.txt", "d.txt: must end in .html"),
     "a picture of another suffix": Refused("diff base code --png d.jpg", "d.jpg: must end in .png"),
-    "a page that is there": Refused("diff base code --html there.html", "there.html: exists already"),
-    "a page in no folder": Refused("diff base code --html no/d.html", "there is no folder"),
+    "a page that is there": Refused("diff base code --html there.html", "there.html: already exists"),
+    "a page in no folder": Refused("diff base code --html no/d.html", "does not exist; create it first"),
     "a page that is a folder": Refused("diff base code --html folder.html", "is a folder"),
-    "no such architectures": Refused("diff base code --arch-dir no", "no: there is no such file or folder"),
+    "no such architectures": Refused("diff base code --arch-dir no", "no: no such architecture file or folder"),
     "an unknown option": Refused("diff base code --jsn", "No such option"),
 }
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Models that are as they should be, and others."""
+    """Valid and invalid models."""
     path = tmp_path_factory.mktemp("refused")
     for seed, name in enumerate(("base", "code", "cut", "classless", "broken", "tokens", "settings")):
         write_model(path / name, seed)
@@ -350,6 +353,6 @@ def test_a_file_that_changes_or_is_lost_while_it_is_read_is_one_sentence(base: P
         file.truncate(3000)
     from mergecore.errors import ModelError
 
-    with pytest.raises(ModelError, match="cut short"):
+    with pytest.raises(ModelError, match="truncated"):
         survey(lineup, 2)
     lineup.close()

@@ -1,4 +1,4 @@
-"""init writes recipes that plan, with the base, method, dtype and tokens that fit; what it refuses."""
+"""Tests of init: its recipes plan and have a suitable base, method, dtype, and tokens; rejected input."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import pytest
 import torch
 import typer
 import yaml
-from llamas import write_model
 from mergecore_diff.writing import scalar
-from refusing import Refused, check_refused, run
+from refused_commands import Refused, check_refused, run
 from safetensors.torch import load_file, save_file
-from tiny import Tiny
+from tiny_llamas import write_model
+from tiny_models import Tiny
 
 import mergecore
 
@@ -27,7 +27,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 
 
 def written(models: list[str | Path], monkeypatch, capfd, *options: str) -> dict:
-    """What init prints for models, which plans."""
+    """Return the recipe that init prints for models, after checking that it plans."""
     status, text, err = run(["init", *map(str, models), *options, "--yes"], monkeypatch, capfd)
     assert status == 0, err
     recipe = yaml.safe_load(text)
@@ -112,10 +112,10 @@ def test_at_most_four_questions_are_asked(tmp_path: Path, monkeypatch, capfd) ->
     for stream in ("stdin", "stderr"):
         monkeypatch.setattr(f"sys.{stream}.isatty", lambda: True, raising=False)
     status, text, err = run(["init", *map(str, models), "-o", str(tmp_path / "r.yml")], monkeypatch, capfd)
-    assert (status, text) == (0, "") and "'no such' is none of them" in err
+    assert (status, text) == (0, "") and "'no such' is not one of the options" in err
     found = yaml.safe_load((tmp_path / "r.yml").read_text())
     assert (found["base_model"], found["merge_method"], found["dtype"]) == (str(base), "dare_ties", "float16")
-    assert len(asked) == 4, "one of the three was asked twice"
+    assert len(asked) == 4, "one of the three questions was asked twice"
     mergecore.run(tmp_path / "r.yml", tmp_path / "out")
 
 
@@ -125,7 +125,7 @@ def test_no_answer_is_said(tmp_path: Path, monkeypatch, capfd) -> None:
         monkeypatch.setattr(f"sys.{stream}.isatty", lambda: True, raising=False)
     monkeypatch.setattr("typer.prompt", lambda *_, **__: (_ for _ in ()).throw(typer.Abort()))
     status, _, err = run(["init", *map(str, models)], monkeypatch, capfd)
-    assert status == 2 and "error: no answer was given; with --yes nothing is asked" in err
+    assert status == 2 and "error: no answer was given; pass --yes to skip the questions" in err
 
 
 @pytest.mark.parametrize("text", ["plain", "a: b", "# x", "-1", "true", "a\nb", "'\"", "ü\U0001f600", "", "&a *b"])
@@ -135,26 +135,26 @@ def test_any_path_is_one_yaml_value(text: str) -> None:
 
 REFUSED = {
     "no model": Refused("init", "Missing argument"),
-    "one model": Refused("init base", "give two models or more"),
-    "one model twice": Refused("init base base", "is given twice"),
-    "no such model": Refused("init base bsae", "bsae: there is no such folder"),
-    "no such base": Refused("init base code --base bsae", "bsae: there is no such folder"),
-    "a file": Refused("init base base/config.json", "there is no such folder"),
-    "an adapter": Refused("init base adapter", "there is no such file"),
-    "a recipe that is there": Refused("init base code -o there.yml", "there.yml: exists already"),
-    "a recipe that is a folder": Refused("init base code -o base", "base: exists already"),
-    "a recipe in no folder": Refused("init base code -o no/r.yml", "there is no folder"),
+    "one model": Refused("init base", "provide at least two models"),
+    "one model twice": Refused("init base base", "base: given twice"),
+    "no such model": Refused("init base bsae", "bsae: no such folder"),
+    "no such base": Refused("init base code --base bsae", "bsae: no such folder"),
+    "a file": Refused("init base base/config.json", "no such folder"),
+    "an adapter": Refused("init base adapter", "no such file"),
+    "a recipe that is there": Refused("init base code -o there.yml", "there.yml: already exists"),
+    "a recipe that is a folder": Refused("init base code -o base", "base: already exists"),
+    "a recipe in no folder": Refused("init base code -o no/r.yml", "does not exist; create it first"),
     "a stranger": Refused("init base stranger", "were not trained from the same base"),
     "a stranger among others": Refused("init base code stranger", "stranger and base were not trained"),
     "another depth": Refused("init base deep", "do not have the same weights: only one has 'model.layers.2"),
     "another depth as base": Refused("init deep base", "do not have the same weights"),
     "another width": Refused("init base wide", "differ in the shape of"),
     "another class": Refused("init base bert", "do not have the same weights"),
-    "a file that was cut": Refused("init base cut", "does not fit its shape or the file"),
-    "a config that is no JSON": Refused("init base broken", "cannot be read as JSON"),
+    "a file that was cut": Refused("init base cut", "does not match its shape or the file"),
+    "a config that is no JSON": Refused("init base broken", "cannot be parsed as JSON"),
     "a base of no class": Refused("init classless base", "config.json must name one model class"),
-    "a damaged tokenizer": Refused("init base tokens", "does not hold a vocabulary"),
-    "no such architectures": Refused("init base code --arch-dir no", "no: there is no such file or folder"),
+    "a damaged tokenizer": Refused("init base tokens", "does not contain a valid vocabulary"),
+    "no such architectures": Refused("init base code --arch-dir no", "no: no such architecture file or folder"),
 }
 
 

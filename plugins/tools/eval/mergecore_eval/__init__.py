@@ -1,1 +1,1 @@
-"""Evaluators for mergecore, the commands `eval` and `board`, and the step that measures a merge."""
+"""Evaluators for mergecore, the commands `eval` and `board`, and the step that evaluates a merge."""

@@ -1,4 +1,4 @@
-"""All results beside each other: a table for terminals, and one HTML page that needs nothing else."""
+"""A table of all results, for terminals and as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from mergecore.api import Score
 from mergecore_eval.results import Result
 
 Column = tuple[str, str]
-"""An evaluation's name and its score's."""
+"""The names of an evaluation and of its score."""
 
 
 @dataclass(frozen=True)
 class Board:
-    """Models by rows, scores by columns; of a model that was measured again, the last of each score."""
+    """Models in rows and scores in columns. If a model was measured repeatedly, the latest value of each score."""
 
     columns: tuple[Column, ...]
     rows: tuple[tuple[str, dict[Column, Score], float], ...]
 
     def best(self, column: Column) -> float | None:
-        """The best value of a column; None where there is nothing to compare."""
+        """Return the best value of a column, or None if there is nothing to compare."""
         scores = [found[column] for _, found, _ in self.rows if column in found]
         if len(scores) < 2:
             return None
@@ -31,7 +31,7 @@ class Board:
 
 
 def gather(results: Sequence[Result]) -> Board:
-    """The board of results, models in the order of their last measurement."""
+    """Build a board from results, with models in the order of their latest measurement."""
     rows: dict[str, tuple[dict[Column, Score], float]] = {}
     for result in results:
         found = dict(rows.pop(result.model, ({}, 0.0))[0])
@@ -42,17 +42,17 @@ def gather(results: Sequence[Result]) -> Board:
 
 
 def spell(score: Score) -> str:
-    """A score as people read it: ``2.513 ± 0.020``."""
+    """Format a score for humans: ``2.513 ± 0.020``."""
     return f"{score.value:.3f} ± {score.error:.3f}" if score.error else f"{score.value:.3f}"
 
 
 def heading(column: Column) -> str:
-    """A column's name: the evaluation's and the score's, once where they are the same."""
+    """Return a column's name: the names of the evaluation and the score, or just one if they are equal."""
     return column[0] if column[0] == column[1] else f"{column[0]} {column[1]}"
 
 
 def page(board: Board) -> str:
-    """The board as an HTML page; a click on a heading sorts by it."""
+    """Render the board as an HTML page. Clicking a heading sorts by that column."""
     heads = ["model", *map(heading, board.columns), "measured"]
     body = "\n".join(_row(board, *row) for row in board.rows)
     cells = "".join(f'<th scope="col" tabindex="0">{html.escape(head)}</th>' for head in heads)

@@ -1,4 +1,4 @@
-"""The process of a health check: measures a merge and then its parents, a line of JSON for each."""
+"""The subprocess of a health check, which measures a merge and its parents and prints one JSON line for each."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from mergecore_eval.writing import written
 
 SAMPLE = Path(__file__).with_name("sample.txt")
 WRITTEN = 64
-"""Tokens of an answer."""
+"""Maximum number of tokens in an answer."""
 QUESTION, ANSWER = "Describe the sea in one sentence.", "The sea is wide, deep and never quite still."
 BEGINNING = "The letter arrived on a rainy morning, and"
-"""What is gone on with where there is no chat template."""
+"""Text to continue if there is no chat template."""
 
 
 class NotFinite(Exception):
-    """The logits are NaN or infinite; its text is the first module whose output is."""
+    """The logits are NaN or infinite. The message is the name of the first module with such an output."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """The log-probabilities of all tokens at each place of a text, float32 of shape (places, vocabulary)."""
+    """The log-probabilities of all tokens at each position of a text, float32 of shape (positions, vocabulary)."""
 
     ids: list[int]
     vocabulary: Mapping[str, int]
@@ -44,10 +44,10 @@ class Predictions:
 
 
 def measure(subject: Subject, merge: Predictions | None) -> tuple[Figures, Predictions]:
-    """The figures of a model and what it predicts; `merge` is what the divergence is from.
+    """Return the figures of a model and its predictions. The divergence is measured against `merge`.
 
     Raises:
-        NotFinite: it predicts nothing.
+        NotFinite: The logits are NaN or infinite.
     """
     predictions, size = predict(subject)
     losses = -predictions.rows.gather(1, torch.tensor(predictions.ids[1:])[:, None]).double()
@@ -71,7 +71,7 @@ def measure(subject: Subject, merge: Predictions | None) -> tuple[Figures, Predi
 
 
 def predict(subject: Subject) -> tuple[Predictions, float]:
-    """What a model predicts at each place of the sample, and the bytes of what it predicts there."""
+    """Return a model's predictions at each position of the sample, and the number of bytes that they cover."""
     text = SAMPLE.read_text("utf-8")
     ids = [*start_ids(subject.tokenizer), *encode(subject.tokenizer, text)]
     most = getattr(subject.model.config.get_text_config(), "max_position_embeddings", None) or TOKENS
@@ -82,29 +82,29 @@ def predict(subject: Subject) -> tuple[Predictions, float]:
 
 
 def divergence(model: Predictions, merge: Predictions) -> float | None:
-    """KL(model || merge), mean over the places in nats; None where the ids do not mean the same.
+    """Return KL(model || merge) in nats, averaged over the positions, or None if the vocabularies differ.
 
-    Rows beyond the smaller vocabulary, which are there for padding, are left out.
+    Padding rows beyond the smaller vocabulary are ignored.
     """
     if model.ids != merge.ids or model.vocabulary != merge.vocabulary:
         return None
     width = min(model.rows.shape[1], merge.rows.shape[1])
     total = 0.0
-    for ours, theirs in zip(model.rows, merge.rows, strict=True):  # row by row: in float64 all would be large
+    for ours, theirs in zip(model.rows, merge.rows, strict=True):  # row by row to save memory
         p, q = (row[:width].double().log_softmax(-1) for row in (ours, theirs))
         total += float((p.exp() * (p - q)).sum())
     return total / len(model.rows)
 
 
 def repeated(ids: Sequence[int]) -> float:
-    """Share of the groups of four ids that were there before."""
+    """Return the share of 4-grams of ids that repeat an earlier one."""
     groups = list(zip(ids, ids[1:], ids[2:], ids[3:]))
     return 1 - len(set(groups)) / len(groups) if groups else 0.0
 
 
 @torch.inference_mode()
 def _logits(model: Any, ids: Sequence[int]) -> Tensor:
-    """Float32 on the CPU, of shape (ids, vocabulary)."""
+    """Return the logits as float32 on the CPU, of shape (ids, vocabulary)."""
     batch = torch.tensor([list(ids)], device=model.device)
     logits: Tensor = model(batch, use_cache=False).logits[0].float().cpu()
     if not bool(logits.isfinite().all()):
@@ -127,11 +127,11 @@ def _first_not_finite(model: Any, batch: Tensor) -> str:
 
 
 def _chat(tokenizer: Any, messages: Sequence[tuple[str, str]], **options: Any) -> str | None:
-    """A chat as the tokenizer's template renders it; None: there is no template, or it refuses such a chat."""
+    """Render a chat with the tokenizer's template, or return None if it has none or rejects the chat."""
     try:
         turns = [{"role": role, "content": content} for role, content in messages]
         return str(tokenizer.apply_chat_template(turns, tokenize=False, **options))
-    except Exception:  # templates raise whatever they like
+    except Exception:  # templates can raise anything
         return None
 
 
@@ -141,13 +141,13 @@ def _prompt(tokenizer: Any) -> list[int]:
 
 
 def _end_of_turn(tokenizer: Any) -> tuple[list[int], int | None]:
-    """A chat up to the end of an answer, and the special token that the template puts there; None: it puts none."""
+    """Return a chat up to the end of an answer, and the special token that the template adds there, if any."""
     text = _chat(tokenizer, [("user", QUESTION), ("assistant", ANSWER)]) or ""
     before, _, _ = text.rpartition(ANSWER)
     ids = encode(tokenizer, text)
     begin = shared(encode(tokenizer, before + ANSWER), ids)
     special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
-    # Some templates have a space or a line's end before it.
+    # Some templates put a space or a newline before it.
     end = next((place for place in range(begin, min(begin + 3, len(ids))) if ids[place] in special), None)
     return (ids, None) if end is None or not before else (ids[:end], ids[end])
 
@@ -158,23 +158,23 @@ def _stop_ids(model: Any) -> list[int]:
 
 
 def _of_its_class(folder: Folder) -> Folder:
-    """The model, loaded; ValueError if transformers took it for one that writes text, such as BERT, which does not."""
+    """Load the model. Raise `ValueError` if it cannot generate text, like BERT, which transformers loads anyway."""
     kind, stated = type(folder.model).__name__, folder.model.config.architectures
     if stated and kind not in stated:
-        raise ValueError(f"it is a {stated[0]}, which does not write text on")
+        raise ValueError(f"it is a {stated[0]}, which cannot generate text")
     return folder
 
 
 def _words(error: Exception, folder: Folder) -> str:
-    """An error without the way to the model's folder, which is nobody's business."""
+    """Return the text of an error without the path of the model folder, which is private."""
     text = str(error) or type(error).__name__
     if "trust_remote_code" in f"{error.__cause__}":
-        return "it needs code of its own, which is never run"
+        return "it needs custom code, which is never run"
     return text.replace(str(folder.folder), folder.name).removeprefix(f"{folder.name}: ")
 
 
 def main() -> None:
-    """Answer the request on standard input; what libraries print goes to standard error."""
+    """Answer the request on standard input. Redirect anything that libraries print to standard error."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     merge = None
@@ -186,7 +186,7 @@ def main() -> None:
             merge, answer = merge or predictions, {"figures": asdict(figures)}
         except NotFinite as place:
             answer = {"nonfinite": str(place)}
-        except Exception as error:  # of transformers, whatever a model leads it to
+        except Exception as error:  # transformers can raise anything on an unusual model
             answer = {"error": _words(error, subject)}
         print(json.dumps(answer), file=answers, flush=True)
         if merge is None:

@@ -1,4 +1,4 @@
-"""Multiple choice by likelihood."""
+"""Multiple-choice questions scored by likelihood."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ KEYS = {"prompt": str, "choices": list, "answer": int}
 
 @dataclass(frozen=True, kw_only=True)
 class Choice(Evaluator):
-    """Share of questions whose right choice the model finds likeliest, and likeliest a byte.
+    """Share of questions whose correct choice has the highest likelihood, in total and per byte.
 
-    A line is ``{"prompt": ..., "choices": [...], "answer": 0}``; a choice follows the prompt as it is written, so begin
-    it with a space where the prompt ends without one.
+    A line is ``{"prompt": ..., "choices": [...], "answer": 0}``. Each choice is appended directly to the prompt, so
+    start it with a space if the prompt does not end with one.
     """
 
-    file: Path = param(doc="A .jsonl file of questions.")
-    limit: int | None = param(None, "Questions at most, the first ones.", minimum=1)
+    file: Path = param(doc="A .jsonl file with one question per line.")
+    limit: int | None = param(None, "Maximum number of questions, taken from the start of the file.", minimum=1)
 
     def check(self) -> None:
         self._questions()
@@ -42,14 +42,14 @@ class Choice(Evaluator):
         for number, question in enumerate(questions, 1):
             choices = question["choices"]
             if len(choices) < 2 or not all(isinstance(choice, str) and choice for choice in choices):
-                raise InputError(f"{self.file}, question {number}: 'choices' must be two or more texts")
+                raise InputError(f"{self.file}, question {number}: 'choices' must be two or more nonempty strings")
             if not 0 <= question["answer"] < len(choices):
                 raise InputError(f"{self.file}, question {number}: 'answer' must be 0 to {len(choices) - 1}")
         return questions[: self.limit]
 
 
 def _likelihoods(subject: Subject, prompt: str, choices: Sequence[str]) -> list[float]:
-    """The log-likelihood of each choice after the prompt."""
+    """Return the log-likelihood of each choice given the prompt."""
     from mergecore_eval.likelihood import encode, log_likelihoods, shared, start_ids
 
     start = start_ids(subject.tokenizer)

@@ -10,29 +10,25 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mergecore.api import Score
-from mergecore.console import say, warn
-from mergecore.errors import InputError
-from mergecore.evaluations import load_evaluations
-from mergecore.options import AsJson, Quiet
-from mergecore.registry import Registry
+from mergecore.api import InputError, Score
+from mergecore.tooling import AsJson, Quiet, Registry, load_evaluations, printable, say, warn
 
 if TYPE_CHECKING:
     from rich.text import Text
 
     from mergecore_eval.board import Board
 
-Results = Annotated[Path | None, typer.Option("--results", help="The file of all results, one JSON object a line.")]
+Results = Annotated[Path | None, typer.Option("--results", help="The file of all results, one JSON object per line.")]
 
 
 def evaluate(
     models: Annotated[list[Path], typer.Argument(help="Model folders.", show_default=False)],
-    wanted: Annotated[Path, typer.Option("--with", help="A YAML file with 'evaluate', such as a recipe.")],
+    wanted: Annotated[Path, typer.Option("--with", help="A YAML file with an 'evaluate' key, such as a recipe.")],
     results: Results = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Measure MODELS as a file says, show the scores and keep them for the board."""
+    """Run the evaluations in a file on MODELS, print the scores, and save them for the board."""
     from mergecore_eval.board import gather
     from mergecore_eval.results import append, measure, results_file
     from mergecore_eval.subjects import Folder
@@ -40,7 +36,7 @@ def evaluate(
     evaluations = load_evaluations(wanted, Registry(warn))
     for model in models:
         if not (model / "config.json").is_file():
-            raise InputError(f"{model}: is no model folder: it has no config.json")
+            raise InputError(f"{model}: not a model folder; it has no config.json")
     found = []
     for model in models:
         subject = Folder(model.absolute(), str(model))
@@ -55,17 +51,17 @@ def evaluate(
 
 def board(
     results: Results = None,
-    page: Annotated[Path | None, typer.Option("--html", help="Write the board as one HTML page.")] = None,
+    page: Annotated[Path | None, typer.Option("--html", help="Write the board to this HTML file.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show all results that were kept: models by rows, scores by columns."""
+    """Show all saved results, with models in rows and scores in columns."""
     from mergecore_eval import board as boards
     from mergecore_eval.results import load, results_file
 
     found = load(results or results_file())
     if page is not None:
         page.write_text(boards.page(boards.gather(found)), "utf-8")
-        say(f"{page}: written")
+        say(f"wrote {page}")
     elif as_json:
         print(json.dumps([result.plain() for result in found], indent=2))
     else:
@@ -82,14 +78,13 @@ def _show(board: Board) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from mergecore.errors import printable
     from mergecore_eval.board import heading
 
     lines: list[Sequence[Text]] = [[Text(""), *(Text(printable(heading(column))) for column in board.columns)]]
     for model, found, _ in board.rows:
         cells = [_cell(found.get(column), board.best(column)) for column in board.columns]
         lines.append([Text(printable(model)), *cells])
-    if len(board.columns) > len(board.rows):  # whatever there is more of goes downwards
+    if len(board.columns) > len(board.rows):  # the longer dimension goes down the page
         lines = list(zip(*lines, strict=True))
     table = Table(box=None, pad_edge=False)
     for number, head in enumerate(lines[0]):

@@ -1,4 +1,4 @@
-"""Answers that a model writes, held against what is expected."""
+"""Generated answers compared with the expected ones."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from mergecore_eval.writing import written
 
 @dataclass(frozen=True, kw_only=True)
 class Generate(Evaluator):
-    """Share of prompts that the model, always taking the likeliest token, answers as expected.
+    """Share of prompts that the model answers as expected, using greedy decoding.
 
-    A line is ``{"prompt": ..., "expect": ...}``, the whole answer but for spaces around it, or ``{"prompt": ...,
-    "pattern": ...}``, a regular expression to be found in it.
+    A line is ``{"prompt": ..., "expect": ...}`` with the whole answer (surrounding whitespace is ignored), or
+    ``{"prompt": ..., "pattern": ...}`` with a regular expression to search for.
     """
 
-    file: Path = param(doc="A .jsonl file of prompts.")
-    tokens: int = param(64, "Tokens that an answer may have.", minimum=1)
-    chat: bool = param(False, "Put the prompt into the tokenizer's chat template, as a user's message.")
-    limit: int | None = param(None, "Prompts at most, the first ones.", minimum=1)
+    file: Path = param(doc="A .jsonl file with one prompt per line.")
+    tokens: int = param(64, "Maximum number of tokens in an answer.", minimum=1)
+    chat: bool = param(False, "Format the prompt as a user message with the tokenizer's chat template.")
+    limit: int | None = param(None, "Maximum number of prompts, taken from the start of the file.", minimum=1)
 
     def check(self) -> None:
         self._prompts()
@@ -39,11 +39,11 @@ class Generate(Evaluator):
         for number, record in enumerate(records, 1):
             where = f"{self.file}, prompt {number}"
             if ("expect" in record) == ("pattern" in record):
-                raise InputError(f"{where}: give either 'expect' or 'pattern'")
+                raise InputError(f"{where}: set either 'expect' or 'pattern'")
             try:
                 re.compile(str(record.get("pattern", "")))
             except re.error as error:
-                raise InputError(f"{where}: 'pattern' is no regular expression: {error}") from None
+                raise InputError(f"{where}: 'pattern' is not a valid regular expression: {error}") from None
         return records[: self.limit]
 
     def _answer(self, subject: Subject, prompt: str) -> str:

@@ -1,4 +1,4 @@
-"""Tasks of EleutherAI's lm-evaluation-harness."""
+"""Tasks from EleutherAI's lm-evaluation-harness."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from mergecore.api import Evaluator, InputError, RunError, Score, Subject, param
 
 @dataclass(frozen=True, kw_only=True)
 class LmEval(Evaluator):
-    """Tasks of lm-eval (https://github.com/EleutherAI/lm-evaluation-harness), its own or those of a folder."""
+    """Run tasks of lm-eval (https://github.com/EleutherAI/lm-evaluation-harness), built in or from a folder."""
 
-    runs_code: ClassVar[bool] = True  # a task's YAML may name Python functions
+    runs_code: ClassVar[bool] = True  # a task's YAML can refer to Python functions
 
-    tasks: tuple[str, ...] = param(doc="Names of tasks or groups.")
-    folder: Path | None = param(None, "A folder with the YAML files of further tasks.")
-    shots: int | None = param(None, "Examples in the prompt; the task's own number unless given.", minimum=0)
-    limit: int | None = param(None, "Samples of each task at most.", minimum=1)
-    batch: int = param(4, "Sequences in one forward pass.", minimum=1)
+    tasks: tuple[str, ...] = param(doc="Names of tasks or task groups.")
+    folder: Path | None = param(None, "A folder with YAML files of additional tasks.")
+    shots: int | None = param(None, "Number of few-shot examples. By default, the task decides.", minimum=0)
+    limit: int | None = param(None, "Maximum number of samples per task.", minimum=1)
+    batch: int = param(4, "Number of sequences in one forward pass.", minimum=1)
 
     def check(self) -> None:
         if find_spec("lm_eval") is None:
-            raise InputError("evaluator 'lm_eval' needs the lm-eval package: pip install 'mergecore-eval[lm-eval]'")
+            raise InputError("evaluator 'lm_eval' requires the lm-eval package: pip install 'mergecore-eval[lm-eval]'")
 
     def evaluate(self, subject: Subject) -> Sequence[Score]:
         import lm_eval
@@ -35,7 +35,7 @@ class LmEval(Evaluator):
         manager = TaskManager(include_path=str(self.folder) if self.folder else None)
         unknown = [task for task in self.tasks if task not in manager.all_tasks]
         if unknown:
-            raise RunError(f"lm-eval knows no task {unknown[0]!r}: lm_eval ls tasks shows them")
+            raise RunError(f"lm-eval has no task {unknown[0]!r}; to list all tasks, type: lm_eval ls tasks")
         found = lm_eval.simple_evaluate(
             model=HFLM(pretrained=subject.model, tokenizer=subject.tokenizer, batch_size=self.batch),
             tasks=list(self.tasks),
@@ -49,7 +49,7 @@ class LmEval(Evaluator):
 
 
 def _scores(task: str, found: Mapping[str, Any]) -> Iterator[Score]:
-    """A score for each metric of a task; lm-eval calls it ``acc,none`` and its error ``acc_stderr,none``."""
+    """Yield a score for each metric of a task. Keys of lm-eval are like ``acc,none`` and ``acc_stderr,none``."""
     results = found["results"][task]
     count = found.get("n-samples", {}).get(task, {}).get("effective", 0)
     higher = found.get("higher_is_better", {}).get(task, {})

@@ -1,4 +1,4 @@
-"""Log-likelihoods of tokens under a model, in batches of equal length."""
+"""Log-likelihoods of tokens under a model, in batches of sequences of equal length."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 BATCH = 4
-"""Sequences in one forward pass: enough for a CPU's caches, few enough for its memory."""
+"""Number of sequences in one forward pass: enough to use the CPU's caches, and few enough to fit in memory."""
 
 
 @torch.inference_mode()
 def log_likelihoods(model: Any, sequences: Sequence[Sequence[int]]) -> list[Tensor]:
-    """For each sequence of n token ids the n - 1 log-probabilities of all but the first, float32 on the CPU.
+    """Return the n - 1 log-probabilities of each sequence of n token ids, without the first, as float32 on the CPU.
 
-    Sequences of one length go through the model together; none is padded, so nothing depends on its neighbours.
+    Sequences of the same length are batched. None is padded, so no result depends on the rest of the batch.
     """
     found: dict[int, Tensor] = {}
     order = sorted(range(len(sequences)), key=lambda index: len(sequences[index]))
@@ -42,16 +42,16 @@ def _of_batch(model: Any, batch: Tensor) -> Tensor:
 
 
 def shared(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many ids two sequences begin with alike."""
+    """Return the length of the common prefix of two sequences."""
     return next((i for i, (a, b) in enumerate(zip(first, second)) if a != b), min(len(first), len(second)))
 
 
 def encode(tokenizer: Any, text: str) -> list[int]:
-    """A text's ids without special tokens."""
+    """Return the ids of a text without special tokens."""
     return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
 
 def start_ids(tokenizer: Any) -> list[int]:
-    """What a text begins with, so that its first token is predicted from something: the start token, else the end's."""
+    """Return the ids before the first token of a text: the BOS token, or else the EOS token, if there is one."""
     first = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     return [] if first is None else [first]

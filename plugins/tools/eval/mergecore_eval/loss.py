@@ -1,4 +1,4 @@
-"""Loss on texts, a token and a byte."""
+"""Loss on texts, per token and per byte."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from mergecore_eval.records import read_texts
 
 @dataclass(frozen=True, kw_only=True)
 class Loss(Evaluator):
-    """Mean loss of predicting texts, in nats a token and in nats a byte of UTF-8.
+    """Mean loss on texts, in nats per token and in nats per byte of UTF-8.
 
-    Each text begins with the start token and is cut into windows of `window` tokens; the first `window - stride` tokens
-    of a window are context that the one before has counted. Bytes compare models of different vocabularies, as tokens
-    do not; a window has its share of the text's bytes, by tokens.
+    Each text starts with the BOS token and is cut into windows of `window` tokens. The first `window - stride` tokens
+    of a window are context that the previous window has already counted. Use the loss per byte to compare models with
+    different vocabularies. The bytes of a text are split among its windows in proportion to their tokens.
     """
 
-    files: tuple[Path, ...] = param(doc="Text files, or .jsonl files whose objects have a 'text'.")
-    window: int = param(512, "Tokens that the model sees at one time.", minimum=2)
-    stride: int | None = param(None, "Tokens from one window to the next; the window's length unless given.", minimum=1)
-    limit: int | None = param(None, "Windows at most, taken evenly from all.", minimum=1)
+    files: tuple[Path, ...] = param(doc="Text files, or .jsonl files whose objects have a 'text' key.")
+    window: int = param(512, "Number of tokens that the model sees at once.", minimum=2)
+    stride: int | None = param(None, "Tokens from one window to the next. By default, the window length.", minimum=1)
+    limit: int | None = param(None, "Maximum number of windows, spread evenly over all texts.", minimum=1)
 
     def check(self) -> None:
         if self.stride is not None and self.stride >= self.window:
@@ -50,7 +50,7 @@ class Loss(Evaluator):
 
         tokenizer = subject.tokenizer
         ids = [*start_ids(tokenizer), *encode(tokenizer, text)]
-        found, counted = [], 1  # the first token is predicted from nothing
+        found, counted = [], 1  # the first token has no context to be predicted from
         a_token = len(text.encode()) / max(1, len(ids) - 1)
         while counted < len(ids):
             begin = 0 if counted == 1 else counted - (self.window - self.stride if self.stride else 1)
@@ -63,7 +63,7 @@ class Loss(Evaluator):
 
 @dataclass(frozen=True)
 class _Window:
-    """Token ids, of which the last `counted` are new and spell about so many `bytes`."""
+    """Token ids of a window. The last `counted` are new and make up about `bytes` bytes of text."""
 
     ids: list[int]
     counted: int
@@ -71,7 +71,7 @@ class _Window:
 
 
 def _ratio(name: str, totals: Sequence[float], sizes: Sequence[float]) -> Score:
-    """Sum of `totals` by sum of `sizes`, with the standard error of that ratio over the windows."""
+    """Return sum(totals) / sum(sizes), with the standard error of that ratio over the windows."""
     whole, count = sum(sizes), len(sizes)
     mean = sum(totals) / whole
     squares = sum((total - mean * size) ** 2 for total, size in zip(totals, sizes, strict=True))

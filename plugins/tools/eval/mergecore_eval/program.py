@@ -15,38 +15,38 @@ from mergecore.api import Evaluator, InputError, RunError, Score, Subject, param
 
 @dataclass(frozen=True, kw_only=True)
 class Command(Evaluator):
-    """Runs a program on the model's folder; its last line of output is a JSON object of scores.
+    """Run a program on the model folder. The last line of its output must be a JSON object of scores.
 
-    ``{"loss": 2.5}``, or with more to say
+    The object is like ``{"loss": 2.5}``, or with more details
     ``{"accuracy": {"value": 0.5, "error": 0.1, "count": 20, "higher_is_better": true}}``.
     """
 
     runs_code: ClassVar[bool] = True
 
-    run: str = param(doc="The program and its arguments; {model} stands for the model's folder. No shell is involved.")
-    timeout: float = param(3600.0, "Seconds after which it is ended.", minimum=0.0)
+    run: str = param(doc="The program and its arguments. {model} is replaced by the model folder. No shell is used.")
+    timeout: float = param(3600.0, "Time limit in seconds.", minimum=0.0)
 
     def check(self) -> None:
         try:
             words = shlex.split(self.run)
         except ValueError as error:
-            raise InputError(f"{self.run!r} cannot be cut into words: {error}") from None
+            raise InputError(f"{self.run!r} cannot be split into arguments: {error}") from None
         if not any("{model}" in word for word in words):
-            raise InputError("the program is not told which model: write {model} where its folder belongs")
+            raise InputError("the command does not contain {model}; add it where the path of the model folder belongs")
 
     def evaluate(self, subject: Subject) -> Sequence[Score]:
         words = [word.replace("{model}", str(subject.folder)) for word in shlex.split(self.run)]
         try:
             done = subprocess.run(words, stdout=subprocess.PIPE, text=True, timeout=self.timeout, check=False)
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise RunError(f"{words[0]}: cannot be run: {error}") from error
+            raise RunError(f"{words[0]}: failed to run: {error}") from error
         if done.returncode:
-            raise RunError(f"{words[0]}: ended with status {done.returncode}")
+            raise RunError(f"{words[0]}: exited with status {done.returncode}")
         last = (done.stdout.strip().splitlines() or [""])[-1]
         try:
             return [_score(name, value) for name, value in json.loads(last).items()]
         except (ValueError, TypeError, AttributeError, KeyError) as error:
-            raise RunError(f"{words[0]}: its last line is no JSON object of scores ({error}): {last[:200]}") from None
+            raise RunError(f"{words[0]}: last line is not a JSON object of scores ({error}): {last[:200]}") from None
 
 
 def _score(name: str, given: Any) -> Score:

@@ -1,4 +1,4 @@
-"""Texts and JSON lines that evaluations are made of, with errors that name file and line."""
+"""Read texts and JSON lines for evaluations, with errors that name the file and line."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from typing import Any
 from mergecore.api import InputError, read_text
 
 LIMIT = 10**9
-"""Bytes that a file may have."""
+"""Maximum size of a file in bytes."""
 
 
 def read_records(path: Path, required: Mapping[str, type | tuple[type, ...]]) -> list[dict[str, Any]]:
-    """The objects of a JSONL file, one a line, blank lines left out.
+    """Return the objects of a JSONL file, one per line, skipping blank lines.
 
     Args:
-        path: the file.
-        required: the keys that every object needs, with the types that their values may have.
+        path: The file.
+        required: Keys that every object needs, with the allowed types of their values.
 
     Raises:
-        InputError: a line is no JSON object, or lacks a key; or there is none.
+        InputError: A line is not a JSON object or has a missing key, or there are no lines.
     """
     found = []
     for number, line in enumerate(read_text(path, LIMIT).splitlines(), 1):
         if line.strip():
             found.append(_record(line, f"{path}, line {number}", required))
     if not found:
-        raise InputError(f"{path}: is empty; write one JSON object a line")
+        raise InputError(f"{path}: is empty; write one JSON object per line")
     return found
 
 
@@ -36,7 +36,7 @@ def _record(line: str, where: str, required: Mapping[str, type | tuple[type, ...
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: this is not valid JSON: {error}") from None
+        raise InputError(f"{where}: not valid JSON: {error}") from None
     if not isinstance(record, dict):
         raise InputError(f"{where}: must be a JSON object such as {{{', '.join(f'{key!r}: ...' for key in required)}}}")
     for key, kinds in required.items():
@@ -47,15 +47,15 @@ def _record(line: str, where: str, required: Mapping[str, type | tuple[type, ...
 
 
 def read_texts(path: Path) -> list[str]:
-    """The texts of a file: ``text`` of every object of a ``.jsonl`` file, else all of it as one.
+    """Return the texts of a file: ``text`` of every object of a ``.jsonl`` file, or else the whole file as one text.
 
     Raises:
-        InputError: it cannot be read, or there is no text in it.
+        InputError: The file cannot be read or contains no text.
     """
     if path.suffix == ".jsonl":
         texts = [record["text"] for record in read_records(path, {"text": str})]
     else:
         texts = [read_text(path, LIMIT)]
     if not any(text.strip() for text in texts):
-        raise InputError(f"{path}: holds no text")
+        raise InputError(f"{path}: contains no text")
     return texts

@@ -1,4 +1,4 @@
-"""What evaluations found: run, kept as JSON, appended to a file of all results."""
+"""Run evaluations, and save their results as JSON in a file of all results."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Result:
     """All scores of one model.
 
     Attributes:
-        model: what it is called.
-        scores: by evaluation, in order.
-        about: what else is known of it: method, models, recipe.
-        when: seconds since 1970.
+        model: Name of the model.
+        scores: Scores by evaluation, in order.
+        about: Other facts about the model: method, models, recipe.
+        when: Time of the measurement in seconds since 1970.
     """
 
     model: str
@@ -30,7 +30,7 @@ class Result:
     when: float = 0.0
 
     def plain(self) -> dict[str, Any]:
-        """As JSON values."""
+        """Return the result as JSON values."""
         scores = {name: [asdict(score) for score in found] for name, found in self.scores.items()}
         return {"model": self.model, "when": self.when, "about": dict(self.about), "scores": scores}
 
@@ -41,7 +41,7 @@ def measure(
     about: Mapping[str, Any] | None = None,
     tell: Callable[[str], None] = lambda name: None,
 ) -> Result:
-    """Run every evaluation on a model; `tell` hears the name of each before it begins."""
+    """Run every evaluation on a model, calling `tell` with its name before it starts."""
     scores: dict[str, Sequence[Score]] = {}
     for evaluation in evaluations:
         tell(evaluation.name)
@@ -50,30 +50,30 @@ def measure(
 
 
 def results_file() -> Path:
-    """Where results are collected unless another file is named: ``mergecore/results.jsonl`` of the user's data."""
+    """Return the default file for results, ``mergecore/results.jsonl`` in the user's data folder."""
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "mergecore" / "results.jsonl"
 
 
 def append(result: Result, path: Path) -> None:
-    """Add a result as one line; lines of several programs at once stay whole."""
+    """Append a result as one line. Concurrent programs do not interleave their lines."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "ab", buffering=0) as file:
             file.write(json.dumps(result.plain()).encode() + b"\n")
     except OSError as error:
-        raise RunError(f"{path}: results cannot be kept there: {error.strerror or error}") from error
+        raise RunError(f"{path}: cannot save results there: {error.strerror or error}") from error
 
 
 def load(path: Path) -> list[Result]:
-    """All results of a file, the oldest first.
+    """Return all results in a file, the oldest first.
 
     Raises:
-        InputError: there is no such file, or a line is no result.
+        InputError: The file does not exist, or a line is not a result.
     """
     try:
         lines = path.read_text("utf-8").splitlines()
     except FileNotFoundError:
-        raise InputError(f"{path}: there are no results yet; type: mergecore eval MODEL --with FILE") from None
+        raise InputError(f"{path}: no results yet; type: mergecore eval MODEL --with FILE") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from None
     return [_result(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
@@ -85,4 +85,4 @@ def _result(line: str, where: str) -> Result:
         scores = {name: [Score(**score) for score in found] for name, found in given["scores"].items()}
         return Result(str(given["model"]), scores, dict(given["about"]), float(given["when"]))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(f"{where}: is no result of mergecore ({error}); remove the line") from None
+        raise InputError(f"{where}: not a result of mergecore ({error}); remove the line") from None

@@ -1,4 +1,4 @@
-"""Shares of right answers with their standard error."""
+"""Shares of correct answers with their standard errors."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from mergecore.api import Score
 
 
 def share(name: str, right: Sequence[bool]) -> Score:
-    """The share of what is right, and the standard error of such a mean of zeros and ones."""
+    """Return the share of correct answers, with the standard error of that mean of zeros and ones."""
     count = len(right)
     mean = sum(right) / count
     error = (mean * (1 - mean) / (count - 1)) ** 0.5 if count > 1 else 0.0

@@ -1,4 +1,4 @@
-"""Measures a merge as its recipe asks, and leaves the scores in its folder and in the file of all results."""
+"""Run a recipe's evaluations on the merge, and save the scores in its folder and in the file of all results."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from mergecore.api import MergedModel, PostProcessor
 from mergecore_eval.results import append, measure, results_file
 
 FILE = "mergecore_evaluation.json"
-"""What the model card is made of."""
+"""Scores of the merge, which the model card uses."""
 
 
 class Evaluate(PostProcessor):
-    """Runs the recipe's `evaluate`."""
+    """Run the evaluations under the recipe's `evaluate` key."""
 
     after = ("config", "tokenizer")
 

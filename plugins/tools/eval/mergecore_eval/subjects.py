@@ -1,4 +1,4 @@
-"""Models to measure: a folder, loaded once for all evaluators."""
+"""Models to evaluate: folders that are loaded once for all evaluators."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mergecore.errors import InputError
+from mergecore.api import InputError
 
 
 @dataclass(frozen=True)
 class Folder:
-    """A model folder; see `mergecore.api.Subject`. Loaded in `dtype` on a CPU, as it is stored on a GPU."""
+    """A model folder (see `mergecore.api.Subject`), loaded in `dtype` on a CPU and in its stored dtype on a GPU."""
 
     folder: Path
     name: str
@@ -39,6 +39,6 @@ class Folder:
         logging.disable_progress_bar()
         try:
             return kind.from_pretrained(self.folder, local_files_only=True, trust_remote_code=False, **options)
-        except Exception as error:  # transformers raises whatever a broken folder leads it to
+        except Exception as error:  # transformers can raise anything on a broken folder
             cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise InputError(f"{self.folder}: transformers cannot load it: {cause}") from error

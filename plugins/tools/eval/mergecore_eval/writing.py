@@ -1,4 +1,4 @@
-"""What a model writes when it always takes the likeliest token."""
+"""Text generation with greedy decoding."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def written(subject: Subject, ids: Sequence[int], tokens: int) -> list[int]:
-    """The ids of at most `tokens` that follow `ids`, the stop token among them if it came."""
+    """Return at most `tokens` ids generated after `ids`, including the stop token if it was reached."""
     import torch
 
     tokenizer = subject.tokenizer

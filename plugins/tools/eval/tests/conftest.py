@@ -1,4 +1,4 @@
-"""A tiny model to measure, and results of its own for each test."""
+"""A tiny model to measure, and a separate results file for each test."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from talkers import write_talker
 
 @pytest.fixture(autouse=True)
 def own_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Results are kept with the test, not with the user's."""
+    """Keep results in the test's folder instead of the user's."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     return tmp_path / "data" / "mergecore" / "results.jsonl"
 

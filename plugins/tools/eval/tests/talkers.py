@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def write_talker(folder: Path, seed: int) -> Path:
-    """A Llama of two layers over the 256 bytes and two special tokens."""
+    """A two-layer Llama over the 256 bytes and two special tokens."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -20,7 +20,7 @@ def write_talker(folder: Path, seed: int) -> Path:
     torch.manual_seed(seed)
     sizes = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 2}
     config = LlamaConfig(vocab_size=258, num_hidden_layers=2, bos_token_id=256, eos_token_id=257, **sizes)
-    config.initializer_range = 0.5  # far from uniform, so that mistakes show
+    config.initializer_range = 0.5  # far from uniform, so that errors are visible
     LlamaForCausalLM(config).save_pretrained(folder)
     fast.save_pretrained(folder)
     return folder

@@ -1,4 +1,4 @@
-"""Evaluators against transformers' own numbers, in recipes and on the command line."""
+"""Tests of evaluators against numbers from transformers, in recipes and on the command line."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from mergecore_eval.subjects import Folder
 from talkers import write_talker
 
 import mergecore
+from mergecore.discovery.registry import Registry
 from mergecore.errors import InputError
-from mergecore.evaluations import load_evaluations
-from mergecore.registry import Registry
+from mergecore.recipes.evaluations import load_evaluations
 
 TEXT = "To be, or not to be, that is the question: whether 'tis nobler. Größe, naïveté, 目。" * 3
 
 
 def own_losses(folder: Path, text: str, window: int, stride: int) -> list[float]:
-    """Each token's loss, predicted one by one from the context that its window gives it."""
+    """Return each token's loss, predicted one by one from its context in the window."""
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     ids = [256, *transformers.AutoTokenizer.from_pretrained(folder)(text, add_special_tokens=False)["input_ids"]]
     losses, begin = [], 0
@@ -107,21 +107,21 @@ WRONG: dict[str, tuple[str, str | None, str]] = {
     "no such evaluator": ("[{evaluator: lost}]", None, "evaluator 'lost' is not installed; did you mean 'loss'?"),
     "no such parameter": (asks("loss", "file: a"), "a", "no parameter 'file'; did you mean 'files'?"),
     "a missing parameter": ("[{evaluator: loss}]", None, "parameter 'files' is missing"),
-    "a file that is not there": (LOSS, None, "a: there is no such file"),
-    "an empty text": (LOSS, " ", "a: holds no text"),
+    "a file that is not there": (LOSS, None, "a: no such file"),
+    "an empty text": (LOSS, " ", "a: contains no text"),
     "a number out of range": (asks("loss", "files: a, window: 1"), "a", "at least 2"),
     "a stride without context": (asks("loss", "files: a, window: 8, stride: 8"), "a", "leaves no context"),
-    "two of one name": (f"[{LOSS[1:-1]}, {LOSS[1:-1]}]", "a", "two evaluations are called 'loss'"),
+    "two of one name": (f"[{LOSS[1:-1]}, {LOSS[1:-1]}]", "a", "two evaluations are named 'loss'"),
     "a missing key": (CHOICE, "{}\n{", "a, line 1: 'prompt' is missing"),
-    "broken JSON": (GENERATE, '{"prompt": "a", "expect": "b"}\n{', "a, line 2: this is not valid JSON"),
+    "broken JSON": (GENERATE, '{"prompt": "a", "expect": "b"}\n{', "a, line 2: not valid JSON"),
     "a line that is no object": (GENERATE, "3", "a, line 1: must be a JSON object"),
     "one choice": (CHOICE, '{"prompt": "", "choices": ["b"], "answer": 0}', "question 1: 'choices' must be two or"),
     "no choice's number": (CHOICE, '{"prompt": "", "choices": ["b", "c"], "answer": 2}', "'answer' must be 0 to 1"),
-    "no expectation": (GENERATE, '{"prompt": "a"}', "prompt 1: give either 'expect' or 'pattern'"),
-    "a broken pattern": (GENERATE, '{"prompt": "a", "pattern": "("}', "'pattern' is no regular expression"),
+    "no expectation": (GENERATE, '{"prompt": "a"}', "prompt 1: set either 'expect' or 'pattern'"),
+    "a broken pattern": (GENERATE, '{"prompt": "a", "pattern": "("}', "'pattern' is not a valid regular expression"),
     "an empty file": (GENERATE, "\n", "a: is empty"),
-    "a program without a model": (asks("command", "run: 'true'"), None, "not told which model"),
-    "a program that is no words": (asks("command", 'run: "a \'b"'), None, "cannot be cut into words"),
+    "a program without a model": (asks("command", "run: 'true'"), None, "the command does not contain {model}"),
+    "a program that is no words": (asks("command", 'run: "a \'b"'), None, "cannot be split into arguments"),
     "an unknown key": ("[{evaluator: loss, with: a}]", None, "unknown key 'with'"),
     "an empty list": ("[]", None, "must not be empty"),
     "no list": ("{evaluator: loss}", None, "must be a list"),
@@ -169,13 +169,13 @@ def test_a_recipe_is_measured_after_the_merge(talker: Path, tmp_path: Path, own_
 def test_a_recipe_cannot_run_programs(talker: Path, tmp_path: Path) -> None:
     ask = "evaluate:\n- {evaluator: command, parameters: {run: 'touch {model}'}}\n"
     (tmp_path / "recipe.yml").write_text(f"merge_method: passthrough\nmodels: [{{model: {talker}}}]\n{ask}")
-    with pytest.raises(InputError, match=r"recipe\.yml:4: .* runs code, which a recipe cannot ask for"):
+    with pytest.raises(InputError, match=r"recipe\.yml:4: .* runs code, which is not allowed in a recipe"):
         mergecore.run(tmp_path / "recipe.yml", tmp_path / "out")
     refused = command("eval", talker, "--with", tmp_path / "recipe.yml")
     assert refused.returncode == 2 and "runs code" in refused.stderr
     (tmp_path / "eval.yml").write_text(ask)
     failed = command("eval", talker, "--with", tmp_path / "eval.yml")
-    assert failed.returncode == 1 and "no JSON object of scores" in failed.stderr, failed.stderr
+    assert failed.returncode == 1 and "last line is not a JSON object of scores" in failed.stderr, failed.stderr
     program = """import json; print("talk"); print(json.dumps({"a": 2, "b": {"value": 1, "count": 3}}))"""
     (tmp_path / "program.py").write_text(program)
     run = f"{sys.executable} {tmp_path}/program.py {{model}}"
@@ -203,7 +203,7 @@ metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
 
 @pytest.fixture
 def python_with_lm_eval(tmp_path: Path) -> Path:
-    """A Python that finds all that this one does, and lm-eval, whose many dependencies are for this test alone."""
+    """A Python environment with everything in this one plus lm-eval, whose many dependencies only this test needs."""
     venv.create(tmp_path / "env", with_pip=True)
     (site,) = (tmp_path / "env").glob("lib/python*/site-packages")
     outer = [path for path in sys.path if path.endswith("site-packages")]

@@ -1,4 +1,4 @@
-"""The health check against transformers' own numbers in float64, and what it says of good and of broken merges."""
+"""Tests of the health check against float64 numbers from transformers, and its verdicts on good and broken merges."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TEMPLATE = "{% for m in messages %}<s>{{ m.content }} </s>{% endfor %}{% if add_
 
 
 def changed(folder: Path, to: Path, factor: float, noise: float = 0.0) -> Path:
-    """A model whose weights are another's, scaled and with some noise."""
+    """A copy of a model with scaled weights and some noise."""
     shutil.copytree(folder, to)
     torch.manual_seed(1)
     state = load_file(to / "model.safetensors")
@@ -37,13 +37,13 @@ def changed(folder: Path, to: Path, factor: float, noise: float = 0.0) -> Path:
 
 @pytest.fixture
 def chatty(talker: Path) -> Path:
-    """The tiny model with a chat template that has a space before the token that ends a turn."""
+    """The tiny model with a chat template that puts a space before the end-of-turn token."""
     (talker / "chat_template.jinja").write_text(TEMPLATE)
     return talker
 
 
 def exact(folder: Path, ids: list[int]) -> torch.Tensor:
-    """Log-probabilities at each place, in float64 throughout."""
+    """Log-probabilities at each position, computed entirely in float64."""
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
     with torch.inference_mode():
         return model(torch.tensor([ids])).logits[0].log_softmax(-1)
@@ -85,22 +85,30 @@ def test_what_repeats_is_what_was_there_before() -> None:
 
 WELL = Figures("well", 2.5, 0.625, 10.8, 0.1, 0.1, 0.9, True, 20, True, "The sea.")
 VERDICTS: dict[str, tuple[Figures, list[Figures], str]] = {
-    "as its parents": (replace(WELL, loss=2.9, loss_per_byte=0.725), [WELL], "healthy: loss 2.90 a token"),
-    "better": (WELL, [replace(WELL, loss=4.0, loss_per_byte=1.0)], "healthy: loss 2.50 a token, its parent has 4.00"),
-    "worse": (replace(WELL, loss=3.2, loss_per_byte=0.8), [WELL, WELL], "doubtful: loss 3.20 a token, its parents"),
-    "lost": (replace(WELL, loss=6.0, loss_per_byte=1.5), [WELL], "broken: loss 6.00 a token, its parent has 2.50"),
-    "other words": (WELL, [replace(WELL, loss=5.0, divergence=None)], "healthy: loss 0.62 a byte"),
-    "alone": (replace(WELL, loss=9.0, loss_per_byte=2.25), [], "healthy: loss 9.00 a token, guessing has 10.80"),
-    "alone and lost": (replace(WELL, loss=11.0, loss_per_byte=2.75), [], "broken: loss 11.00 a token, guessing"),
+    "as its parents": (replace(WELL, loss=2.9, loss_per_byte=0.725), [WELL], "healthy: loss 2.90 per token"),
+    "better": (WELL, [replace(WELL, loss=4.0, loss_per_byte=1.0)], "healthy: loss 2.50 per token, its parent has 4.00"),
+    "worse": (replace(WELL, loss=3.2, loss_per_byte=0.8), [WELL, WELL], "doubtful: loss 3.20 per token, its parents"),
+    "lost": (replace(WELL, loss=6.0, loss_per_byte=1.5), [WELL], "broken: loss 6.00 per token, its parent has 2.50"),
+    "other words": (WELL, [replace(WELL, loss=5.0, divergence=None)], "healthy: loss 0.62 per byte"),
+    "alone": (
+        replace(WELL, loss=9.0, loss_per_byte=2.25),
+        [],
+        "healthy: loss 9.00 per token (random guessing has 10.80",
+    ),
+    "alone and lost": (
+        replace(WELL, loss=11.0, loss_per_byte=2.75),
+        [],
+        "broken: loss 11.00 per token (random guessing",
+    ),
     "a parrot": (
         replace(WELL, repeated=0.7),
         [WELL],
         "doubtful: repeats itself in 70% of an answer, its parents in",
     ),
     "of parrots": (replace(WELL, repeated=0.7), [WELL, replace(WELL, repeated=0.6)], "healthy"),
-    "endless": (replace(WELL, stop=0.01), [WELL], "doubtful: ends a finished answer with a probability of 0.01, a"),
+    "endless": (replace(WELL, stop=0.01), [WELL], "doubtful: ends a finished answer with probability 0.01, a"),
     "of endless ones": (replace(WELL, stop=0.01), [replace(WELL, stop=0.4)], "healthy"),
-    "another end": (replace(WELL, ends=False), [WELL], "doubtful: the token that ends a turn"),
+    "another end": (replace(WELL, ends=False), [WELL], "doubtful: generation does not stop at the end-of-turn token"),
 }
 
 
@@ -112,7 +120,7 @@ def test_the_verdict_follows_from_the_parents(name: str) -> None:
 
 
 def command(*arguments: Any) -> str:
-    """What the command line says where health checks are not disabled."""
+    """Run a command with health checks enabled and return what it prints."""
     words = [sys.executable, "-m", "mergecore", *map(str, arguments)]
     environment = {**os.environ, "MERGECORE_DISABLE": ""}
     return subprocess.run(words, capture_output=True, text=True, check=True, env=environment).stderr
@@ -131,7 +139,7 @@ def test_a_merge_is_looked_at_unless_nobody_wants_it(chatty: Path, tmp_path: Pat
     found = json.loads((out / "mergecore_health.json").read_text())
     assert (found["verdict"], found["left_out"]) == ("healthy", {})
     assert [model["name"] for model in found["models"]] == ["out", "talker", "tuned"]
-    assert "health check: out beside 2 parent(s)\n" in said and f"out is healthy: {found['reason']}\n" in said
+    assert "health check: out and 2 parent(s)\n" in said and f"out is healthy: {found['reason']}\n" in said
     assert f"Healthy: {found['reason']}" in (out / "README.md").read_text()
     assert "mergecore_health.json" not in json.loads((out / "mergecore.lock.json").read_text())["outputs"]
     assert "health" not in command("run", recipe, out, "--force", "--no-health")
@@ -145,7 +153,7 @@ def test_a_broken_merge_is_kept_and_called_so_however_quiet(chatty: Path, tmp_pa
 
 
 def merged(folder: Path, *parents: Path) -> tuple[MergedModel, list[str]]:
-    """What the post-processor is given, and a list of what it tells."""
+    """The input of the post-processor, and the list of its messages."""
     told: list[str] = []
     models = tuple(ModelInfo(str(parent), parent, {}) for parent in parents)
     tensors = {"embed": TensorInfo("F32", (258, 16))}
@@ -165,11 +173,11 @@ def test_parents_that_cannot_be_measured_are_named_and_none_runs_code(chatty: Pa
     model, _ = merged(chatty, strange, chatty, large, own, bert)
     verdict, figures, missing = health.check(model)
     assert verdict.word == "healthy" and [item.name for item in figures] == ["out", "talker"]
-    assert missing.pop("large").startswith("it would not fit into 1 GB")
+    assert missing.pop("large").startswith("it does not fit into 1 GB")
     assert missing.pop("strange").startswith("transformers cannot load it: The checkpoint you are trying to load has")
     assert missing == {
-        "own": "it needs code of its own, which is never run",
-        "bert": "it is a BertForMaskedLM, which does not write text on",
+        "own": "it needs custom code, which is never run",
+        "bert": "it is a BertForMaskedLM, which cannot generate text",
     }
     assert not (tmp_path / "ran").exists()
 
@@ -185,18 +193,16 @@ def test_what_cannot_be_looked_at_is_left_out_in_a_sentence(
 
     model, told = merged(talker)
     small = replace(model, memory=10**6)
-    assert said(small, told) == (
-        "no health check: it would take 0.0022 GB of memory, of which it may take 0.001 GB (--memory)"
-    )
+    assert said(small, told) == ("no health check: it needs 0.0022 GB of memory, but is limited to 0.001 GB (--memory)")
     (tmp_path / "bare").mkdir()
     assert said(replace(model, folder=tmp_path / "bare"), told) == "no health check: the model has no tokenizer"
     with monkeypatch.context() as patch:
         patch.setattr(health, "find_spec", lambda name: None)
         assert said(model, told).startswith("no health check: transformers is not installed; type: pip install")
     with monkeypatch.context() as patch:
-        patch.setattr(health, "SECONDS", 0.5)  # it takes longer to import torch
+        patch.setattr(health, "SECONDS", 0.5)  # importing torch takes longer
         assert said(model, told) == "no health check: it took longer than 0.5 s"
-    for script, cause in (("kill -9 $$", "was killed, most likely"), ("exit 3", "ended with 3")):
+    for script, cause in (("kill -9 $$", "was killed, most likely"), ("exit 3", "exited with status 3")):
         (tmp_path / "python").write_text(f"#!/bin/sh\n{script}\n")
         (tmp_path / "python").chmod(0o755)
         with monkeypatch.context() as patch:

@@ -1,1 +1,1 @@
-"""LoRA adapters of PEFT: added to models in recipes, extracted from fine-tunes, merged."""
+"""PEFT LoRA adapters: add them to models in recipes, extract them from fine-tunes, and merge them."""

@@ -1,4 +1,4 @@
-"""An adapter's tensors as changes of a model's: every key finds its tensor, or is an error."""
+"""Map each key of an adapter to a change of a model's tensor. A key without a matching tensor is an error."""
 
 from __future__ import annotations
 
@@ -14,48 +14,48 @@ from mergecore_lora.changes import Factors, Instead, LowRank, Plus, Rows, Stored
 from mergecore_lora.settings import WEIGHTS, Settings, read_settings
 
 PREFIX = "base_model.model."
-"""How PEFT's keys begin."""
+"""Prefix of PEFT's keys."""
 
 PART = re.compile(
     r"(.+)\.(lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)(?:\.default)?(\.weight|\.bias)?"
 )
-"""A key of a low-rank change: module, part, and whether it is the part's weight or bias."""
+"""A key of a low-rank change: the module, the part, and whether it is the part's weight or bias."""
 
 TOKENS = ".token_adapter.trainable_tokens_delta"
 WRAPPED = re.compile(r"\.(base_layer|modules_to_save(\.default)?|original_module)(?=\.)")
-"""What PEFT puts into the names of tensors that it holds beside its own."""
+"""What PEFT inserts into the names of wrapped tensors."""
 
 
 def adapter(request: AdapterRequest) -> Adapter:
-    """The changes of a PEFT adapter.
+    """Return the changes of a PEFT adapter.
 
     Raises:
-        ModelError: it is of another sort, a file cannot be used, or a key or shape does not fit the model.
+        ModelError: The adapter has an unsupported type, a file is unusable, or a key or shape does not fit the model.
     """
     settings = read_settings(request.folder)
     path = next((p for name in WEIGHTS if os.path.lexists(p := request.folder / name)), None)
     if path is None:
-        raise ModelError(f"{request.folder}: has no {WEIGHTS[0]}; fetch the whole adapter")
+        raise ModelError(f"{request.folder}: has no {WEIGHTS[0]}; download the complete adapter")
     found = Keys(request, settings, path, request.open(path))
     return Adapter(settings.summary, found.changes(), [settings.path, path])
 
 
 @dataclass
 class Keys:
-    """The keys of an adapter's file, sorted by what they do."""
+    """The keys of an adapter's file, sorted by purpose."""
 
     request: AdapterRequest
     settings: Settings
     path: Path
     reader: Reader
     modules: dict[str, dict[str, str]] = field(default_factory=dict)
-    """By module: part → key."""
+    """Key by part, for each module."""
     _changes: dict[str, Change] = field(default_factory=dict)
     _origin: dict[str, str] = field(default_factory=dict)
     """The key that each change came from."""
 
     def changes(self) -> dict[str, Change]:
-        """Every change, by the name of the model's tensor."""
+        """Return every change by the name of the model's tensor."""
         for key in self.reader.tensors:
             name = key.removeprefix(PREFIX)
             if match := PART.fullmatch(name):
@@ -66,7 +66,7 @@ class Keys:
             else:
                 self._add_instead(key, WRAPPED.sub("", name))
         targets = {module: self._target(module, parts) for module, parts in self.modules.items()}
-        # A square weight lies as those beside it do; experts are no linear layers, so they speak for themselves.
+        # A square weight has the orientation of its neighbors. Experts are not linear layers, so check them separately.
         shown = {self._axes(name) for name, a, b in targets.values() if self._shape_says_transposed(name, a, b)}
         for module, parts in self.modules.items():
             axes = self._axes(targets[module][0])
@@ -76,7 +76,7 @@ class Keys:
         return self._changes
 
     def _target(self, module: str, parts: Mapping[str, str]) -> tuple[str, Stored, Stored]:
-        """The name of the tensor that a module's factors change, and the two factors."""
+        """Return the name of the tensor that a module's factors change, and the two factors."""
         kind = "lora_embedding_" if any(part.startswith("lora_embedding") for part in parts) else "lora_"
         pair = {letter: parts.get(kind + letter) for letter in "AB"}
         for letter, other in (("A", "B"), ("B", "A")):
@@ -92,16 +92,16 @@ class Keys:
         return name, a, b
 
     def _find(self, name: str) -> str | None:
-        """The model's name of a tensor that an adapter may call otherwise."""
+        """Return the model's name of a tensor, which can be different in the adapter."""
         return next((item for item in (name, *self._spelt(name)) if item in self.request.tensors), None)
 
     def _spelt(self, name: str) -> list[str]:
-        """Other names that a name may stand for."""
+        """Return alternative spellings of a name."""
         others = self.request.others.items()
         return [here + name.removeprefix(there) for there, here in others if name.startswith(there)]
 
     def _parameter(self, module: str, depth: int, a: Stored, b: Stored) -> str | None:
-        """The parameter of a module that is a target by itself; of several, PEFT wraps the module's last outermost."""
+        """Return the parameter that is a direct target. If there are several, PEFT wraps the last one outermost."""
         ends = self.settings.parameters
         found = [
             name
@@ -119,7 +119,7 @@ class Keys:
         return len(self.request.tensors[name].shape)
 
     def _shape_says_transposed(self, name: str, a: Stored, b: Stored) -> bool:
-        """Whether a weight that is not square lies (in, out); an embedding's factors are of a kind of their own."""
+        """Return whether a non-square weight is stored as (in, out). Embedding factors follow other rules."""
         shape = self.request.tensors[name].shape[-2:]
         sizes = (b.shape[0], math.prod(a.shape[1:]))
         return "lora_embedding" not in a.name and shape == sizes[::-1] and shape != sizes
@@ -131,8 +131,8 @@ class Keys:
         factors = self._factors(module, name, info, a, b, transposed)
         magnitude = parts.get("lora_magnitude_vector")
         if (magnitude is not None) is not self.settings.magnitudes:
-            lacks = "holds" if magnitude else "lacks"
-            raise ModelError(f"{self.path}: {lacks} the magnitude of {module!r}, but {self.settings.path.name} says"
+            lacks = "has" if magnitude else "is missing"
+            raise ModelError(f"{self.path}: {lacks} the magnitude of {module!r}, but {self.settings.path.name} sets"
                              f" use_dora: {str(self.settings.magnitudes).lower()}; save the adapter again")  # fmt: skip
         if magnitude and (factors.matrices > 1 or self.reader.tensors[magnitude].elements != b.shape[0]):
             raise self._misfit(magnitude, name)
@@ -152,13 +152,13 @@ class Keys:
         turned = embedding or (given != (rows, columns)) or (transposed and rows == columns)
         if rest or given != ((columns, rows) if turned else (rows, columns)) or math.prod(b.shape[1:]) != a.shape[0]:
             raise self._misfit(a.name, name)
-        # PEFT's patterns are for the parameter's name where that is the target.
+        # PEFT matches patterns against the parameter's name if a parameter is the target.
         ends = self.settings.parameters
         label = name if any(f".{name}".endswith(f".{end}") for end in ends) else WRAPPED.sub("", f"{module}.")[:-1]
         expected = self.settings.rank_of(label)
         if rank != expected:
             raise ModelError(
-                f"{self.path}: {a.name!r} has rank {rank}, but {self.settings.path.name} says {expected};"
+                f"{self.path}: {a.name!r} has rank {rank}, but {self.settings.path.name} specifies {expected};"
                 " save the adapter again"
             )
         return Factors(a, b, matrices, rows, columns, turned, self.settings.scale(label, rank))
@@ -180,7 +180,7 @@ class Keys:
             if ours[1:] == theirs[1:]:
                 raise ModelError(
                     f"{self.path}: {key!r} has {theirs[0]} rows, {found!r} of {self.request.model.reference} has"
-                    f" {ours[0]}: the vocabulary was resized; merge the adapter with PEFT, into a model of that size"
+                    f" {ours[0]}: the vocabulary was resized; merge the adapter with PEFT into a model of that size"
                 )
             raise self._misfit(key, found)
         self._add(key, found, Instead(Stored(self.reader, key)))
@@ -197,7 +197,7 @@ class Keys:
         if self.reader.tensors[key].shape != (len(numbers), *info.shape[1:]):
             raise self._misfit(key, found)
         if len(info.shape) != 2 or max(numbers, default=0) >= info.shape[0]:
-            raise ModelError(f"{self.settings.path}: trainable_token_indices names rows that {found!r} does not have")
+            raise ModelError(f"{self.settings.path}: trainable_token_indices lists rows that {found!r} does not have")
         self._add(key, found, Rows(Stored(self.reader, key), tuple(numbers)))
 
     def _add(self, key: str, name: str, change: Change) -> None:
@@ -210,13 +210,13 @@ class Keys:
 
     def _no_place(self, key: str) -> ModelError:
         return ModelError(
-            f"{self.path}: {key!r} fits no weight of {self.request.model.reference}; was the adapter made for another"
-            " model?"
+            f"{self.path}: {key!r} matches no weight of {self.request.model.reference}; was the adapter trained for"
+            " another model?"
         )
 
     def _misfit(self, key: str, name: str) -> ModelError:
         theirs, ours = list(self.reader.tensors[key].shape), list(self.request.tensors[name].shape)
         return ModelError(
             f"{self.path}: {key!r} of shape {theirs} does not fit {name!r} of shape {ours} in"
-            f" {self.request.model.reference}; was the adapter made for another model?"
+            f" {self.request.model.reference}; was the adapter trained for another model?"
         )

@@ -1,4 +1,4 @@
-"""What an adapter does to one tensor: a low-rank sum, with magnitudes or without, other values, other rows."""
+"""The changes that an adapter makes to a tensor: a low-rank sum (LoRA or DoRA), new values, or new rows."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from torch import Tensor
 from mergecore.api import Change, Reader, torch_dtype
 
 BLOCK = 2**16
-"""About how many elements of a low-rank product are computed at a time. Blocks lie where they lie, whatever piece is
-asked for, so that the bits never depend on the pieces."""
+"""Approximate number of elements of a low-rank product to compute at a time. The block boundaries do not depend on the
+requested piece, so that the bits never depend on the pieces."""
 
 ReadUnchanged = Callable[[int, Tensor], None]
 
@@ -30,12 +30,12 @@ class Stored(NamedTuple):
         return self.reader.tensors[self.name].shape
 
     def load(self) -> Tensor:
-        """The whole of it in float32."""
+        """Return the whole tensor in float32."""
         info = self.reader.tensors[self.name]
         return self.part(0, info.elements).view(info.shape)
 
     def part(self, start: int, count: int) -> Tensor:
-        """Some elements, flat, in float32."""
+        """Return a flat range of elements in float32."""
         out = torch.empty(count, dtype=torch_dtype(self.reader.tensors[self.name].dtype))
         self.reader.read(self.name, start, out)
         return out.to(torch.float32)
@@ -43,13 +43,13 @@ class Stored(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Factors:
-    """The two factors of a change: scale · left[e] @ right[e] for each matrix e of the tensor.
+    """The two factors of a change, scale · left[e] @ right[e] for each matrix e of the tensor.
 
     Attributes:
-        a, b: stored as PEFT does: A (rank, in), B (out, rank), or with the ranks of all experts together.
-        matrices, rows, columns: of the tensor, seen as matrices of this size one after the other.
-        transposed: whether the tensor stores (in, out).
-        scale: what multiplies the product.
+        a, b: The factors as PEFT stores them: A (rank, in) and B (out, rank), or the ranks of all experts combined.
+        matrices, rows, columns: Number and size of the matrices that make up the tensor.
+        transposed: Whether the tensor is stored as (in, out).
+        scale: Factor of the product.
     """
 
     a: Stored
@@ -61,9 +61,9 @@ class Factors:
     scale: float
 
     def load(self) -> tuple[Tensor, Tensor]:
-        """left, (matrices, rows, rank), with the scale, and right, (matrices, rank, columns)."""
+        """Return left (matrices, rows, rank), which includes the scale, and right (matrices, rank, columns)."""
         a, b = self.a.load().flatten(1), self.b.load().flatten(1)
-        # PEFT lays out the experts' ranks differently in the two factors: expert by expert in A, rank by rank in B.
+        # PEFT orders the ranks of experts differently in the two factors: by expert in A, by rank in B.
         a = a.view(self.matrices, -1, a.shape[1])
         b = b.view(b.shape[0], -1, self.matrices).permute(2, 0, 1)
         left, right = (a.mT, b.mT) if self.transposed else (b, a)
@@ -71,15 +71,15 @@ class Factors:
 
 
 _held = threading.local()
-"""The factors that each thread used last: one tensor's pieces come one after the other."""
+"""The factors that each thread used last, because the pieces of a tensor are read consecutively."""
 
 HELD = 4
-"""How many changes a thread holds the factors of: as many as are likely to be added to one model."""
+"""Number of changes whose factors a thread keeps: as many as one model is likely to have."""
 
 
 @dataclass(frozen=True, eq=False)
 class LowRank:
-    """Adds scale · B @ A; with `magnitude`, brings each output's row to that length then (DoRA, arXiv 2402.09353)."""
+    """Add scale · B @ A. With `magnitude`, then rescale each output's row to that norm (DoRA, arXiv 2402.09353)."""
 
     factors: Factors
     magnitude: Stored | None = None
@@ -116,7 +116,7 @@ class LowRank:
         return loaded
 
     def _ratio(self, left: Tensor, right: Tensor, read: ReadUnchanged) -> Tensor:
-        """What each output is multiplied by: its magnitude by the length that it has after the sum."""
+        """Return the factor of each output: its magnitude divided by its norm after the sum."""
         assert self.magnitude is not None
         rows, columns = self.factors.rows, self.factors.columns
         squares = torch.zeros(columns if self.factors.transposed else rows, dtype=torch.float64)
@@ -132,7 +132,7 @@ class LowRank:
 
 
 def _step(columns: int) -> int:
-    """Rows of a block."""
+    """Return the number of rows in a block."""
     return max(1, BLOCK // columns)
 
 
@@ -143,7 +143,7 @@ def _blocks(rows: int, columns: int) -> Iterator[tuple[int, int]]:
 
 @dataclass(frozen=True, eq=False)
 class Plus:
-    """Adds a stored tensor times a scale: the bias of a low-rank change."""
+    """Add a scaled stored tensor, the bias of a low-rank change."""
 
     tensor: Stored
     scale: float
@@ -155,7 +155,7 @@ class Plus:
 
 @dataclass(frozen=True, eq=False)
 class Instead:
-    """A stored tensor in the place of the model's."""
+    """Replace the model's tensor with a stored one."""
 
     tensor: Stored
 
@@ -166,7 +166,7 @@ class Instead:
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Stored rows in the place of some of the model's: tokens that were trained by themselves."""
+    """Replace some rows of the model's tensor with stored ones, for individually trained tokens."""
 
     tensor: Stored
     numbers: tuple[int, ...]
@@ -184,7 +184,7 @@ class Rows:
 
 @dataclass(frozen=True, eq=False)
 class Then:
-    """One change after another."""
+    """Apply one change after another."""
 
     first: Change
     second: Change

@@ -1,4 +1,4 @@
-"""`mergecore lora`: adapters out of fine-tunes, and one adapter out of several."""
+"""`mergecore lora`, which extracts adapters from fine-tunes and merges adapters."""
 
 from __future__ import annotations
 
@@ -10,42 +10,52 @@ from typing import Annotated, Any
 import typer
 
 from mergecore.api import InputError
-from mergecore.console import say, warn
-from mergecore.errors import printable
-from mergecore.options import AsJson, Force, Memory, Quiet, size
+from mergecore.tooling import (
+    AsJson,
+    Force,
+    Memory,
+    Quiet,
+    Registry,
+    Workers,
+    available_cores,
+    memory_budget,
+    printable,
+    say,
+    warn,
+)
 
-app = typer.Typer(help="Turn fine-tunes into LoRA adapters; merge adapters.", no_args_is_help=True)
+app = typer.Typer(help="Extract LoRA adapters from fine-tunes, and merge adapters.", no_args_is_help=True)
 
 DTYPES = ("float32", "bfloat16", "float16")
-Dtype = Annotated[str, typer.Option(help="Of the factors: float32, bfloat16, float16.")]
-Rank = Annotated[int, typer.Option(help="The rank; with --energy or --error, the highest one.", show_default=False)]
+Dtype = Annotated[str, typer.Option(help="Dtype of the factors: float32, bfloat16, or float16.")]
+Rank = Annotated[int, typer.Option(help="The rank, or with --energy or --error, the maximum rank.", show_default=False)]
 
 
 @app.command()
 def extract(
     finetune: Annotated[str, typer.Argument(help="A fine-tuned model.", show_default=False)],
-    base: Annotated[str, typer.Argument(help="The model that it was made from.", show_default=False)],
-    out: Annotated[Path, typer.Argument(help="The adapter's folder.", show_default=False)],
+    base: Annotated[str, typer.Argument(help="The model that FINETUNE was trained from.", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="The output folder of the adapter.", show_default=False)],
     rank: Rank = 0,
     energy: Annotated[
-        float, typer.Option(help="Share of each difference's squared norm to keep, such as 0.9.", show_default=False)
+        float, typer.Option(help="Share of each squared norm to keep, such as 0.9.", show_default=False)
     ] = 0.0,
     error: Annotated[
-        float, typer.Option(help="Most that each difference may lose, by its norm, such as 0.05.", show_default=False)
+        float, typer.Option(help="Maximum relative error per tensor, such as 0.05.", show_default=False)
     ] = 0.0,
-    keep: Annotated[str, typer.Option(help="Norms, biases, other small weights: save or drop.")] = "save",
-    embeddings: Annotated[str, typer.Option(help="lora, save or drop.")] = "lora",
-    head: Annotated[str, typer.Option(help="lora, save or drop; a tied one goes with its embedding.")] = "lora",
-    experts: Annotated[str, typer.Option(help="Experts stored as one tensor: lora, save or drop.")] = "save",
-    added_tokens: Annotated[str, typer.Option(help="Rows that only FINETUNE has: refuse, drop or save.")] = "refuse",
+    keep: Annotated[str, typer.Option(help="Norms, biases, and other small weights: save or drop.")] = "save",
+    embeddings: Annotated[str, typer.Option(help="Embeddings: lora, save, or drop.")] = "lora",
+    head: Annotated[str, typer.Option(help="The head, unless it is tied: lora, save, or drop.")] = "lora",
+    experts: Annotated[str, typer.Option(help="Experts stored as one tensor: lora, save, or drop.")] = "save",
+    added_tokens: Annotated[str, typer.Option(help="Rows that only FINETUNE has: refuse, drop, or save.")] = "refuse",
     dtype: Dtype = "float32",
     memory: Memory = "",
-    workers: Annotated[int, typer.Option(help="Threads; default: one for each core.", min=0)] = 0,
+    workers: Workers = 0,
     force: Force = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write the LoRA adapter OUT that leads from BASE to FINETUNE; without --rank, --energy or --error of rank 16."""
+    """Extract the difference between FINETUNE and BASE as the LoRA adapter OUT, by default with rank 16."""
     wanted = _wanted(rank, energy, error)
     for option, value, allowed in (
         ("--keep", keep, ("save", "drop")),
@@ -57,11 +67,9 @@ def extract(
     ):
         _one_of(option, value, allowed)
     if added_tokens == "save" and "drop" in (embeddings, head):
-        raise InputError("--added-tokens save stores the embedding and the head; leave out their drop")
+        raise InputError("--added-tokens save stores the embedding and the head; do not drop them")
     import torch
 
-    from mergecore.registry import Registry
-    from mergecore.running import available_cores, spare_memory
     from mergecore_lora.extracting import Choices
     from mergecore_lora.extracting import extract as run
 
@@ -71,7 +79,7 @@ def extract(
         out,
         Choices(wanted, keep, embeddings, head, experts, added_tokens, getattr(torch, dtype)),
         Registry(warn),
-        memory=size(memory, "--memory") if memory else spare_memory(),
+        memory=memory_budget(memory),
         workers=workers or available_cores(),
         force=force,
     )
@@ -81,32 +89,30 @@ def extract(
 @app.command()
 def merge(
     adapters: Annotated[list[str], typer.Argument(help="Two or more adapters.", show_default=False)],
-    out: Annotated[Path, typer.Argument(help="The merged adapter's folder.", show_default=False)],
-    method: Annotated[str, typer.Option(help="exact (the sum), or an installed merge method.")] = "exact",
-    weight: Annotated[list[float], typer.Option(help="Of an adapter; once for each, in their order.")] = [],  # noqa: B006
+    out: Annotated[Path, typer.Argument(help="The output folder of the merged adapter.", show_default=False)],
+    method: Annotated[str, typer.Option(help="exact (the weighted sum), or an installed merge method.")] = "exact",
+    weight: Annotated[list[float], typer.Option(help="Weight of an adapter. Repeat for each.")] = [],  # noqa: B006
     parameter: Annotated[list[str], typer.Option("--set", help="A parameter of the method, such as density=0.5.")] = [],  # noqa: B006
-    rank: Annotated[int, typer.Option(help="The highest rank of the result; default: what is needed.")] = 0,
+    rank: Annotated[int, typer.Option(help="Maximum rank of the result. Default: as high as needed.")] = 0,
     dtype: Dtype = "float32",
     force: Force = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make one adapter OUT of several for the same base; no large matrix is ever made."""
-    from mergecore_lora.merging import EXACT, Way, check_way
+    """Merge several adapters for the same base into OUT, without building full-size matrices."""
+    from mergecore_lora.merging import EXACT, MergeOptions, check_weights
     from mergecore_lora.merging import merge as run
 
     _one_of("--dtype", dtype, DTYPES)
     if rank < 0:
-        raise InputError(f"--rank: must be a whole number above 0, not {rank}")
+        raise InputError(f"--rank: must be a positive integer, not {rank}")
     if method == EXACT and parameter:
-        raise InputError("--set: the exact sum has no parameters; use --weight")
-    weights = check_way(len(adapters), weight)
+        raise InputError("--set: the exact sum has no parameters; use --weight instead")
+    weights = check_weights(len(adapters), weight)
     import torch
 
-    from mergecore.registry import Registry
-
-    way = Way(method, weights, dict(map(_parameter, parameter)), rank or None, getattr(torch, dtype))
-    report = run(adapters, out, way, Registry(warn), force=force)
+    options = MergeOptions(method, weights, dict(map(_parameter, parameter)), rank or None, getattr(torch, dtype))
+    report = run(adapters, out, options, Registry(warn), force=force)
     _show(out, report, quiet, as_json)
 
 
@@ -119,19 +125,19 @@ def _parameter(text: str) -> tuple[str, Any]:
     try:
         return name, yaml.safe_load(value)
     except yaml.YAMLError:
-        raise InputError(f"--set: {value!r} is no value; write a number, true or false") from None
+        raise InputError(f"--set: {value!r} is not a valid value; use a number, true, or false") from None
 
 
 def _wanted(rank: int, energy: float, error: float) -> Any:
     from mergecore_lora.decomposing import Wanted
 
     if rank < 0:
-        raise InputError(f"--rank: must be a whole number above 0, not {rank}")
+        raise InputError(f"--rank: must be a positive integer, not {rank}")
     for option, value in (("--energy", energy), ("--error", error)):
         if not 0 <= value <= 1:
             raise InputError(f"{option}: must be between 0 and 1, not {value:g}")
     if energy and error:
-        raise InputError("--energy and --error say the same in two ways; give one")
+        raise InputError("--energy and --error both set the accuracy; use only one")
     share = energy or (1 - error**2 if error else None)
     return Wanted(rank or (None if share else 16), share)
 
@@ -142,7 +148,7 @@ def _one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:
 
 
 def _show(out: Path, report: Mapping[str, Any], quiet: bool, as_json: bool) -> None:
-    """The report: the table of errors, and the whole."""
+    """Print the report: the table of errors and the totals."""
     for note in report["notes"]:
         warn(note)
     if as_json:
@@ -155,4 +161,4 @@ def _show(out: Path, report: Mapping[str, Any], quiet: bool, as_json: bool) -> N
     for tensor in report["tensors"]:
         name, how, rank = printable(tensor["name"]), tensor["how"], tensor["rank"] or "-"
         typer.echo(f"{name:{width}}  {how:4}  {rank!s:>4}  {tensor['error']:8.2e}  {tensor['norm']:8.2e}")
-    say(f"{out}: an adapter of {len(report['tensors'])} tensors; error {report['error']:.2e} of the whole difference")
+    say(f"{out}: wrote an adapter with {len(report['tensors'])} tensors; relative error {report['error']:.2e}")

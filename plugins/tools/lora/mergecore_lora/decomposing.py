@@ -1,4 +1,4 @@
-"""A matrix as the product of two thin ones: randomised, checked, and exact where that is not good enough."""
+"""Factor a matrix into two thin ones with a randomized method, or exactly if that is not accurate enough."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ import torch
 from torch import Tensor
 
 EXTRA = 10
-"""Directions that the randomised search takes beyond the rank (Halko, Martinsson and Tropp, arXiv 0909.4061)."""
+"""Oversampling of the randomized method beyond the rank (Halko, Martinsson, and Tropp, arXiv 0909.4061)."""
 
 FIRST = 64
-"""Directions that it begins with where the rank is not known."""
+"""Initial number of directions if the rank is unknown."""
 
 TURNS = 8
-"""Most power iterations; what has not settled by then is done exactly."""
+"""Maximum number of power iterations. If they do not converge, use the exact decomposition."""
 
 SETTLED = 1e-5
-"""Share of the squared norm by which the caught part may still grow when it counts as settled."""
+"""Converged if the captured part grows by at most this share of the squared norm."""
 
 PIECE = 2**22
-"""Elements of a matrix that are summed up in float64 at a time."""
+"""Number of matrix elements to sum up in float64 at a time."""
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """How good a product is wanted: a rank (None: as high as need be), and a share of the squared norm (None: any)."""
+    """Required accuracy: a rank (None: as high as needed) and a share of the squared norm (None: any)."""
 
     rank: int | None = None
     share: float | None = None
 
     def rank_for(self, squares: Tensor, total: float) -> int | None:
-        """The lowest rank whose largest squared singular values are the share; None where all of these are less."""
+        """Return the lowest rank whose squared singular values reach the share, or None if even all do not."""
         if self.share is None:
             return self.rank
-        # Rounding keeps the sum below the whole by as much as float32 values can.
+        # Rounding of float32 values can keep the sum slightly below the total.
         reached = torch.cumsum(squares.double(), 0) >= min(self.share, 1 - 1e-12) * total
         if not reached.any():
             return self.rank if self.rank is not None and self.rank <= len(squares) else None
@@ -46,7 +46,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Product:
-    """left (rows, rank) @ right (rank, columns); `exact` if it came from the whole singular value decomposition."""
+    """left (rows, rank) @ right (rank, columns). `exact` if it comes from a full singular value decomposition."""
 
     left: Tensor
     right: Tensor
@@ -58,12 +58,12 @@ class Product:
 
 
 def squared_norm(matrix: Tensor) -> float:
-    """The sum of squares, in float64."""
+    """Return the sum of squares, computed in float64."""
     return math.fsum(piece.double().square().sum().item() for piece in matrix.reshape(-1).split(PIECE))
 
 
 def remainder(matrix: Tensor, product: Product) -> float:
-    """The squared norm of what a product leaves of a matrix, measured in blocks of rows."""
+    """Return the squared norm of matrix - product, computed in blocks of rows."""
     rows = max(1, PIECE // max(matrix.shape[1], 1))
     left, right = product.left.float(), product.right.float()
     blocks = zip(matrix.split(rows), left.split(rows))
@@ -71,19 +71,19 @@ def remainder(matrix: Tensor, product: Product) -> float:
 
 
 def decompose(matrix: Tensor, wanted: Wanted, name: str, dtype: torch.dtype = torch.float32) -> tuple[Product, float]:
-    """The product of the wanted quality, with factors of one length and of `dtype`, and what it leaves.
+    """Factor a matrix with the required accuracy into factors of equal norm and of `dtype`.
 
     Args:
-        matrix: float32, two axes.
-        wanted: the quality.
-        name: decides the random numbers.
-        dtype: of the factors.
+        matrix: The matrix, float32 with two axes.
+        wanted: The required accuracy.
+        name: Seed of the random numbers.
+        dtype: Dtype of the factors.
 
     Returns:
-        The product, and the squared norm of the rest, measured.
+        The product, and the measured squared norm of the remainder.
     """
     total = squared_norm(matrix)
-    found = _randomised(matrix, wanted, total, name)
+    found = _randomized(matrix, wanted, total, name)
     if found is not None:
         product = _rounded(found, dtype)
         left = remainder(matrix, product)
@@ -109,8 +109,8 @@ def _exact(matrix: Tensor, wanted: Wanted, total: float) -> Product:
     return _balanced(u, s, vh, limit if rank is None else min(rank, limit), True)
 
 
-def _randomised(matrix: Tensor, wanted: Wanted, total: float, name: str) -> Product | None:
-    """The product from the range that random directions find; None where the exact way is as quick or needed."""
+def _randomized(matrix: Tensor, wanted: Wanted, total: float, name: str) -> Product | None:
+    """Return a product from a randomized range finder, or None if the exact method is as fast or required."""
     smaller = min(matrix.shape)
     directions = (wanted.rank if wanted.share is None and wanted.rank is not None else FIRST) + EXTRA
     while directions <= smaller // 3:
@@ -128,7 +128,7 @@ def _randomised(matrix: Tensor, wanted: Wanted, total: float, name: str) -> Prod
 def _caught(
     matrix: Tensor, wanted: Wanted, directions: int, total: float, name: str
 ) -> tuple[Tensor, Tensor, Tensor] | None:
-    """Singular values and vectors of what lies in the best `directions` that power iterations find."""
+    """Return the singular values and vectors within the best `directions` that power iterations find."""
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") >> 1
     random = torch.randn(matrix.shape[1], directions, generator=torch.Generator().manual_seed(seed))
     basis = torch.linalg.qr(matrix @ random).Q
@@ -136,7 +136,7 @@ def _caught(
     for _ in range(TURNS):
         basis = torch.linalg.qr(matrix @ torch.linalg.qr(matrix.T @ basis).Q).Q
         small = basis.T @ matrix
-        # Through the small square matrix: its eigenvalues are the squared singular values.
+        # The eigenvalues of the small square matrix are the squared singular values.
         values, vectors = torch.linalg.eigh(small.double() @ small.double().T)
         squares = values.flip(0).clamp(min=0)
         caught = squares[: wanted.rank if wanted.share is None else None].sum().item()

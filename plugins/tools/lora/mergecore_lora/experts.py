@@ -1,4 +1,4 @@
-"""Experts that one tensor holds: a matrix for each, with factors of one rank, laid out as PEFT has them."""
+"""Fused experts: one matrix per expert, with factors of equal rank in the layout of PEFT."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from mergecore_lora.decomposing import Product, Wanted, decompose
 from mergecore_lora.pairs import Entry, Kind
 
 INNER, OUTER = "gate_up_proj", "down_proj"
-"""A module's two tensors of experts; where both are targets, PEFT wraps the first, then the second around it."""
+"""A module's two expert tensors. If both are targets, PEFT wraps the first, and then the second around it."""
 
 
 def laid_out(entries: Sequence[Entry]) -> Iterator[Entry]:
-    """The entries, with those marked that hold a matrix for each expert, and how these lie.
+    """Yield the entries, marking those that hold one matrix per expert, and the orientation of these matrices.
 
-    The two tensors of a module show it together: (experts, 2 * width, hidden) and (experts, hidden, width), or both the
-    other way about. Experts without a gate are left unmarked.
+    The orientation follows from the shapes of a module's two tensors: (experts, 2 * width, hidden) and
+    (experts, hidden, width), or both transposed. Experts without a gate stay unmarked.
     """
     shapes = {entry.name: entry.info.shape for entry in entries if entry.kind is Kind.EXPERTS}
     for entry in entries:
@@ -35,16 +35,16 @@ def laid_out(entries: Sequence[Entry]) -> Iterator[Entry]:
 
 
 def factored(change: Tensor, entry: Entry, wanted: Wanted, dtype: torch.dtype) -> tuple[Tensor, Tensor, Product, float]:
-    """The factors of a change of all experts; the highest rank that one of them needs is that of all.
+    """Factor a change of all experts, using the highest rank that any expert needs for all.
 
     Args:
-        change: (experts, out, in), or (experts, in, out) where the entry is transposed.
-        entry: it is of.
-        wanted: how good each expert's must be.
-        dtype: of the factors.
+        change: The change, of shape (experts, out, in), or (experts, in, out) if the entry is transposed.
+        entry: The entry that changes.
+        wanted: Required accuracy for each expert.
+        dtype: Dtype of the factors.
 
     Returns:
-        A, (experts * rank, in); B, (out, rank * experts); a product with that rank, and the squared norm that is lost.
+        A (experts * rank, in), B (out, rank * experts), a product of that rank, and the squared norm that is lost.
     """
     found = [_product(matrix.T if entry.transposed else matrix, f"{entry.name}.{number}", wanted, dtype)
              for number, matrix in enumerate(change)]  # fmt: skip
@@ -69,11 +69,11 @@ def _padded(factor: Tensor, shape: tuple[int, int]) -> Tensor:
 
 
 def nest(names: Sequence[str], rename: Callable[[str, str], None]) -> None:
-    """Give factors that are in the file under their parameters' names those that PEFT has for them.
+    """Rename factors in the file from their parameters' names to PEFT's names.
 
     Args:
-        names: of the parameters.
-        rename: takes a name in the file and its new one.
+        names: Names of the parameters.
+        rename: Function that takes a name in the file and its new name.
     """
     for name in names:
         module, _, end = name.rpartition(".")

@@ -1,4 +1,4 @@
-"""An adapter out of a fine-tune and its base: each tensor's difference as two thin factors, or whole, or left out."""
+"""Extract an adapter from a fine-tune and its base, storing each difference as thin factors, whole, or not at all."""
 
 from __future__ import annotations
 
@@ -13,37 +13,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mergecore.api import FLOATS, InputError, ModelError
-from mergecore.builtin.threads import Budget
-from mergecore.config import class_name
-from mergecore.registry import Registry
+from mergecore.api import FLOATS, Budget, InputError, ModelError
+from mergecore.tooling import Registry, class_name
 from mergecore_lora.decomposing import Product, Wanted, decompose, squared_norm
 from mergecore_lora.experts import factored, laid_out, nest
 from mergecore_lora.pairs import Entry, Kind, Pair, open_pair
 from mergecore_lora.writing import TensorFile, peft_config, write_adapter
 
 TASKS = {"ForCausalLM": "CAUSAL_LM", "LMHeadModel": "CAUSAL_LM", "ForConditionalGeneration": "SEQ_2_SEQ_LM"}
-"""PEFT's name for what classes do, by how the class's name ends. For other tasks PEFT would want the head whole,
-changed or not, so they stay without a name."""
+"""PEFT's task name by the suffix of the class name. For other tasks PEFT would require the whole head, changed or not,
+so they have no task name."""
 
 TAKEN_FOR_EXPERTS = ("gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
-"""Modules of these names PEFT takes for experts in models that have some; it leaves parameters alone that are named."""
+"""Module names that PEFT treats as experts in models with experts, unless they are listed as target parameters."""
 
 ROOM = 3
-"""A decomposition needs about so many times the memory of the matrix, in float32."""
+"""Memory that a decomposition needs, as a multiple of the size of the matrix in float32."""
 
 
 @dataclass(frozen=True)
 class Choices:
-    """What becomes of each kind of tensor.
+    """How to store each kind of tensor.
 
     Attributes:
-        wanted: how good low-rank factors must be.
-        keep: ``save`` or ``drop``: norms, biases and whatever else has no low-rank form.
-        embeddings, heads: ``lora``, ``save`` or ``drop``.
-        experts: ``lora``, ``save`` or ``drop``: experts stored as one tensor.
-        added: ``refuse``, ``drop`` or ``save``: rows that only the fine-tune has; saved, the whole tensor is.
-        dtype: of the factors.
+        wanted: Required accuracy of low-rank factors.
+        keep: ``save`` or ``drop`` norms, biases, and other tensors without a low-rank form.
+        embeddings, heads: ``lora``, ``save``, or ``drop``.
+        experts: ``lora``, ``save``, or ``drop``, for experts stored as one tensor.
+        added: ``refuse``, ``drop``, or ``save`` rows that only the fine-tune has. ``save`` stores the whole tensor.
+        dtype: Dtype of the factors.
     """
 
     wanted: Wanted
@@ -55,7 +53,7 @@ class Choices:
     dtype: torch.dtype = torch.float32
 
     def of(self, entry: Entry) -> str:
-        """``lora``, ``save`` or ``drop``."""
+        """Return ``lora``, ``save``, or ``drop``."""
         if entry.kind is Kind.LINEAR or entry.grown:
             return "save" if entry.grown else "lora"
         if entry.kind is Kind.EXPERTS and self.experts == "lora":
@@ -66,15 +64,15 @@ class Choices:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a tensor.
+    """How a tensor was stored.
 
     Attributes:
-        name: in transformers.
-        how: ``lora``, ``save``, ``drop``.
-        rank: of the factors; 0 without.
-        exact: whether the factors come from a whole singular value decomposition.
-        error: norm of what is lost by that of the difference.
-        norm: of the difference (Frobenius).
+        name: Name in transformers.
+        how: ``lora``, ``save``, or ``drop``.
+        rank: Rank of the factors, or 0 without factors.
+        exact: Whether the factors come from a full singular value decomposition.
+        error: Norm of the lost part, relative to the norm of the difference.
+        norm: Frobenius norm of the difference.
     """
 
     name: str
@@ -97,10 +95,10 @@ def extract(
     force: bool,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Any:
-    """Write the adapter that leads from `base` to `finetune`; returns its report (see `docs/lora.md`).
+    """Write the adapter that turns `base` into `finetune`, and return its report (see `docs/lora.md`).
 
     Raises:
-        InputError: the models do not fit each other, are the same, or a tensor does not fit the memory.
+        InputError: The models do not match or are identical, or a tensor does not fit in memory.
     """
     pair = open_pair(finetune, base, registry, choices.added)
     try:
@@ -117,8 +115,8 @@ def _check(pair: Pair, memory: int) -> None:
     for entry in pair.entries:
         if (needed := _room(entry)) > memory:
             raise InputError(
-                f"{entry.name}: its difference takes {needed / 1e6:.0f} MB at one time, more than the"
-                f" {memory / 1e6:.0f} MB allowed; give --memory {needed // 10**6 + 1}MB"
+                f"{entry.name}: its difference needs {needed / 1e6:.0f} MB of memory, more than the"
+                f" {memory / 1e6:.0f} MB allowed; pass --memory {needed // 10**6 + 1}MB"
             )
 
 
@@ -128,7 +126,7 @@ def _room(entry: Entry) -> int:
 
 @dataclass
 class Extractor:
-    """Goes through the tensors of a pair, several at a time."""
+    """Process the tensors of a pair, several at a time."""
 
     pair: Pair
     choices: Choices
@@ -136,7 +134,7 @@ class Extractor:
     advance: Callable[[int], None]
 
     def fill(self, file: TensorFile, workers: int) -> tuple[Any, Any]:
-        """Put the adapter's tensors into a file; returns its config and the report."""
+        """Add the adapter's tensors to a file. Return its config and the report."""
         largest = sorted(self.pair.entries, key=lambda entry: -entry.info.elements)
         stop = threading.Event()
 
@@ -154,20 +152,20 @@ class Extractor:
             found = [outcome for outcome in pool.map(work, largest) if outcome is not None]
         outcomes = {outcome.name: outcome for outcome in sorted(found, key=lambda outcome: outcome.name)}
         if not outcomes:
-            raise ModelError(f"{self.pair.finetune.reference}: is the same as its base; there is nothing to extract")
+            raise ModelError(f"{self.pair.finetune.reference}: identical to its base; there is nothing to extract")
         stacks = {entry.name for entry in self.pair.entries if entry.matrices}
         nest([name for name, found in outcomes.items() if found.how == "lora" and name in stacks], file.rename)
         return self._config(outcomes, self._save(outcomes, file)), self._report(outcomes)
 
     def _outcome(self, entry: Entry, file: TensorFile) -> Outcome | None:
-        """What becomes of a tensor; None where it is the same in both models. Factors go into the file."""
+        """Process a tensor, adding any factors to the file. Return None if it is the same in both models."""
         if entry.info.dtype not in FLOATS:
             self._check_same(entry)
             return None
         change = self.pair.difference(entry)
         total = squared_norm(change)
         if not math.isfinite(total):
-            raise ModelError(f"{entry.name}: holds NaN or infinity in one of the models; mend the checkpoint first")
+            raise ModelError(f"{entry.name}: contains NaN or infinity in one of the models; fix the checkpoint first")
         how = self.choices.of(entry)
         norm = math.sqrt(total)
         self.advance(entry.info.nbytes)
@@ -179,7 +177,7 @@ class Extractor:
         return Outcome(entry.name, "lora", product.rank, product.exact, math.sqrt(left / total), norm)
 
     def _factors(self, entry: Entry, change: Tensor, file: TensorFile) -> tuple[Product, float]:
-        """Put the factors of a change into the file; returns them and the squared norm of what they lose."""
+        """Add the factors of a change to the file. Return them and the squared norm of the lost part."""
         if entry.matrices:
             a, b, product, left = factored(change, entry, self.choices.wanted, self.choices.dtype)
             file.add(f"{entry.name}.lora_A.weight", a)
@@ -199,10 +197,10 @@ class Extractor:
         theirs = torch.empty_like(self.pair.value(entry))
         self.pair.base.read(entry.base, 0, theirs.view(-1))
         if not torch.equal(self.pair.value(entry), theirs):
-            raise ModelError(f"{entry.name}: holds {entry.info.dtype} values, which differ; no adapter can hold that")
+            raise ModelError(f"{entry.name}: has different {entry.info.dtype} values, which an adapter cannot store")
 
     def _save(self, outcomes: dict[str, Outcome], file: TensorFile) -> list[str]:
-        """Put whole tensors into the file; returns the modules that they are saved with."""
+        """Add whole tensors to the file. Return the modules that they are saved with."""
         factored = {name.rpartition(".")[0] for name, outcome in outcomes.items() if outcome.how == "lora"}
         saved = [e for e in self.pair.entries if e.name in outcomes and outcomes[e.name].how == "save"]
         owners = {entry.module for entry in saved if entry.kind is not Kind.BIAS}
@@ -219,13 +217,13 @@ class Extractor:
         return modules
 
     def _save_module(self, module: str, factored: Iterable[str], file: TensorFile) -> None:
-        """PEFT saves modules, not parameters: all that is in the module goes into the file."""
+        """Add everything in a module to the file, because PEFT saves modules, not parameters."""
         inside = next((name for name in sorted(factored) if f"{name}.".startswith(f"{module}.")), None)
         if inside is not None or not module:
-            what = f"beside {inside!r}" if module else "outside of all modules"
+            what = f"next to {inside!r}" if module else "outside of all modules"
             raise ModelError(
-                f"{module or self.pair.base.reference}: a parameter changed that PEFT cannot store by itself ({what});"
-                " --keep drop leaves such changes out"
+                f"{module or self.pair.base.reference}: PEFT cannot store a changed parameter separately ({what});"
+                " pass --keep drop to discard such changes"
             )
         for entry in self.pair.entries:
             if entry.name.startswith(f"{module}.") and entry.info.dtype in FLOATS:
@@ -279,7 +277,7 @@ class Extractor:
         rows = {entry.info.shape[0] for entry in self.pair.entries if entry.grown}
         return [
             f"the adapter is for {self.pair.base.reference} with {count} tokens: call resize_token_embeddings({count})"
-            " on it before PEFT loads the adapter; the tokenizer is that of the fine-tune"
+            " on it before loading the adapter, and use the tokenizer of the fine-tune"
             for count in rows
         ]
 
@@ -291,6 +289,6 @@ class Extractor:
         ):
             return []
         return [
-            f"{embeddings[0].name}: is the head too, which PEFT 0.21 changes with it only when the adapter is merged:"
+            f"{embeddings[0].name}: is also the head, which PEFT 0.21 changes only when it merges the adapter;"
             " call merge_and_unload()"
         ]

@@ -1,4 +1,4 @@
-"""The hook that adds PEFT's adapters to models."""
+"""The hook that adds PEFT adapters to models."""
 
 from __future__ import annotations
 

@@ -1,41 +1,37 @@
-"""Several adapters as one: their factors side by side, or a method in the small space that they all share."""
+"""Merge adapters by concatenating their factors, or by applying a method in the small space that they share."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mergecore.adapters import find_adapter
 from mergecore.api import Base, DeltaMethod, InputError, Method, ModelError, Reader
-from mergecore.inmemory import merge_tensors
-from mergecore.params import declared
-from mergecore.registry import Registry
-from mergecore.sources import check_link
+from mergecore.tooling import Registry, check_link, find_adapter, merge_tensors
 from mergecore_lora.applying import PART, PREFIX
 from mergecore_lora.changes import Stored
 from mergecore_lora.settings import WEIGHTS, Settings, base_name, read_settings
 from mergecore_lora.writing import TensorFile, peft_config, write_adapter
 
 EXACT = "exact"
-"""The name of the sum of all changes, which needs no method."""
+"""Name of the plain weighted sum of all changes, which needs no method."""
 
 NEGLIGIBLE = 1e-6
-"""Directions with a singular value below this share of the largest are rounding."""
+"""Singular values below this share of the largest are rounding noise."""
 
 
 @dataclass(frozen=True)
 class Opened:
-    """An adapter that is nothing but low-rank changes.
+    """An adapter that consists only of low-rank changes.
 
     Attributes:
-        pairs: by module, whether it is an embedding, A (rank, in) and B (out, rank), as stored.
+        pairs: Whether it is an embedding, A (rank, in), and B (out, rank) as stored, by module.
     """
 
     folder: Path
@@ -43,7 +39,7 @@ class Opened:
     pairs: Mapping[str, tuple[bool, Stored, Stored]]
 
     def factors(self, module: str) -> tuple[Tensor, Tensor] | None:
-        """scale · B, (out, rank), and A, (rank, in), of a module in float32; None where it is not changed."""
+        """Return scale · B (out, rank) and A (rank, in) of a module in float32, or None if it is unchanged."""
         if module not in self.pairs:
             return None
         _, a, b = self.pairs[module]
@@ -52,15 +48,15 @@ class Opened:
 
 
 @dataclass(frozen=True)
-class Way:
-    """How adapters become one.
+class MergeOptions:
+    """How to merge adapters.
 
     Attributes:
-        method: its name, or `EXACT`.
-        weights: one for each adapter.
-        parameters: of the method, beside the weights.
-        rank: the highest rank of a result; None: as it comes.
-        dtype: of the factors.
+        method: Name of the method, or `EXACT`.
+        weights: One weight per adapter.
+        parameters: Parameters of the method, other than the weights.
+        rank: Maximum rank of a result. None: no limit.
+        dtype: Dtype of the factors.
     """
 
     method: str
@@ -70,19 +66,19 @@ class Way:
     dtype: torch.dtype
 
 
-def merge(adapters: Sequence[str], out: Path, way: Way, registry: Registry, *, force: bool) -> Any:
-    """Write the one adapter that several become; returns its report.
+def merge(adapters: Sequence[str], out: Path, options: MergeOptions, registry: Registry, *, force: bool) -> Any:
+    """Merge adapters into one, write it, and return its report.
 
     Raises:
-        InputError: an adapter holds more than low-rank changes, they do not fit each other, or the method cannot be
+        InputError: An adapter has more than low-rank changes, the adapters do not match, or the method cannot be
             used.
     """
-    method = None if way.method == EXACT else registry.provide("methods", way.method)
-    if method is not None and "weight" in declared(method):
-        way = replace(way, parameters={"weight": list(way.weights), **way.parameters})
+    method = None if options.method == EXACT else registry.provide("methods", options.method)
+    if method is not None and "weight" in {field.name for field in fields(method)}:
+        options = replace(options, parameters={"weight": list(options.weights), **options.parameters})
     with _opened(adapters, registry) as opened:
         bases = list(dict.fromkeys(base_name(item.folder) for item in opened))
-        merger = Merger(opened, way, method)
+        merger = Merger(opened, options, method)
         folders = [item.folder for item in opened]
         return write_adapter(out, folders, force, lambda file: merger.fill(file, bases))
 
@@ -101,7 +97,7 @@ def _open(folder: Path, registry: Registry, files: list[Reader]) -> Opened:
     settings = read_settings(folder)
     path = next((folder / name for name in WEIGHTS if (folder / name).exists()), None)
     if path is None:
-        raise ModelError(f"{folder}: has no {WEIGHTS[0]}; fetch the whole adapter")
+        raise ModelError(f"{folder}: has no {WEIGHTS[0]}; download the complete adapter")
     check_link(folder, path)
     reader: Reader = registry.provide("readers", path.suffix.removeprefix("."))(path)
     files.append(reader)
@@ -114,7 +110,7 @@ def _pairs(path: Path, reader: Reader, settings: Settings) -> dict[str, tuple[bo
         match = PART.fullmatch(key.removeprefix(PREFIX))
         if match is None or match[3] == ".bias" or match[2] == "lora_magnitude_vector":
             raise ModelError(
-                f"{path}: {key!r} is no low-rank change by itself; merge BASE+ADAPTER as models and extract an adapter"
+                f"{path}: {key!r} is not a low-rank change; merge BASE+ADAPTER as models, then extract an adapter"
             )
         found.setdefault(match[1], {})[match[2][-1] + ("e" if "embedding" in match[2] else "")] = Stored(reader, key)
     pairs = {}
@@ -122,12 +118,12 @@ def _pairs(path: Path, reader: Reader, settings: Settings) -> dict[str, tuple[bo
         embedding = "Ae" in parts or "Be" in parts
         a, b = (parts.get(letter + ("e" if embedding else "")) for letter in "AB")
         if a is None or b is None or len(parts) != 2:
-            raise ModelError(f"{path}: {next(iter(parts.values())).name!r} stands without its other factor")
+            raise ModelError(f"{path}: {next(iter(parts.values())).name!r} has no matching factor")
         rank = settings.rank_of(module)
         if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[0] != rank or b.shape[1] != rank:
             raise ModelError(
-                f"{path}: {a.name!r} {list(a.shape)} and {b.name!r} {list(b.shape)} are no pair of rank {rank} for one"
-                " matrix; merge BASE+ADAPTER as models, then extract an adapter"
+                f"{path}: {a.name!r} {list(a.shape)} and {b.name!r} {list(b.shape)} are not a pair of rank {rank} for"
+                " one matrix; merge BASE+ADAPTER as models, then extract an adapter"
             )
         pairs[module] = (embedding, a, b)
     return pairs
@@ -135,29 +131,29 @@ def _pairs(path: Path, reader: Reader, settings: Settings) -> dict[str, tuple[bo
 
 @dataclass
 class Merger:
-    """Goes through the modules of several adapters."""
+    """Merge several adapters module by module."""
 
     adapters: Sequence[Opened]
-    way: Way
+    options: MergeOptions
     method: type[Method] | None
 
     def fill(self, file: TensorFile, bases: Sequence[str | None]) -> tuple[Any, Any]:
-        """Put the merged factors into a file; returns the adapter's config and the report."""
+        """Add the merged factors to a file. Return the adapter's config and the report."""
         names = " and ".join(str(item.folder) for item in self.adapters)
-        notes = [] if self.method is None or self._turns() else [_NOTE.format(method=self.way.method)]
+        notes = [] if self.method is None or self._turns() else [_NOTE.format(method=self.options.method)]
         if len(bases) > 1:
-            notes.append(f"the adapters name different base models: {', '.join(map(str, bases))}; the first is kept")
+            notes.append(f"the adapters list different base models: {', '.join(map(str, bases))}; the first is kept")
         modules = sorted({module for item in self.adapters for module in item.pairs})
         outcomes = [outcome for module in modules if (outcome := self._merge(module, file))]
         if not outcomes:
-            raise ModelError(f"{names}: nothing is left of their changes; there is nothing to write")
+            raise ModelError(f"{names}: their changes cancel out; there is nothing to write")
         total = math.fsum(found["norm"] ** 2 for found in outcomes)
         lost = math.fsum((found["error"] * found["norm"]) ** 2 for found in outcomes)
         ranks = {found["name"]: found["rank"] for found in outcomes}
         turned = any(item.settings.transposed for item in self.adapters)
         config = peft_config(str(bases[0] or ""), "CAUSAL_LM", ranks, {}, modules, fan_in_fan_out=turned)
         return config, {
-            "how": f"merged from {names} ({self.way.method})",
+            "how": f"merged from {names} ({self.options.method})",
             "base": bases[0],
             "notes": notes,
             "error": math.sqrt(lost / total) if total else 0.0,
@@ -165,13 +161,13 @@ class Merger:
         }
 
     def _merge(self, module: str, file: TensorFile) -> dict[str, Any] | None:
-        """Merge one module; None where nothing is left of it."""
+        """Merge one module. Return None if nothing is left of it."""
         factors = [item.factors(module) for item in self.adapters]
         self._check(module)
         left, right, norm, error = self._sum(factors) if self.method is None else self._by_method(module, factors)
         if not right.shape[0]:
             return None
-        left, right = left.to(self.way.dtype), right.to(self.way.dtype)
+        left, right = left.to(self.options.dtype), right.to(self.options.dtype)
         if next(item.pairs[module][0] for item in self.adapters if module in item.pairs):
             file.add(f"{module}.lora_embedding_A", right)
             file.add(f"{module}.lora_embedding_B", left)
@@ -188,22 +184,22 @@ class Merger:
             raise ModelError(f"{module}: the adapters are for models of different shapes: {sizes}")
 
     def _sum(self, factors: Sequence[tuple[Tensor, Tensor] | None]) -> tuple[Tensor, Tensor, float, float]:
-        """The weighted sum: factors side by side, cut to the rank that is wanted."""
-        there = [(weight, *pair) for weight, pair in zip(self.way.weights, factors) if pair is not None and weight]
+        """Return the weighted sum: concatenated factors, truncated to the requested rank."""
+        there = [(weight, *pair) for weight, pair in zip(self.options.weights, factors) if pair is not None and weight]
         if not there:
             return torch.empty(0, 0), torch.empty(0, 0), 0.0, 0.0
         left = torch.cat([weight * b for weight, b, _ in there], dim=1)
         right = torch.cat([a for _, _, a in there])
         turn_left, turn_right, core = _core(left, right)
         norm = core.norm().item()
-        if self.way.rank is None or self.way.rank >= right.shape[0]:
+        if self.options.rank is None or self.options.rank >= right.shape[0]:
             return left, right, norm, 0.0
         return *self._cut(turn_left, core, turn_right), norm, self._lost(core)
 
     def _by_method(
         self, module: str, factors: Sequence[tuple[Tensor, Tensor] | None]
     ) -> tuple[Tensor, Tensor, float, float]:
-        """What the method makes of the changes in the directions that all of them together span."""
+        """Apply the method to the changes in the directions that they span together."""
         there = [pair for pair in factors if pair is not None]
         turn_left, turn_right, _ = _core(torch.cat([b for b, _ in there], 1), torch.cat([a for _, a in there]))
         empty = torch.zeros(turn_left.shape[1], turn_right.shape[1])
@@ -215,15 +211,15 @@ class Merger:
         return left, right, merged.norm().item(), self._lost(merged)
 
     def _call(self, changes: Sequence[Tensor], name: str) -> Tensor:
-        """The method on changes: their base is zero; a method that moves away from one model begins at the first."""
+        """Apply the method to changes. Their base is zero, or the first change if the method starts from a model."""
         assert self.method is not None
         subtracts = issubclass(self.method, DeltaMethod) and self.method.base is not Base.INPUT
         tensors = [torch.zeros_like(changes[0]), *changes] if subtracts else list(changes)
         base = 0 if subtracts or self.method.base is Base.REQUIRED else None
-        return merge_tensors(tensors, self.method, self.way.parameters, base=base, name=name)
+        return merge_tensors(tensors, self.method, self.options.parameters, base=base, name=name)
 
     def _turns(self) -> bool:
-        """Whether the method gives the same change in whatever directions it is written, as tried on random ones."""
+        """Return whether the method is invariant to rotations of the changes, as tested on random ones."""
         random = torch.Generator().manual_seed(0)
         changes = [torch.randn(7, 5, generator=random) for _ in self.adapters]
         turns = [torch.linalg.qr(torch.randn(size, size, generator=random)).Q for size in (7, 5)]
@@ -232,48 +228,49 @@ class Merger:
         return bool((before - after).norm() <= 1e-4 * before.norm())
 
     def _cut(self, left: Tensor, core: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-        """left @ core @ right.T as two factors of the lowest rank, at most the one that is wanted."""
+        """Split left @ core @ right.T into two factors of the lowest possible rank, at most the requested one."""
         u, s, vh = torch.linalg.svd(core, full_matrices=False)
         rank = int((s > NEGLIGIBLE * s.max()).sum()) if s.numel() and s.max() > 0 else 0
-        rank = rank if self.way.rank is None else min(rank, self.way.rank)
+        rank = rank if self.options.rank is None else min(rank, self.options.rank)
         root = s[:rank].sqrt()
         return left @ (u[:, :rank] * root), (root[:, None] * vh[:rank]) @ right.T
 
     def _lost(self, core: Tensor) -> float:
-        """Norm of what the wanted rank cuts off, by the whole's."""
+        """Return the norm of the part truncated by the requested rank, relative to the whole."""
         squares = torch.linalg.svdvals(core.double()).square()
-        return math.sqrt(squares[self.way.rank :].sum() / squares.sum()) if self.way.rank and squares.sum() else 0.0
+        total, rank = squares.sum(), self.options.rank
+        return math.sqrt(squares[rank:].sum() / total) if rank and total else 0.0
 
 
 _NOTE = (
-    "{method} looks at single numbers, and here these are not the weights' but those of the changes' shared directions"
-    " (Core Space, arXiv 2509.17786): the result is not that of a recipe with {method}"
+    "{method} works on single elements, which here are coordinates in the shared directions of the changes instead of"
+    " weights (Core Space, arXiv 2509.17786), so the result differs from that of a recipe with {method}"
 )
 
 
 def _core(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Orthonormal columns Q, P and a small core with left @ right = Q @ core @ P.T, by two thin QR decompositions."""
+    """Return orthonormal Q and P and a small core such that left @ right = Q @ core @ P.T, from two thin QRs."""
     first, second = torch.linalg.qr(left), torch.linalg.qr(right.T)
     return first.Q, second.Q, first.R @ second.R.T
 
 
 def _principal(matrix: Tensor) -> Tensor:
-    """The left singular vectors of a matrix that are more than rounding: they depend on the changes alone, neither on
-    the order of the adapters nor on how each is factored."""
+    """Return the left singular vectors of a matrix above rounding noise. They depend only on the changes, not on the
+    order of the adapters or how each is factored."""
     u, s, _ = torch.linalg.svd(matrix, full_matrices=False)
     return u[:, s > NEGLIGIBLE * s.max()] if s.max() > 0 else u
 
 
-def check_way(count: int, weights: Sequence[float]) -> list[float]:
-    """One weight for each adapter.
+def check_weights(count: int, weights: Sequence[float]) -> list[float]:
+    """Return one weight per adapter.
 
     Raises:
-        InputError: there are not as many as adapters, or one is no number.
+        InputError: The numbers of weights and adapters differ, or a weight is not finite.
     """
     if count < 2:
-        raise InputError("ADAPTERS: one adapter is merged already; give two or more, then OUT")
+        raise InputError("ADAPTERS: there is only one adapter; provide at least two, then OUT")
     if weights and len(weights) != count:
-        raise InputError(f"--weight: is given {len(weights)} times for {count} adapters; give one for each, or none")
+        raise InputError(f"--weight: given {len(weights)} times for {count} adapters; pass one for each, or none")
     if not all(map(math.isfinite, weights)):
-        raise InputError("--weight: must be a number")
+        raise InputError("--weight: must be a finite number")
     return list(weights) or [1.0] * count

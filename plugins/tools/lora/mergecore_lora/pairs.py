@@ -1,4 +1,4 @@
-"""A fine-tune beside its base: the same tensors under the names that they have in transformers, and of what kind."""
+"""Pair the tensors of a fine-tune and its base, with their names in transformers and their kinds."""
 
 from __future__ import annotations
 
@@ -10,26 +10,30 @@ from enum import Enum
 import torch
 from torch import Tensor
 
-from mergecore.adapters import open_model, tied_heads
 from mergecore.api import FLOATS, ModelError, TensorInfo, torch_dtype
-from mergecore.architecture import Architecture
-from mergecore.definitions import find
-from mergecore.layouts import as_whole, renamed
-from mergecore.registry import Registry
-from mergecore.sources import Checkpoint
+from mergecore.tooling import (
+    Architecture,
+    Checkpoint,
+    Registry,
+    find_architecture,
+    join_parts,
+    open_model,
+    rename_tensors,
+    tied_heads,
+)
 
 EMBEDDING = re.compile(r"(^|[._])(w[tp]e|\w*emb(ed)?(ding)?s?(_\w+)?|relative_attention_bias|\w*position\w*)\.weight$")
-"""How the weights of embeddings are called that do not hold tokens."""
+"""Names of embedding weights that do not hold tokens."""
 
 ROUTER = re.compile(r"(^|\.)(gate|router|layer|classifier)\.weight$")
-"""How the weights of routers are called, in layers with experts: modules of many classes, which PEFT leaves alone."""
+"""Names of router weights in layers with experts. Their modules have many classes, and PEFT does not adapt them."""
 
 PIECE = 2**22
-"""Elements of the base that are read at a time."""
+"""Number of elements of the base to read at a time."""
 
 
 class Kind(str, Enum):
-    """What a tensor is to an adapter."""
+    """The kinds of tensors that an adapter distinguishes."""
 
     LINEAR = "linear"
     EMBEDDING = "embedding"
@@ -37,23 +41,23 @@ class Kind(str, Enum):
     BIAS = "bias"
     EXPERTS = "experts"
     OTHER = "other"
-    """The weight of a module that has no low-rank form here: a norm, a convolution, a router, positions."""
+    """The weight of a module without a low-rank form: a norm, a convolution, a router, or positions."""
     LOOSE = "loose"
-    """A parameter that is not the weight or bias of a module of its own."""
+    """A parameter that is not the weight or bias of a separate module."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A tensor of both models.
+    """A tensor that both models have.
 
     Attributes:
-        name: in transformers.
-        kind: what it is to an adapter.
-        finetune, base: the tensors' names in the two models; a tied head's is its embedding's.
-        info: of the rows that count: all of the base's, and those that only the fine-tune has where they are saved.
-        transposed: whether a linear layer stores (in, out).
-        matrices: whether it holds a linear layer for each expert, along its first axis.
-        grown: whether it has rows for tokens that the base lacks.
+        name: Name in transformers.
+        kind: Kind of tensor.
+        finetune, base: Names of the tensor in the two models. For a tied head, the name of its embedding.
+        info: Shape and dtype. Covers the rows of the base, and rows that only the fine-tune has if they are saved.
+        transposed: Whether a linear layer is stored as (in, out).
+        matrices: Whether the tensor holds one linear layer per expert along its first axis.
+        grown: Whether the tensor has rows for tokens that the base does not have.
     """
 
     name: str
@@ -72,11 +76,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class Pair:
-    """A fine-tune and its base, opened; close both.
+    """An opened fine-tune and its base, which must be closed.
 
     Attributes:
-        entries: their tensors.
-        tied: the heads that are an embedding in both, as transformers calls them, by the embedding's name.
+        entries: The tensors of both models.
+        tied: Names in transformers of the heads that are tied in both models, by the name of the embedding.
     """
 
     finetune: Checkpoint
@@ -89,7 +93,7 @@ class Pair:
         self.base.close()
 
     def difference(self, entry: Entry) -> Tensor:
-        """fine-tune - base in float32, of the entry's shape; rows that the base lacks count as 0 there."""
+        """Return fine-tune - base in float32, in the entry's shape. Rows missing from the base count as 0."""
         values = self.value(entry).to(torch.float32)
         info = self.base.tensors[entry.base]
         buffer = torch.empty(min(PIECE, info.elements), dtype=torch_dtype(info.dtype))
@@ -101,7 +105,7 @@ class Pair:
         return values
 
     def value(self, entry: Entry) -> Tensor:
-        """The fine-tune's tensor as it is read, of the entry's shape."""
+        """Return the fine-tune's tensor in its stored dtype, in the entry's shape."""
         dtype = self.finetune.tensors[entry.finetune].dtype
         out = torch.empty(entry.info.shape, dtype=torch_dtype(dtype))
         self.finetune.read(entry.finetune, 0, out.view(-1))
@@ -112,12 +116,12 @@ def open_pair(finetune: str, base: str, registry: Registry, added: str) -> Pair:
     """Open a fine-tune and its base.
 
     Args:
-        finetune, base: model references; the base's class says what the tensors are.
-        registry: the plugins.
-        added: what becomes of rows that only the fine-tune has: ``refuse``, ``drop`` or ``save``.
+        finetune, base: Model references. The base's class determines what the tensors are.
+        registry: The plugins.
+        added: How to handle rows that only the fine-tune has: ``refuse``, ``drop``, or ``save``.
 
     Raises:
-        ModelError: the two do not have the same tensors.
+        ModelError: The two models do not have the same tensors.
     """
     first = open_model(finetune, registry)
     try:
@@ -133,14 +137,14 @@ def open_pair(finetune: str, base: str, registry: Registry, added: str) -> Pair:
 
 
 def _paired(finetune: Checkpoint, base: Checkpoint, registry: Registry, added: str) -> Pair:
-    definition, _ = find(base, registry, {})
-    ours, bound = as_whole(renamed(finetune, definition)[0], definition)
-    theirs, _ = as_whole(renamed(base, definition)[0], definition)
+    definition, _ = find_architecture(base, registry, {})
+    ours, bound = join_parts(rename_tensors(finetune, definition)[0], definition)
+    theirs, _ = join_parts(rename_tensors(base, definition)[0], definition)
     heads = [tied_heads(bound, checkpoint) for checkpoint in (ours, theirs)]
     names = [{**{name: name for name in c.tensors}, **head} for c, head in zip((ours, theirs), heads)]
     for name in sorted(names[0].keys() ^ names[1].keys()):
         has, lacks = (ours, theirs) if name in names[0] else (theirs, ours)
-        raise ModelError(f"{has.folder}: has {name!r}, which {lacks.folder} lacks; give a fine-tune and its own base")
+        raise ModelError(f"{has.folder}: has {name!r}, but {lacks.folder} does not; use a fine-tune and its own base")
     both_tied = heads[0].keys() & heads[1].keys()
     placed = _places(bound)
     entries = []
@@ -155,11 +159,11 @@ def _paired(finetune: Checkpoint, base: Checkpoint, registry: Registry, added: s
 
 
 HEAD = "lm_head.weight"
-"""What transformers calls the head of every language model, whatever checkpoints call it."""
+"""The name of every language model's head in transformers, regardless of its name in checkpoints."""
 
 
 def _places(bound: Architecture) -> dict[str, tuple[Kind, str]]:
-    """The embeddings and heads: weights with one row a token, before the layers and after them, as they are called."""
+    """Return the kind and name of embeddings and heads: weights with one row per token before or after the layers."""
     found = {}
     for module in bound.modules.values():
         for kind, weights in ((Kind.EMBEDDING, module.before), (Kind.HEAD, module.after)):
@@ -192,15 +196,15 @@ def _sized(
     if tokens and ours.shape[1:] == theirs.shape[1:] and ours.shape[0] > theirs.shape[0]:
         if added == "refuse":
             raise ModelError(
-                f"{entry.name}: {shapes}: the fine-tune has added tokens; --added-tokens save stores all rows whole,"
-                " for a base that is resized before the adapter is loaded, and --added-tokens drop leaves them out"
+                f"{entry.name}: {shapes}: the fine-tune has added tokens; pass --added-tokens save to store the whole"
+                " tensor (resize the base before loading the adapter), or --added-tokens drop to discard them"
             )
         return replace(entry, info=ours, grown=True) if added == "save" else entry
-    raise ModelError(f"{entry.name}: {shapes}; give a fine-tune and its own base")
+    raise ModelError(f"{entry.name}: {shapes}; use a fine-tune and its own base")
 
 
 def _turned(entries: list[Entry]) -> Iterator[Entry]:
-    """The entries, with linear layers that store (in, out) marked: a bias has one element for each output."""
+    """Yield the entries, marking linear layers stored as (in, out) by comparing their shapes with the biases."""
     biases = {entry.module: entry.info.shape for entry in entries if entry.kind is Kind.BIAS}
     outputs = {entry.name: biases[entry.module][0] for entry in entries if entry.module in biases}
     shapes = {e.name: e.info.shape for e in entries if e.kind is Kind.LINEAR and e.name in outputs}

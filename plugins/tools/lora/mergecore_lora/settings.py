@@ -1,4 +1,4 @@
-"""An adapter's `adapter_config.json`: which sort it is, and the scale and rank of each module."""
+"""Read an adapter's `adapter_config.json`: its type, and the scale and rank of each module."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from mergecore.api import ModelError, lies_within, read_text
 
 CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
-"""What PEFT calls the files; of two weight files it takes the first."""
+"""PEFT's file names. If both weight files exist, PEFT uses the first."""
 
 CONFIG_LIMIT = 10_000_000
-"""Bytes that an adapter's config may have."""
+"""Maximum size of an adapter's config in bytes."""
 
 APPLIED = {"r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "fan_in_fan_out",
            "target_parameters", "init_lora_weights", "trainable_token_indices", "peft_type"}  # fmt: skip
-"""Keys that are read here."""
+"""Keys that this module reads."""
 
 NEUTRAL = {
     "arrow_config", "auto_mapping", "base_model_name_or_path", "bias", "corda_config", "ensure_weight_tying",
@@ -29,34 +29,34 @@ NEUTRAL = {
     "lora_bias", "lora_dropout", "lora_ga_config", "megatron_config", "megatron_core", "modules_to_save",
     "peft_version", "qalora_group_size", "revision", "runtime_config", "target_modules", "task_type", "velora_config",
 }  # fmt: skip
-"""Keys that decide how an adapter is trained, or that its tensors show."""
+"""Keys that affect only training, or that the tensors show anyway."""
 
 REFUSED = {
-    "alora_invocation_tokens": "acts on some tokens only (aLoRA), so it cannot become part of the weights",
-    "layer_replication": "repeats layers; write them as slices of a recipe",
-    "kasa_config": "changes the base's weights too (KaSA); merge it with PEFT",
-    "monteclora_config": "draws its weights at random (MonteCLoRA); merge it with PEFT",
-    "use_bdlora": "has factors in blocks (BD-LoRA); merge it with PEFT",
-    "use_qalora": "belongs to a quantised base (QALoRA); merge it with PEFT",
+    "alora_invocation_tokens": "acts only on some tokens (aLoRA), so it cannot be merged into the weights",
+    "layer_replication": "repeats layers; use slices in a recipe instead",
+    "kasa_config": "also changes the base's weights (KaSA); merge it with PEFT",
+    "monteclora_config": "has random weights (MonteCLoRA); merge it with PEFT",
+    "use_bdlora": "has block-diagonal factors (BD-LoRA); merge it with PEFT",
+    "use_qalora": "belongs to a quantized base (QALoRA); merge it with PEFT",
 }
 
 CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
-"""How `init_lora_weights` begins where training did not begin at the base's own weights."""
+"""Prefixes of `init_lora_weights` for initializations that change the base's weights."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the weights of an adapter mean.
+    """The settings that give meaning to an adapter's weights.
 
     Attributes:
-        path: of the config, for errors.
-        rank, alpha: where no pattern says otherwise.
-        ranks, alphas: by pattern: the module's name or its end, or a regular expression for it.
-        rank_stabilised: whether the scale is alpha / sqrt(rank) instead of alpha / rank.
-        magnitudes: whether it is DoRA.
-        transposed: whether linear layers store (in, out).
-        parameters: ends of the names of parameters that are targets by themselves.
-        tokens: rows that are trained by themselves: of every embedding, or by the end of its name.
+        path: Path of the config, for errors.
+        rank, alpha: Defaults for modules that match no pattern.
+        ranks, alphas: Values by pattern: a module's name or its suffix, or a regular expression.
+        rank_stabilized: Whether the scale is alpha / sqrt(rank) instead of alpha / rank.
+        magnitudes: Whether it is DoRA.
+        transposed: Whether linear layers are stored as (in, out).
+        parameters: Suffixes of the names of parameters that are direct targets.
+        tokens: Individually trained rows, of every embedding or by the suffix of its name.
     """
 
     path: Path
@@ -64,25 +64,25 @@ class Settings:
     alpha: float
     ranks: Mapping[str, int]
     alphas: Mapping[str, float]
-    rank_stabilised: bool
+    rank_stabilized: bool
     magnitudes: bool
     transposed: bool
     parameters: tuple[str, ...]
     tokens: list[int] | Mapping[str, list[int]] | None
 
     def scale(self, module: str, rank: int) -> float:
-        """What multiplies B @ A of a module with factors of this rank."""
+        """Return the factor of B @ A for a module with factors of this rank."""
         alpha = first_match(self.alphas, module, self.path, self.alpha)
-        return alpha / (math.sqrt(rank) if self.rank_stabilised else rank)
+        return alpha / (math.sqrt(rank) if self.rank_stabilized else rank)
 
     def rank_of(self, module: str) -> int:
-        """The rank that a module's factors must have."""
+        """Return the rank that a module's factors must have."""
         return int(first_match(self.ranks, module, self.path, self.rank))
 
     @property
     def summary(self) -> str:
-        """In a few words."""
-        kind = ("rs" if self.rank_stabilised else "") + ("DoRA" if self.magnitudes else "LoRA")
+        """Short description."""
+        kind = ("rs" if self.rank_stabilized else "") + ("DoRA" if self.magnitudes else "LoRA")
         spread = sorted({self.rank, *self.ranks.values()})
         rank = f"{spread[0]} to {spread[-1]}" if len(spread) > 1 else str(self.rank)
         alphas = sorted({self.alpha, *self.alphas.values()})
@@ -91,9 +91,9 @@ class Settings:
 
 
 def first_match(patterns: Mapping[str, Any], module: str, path: Path, default: Any) -> Any:
-    """The value of the first pattern that fits a module's name, as PEFT understands patterns.
+    """Return the value of the first pattern that matches a module's name, following PEFT's rules.
 
-    Patterns are a stranger's: one that could take very long is refused.
+    Patterns are untrusted input, so those that could take very long are rejected.
     """
     for pattern, value in patterns.items():
         if re.fullmatch(r"[\w.\-]+", pattern):
@@ -101,17 +101,17 @@ def first_match(patterns: Mapping[str, Any], module: str, path: Path, default: A
                 return value
             continue
         if len(pattern) > 500 or re.search(r"[)][*+?{]", pattern) or len(re.findall(r"[*+{]", pattern)) > 3:
-            raise ModelError(f"{path}: the pattern {pattern!r} is too intricate; name the modules themselves")
+            raise ModelError(f"{path}: the pattern {pattern!r} is too complex; list the module names instead")
         try:
             if re.match(rf"(.*\.)?({pattern})$", module):
                 return value
         except re.error as error:
-            raise ModelError(f"{path}: {pattern!r} is no regular expression: {error}") from None
+            raise ModelError(f"{path}: {pattern!r} is not a valid regular expression: {error}") from None
     return default
 
 
 def base_name(folder: Path) -> str | None:
-    """What the adapter in a folder calls its base model."""
+    """Return the base model named in an adapter's config."""
     name = _read(folder / CONFIG).get("base_model_name_or_path")
     return name if isinstance(name, str) else None
 
@@ -119,21 +119,21 @@ def base_name(folder: Path) -> str | None:
 def _read(path: Path) -> dict[str, Any]:
     folder = path.parent
     if not lies_within(folder, path):
-        raise ModelError(f"{path}: is a link that leads out of the adapter's folder; put the file itself there")
+        raise ModelError(f"{path}: is a link that points outside the adapter's folder; replace it with the file")
     try:
         config = json.loads(read_text(path, CONFIG_LIMIT))
     except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path}: cannot be read as JSON: {error}") from None
+        raise ModelError(f"{path}: not valid JSON: {error}") from None
     if not isinstance(config, dict):
-        raise ModelError(f"{path}: must hold a JSON object")
+        raise ModelError(f"{path}: must contain a JSON object")
     return config
 
 
 def read_settings(folder: Path) -> Settings:
-    """The settings of the adapter in a folder.
+    """Read the settings of the adapter in a folder.
 
     Raises:
-        ModelError: the file cannot be read, or it is of a sort that cannot become part of a model's weights.
+        ModelError: The file cannot be read, or the adapter's type cannot be merged into a model's weights.
     """
     path = folder / CONFIG
     config = _read(path)
@@ -144,7 +144,7 @@ def read_settings(folder: Path) -> Settings:
         alpha=_number(path, config, "lora_alpha", 8, float),
         ranks=_pattern(path, config, "rank_pattern", int),
         alphas=_pattern(path, config, "alpha_pattern", float),
-        rank_stabilised=_switch(path, config, "use_rslora"),
+        rank_stabilized=_switch(path, config, "use_rslora"),
         magnitudes=_switch(path, config, "use_dora"),
         transposed=_switch(path, config, "fan_in_fan_out"),
         parameters=_names(path, config, "target_parameters"),
@@ -155,17 +155,17 @@ def read_settings(folder: Path) -> Settings:
 def _check_kind(path: Path, config: Mapping[str, Any]) -> None:
     kind = config.get("peft_type")
     if kind != "LORA":
-        raise ModelError(f"{path}: peft_type is {kind!r}; only LoRA can be added to a model: merge it with PEFT first")
+        raise ModelError(f"{path}: peft_type is {kind!r}; only LoRA can be added to a model; merge it with PEFT first")
     for key, why in REFUSED.items():
         if config.get(key):
             raise ModelError(f"{path}: {key} is set: the adapter {why}")
     for key, value in config.items():
         if value and key not in APPLIED | NEUTRAL | REFUSED.keys():
-            raise ModelError(f"{path}: {key} is set, which mergecore-lora does not know; merge it with PEFT first")
+            raise ModelError(f"{path}: {key} is set, which mergecore-lora does not support; merge it with PEFT first")
     start = config.get("init_lora_weights")
     if isinstance(start, str) and start.startswith(CHANGES_BASE):
         raise ModelError(
-            f"{path}: init_lora_weights is {start!r}, so training began at other weights than the base's; save the"
+            f"{path}: init_lora_weights is {start!r}, so training did not start from the base's weights; save the"
             " adapter again with PEFT's path_initial_model_for_weight_conversion"
         )
 
@@ -179,7 +179,7 @@ def _is_number(value: Any, kind: type) -> bool:
 def _number(path: Path, config: Mapping[str, Any], key: str, default: float, kind: type) -> Any:
     value = config.get(key, default)
     if not _is_number(value, kind):
-        raise ModelError(f"{path}: {key} must be a {'number' if kind is float else 'whole number above 0'}")
+        raise ModelError(f"{path}: {key} must be a {'number' if kind is float else 'positive integer'}")
     return kind(value)
 
 
@@ -209,5 +209,5 @@ def _tokens(path: Path, config: Mapping[str, Any]) -> Any:
     lists = [value] if isinstance(value, list) else list(value.values()) if isinstance(value, dict) else []
     right = all(isinstance(one, list) and all(type(row) is int and row >= 0 for row in one) for one in lists)
     if value is not None and (not lists or not right):
-        raise ModelError(f"{path}: trainable_token_indices must be a list of row numbers, or map embeddings to such")
+        raise ModelError(f"{path}: trainable_token_indices must be a list of row numbers, or map embeddings to lists")
     return value

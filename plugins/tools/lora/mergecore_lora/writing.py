@@ -1,4 +1,4 @@
-"""An adapter's folder: tensors are put down as they are made, the folder appears whole or not at all."""
+"""Write an adapter's folder atomically, saving each tensor as soon as it is computed."""
 
 from __future__ import annotations
 
@@ -14,14 +14,12 @@ from torch import Tensor
 
 from mergecore.api import ITEM_BYTES, TensorInfo
 from mergecore.api.files import TORCH_NAMES
-from mergecore.builtin.safetensors import as_bytes
-from mergecore.locks import locked
-from mergecore.target import Target
+from mergecore.tooling import OutputFolder, as_bytes
 from mergecore_lora.applying import PREFIX
 from mergecore_lora.settings import CONFIG, WEIGHTS
 
 REPORT = "mergecore_lora.json"
-"""What a folder says of how it was made."""
+"""Report on how the adapter was created."""
 
 CARD = """---
 library_name: peft
@@ -29,14 +27,14 @@ base_model: {base}
 ---
 # {name}
 
-A LoRA adapter made by mergecore-lora: {how}. `{report}` holds the error of each tensor.
+A LoRA adapter created by mergecore-lora, {how}. See `{report}` for the error of each tensor.
 """
 
 _NAMES = {name: key for key, name in TORCH_NAMES.items()}
 
 
 class TensorFile:
-    """A safetensors file whose tensors come one by one, from any thread; it is laid out when all are there."""
+    """A safetensors file whose tensors can be added one by one from any thread. It is assembled at the end."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -45,7 +43,7 @@ class TensorFile:
         self._turn = threading.Lock()
 
     def add(self, name: str, tensor: Tensor) -> None:
-        """Put down a tensor under a name of the base model's, with PEFT's prefix."""
+        """Save a tensor under a name from the base model, with PEFT's prefix."""
         info = TensorInfo(_NAMES[str(tensor.dtype).removeprefix("torch.")], tuple(tensor.shape))
         data = as_bytes(tensor.contiguous().view(-1))
         with self._turn:
@@ -53,11 +51,11 @@ class TensorFile:
             self._spool.write(data)
 
     def rename(self, name: str, new: str) -> None:
-        """Give a tensor that is there another name."""
+        """Rename a saved tensor."""
         self._places[PREFIX + new] = self._places.pop(PREFIX + name)
 
     def finish(self) -> None:
-        """Lay out the file in the order of the names, so that the same tensors make the same file."""
+        """Assemble the file in a deterministic order, so that the same tensors produce the same file."""
         header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
         end = 0
         for name, (info, _) in sorted(self._places.items(), key=lambda item: (-ITEM_BYTES[item[1][0].dtype], item[0])):
@@ -87,23 +85,23 @@ def write_adapter(
     force: bool,
     fill: Callable[[TensorFile], tuple[Mapping[str, Any], Mapping[str, Any]]],
 ) -> Mapping[str, Any]:
-    """Make an adapter's folder.
+    """Write an adapter's folder.
 
     Args:
-        out: the folder, which appears when all is in it.
-        inputs: folders that it must not replace.
-        force: replace it if it exists.
-        fill: puts down the tensors; returns the adapter's config and the report.
+        out: The folder, which is written atomically.
+        inputs: Folders that it must not replace.
+        force: Replace the folder if it exists.
+        fill: Function that adds the tensors and returns the adapter's config and the report.
 
     Returns:
         The report.
 
     Raises:
-        InputError: the folder is in the way, or another run is writing it.
+        InputError: The folder already exists, or another run is writing it.
     """
-    target, inputs = Target(out), list(inputs)
+    target, inputs = OutputFolder(out), list(inputs)
     target.check(inputs, 0, force)
-    with locked(target.lock):
+    with target.hold():
         target.restore()
         target.check(inputs, 0, force)
         target.clear()
@@ -130,15 +128,15 @@ def peft_config(
     every: Iterable[str],
     **rest: Any,
 ) -> Any:
-    """PEFT's config of an adapter whose scale is 1 everywhere.
+    """Return the PEFT config of an adapter whose scale is 1 everywhere.
 
     Args:
-        base: the base model's reference.
-        task: PEFT's name for what the class does.
-        ranks: by module.
-        parameters: ranks of the parameters that are targets by themselves.
-        every: all modules of the model that could be targets, to find short names for those that are.
-        rest: further keys.
+        base: Reference of the base model.
+        task: PEFT's task name for the class.
+        ranks: Ranks by module.
+        parameters: Ranks of the parameters that are direct targets.
+        every: All modules of the model that could be targets, used to shorten target names.
+        rest: Additional keys.
     """
     all_ranks = {**ranks, **parameters}
     counts = [*all_ranks.values()]
@@ -163,7 +161,7 @@ def peft_config(
 
 
 def _targets(modules: list[str], every: list[str]) -> list[str]:
-    """The last parts of the modules' names where all modules of that name are targets, else the whole names."""
+    """Shorten module names to their last part if all modules with that last part are targets."""
     chosen, found = set(modules), []
     for module in modules:
         last = module.rpartition(".")[2]

@@ -1,4 +1,4 @@
-"""Tiny models, adapters that PEFT makes for them, and what PEFT merges them to."""
+"""Tiny models, PEFT adapters for them, and PEFT's merges of the two."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ MODELS = {str(tiny): tiny for tiny in (*DECODERS, *EXPERTS, *ENCODERS)}
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    """Every tensor of a model's folder."""
+    """Return every tensor in a model folder."""
     return {name: tensor for path in folder.glob("*.safetensors") for name, tensor in load_file(path).items()}
 
 
 def save_base(tiny: Tiny, folder: Path) -> None:
-    """A tiny model's folder, made once."""
+    """Return the folder of a tiny model, creating it once."""
     if not folder.exists():
         tiny.build().save_pretrained(folder)
 
 
 def save_adapter(tiny: Tiny, base: Path, folder: Path, seed: int = 1, binary: bool = False, **options: Any) -> None:
-    """An adapter of PEFT's making whose every trained number is random."""
+    """Save a PEFT adapter with random values for all trained parameters."""
     import peft
 
     model = getattr(transformers, tiny.name).from_pretrained(base)
@@ -50,7 +50,7 @@ def save_adapter(tiny: Tiny, base: Path, folder: Path, seed: int = 1, binary: bo
 
 
 def merged_by_peft(tiny: Tiny, base: Path, *adapters: Path) -> Any:
-    """The model with its adapters merged by PEFT, one after the other."""
+    """Merge adapters into a model with PEFT, one after the other."""
     import peft
 
     model = getattr(transformers, tiny.name).from_pretrained(base)
@@ -61,7 +61,7 @@ def merged_by_peft(tiny: Tiny, base: Path, *adapters: Path) -> Any:
 
 
 def fine_tuned(tiny: Tiny, base: Path, folder: Path, scale: float = 0.01) -> None:
-    """The model with noise on every parameter."""
+    """Return the model with noise added to every parameter."""
     model = copy.deepcopy(getattr(transformers, tiny.name).from_pretrained(base))
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
@@ -71,7 +71,7 @@ def fine_tuned(tiny: Tiny, base: Path, folder: Path, scale: float = 0.01) -> Non
 
 
 def furthest(found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> float:
-    """The largest relative difference of a tensor."""
+    """Return the largest relative difference of any tensor."""
     assert found.keys() == wanted.keys(), found.keys() ^ wanted.keys()
     return max(
         ((found[name].double() - wanted[name].double()).norm() / wanted[name].double().norm()).item() for name in wanted
@@ -80,7 +80,7 @@ def furthest(found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tenso
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """PEFT's warnings about adapters like these left out."""
+    """Suppress PEFT's warnings about such adapters."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

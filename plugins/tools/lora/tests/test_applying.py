@@ -1,4 +1,4 @@
-"""`base+adapter` has the weights that PEFT's own merge has, in whatever pieces it is read, or is refused."""
+"""`base+adapter` has the same weights as PEFT's merge, no matter how it is read in pieces, or is rejected."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import mergecore
-from mergecore import planning
-from mergecore.adapters import open_model
+from mergecore.discovery.registry import Registry
 from mergecore.errors import InputError
-from mergecore.places import split
-from mergecore.registry import Registry
+from mergecore.models.adapters import open_model
+from mergecore.models.references import split_adapters
 
 spec = importlib.util.spec_from_file_location("lora_models", Path(__file__).with_name("lora_models.py"))
 assert spec and spec.loader
@@ -72,7 +71,7 @@ def test_the_weights_are_those_of_pefts_own_merge(name, options, tmp_path):
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory):
-    """A folder with a base, two adapters for it, and one of DoRA."""
+    """A folder with a base, two LoRA adapters for it, and a DoRA adapter."""
     folder = tmp_path_factory.mktemp("llama")
     tiny = MODELS["LlamaForCausalLM"]
     save_base(tiny, folder / "base")
@@ -140,24 +139,24 @@ def test_a_head_of_its_own_is_untied(tmp_path):
 
 
 def test_the_plan_and_the_journals_identity_name_the_adapter(llama):
-    from mergecore.identity import identity
-    from mergecore.views import plan_view
+    from mergecore.cli.render import plan_view
+    from mergecore.running.run_identity import run_identity
 
     registry = Registry(print)
     with_one = mergecore.plan(copy_recipe(f"{llama}/base+{llama}/one"))
     shown = plan_view(with_one)["models"][0]["adapters"]
     assert shown == [{"adapter": f"{llama}/one", "kind": "LoRA, rank 4, alpha 8", "tensors": 6}]
-    files = identity(with_one, registry, 1)["files"]
+    files = run_identity(with_one, registry, 1)["files"]
     assert {f"{llama}/one/adapter_config.json", f"{llama}/one/adapter_model.safetensors"} <= files.keys()
     alone = mergecore.plan(copy_recipe(f"{llama}/base"))
-    assert identity(alone, registry, 1)["recipe"] != identity(with_one, registry, 1)["recipe"]
+    assert run_identity(alone, registry, 1)["recipe"] != run_identity(with_one, registry, 1)["recipe"]
     both = {"merge_method": "linear", "models": [{"model": m, "parameters": {"weight": 1}}
                                                  for m in (f"{llama}/base", f"{llama}/base+{llama}/one")]}  # fmt: skip
     assert len(mergecore.plan(both).checkpoints) == 2
 
 
 def staged(stage, llama, *adapters):
-    """A merge of a stage with adapters, and of the base with one."""
+    """Merge a stage with adapters, and the base with one adapter."""
     change = [{"model": stage}, {"model": stage, "adapter": [str(llama / name) for name in adapters]}]
     entries = [{"model": item, "parameters": {"weight": 0.25}} for item in change]
     return {"merge_method": "linear", "models": [*entries, {"model": f"{llama}/base", "parameters": {"weight": 0.5}}]}
@@ -183,7 +182,7 @@ def test_an_adapter_on_a_stage_is_an_adapter_on_what_the_stage_writes(llama, tmp
 
 
 def test_a_plan_with_an_adapter_on_a_stage_tells_of_it_and_leaves_no_file_open(llama, monkeypatch):
-    from mergecore.identity import identity
+    from mergecore.running.run_identity import run_identity
 
     closed, registry = [], Registry(print)
     monkeypatch.setattr("mergecore.builtin.safetensors.SafetensorsReader.close", lambda file: closed.extend([file]))
@@ -191,9 +190,9 @@ def test_a_plan_with_an_adapter_on_a_stage_tells_of_it_and_leaves_no_file_open(l
     plan, same = mergecore.plan(recipes), mergecore.plan(recipes)
     assert {item.reference for item in plan.models} == {f"{llama}/base", f"{llama}/one"}
     assert plan.stages[f"mix+{llama}/one"].notes == (f"{llama}/one: LoRA, rank 4, alpha 8, changes 6 tensors",)
-    assert identity(plan, registry, 1) == identity(same, registry, 1)
+    assert run_identity(plan, registry, 1) == run_identity(same, registry, 1)
     (llama / "one" / "adapter_model.safetensors").touch()
-    assert identity(plan, registry, 1) != identity(mergecore.plan(recipes), registry, 1)
+    assert run_identity(plan, registry, 1) != run_identity(mergecore.plan(recipes), registry, 1)
     plan.close()
     assert len(closed) == 2
 
@@ -203,7 +202,7 @@ def test_an_adapter_that_does_not_fit_a_stage_is_refused_where_it_stands(llama, 
         f"name: mix\nmerge_method: passthrough\nmodels: [{{model: {llama}/base}}]\n---\n"
         f"merge_method: passthrough\nmodels:\n- model: mix+{llama}/nowhere\n"
     )
-    with pytest.raises(InputError, match=r"recipe.yml:7: models\[0\].model: .*nowhere: there is no such folder"):
+    with pytest.raises(InputError, match=r"recipe.yml:7: models\[0\].model: .*nowhere: no such folder"):
         mergecore.run(tmp_path / "recipe.yml", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -212,7 +211,11 @@ def test_a_folder_with_a_plus_in_its_name_is_that_folder(llama, tmp_path, monkey
     monkeypatch.chdir(tmp_path)
     for name, target in {"a+b": "base", "a": "base", "b+c": "one"}.items():
         (tmp_path / name).symlink_to(llama / target)
-    assert split("a+b") == ("a+b", []) and split("a+b+b+c") == ("a+b", ["b+c"]) and split("a+b+c") == ("a+b", ["c"])
+    assert (
+        split_adapters("a+b") == ("a+b", [])
+        and split_adapters("a+b+b+c") == ("a+b", ["b+c"])
+        and split_adapters("a+b+c") == ("a+b", ["c"])
+    )
     assert not mergecore.plan(copy_recipe("a+b")).checkpoints[0].adapters
     assert not mergecore.plan(copy_recipe({"model": {"path": "a+b"}})).checkpoints[0].adapters
     added = mergecore.plan(copy_recipe({"model": {"path": "a+b"}, "lora": {"path": "b+c"}})).checkpoints[0].adapters
@@ -233,7 +236,7 @@ def test_nothing_is_opened_twice_or_left_open(llama, monkeypatch):
 
     close = SafetensorsReader.close
     monkeypatch.setattr(SafetensorsReader, "close", lambda self: (closed.append(self), close(self))[1])
-    planning.Plan.close(mergecore.plan(copy_recipe(f"{llama}/base+{llama}/one")))
+    mergecore.planning.Plan.close(mergecore.plan(copy_recipe(f"{llama}/base+{llama}/one")))
     assert len(closed) == len(set(map(id, closed))) == 2
 
 
@@ -264,26 +267,26 @@ def rename(old, new):
 
 
 WRONG = {
-    "no such adapter": (lambda f: f.rename(f.with_name("gone")), "there is no such folder"),
-    "no config": (lambda f: (f / CONFIG).unlink(), "no installed package knows this adapter"),
-    "no JSON": (lambda f: (f / CONFIG).write_text("{"), "adapter_config.json: cannot be read as JSON"),
-    "a list": (lambda f: (f / CONFIG).write_text("[]"), "must hold a JSON object"),
+    "no such adapter": (lambda f: f.rename(f.with_name("gone")), "no such folder"),
+    "no config": (lambda f: (f / CONFIG).unlink(), "no installed package recognizes this adapter"),
+    "no JSON": (lambda f: (f / CONFIG).write_text("{"), "adapter_config.json: not valid JSON"),
+    "a list": (lambda f: (f / CONFIG).write_text("[]"), "must contain a JSON object"),
     "no weights": (lambda f: (f / "adapter_model.safetensors").unlink(), "has no adapter_model.safetensors"),
     "cut short": (lambda f: (f / "adapter_model.safetensors").write_bytes(b"\x08"), "adapter_model.safetensors: "),
     "IA3": (config(peft_type="IA3"), "peft_type is 'IA3'; only LoRA"),
     "prompt tuning": (config(peft_type="PROMPT_TUNING"), "peft_type is 'PROMPT_TUNING'; only LoRA"),
     "LoHa": (config(peft_type="LOHA"), "peft_type is 'LOHA'; only LoRA"),
-    "aLoRA": (config(alora_invocation_tokens=[1]), "acts on some tokens only"),
-    "PiSSA": (config(init_lora_weights="pissa_niter_4"), "training began at other weights than the base's"),
-    "layers repeated": (config(layer_replication=[[0, 2]]), "write them as slices of a recipe"),
-    "unknown key": (config(use_wonders=True), "use_wonders is set, which mergecore-lora does not know"),
-    "rank that does not fit": (config(r=5), "has rank 4, but adapter_config.json says 5"),
-    "rank that is no number": (config(r="4"), "r must be a whole number above 0"),
+    "aLoRA": (config(alora_invocation_tokens=[1]), "acts only on some tokens"),
+    "PiSSA": (config(init_lora_weights="pissa_niter_4"), "training did not start from the base's weights"),
+    "layers repeated": (config(layer_replication=[[0, 2]]), "use slices in a recipe instead"),
+    "unknown key": (config(use_wonders=True), "use_wonders is set, which mergecore-lora does not support"),
+    "rank that does not fit": (config(r=5), "has rank 4, but adapter_config.json specifies 5"),
+    "rank that is no number": (config(r="4"), "r must be a positive integer"),
     "alpha that is none": (config(lora_alpha=float("inf")), "lora_alpha must be a number"),
-    "pattern without end": (config(alpha_pattern={"(a+)+b": 2}), "too intricate"),
-    "DoRA without magnitudes": (config(use_dora=True), "lacks the magnitude of"),
+    "pattern without end": (config(alpha_pattern={"(a+)+b": 2}), "too complex"),
+    "DoRA without magnitudes": (config(use_dora=True), "is missing the magnitude of"),
     "key of another model": (rename(f"{Q}A.weight", Q.replace("self_attn", "attn") + "A.weight"), "without its lora_"),
-    "weight of another model": (rename(f"{Q}A.weight", "base_model.model.nowhere.weight"), "fits no weight of"),
+    "weight of another model": (rename(f"{Q}A.weight", "base_model.model.nowhere.weight"), "matches no weight of"),
     "half a pair": (tensors(lambda c: c.pop(f"{Q}B.weight")), "q_proj.lora_A.weight' without its lora_B"),
     "other sizes": (tensors(lambda c: c.update({f"{Q}B.weight": torch.zeros(3, 4)})), "of shape [4, 16] does not fit"),
     "resized vocabulary": (

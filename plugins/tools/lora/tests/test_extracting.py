@@ -1,4 +1,4 @@
-"""An extracted adapter gives the fine-tune back: exactly at full rank, else within the error that it states."""
+"""An extracted adapter reproduces the fine-tune, exactly at full rank, and otherwise within the reported error."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from llamas import write_model
 from mergecore_lora.decomposing import Wanted, decompose, squared_norm
 from mergecore_lora.extracting import Choices, extract
 from safetensors.torch import load_file, save_file
+from tiny_llamas import write_model
 from zoo.composites import MODELS as COMPOSITES
 
 import mergecore
 from mergecore import cli
+from mergecore.discovery.registry import Registry
 from mergecore.errors import InputError
-from mergecore.registry import Registry
 
 spec = importlib.util.spec_from_file_location("lora_models", Path(__file__).with_name("lora_models.py"))
 assert spec and spec.loader
@@ -29,11 +29,11 @@ if not hasattr(sys.modules["lora_models"], "MODELS"):
 from lora_models import MODELS, fine_tuned, furthest, quiet, save_base, weights  # noqa: E402
 
 NEITHER = ("GptOss", "Mamba", "Jamba", "GraniteMoeHybrid", "Afmoe")
-"""Classes with parameters that PEFT cannot store by themselves."""
+"""Classes with parameters that PEFT cannot store separately."""
 
 HEAD_FOLLOWS = ("GPT2LM", "GPTBigCodeFor", "GPTNeoForCausal", "Falcon", "Bloom", "Mpt", "MaskedLM", "PreTraining", "T5",
                 "GPTNeoXForCausalLM-no-biases")  # fmt: skip
-"""Classes whose tied embedding is not called embed_tokens: PEFT changes the head only when it merges."""
+"""Classes whose tied embedding is not named embed_tokens, so that PEFT changes the head only when it merges."""
 
 SEEING = ("ViT", "CLIP", "Siglip")
 TEXT = [name for name in MODELS if not name.startswith(NEITHER + SEEING)]
@@ -44,7 +44,7 @@ SOME = ["LlamaForCausalLM", "Qwen3ForCausalLM", "GPT2LMHeadModel", "GPTNeoXForCa
 
 @pytest.fixture
 def run(monkeypatch, capfd):
-    """Run a command; gives the exit status and what it printed."""
+    """Run a command. Return the exit status and the output."""
 
     def run_command(*arguments):
         monkeypatch.setattr("sys.argv", ["mergecore", *map(str, arguments)])
@@ -84,11 +84,11 @@ def test_at_full_rank_base_and_adapter_are_the_fine_tune(name, run, tmp_path):
 
 OTHERS = {str(tiny): tiny for tiny in (*MODELS.values(), *COMPOSITES) if str(tiny) not in TEXT}
 LOOSE = (*NEITHER, "CLIPModel", "SiglipModel", "SiglipVision", "LlavaNext", "Llama4ForConditional")
-"""Classes with parameters that no adapter can hold: of no module, or of one with linear layers in it."""
+"""Classes with parameters that no adapter can store: outside all modules, or in one that contains linear layers."""
 
 
 def copied(model, out):
-    """A model's weights under the names that its definition has."""
+    """Return a model's weights under the names from its definition."""
     return weights(mergecore.run({"merge_method": "passthrough", "models": [{"model": str(model)}]}, out))
 
 
@@ -96,7 +96,7 @@ def copied(model, out):
     "name", [pytest.param(name, marks=pytest.mark.slow if OTHERS[name].label else ()) for name in OTHERS], ids=str
 )
 def test_models_that_see_and_those_with_loose_parameters_come_back_too(name, tmp_path):
-    """In recipes: PEFT has other names for some of these models' modules."""
+    """Test this in recipes, because PEFT uses other names for some of these models' modules."""
     loose = name.startswith(LOOSE)
     save_base(OTHERS[name], tmp_path / "base")
     fine_tuned(OTHERS[name], tmp_path / "base", tmp_path / "tuned")
@@ -147,7 +147,7 @@ def test_the_stated_errors_are_those_of_the_result(options, llama, run, tmp_path
 
 @pytest.mark.parametrize("wanted", [Wanted(rank=8), Wanted(share=0.5), Wanted(share=0.9), Wanted(rank=5, share=0.99)])
 @pytest.mark.parametrize("decay", [0.0, 0.3, 3.0])
-def test_the_randomised_way_is_as_good_as_the_exact_one(wanted, decay):
+def test_the_randomized_way_is_as_good_as_the_exact_one(wanted, decay):
     generator = torch.Generator().manual_seed(0)
     u, v = (torch.linalg.qr(torch.randn(size, 300, generator=generator)).Q for size in (400, 300))
     s = (1 + torch.arange(300.0)) ** -decay
@@ -229,7 +229,7 @@ def test_added_tokens_and_parameters_without_a_module_are_left_out_when_asked(ru
     write_model(tmp_path / "longer", 1, vocab_size=14)
     command = ["lora", "extract", tmp_path / "longer", tmp_path / "base", tmp_path / "adapter", "--quiet"]
     status, _, printed = run(*command)
-    assert status == 2 and "--added-tokens save stores all rows whole" in printed
+    assert status == 2 and "pass --added-tokens save to store the whole tensor" in printed
     assert run(*command, "--added-tokens", "drop", "--rank", "99")[0] == 0
     mergecore.run({"merge_method": "passthrough", "models": [{"model": f"{tmp_path}/base+{tmp_path}/adapter"}]},
                   tmp_path / "found")  # fmt: skip
@@ -240,7 +240,7 @@ def test_added_tokens_and_parameters_without_a_module_are_left_out_when_asked(ru
     fine_tuned(MODELS["MambaForCausalLM"], tmp_path / "mamba", tmp_path / "tuned")
     command = ["lora", "extract", tmp_path / "tuned", tmp_path / "mamba", tmp_path / "other", "--quiet"]
     status, _, printed = run(*command)
-    assert status == 2 and "a parameter changed that PEFT cannot store by itself" in printed
+    assert status == 2 and "PEFT cannot store a changed parameter separately" in printed
     assert run(*command, "--keep", "drop")[0] == 0
 
 
@@ -276,41 +276,41 @@ def rewritten(folder, change):
 
 
 WRONG = {
-    "no fine-tune": (["gone", "base", "out"], "gone: there is no such folder"),
-    "no base": (["tuned", "gone", "out"], "gone: there is no such folder"),
+    "no fine-tune": (["gone", "base", "out"], "gone: no such folder"),
+    "no base": (["tuned", "gone", "out"], "gone: no such folder"),
     "no arguments": ([], "Missing argument 'finetune'|Missing argument 'FINETUNE'"),
     "no out": (["tuned", "base"], "Missing argument 'out'|Missing argument 'OUT'"),
-    "the same model": (["base", "base", "out"], "is the same as its base; there is nothing to extract"),
-    "other depth": (["deep", "base", "out"], "which base lacks; give a fine-tune and its own base"),
-    "other width": (["wide", "base", "out"], "give a fine-tune and its own base"),
-    "fewer tokens": (["short", "base", "out"], "give a fine-tune and its own base"),
-    "NaN": (["broken", "base", "out"], "holds NaN or infinity in one of the models"),
-    "an adapter": (["adapter", "base", "out"], "this is an adapter, not a model; add it to its base model"),
-    "negative rank": (["tuned", "base", "out", "--rank", "-1"], "--rank: must be a whole number above 0, not -1"),
+    "the same model": (["base", "base", "out"], "identical to its base; there is nothing to extract"),
+    "other depth": (["deep", "base", "out"], "but base does not; use a fine-tune and its own base"),
+    "other width": (["wide", "base", "out"], "use a fine-tune and its own base"),
+    "fewer tokens": (["short", "base", "out"], "use a fine-tune and its own base"),
+    "NaN": (["broken", "base", "out"], "contains NaN or infinity in one of the models"),
+    "an adapter": (["adapter", "base", "out"], "is an adapter, not a model; add it to its base model"),
+    "negative rank": (["tuned", "base", "out", "--rank", "-1"], "--rank: must be a positive integer, not -1"),
     "rank in words": (["tuned", "base", "out", "--rank", "all"], "Invalid value for '--rank'"),
     "energy above 1": (["tuned", "base", "out", "--energy", "90"], "--energy: must be between 0 and 1, not 90"),
     "negative error": (["tuned", "base", "out", "--error", "-1"], "--error: must be between 0 and 1, not -1"),
-    "energy and error": (["tuned", "base", "out", "--error", "0.1", "--energy", "0.9"], "give one"),
+    "energy and error": (["tuned", "base", "out", "--error", "0.1", "--energy", "0.9"], "use only one"),
     "odd choice": (["tuned", "base", "out", "--keep", "all"], "--keep: must be save or drop, not 'all'"),
     "odd embeddings": (["tuned", "base", "out", "--embeddings", "x"], "--embeddings: must be lora, save or drop"),
     "tokens saved and dropped": (
         ["tuned", "base", "out", "--added-tokens", "save", "--head", "drop"],
-        "--added-tokens save stores the embedding and the head; leave out their drop",
+        "--added-tokens save stores the embedding and the head; do not drop them",
     ),
     "odd tokens": (["tuned", "base", "out", "--added-tokens", "add"], "must be refuse, drop or save, not 'add'"),
     "odd dtype": (["tuned", "base", "out", "--dtype", "int8"], "--dtype: must be float32, bfloat16 or float16"),
     "odd memory": (["tuned", "base", "out", "--memory", "much"], "--memory: 'much' is not a size"),
-    "little memory": (["tuned", "base", "out", "--memory", "500"], "more than the 0 MB allowed; give --memory"),
-    "out is there": (["tuned", "base", "tuned"], "tuned: is one of the models to merge"),
-    "out is full": (["tuned", "base", "adapter"], "adapter: exists already; give another name, or --force"),
-    "out is a file": (["tuned", "base", "file"], "file: is a file; give the name of a folder"),
+    "little memory": (["tuned", "base", "out", "--memory", "500"], "more than the 0 MB allowed; pass --memory"),
+    "out is there": (["tuned", "base", "tuned"], "tuned: is or contains a model to merge"),
+    "out is full": (["tuned", "base", "adapter"], "adapter: already exists; use another name, or --force"),
+    "out is a file": (["tuned", "base", "file"], "file: is a file; use the name of a folder"),
     "unknown option": (["tuned", "base", "out", "--ranks", "4"], "No such option"),
 }
 
 
 @pytest.fixture(scope="module")
 def wrong(tmp_path_factory):
-    """A folder with models of which some do not fit the base."""
+    """A folder with models, some of which do not match the base."""
     folder = tmp_path_factory.mktemp("wrong")
     for seed, (name, options) in enumerate({
         "base": {}, "tuned": {}, "deep": {"num_hidden_layers": 3}, "short": {"vocab_size": 10}, "broken": {},

@@ -1,4 +1,4 @@
-"""Merged adapters are the sum of their changes, or what a method makes of them; nothing large is made."""
+"""Merged adapters are the sum of their changes or the result of a method, without building large matrices."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MODULES = {"model.layers.0.q_proj": (20, 12), "model.layers.1.q_proj": (20, 12),
 
 
 def write_adapter(folder: Path, seed: int, rank: int = 3, modules=MODULES, **config) -> Path:
-    """A random adapter."""
+    """Write a random adapter."""
     generator = torch.Generator().manual_seed(seed)
     folder.mkdir(parents=True)
     tensors = {}
@@ -30,7 +30,7 @@ def write_adapter(folder: Path, seed: int, rank: int = 3, modules=MODULES, **con
 
 
 def changes(folder: Path) -> dict[str, torch.Tensor]:
-    """scale · B @ A of every module in float64, by the letter of PEFT's documentation."""
+    """Return scale · B @ A of every module in float64, exactly as in PEFT's documentation."""
     settings = json.loads((folder / "adapter_config.json").read_text())
     tensors, found = load_file(folder / "adapter_model.safetensors"), {}
     for key in tensors:
@@ -45,7 +45,7 @@ def changes(folder: Path) -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def run(monkeypatch, capfd, tmp_path):
-    """Run `lora merge` there; gives the exit status and what it printed."""
+    """Run `lora merge` in the test's folder. Return the exit status and the output."""
     monkeypatch.chdir(tmp_path)
 
     def run_command(*arguments):
@@ -60,7 +60,7 @@ def run(monkeypatch, capfd, tmp_path):
 
 @pytest.fixture
 def adapters(tmp_path):
-    """Three adapters of different kinds."""
+    """Three adapters of different types."""
     write_adapter(tmp_path / "one", 1)
     write_adapter(tmp_path / "two", 2, rank=2, use_rslora=True)
     write_adapter(tmp_path / "three", 3, rank=4, modules=dict(list(MODULES.items())[:1]))
@@ -126,10 +126,10 @@ def test_a_list_gives_each_adapter_a_parameter_of_its_own(run, adapters, tmp_pat
 
 def test_what_other_methods_do_depends_on_the_changes_alone_and_is_said(run, adapters, tmp_path):
     status, out, printed = run("one", "two", "out", "--method", "ties", "--set", "density=0.5", "--json")
-    assert status == 0 and "ties looks at single numbers" in json.loads(out)["notes"][0], printed
+    assert status == 0 and "ties works on single elements" in json.loads(out)["notes"][0], printed
     first = changes(tmp_path / "out")
     assert run("two", "one", "other", "--method", "ties", "--set", "density=0.5", "-q")[0] == 0
-    path = tmp_path / "one/adapter_model.safetensors"  # the same changes, factored otherwise
+    path = tmp_path / "one/adapter_model.safetensors"  # the same changes with different factors
     save_file({name: tensor * (4 if "_A" in name else 0.25) for name, tensor in load_file(path).items()}, path)
     assert run("one", "two", "third", "--method", "ties", "--set", "density=0.5", "-q")[0] == 0
     for name in ("other", "third"):
@@ -159,23 +159,23 @@ A = "base_model.model.model.layers.0.q_proj.lora_A.weight"
 NOTHING = settings()
 WRONG = {
     "nothing": (NOTHING, [], "Missing argument"),
-    "one": (NOTHING, ["one", "out"], "give two or more, then OUT"),
-    "gone": (NOTHING, ["one", "gone", "out"], "gone: there is no such folder"),
-    "a model": (lambda f: (f / "one/adapter_config.json").unlink(), ["one", "two", "out"], "there is no such file"),
+    "one": (NOTHING, ["one", "out"], "provide at least two, then OUT"),
+    "gone": (NOTHING, ["one", "gone", "out"], "gone: no such folder"),
+    "a model": (lambda f: (f / "one/adapter_config.json").unlink(), ["one", "two", "out"], "no such file"),
     "no weights": (lambda f: (f / "one/adapter_model.safetensors").unlink(), ["one", "two", "out"], "has no adapter"),
     "IA3": (settings(peft_type="IA3"), ["one", "two", "out"], "only LoRA can be added"),
     "DoRA": (rewrite(lambda c: c.update({A.replace("lora_A.weight", "lora_magnitude_vector"): torch.ones(20)})),
-             ["one", "two", "out"], "is no low-rank change by itself"),
+             ["one", "two", "out"], "is not a low-rank change"),
     "saved": (rewrite(lambda c: c.update({"base_model.model.norm.weight": torch.ones(20)})), ["one", "two", "out"],
-              "is no low-rank change by itself; merge BASE+ADAPTER as models"),
-    "half": (rewrite(lambda c: c.pop(A)), ["one", "two", "out"], "stands without its other factor"),
-    "rank": (settings(r=7), ["one", "two", "out"], "are no pair of rank 7"),
+              "is not a low-rank change; merge BASE+ADAPTER as models"),
+    "half": (rewrite(lambda c: c.pop(A)), ["one", "two", "out"], "has no matching factor"),
+    "rank": (settings(r=7), ["one", "two", "out"], "are not a pair of rank 7"),
     "other shapes": (rewrite(lambda c: c.update({A: torch.ones(3, 13)})), ["one", "two", "out"],
                      "the adapters are for models of different shapes"),
-    "weights": (NOTHING, ["one", "two", "out", "--weight", "1"], "--weight: is given 1 times for 2 adapters"),
-    "NaN weight": (NOTHING, ["one", "two", "out", "--weight", "nan", "--weight", "1"], "--weight: must be a number"),
+    "weights": (NOTHING, ["one", "two", "out", "--weight", "1"], "--weight: given 1 times for 2 adapters"),
+    "NaN weight": (NOTHING, ["one", "two", "out", "--weight", "nan", "--weight", "1"], "must be a finite number"),
     "word weight": (NOTHING, ["one", "two", "out", "--weight", "much"], "Invalid value for '--weight'"),
-    "cancelled": (NOTHING, ["one", "two", "out", "--weight", "0", "--weight", "0"], "nothing is left of their changes"),
+    "cancelled": (NOTHING, ["one", "two", "out", "--weight", "0", "--weight", "0"], "their changes cancel out"),
     "method": (NOTHING, ["one", "two", "out", "--method", "tise"], "method 'tise' is not installed; did you mean"),
     "parameter": (NOTHING, ["one", "two", "out", "--method", "ties", "--set", "densty=1"], "densty"),
     "value": (NOTHING, ["one", "two", "out", "--method", "ties", "--set", "density=2"], "density"),
@@ -183,10 +183,10 @@ WRONG = {
     "no value": (NOTHING, ["one", "two", "out", "--method", "ties", "--set", "density"], "must be NAME=VALUE"),
     "exact with": (NOTHING, ["one", "two", "out", "--set", "density=1"], "the exact sum has no parameters"),
     "count": (NOTHING, ["one", "two", "one", "out", "--method", "slerp", "--set", "t=0.5"], "Slerp takes"),
-    "rank below": (NOTHING, ["one", "two", "out", "--rank", "-2"], "--rank: must be a whole number above 0"),
+    "rank below": (NOTHING, ["one", "two", "out", "--rank", "-2"], "--rank: must be a positive integer"),
     "dtype": (NOTHING, ["one", "two", "out", "--dtype", "int8"], "--dtype: must be"),
-    "out is an input": (NOTHING, ["one", "two", "one", "--force"], "one: is one of the models to merge"),
-    "out is there": (NOTHING, ["one", "two", "three"], "three: exists already; give another name, or --force"),
+    "out is an input": (NOTHING, ["one", "two", "one", "--force"], "one: is or contains a model to merge"),
+    "out is there": (NOTHING, ["one", "two", "three"], "three: already exists; use another name, or --force"),
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""`mergecore moe`: dense models into a mixture of experts, from mergekit-moe's configs."""
+"""`mergecore moe`, which builds a mixture of experts from dense models and a mergekit-moe config."""
 
 from __future__ import annotations
 
@@ -8,56 +8,62 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mergecore.console import say, warn
-from mergecore.options import AsJson, Force, Memory, Out, Quiet, size
+from mergecore.tooling import (
+    AsJson,
+    Force,
+    Listener,
+    Memory,
+    Out,
+    OutputFolder,
+    Progress,
+    Quiet,
+    Registry,
+    ShardSize,
+    Workers,
+    plan_view,
+    prefetch,
+    print_plan,
+    run_options,
+    run_plan,
+    say,
+    warn,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from mergecore.registry import Registry
     from mergecore_moe.config import Config
     from mergecore_moe.mixing import Mixture
 
 
 def moe(
-    config: Annotated[Path, typer.Argument(help="The config, a YAML file as for mergekit-moe.", show_default=False)],
+    config: Annotated[Path, typer.Argument(help="A YAML config, as for mergekit-moe.", show_default=False)],
     out: Out,
     memory: Memory = "",
-    workers: Annotated[int, typer.Option(help="Threads; default: one for each core.", min=0)] = 0,
-    shard_size: Annotated[str, typer.Option(help="Largest weight file.")] = "5GB",
+    workers: Workers = 0,
+    shard_size: ShardSize = "",
     force: Force = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Make a mixture of experts of the dense models in CONFIG, in the folder OUT."""
-    from mergecore import running
-    from mergecore.fetching import fetch
-    from mergecore.progress import Progress
-    from mergecore.registry import Registry
-    from mergecore.target import Target
-    from mergecore.views import plan_view, print_plan
+    """Build a mixture of experts from the dense models in CONFIG, and write it to the folder OUT."""
     from mergecore_moe.config import load_config
 
-    options = running.Options(
-        memory=size(memory, "--memory") if memory else running.spare_memory(),
-        workers=workers or running.available_cores(),
-        shard_bytes=size(shard_size, "--shard-size"),
-        force=force,
-    )
+    options = run_options(memory, workers, shard_size, force=force)
     registry = Registry(warn)
     mixture = _open(load_config(config), registry)
     try:
         draft = mixture.plan(_zeros(mixture), registry)
         inputs = [folder for checkpoint in draft.models for folder in checkpoint.folders]
-        Target(out).check(inputs, draft.bytes_out, force)  # before the base is run, which may take long
+        OutputFolder(out).check(inputs, draft.bytes_out, force)  # before running the base, which can take a while
         if not quiet:
             print_plan(draft)
-        fetch(draft, lambda done, total: None)  # the prompts are run on the base's weights before the merge
+        prefetch(draft, lambda done, total: None)  # the prompts run through the base's weights before the merge
         plan = mixture.plan(_gates(mixture, options.memory, quiet), registry)
         registry.notify("after_plan", tensors=plan.tensors, notes=list(plan.notes))
         with Progress(plan.bytes_out, quiet) as progress:
-            listener = running.Listener(warn, progress.advance, progress.resume, tell=progress.tell)
-            running.run_plan(plan, out, registry, options, listener)
+            listener = Listener(warn, progress.advance, progress.resume, tell=progress.tell)
+            run_plan(plan, out, registry, options, listener)
         if as_json:
             view = {**plan_view(plan), "out": str(out), "seconds": round(progress.seconds, 3)}
             typer.echo(json.dumps(view, indent=2))
@@ -68,7 +74,7 @@ def moe(
 
 
 def _open(config: Config, registry: Registry) -> Mixture:
-    """The config's models, opened and checked, and the family that fits."""
+    """Open and check the config's models, and choose the family that fits."""
     from mergecore_moe.choosing import choose
     from mergecore_moe.mixing import Mixture, recipe_of
     from mergecore_moe.models import check_experts, open_models
@@ -92,7 +98,7 @@ def _zeros(mixture: Mixture) -> Tensor:
 
 
 def _gates(mixture: Mixture, memory: int, quiet: bool) -> Tensor:
-    """The routers' weights, as the config's gate_mode says."""
+    """Return the router weights according to the config's gate_mode."""
     from mergecore_moe import gates
     from mergecore_moe.hidden import EMBEDDING, LayerByLayer
     from mergecore_moe.prompts import Tokens
@@ -107,12 +113,12 @@ def _gates(mixture: Mixture, memory: int, quiet: bool) -> Tensor:
     else:
         if not quiet:
             count = sum(len(item.positive) + len(item.negative) for item in prompts)
-            say(f"routers: {base.reference} reads {count} prompts, one layer at a time")
+            say(f"routers: running {count} prompts through {base.reference}, one layer at a time")
         found = gates.seen(LayerByLayer(base, memory), prompts, average=config.mode == "hidden_avg")
     near = gates.alike(found)
     if near:
         warn(
-            f"the routers of {len(near)} of {mixture.layers} layers hardly tell their experts apart, since the prompts"
-            " look alike to the base; give prompts that differ more"
+            f"the routers of {len(near)} of {mixture.layers} layers can hardly tell their experts apart, because the"
+            " prompts look similar to the base; use prompts that differ more"
         )
     return found

@@ -1,41 +1,41 @@
-"""Which family the mixture is written as: the first that fits, or one line for each that says why it does not."""
+"""Choose the family of the mixture: the first one that fits. If none does, report the reason for each."""
 
 from __future__ import annotations
 
-from mergecore import plugins
-from mergecore.errors import PluginError
+from mergecore.api import PluginError
+from mergecore.tooling import find_plugin, list_plugins, load_plugin
 from mergecore_moe.config import Config
 from mergecore_moe.dense import Dense
 from mergecore_moe.families import Family
 
 GROUP = "moe_families"
-"""The entry-point group ``mergecore.v1.moe_families``: classes derived from `Family`."""
+"""The entry-point group ``mergecore.v1.moe_families``, for subclasses of `Family`."""
 
 ORDER = ("Mixtral", "DeepSeek MoE", "Qwen MoE", "Qwen3 MoE", "ERNIE 4.5 MoE", "FlexOlmo", "Granite MoE")
-"""Who is asked first; families of other packages come after these."""
+"""Order in which the families are tried. Families from other packages come last."""
 
 
 def families() -> list[Family]:
-    """Every installed family, in the order in which they are asked.
+    """Return all installed families, in the order in which they are tried.
 
     Raises:
-        PluginError: one cannot be imported, or is no family.
+        PluginError: A plugin cannot be imported, or is not a family.
     """
     found = []
-    for name in dict.fromkeys(plugin.name for plugin in plugins.listed(GROUP)):
-        plugin = plugins.find(GROUP, name)
-        kind = plugins.load(plugin)
+    for name in dict.fromkeys(plugin.name for plugin in list_plugins(GROUP)):
+        plugin = find_plugin(GROUP, name)
+        kind = load_plugin(plugin)
         if not (isinstance(kind, type) and issubclass(kind, Family)):
-            raise PluginError(f"{plugin} is no family of mixtures: pip uninstall {plugin.distribution}")
+            raise PluginError(f"{plugin} is not a mixture family: pip uninstall {plugin.distribution}")
         found.append(kind())
     return sorted(found, key=lambda item: ORDER.index(item.name) if item.name in ORDER else len(ORDER))
 
 
 def choose(dense: Dense, config: Config) -> Family:
-    """The first family that the config allows and that can be made of the dense model.
+    """Return the first family that the config allows and that supports the dense model.
 
     Raises:
-        RecipeError: there is none.
+        RecipeError: There is none.
     """
     every = families()
     place = config.place.get("architecture") if config.architecture else None
@@ -43,12 +43,12 @@ def choose(dense: Dense, config: Config) -> Family:
     named = [family for family in every if _plain(family.name).startswith(wanted)]
     if not named:
         assert place is not None
-        raise place.error(f"no family is called so; there are {', '.join(family.name for family in every)}")
+        raise place.error(f"unknown family; use one of {', '.join(family.name for family in every)}")
     reasons = {family.name: family.refusal(dense, config) for family in named}
     fitting = next((family for family in named if not reasons[family.name]), None)
     if fitting is None:
         lines = "; ".join(f"{name} {reason}" for name, reason in reasons.items())
-        raise (place or config.place.child("base_model")).error(f"no family of mixtures fits: {lines}")
+        raise (place or config.place.child("base_model")).error(f"no mixture family fits: {lines}")
     return fitting
 
 

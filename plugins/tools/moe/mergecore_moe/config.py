@@ -1,4 +1,4 @@
-"""The config of a mixture, as mergekit-moe writes it: YAML in, `Config` out, mistakes with file, line and path."""
+"""Parse a mergekit-moe YAML config into a `Config`, reporting errors with file, line, and path."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 
 from mergecore.api import FLOATS
 from mergecore.api.files import TORCH_NAMES
-from mergecore.documents import Place, check, load_file
+from mergecore.tooling import Place, check, load_file
 
 MODES = ("hidden", "hidden_last", "hidden_avg", "cheap_embed", "random", "uniform", "uniform_random")
-"""Where the routers' weights come from; ``hidden`` is ``hidden_last``, ``uniform`` is ``uniform_random``."""
+"""Sources of the router weights. ``hidden`` means ``hidden_last``, and ``uniform`` means ``uniform_random``."""
 
 PROMPTLESS = ("random", "uniform", "uniform_random")
-"""The modes that look at no prompts."""
+"""The modes that ignore prompts."""
 
 DTYPES = {prefix + TORCH_NAMES[name]: name for name in FLOATS for prefix in ("", "torch.")}
 
@@ -51,14 +51,14 @@ SCHEMA: Mapping[str, Any] = {
 
 @dataclass(frozen=True)
 class Expert:
-    """One model whose MLPs become experts.
+    """A model whose MLPs become experts.
 
     Attributes:
-        model: its reference.
-        positive, negative: texts that the router should and should not send to it.
-        noise: standard deviation of what is added to its weights.
-        scale: factor of its output.
-        place: where the config says so.
+        model: Reference of the model.
+        positive, negative: Texts that the router should and should not send to it.
+        noise: Standard deviation of the noise added to its weights.
+        scale: Factor of its output.
+        place: Place in the config.
     """
 
     model: str
@@ -71,18 +71,18 @@ class Expert:
 
 @dataclass(frozen=True)
 class Config:
-    """A config whose structure is right.
+    """A config with a valid structure.
 
     Attributes:
-        base: reference of the model that gives all but the experts.
-        experts, shared: those that the router chooses from, and those that see every token.
-        mode: one of `MODES`.
-        active: how many experts a token is sent to.
-        architecture: beginning of a family's name; None: any that fits.
-        dtype: of the result, by safetensors name; None: the base's.
-        seed: of all random numbers.
-        text: the YAML.
-        place: the whole document.
+        base: Reference of the model that supplies everything except the experts.
+        experts, shared: Experts that the router chooses from, and experts that see every token.
+        mode: One of `MODES`.
+        active: Number of experts per token.
+        architecture: Prefix of a family's name. None: any that fits.
+        dtype: Dtype of the result, by safetensors name. None: that of the base.
+        seed: Seed of all random numbers.
+        text: The YAML text.
+        place: The whole document.
     """
 
     base: str
@@ -98,15 +98,15 @@ class Config:
 
     @property
     def prompted(self) -> bool:
-        """Whether the routers are made from prompts."""
+        """Whether the router weights come from prompts."""
         return self.mode not in PROMPTLESS
 
 
 def load_config(path: Path) -> Config:
-    """The config in a YAML file.
+    """Load a config from a YAML file.
 
     Raises:
-        RecipeError: it cannot be read, or is wrong.
+        RecipeError: The file cannot be read or is invalid.
     """
     place, text = load_file(path)
     check(place, SCHEMA)
@@ -147,23 +147,23 @@ def _check_counts(config: Config) -> None:
     count = len(config.experts)
     if config.active > count:
         given = config.place.get("experts_per_token") or config.place.child("experts")
-        raise given.error(f"a token cannot go to {config.active} of {count} expert(s); write at most {count}")
+        raise given.error(f"a token cannot go to {config.active} of {count} expert(s); use at most {count}")
 
 
 def _check_prompts(config: Config) -> None:
-    """Every expert that the router chooses from needs prompts, and they must not be the same for all."""
+    """Check that every routed expert has prompts, and that not all experts have the same ones."""
     for expert in config.experts:
         if not expert.positive:
             raise expert.place.error(
-                f"'positive_prompts' is missing, which gate_mode {config.mode!r} makes the router from;"
-                " gate_mode: random needs none"
+                f"'positive_prompts' is missing, which gate_mode {config.mode!r} needs for the router;"
+                " gate_mode: random does not"
             )
     for expert in (*config.experts, *config.shared):
         if expert.negative and not expert.positive:
-            raise expert.place.child("negative_prompts").error("needs 'positive_prompts' beside it")
+            raise expert.place.child("negative_prompts").error("requires 'positive_prompts' as well")
     alike = {(expert.positive, expert.negative) for expert in config.experts}
     if len(alike) == 1 and len(config.experts) > 1:
         raise config.place.child("experts").error(
-            "all experts have the same prompts, so the router cannot tell them apart; give each its own,"
-            " or write gate_mode: random"
+            "all experts have the same prompts, so the router cannot tell them apart; use different ones for each,"
+            " or gate_mode: random"
         )

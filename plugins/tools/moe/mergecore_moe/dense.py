@@ -1,4 +1,4 @@
-"""What families are asked about: a dense model's kind, sizes, biases and attention windows."""
+"""The properties of a dense model that families check: type, sizes, biases, and attention windows."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mergecore.config import get_key
-from mergecore.errors import ModelError
-from mergecore.sources import Checkpoint
+from mergecore.api import ModelError
+from mergecore.tooling import Checkpoint, get_key
 
 COMMON = {
     "hidden_act": "silu",
@@ -31,10 +30,10 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
               "eos_token_id": 50279},
     "granite": {**COMMON, "max_position_embeddings": 2048},
 }  # fmt: skip
-"""What transformers takes where config.json is silent: a mixture's class has other defaults than its dense model's."""
+"""Defaults in transformers for keys missing from config.json. Those of a mixture's class are different."""
 
 SIZES = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
-"""What every config must state."""
+"""Keys that every config must have."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +41,11 @@ class Dense:
     """A dense model.
 
     Attributes:
-        reference: as the config of the mixture writes it.
-        kind: its ``model_type``.
-        config: its config.json with the defaults of its class written out.
-        biases: names of the biases in its layers, within a layer.
-        windows: for each layer, how many tokens attention looks back; None: all.
+        reference: Reference as given in the mixture's config.
+        kind: Its ``model_type``.
+        config: Its config.json with the defaults of its class filled in.
+        biases: Names of the biases within a layer.
+        windows: Attention window of each layer in tokens. None: unlimited.
     """
 
     reference: str
@@ -57,7 +56,7 @@ class Dense:
 
     @property
     def window(self) -> int | None:
-        """The window of the layers that have one."""
+        """Attention window of the layers that have one."""
         return next((window for window in self.windows if window), None)
 
     @property
@@ -71,10 +70,10 @@ class Dense:
 
 
 def dense(checkpoint: Checkpoint) -> Dense:
-    """The dense model in a checkpoint whose tensors have their definition's names.
+    """Return the dense model in a checkpoint whose tensors have the names from its definition.
 
     Raises:
-        ModelError: it is of a kind that is known here, and its config.json does not state its sizes.
+        ModelError: The model type is supported, but its config.json has no sizes.
     """
     kind = str(checkpoint.config.get("model_type"))
     config = _completed(kind, checkpoint.config)
@@ -87,19 +86,19 @@ def dense(checkpoint: Checkpoint) -> Dense:
 
 
 def check_sizes(checkpoint: Checkpoint, config: Mapping[str, Any]) -> None:
-    """Raise ModelError for a config that does not state a size that every mixture needs."""
+    """Raise `ModelError` if a config is missing a size that every mixture needs."""
     for key in SIZES:
         if type(config.get(key)) is not int or config[key] < 1:
-            raise ModelError(f"{checkpoint.folder / 'config.json'}: must give {key!r} as a whole number")
+            raise ModelError(f"{checkpoint.folder / 'config.json'}: {key!r} must be a positive integer")
 
 
 def _completed(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config with defaults where it has no value, and without what is for its own class alone."""
+    """Return a config with defaults filled in, and without keys that apply only to its own class."""
     stated = {key: value for key, value in config.items() if key != "auto_map" and (key, value) != ("head_dim", None)}
     defaults = dict(DEFAULTS.get(kind, {}))
     if get_key(stated, "rope_parameters.rope_theta") is not None:
         defaults.pop("rope_theta", None)
-    if "head_dim" in config:  # None: that of the sizes
+    if "head_dim" in config:  # None: computed from the sizes
         defaults.pop("head_dim", None)
     complete = {**defaults, **stated}
     if complete.get("num_key_value_heads") is None:

@@ -1,4 +1,4 @@
-"""The classes that a mixture can be written as: what each is made of, and which dense models fit it."""
+"""The classes that a mixture can be written as, with their weights and the dense models that they support."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from mergecore_moe.config import Config
 from mergecore_moe.dense import Dense
 
 PROJECTIONS = ("gate_proj", "up_proj", "down_proj")
-"""The weights of a dense MLP; a family names an expert's in this order."""
+"""The weights of a dense MLP. A family lists those of an expert in this order."""
 
 
 class Family:
-    """A class of mixtures: derive from it and register it under ``mergecore.v1.moe_families``.
+    """Base class of mixture families. Register subclasses under ``mergecore.v1.moe_families``.
 
-    All names of weights are within a layer.
+    All weight names are relative to a layer.
 
     Attributes:
-        name: what ``architecture`` in a config names, or begins.
-        model_class, model_type: of config.json.
-        router: the weight with a row for each expert.
-        expert: the weights of an expert in the order of `PROJECTIONS`, with ``{expert}`` for its number. A name without
-            it is one weight of three axes, which has what so named of each expert: (experts, rows, columns).
-        shared: the same of the expert that sees every token; empty: there is none.
-        shared_gate: the weight whose product with a token, through a sigmoid, weighs the shared expert; empty: it
-            always counts in full.
-        kinds: the ``model_type`` of the dense models that it can be made of.
+        name: The value of ``architecture`` in a config, which can be abbreviated.
+        model_class, model_type: Values in config.json.
+        router: The weight with one row per expert.
+        expert: The weights of an expert in the order of `PROJECTIONS`, with ``{expert}`` for its number. A name without
+            it is one weight with the matrices of all experts: (experts, rows, columns).
+        shared: The same for the expert that sees every token. Empty if there is none.
+        shared_gate: The weight whose product with a token, after a sigmoid, scales the shared expert. Empty if the
+            shared expert is not scaled.
+        kinds: The ``model_type`` of supported dense models.
     """
 
     name: ClassVar[str]
@@ -39,53 +39,53 @@ class Family:
     kinds: ClassVar[tuple[str, ...]]
 
     def refusal(self, dense: Dense, config: Config) -> str:
-        """Why it cannot be made of this model, as the end of a sentence that begins with its name; empty: it can."""
+        """Return why the model is not supported, as the end of a sentence that starts with the name; empty if it is."""
         if dense.kind not in self.kinds:
-            return f"is made of {' or '.join(self.kinds)} models, and {dense.reference} is {dense.kind!r}"
+            return f"requires {' or '.join(self.kinds)} models, but {dense.reference} is {dense.kind!r}"
         return self.lacks(dense, config)
 
     def lacks(self, dense: Dense, config: Config) -> str:
-        """What it cannot express of a model of one of its kinds; empty: nothing."""
+        """Return what the family cannot express of a model of one of its kinds, or empty if nothing."""
         raise NotImplementedError
 
     def settings(self, dense: Dense, config: Config) -> dict[str, Any]:
-        """The values of config.json that differ from `Dense.config`, without its class, ``model_type`` and dtype."""
+        """Return the config.json values that differ from `Dense.config`, except class, ``model_type``, and dtype."""
         raise NotImplementedError
 
     def zeros(self, dense: Dense, config: Config) -> Mapping[str, tuple[int, ...]]:
-        """Weights of a layer that the dense model has not, with their shapes; zeros do what it does without."""
+        """Return the shapes of a layer's weights that the dense model does not have. Zeros there have no effect."""
         return {}
 
     def notes(self, dense: Dense, config: Config) -> list[str]:
-        """What the result will not do as the dense model does."""
+        """Return notes on how the behavior of the result differs from the dense model."""
         return []
 
 
 def unbiased(dense: Dense, known: Collection[str] = ()) -> str:
-    """What to say of biases that a family has not, as `Family.lacks` does; empty: the model has none of them."""
+    """Return a message like `Family.lacks` if the model has biases that the family does not, or else empty."""
     if not dense.biases - set(known):
         return ""
     parts = [part for part in "qkvo" if f"self_attn.{part}_proj.bias" in known]
-    owned = f"biases of {', '.join(parts[:-1])} and {parts[-1]} only" if parts else "no biases"
-    return f"has {owned}, and {dense.reference} has {dense.listed_biases}"
+    owned = f"only biases of {', '.join(parts[:-1])} and {parts[-1]}" if parts else "no biases"
+    return f"has {owned}, but {dense.reference} has {dense.listed_biases}"
 
 
 def unshared(config: Config) -> str:
-    """What to say of shared experts that a family has not."""
-    return f"has no shared experts, and the config has {len(config.shared)}" if config.shared else ""
+    """Return a message if the config has shared experts but the family does not, or else empty."""
+    return f"has no shared experts, but the config has {len(config.shared)}" if config.shared else ""
 
 
 def ungated(config: Config) -> str:
-    """What to say where a family has one shared expert at most, which always counts in full."""
+    """Return a message if the config needs more than one ungated shared expert, or else empty."""
     if len(config.shared) > 1:
-        return f"has at most one shared expert, and the config has {len(config.shared)}"
+        return f"has at most one shared expert, but the config has {len(config.shared)}"
     if config.shared and config.shared[0].positive:
-        return "has no gate before its shared expert, and the config has prompts for it"
+        return "has no gate for its shared expert, but the config has prompts for it"
     return ""
 
 
 def attention_biases(parts: str) -> frozenset[str]:
-    """The names of biases in the attention: of ``q``, ``k``, ``v``, ``o``."""
+    """Return the names of the attention biases of some of ``q``, ``k``, ``v``, ``o``."""
     return frozenset(f"self_attn.{part}_proj.bias" for part in parts)
 
 
@@ -94,7 +94,7 @@ PLAIN = ("mlp.experts.{expert}.gate_proj.weight", "mlp.experts.{expert}.up_proj.
 
 
 class Mixtral(Family):
-    """Mixtral (https://arxiv.org/abs/2401.04088): the weights of the chosen experts always add up to 1."""
+    """Mixtral (https://arxiv.org/abs/2401.04088), where the weights of the chosen experts always add up to 1."""
 
     name = "Mixtral"
     model_class, model_type = "MixtralForCausalLM", "mixtral"
@@ -115,7 +115,7 @@ class Mixtral(Family):
 
 
 class DeepSeek(Family):
-    """DeepSeek-MoE (https://arxiv.org/abs/2401.06066): experts, and one that is added for every token."""
+    """DeepSeek-MoE (https://arxiv.org/abs/2401.06066), with an ungated shared expert."""
 
     name = "DeepSeek MoE"
     model_class, model_type = "DeepseekForCausalLM", "deepseek"
@@ -130,7 +130,8 @@ class DeepSeek(Family):
         size = dense.config["hidden_size"] // dense.config["num_attention_heads"]
         if dense.head_size != size:
             return (
-                f"has heads of hidden_size / num_attention_heads = {size}, and {dense.reference} of {dense.head_size}"
+                f"needs head_dim = hidden_size / num_attention_heads = {size}, but {dense.reference} has"
+                f" {dense.head_size}"
             )
         return ""
 
@@ -145,7 +146,7 @@ class DeepSeek(Family):
             "moe_layer_freq": 1,
             "scoring_func": "softmax",
             "norm_topk_prob": True,
-            "auto_map": {  # transformers has no such class: whoever loads it must allow the code of its authors
+            "auto_map": {  # transformers has no such class, so loading it requires the authors' code
                 "AutoConfig": f"{code}configuration_deepseek.DeepseekConfig",
                 "AutoModel": f"{code}modeling_deepseek.DeepseekModel",
                 "AutoModelForCausalLM": f"{code}modeling_deepseek.DeepseekForCausalLM",
@@ -156,19 +157,19 @@ class DeepSeek(Family):
         found = []
         if dense.window:
             found.append(
-                f"{dense.reference}: its attention window of {dense.window} tokens is not kept, since {self.name} has"
-                " none; texts up to that length give the same"
+                f"{dense.reference}: its attention window of {dense.window} tokens is dropped because {self.name} has"
+                " none; texts up to that length are not affected"
             )
         if config.active == 1:
             found.append(
-                f"{self.name} with experts_per_token: 1 weighs the expert by its probability in the authors' code and"
-                " by 1 in other readers; 2 or more are the same everywhere"
+                f"{self.name} with experts_per_token: 1 scales the expert by its probability in the authors' code but"
+                " not in other implementations; 2 or more work the same everywhere"
             )
         return found
 
 
 class Qwen2(Family):
-    """Qwen2-MoE (https://arxiv.org/abs/2407.10671): experts, and one behind a gate of its own; biases of q, k and v."""
+    """Qwen2-MoE (https://arxiv.org/abs/2407.10671), with a gated shared expert and biases of q, k, and v."""
 
     name = "Qwen MoE"
     model_class, model_type = "Qwen2MoeForCausalLM", "qwen2_moe"
@@ -180,7 +181,7 @@ class Qwen2(Family):
 
     def lacks(self, dense: Dense, config: Config) -> str:
         if len(config.shared) != 1:
-            return f"has exactly one shared expert, and the config has {len(config.shared)}"
+            return f"has exactly one shared expert, but the config has {len(config.shared)}"
         return unbiased(dense, attention_biases("qkv"))
 
     def settings(self, dense: Dense, config: Config) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The routers' weights: for each layer a row for each expert, which says how much a token looks like its prompts."""
+"""Router weights: one row per expert in each layer, which measures how similar a token is to the expert's prompts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from mergecore.api import torch_dtype
 from mergecore.api.random import uniform
-from mergecore.sources import Checkpoint
+from mergecore.tooling import Checkpoint
 from mergecore_moe.hidden import EMBEDDING, LayerByLayer
 from mergecore_moe.noise import gaussian
 from mergecore_moe.prompts import Prompts
@@ -16,22 +16,22 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FLOOR = 1e-8
-"""The least length that a vector is divided by."""
+"""The smallest norm that a vector is divided by."""
 
 ALIKE = 5.0
-"""Above this ratio of a router's extreme singular values its rows are nearly the same direction."""
+"""Ratio of a router's largest to smallest singular value above which its rows have almost the same direction."""
 
 
 def drawn(mode: str, shape: tuple[int, int, int], seed: int) -> Tensor:
-    """Rows that know nothing: normal numbers, or uniform ones in (-1, 1) / sqrt(hidden size).
+    """Return random rows: normal numbers, or uniform ones in (-1, 1) / sqrt(hidden size).
 
     Args:
-        mode: ``random``, else ``uniform`` or ``uniform_random``.
-        shape: layers, experts, hidden size.
-        seed: of the numbers.
+        mode: ``random``, or else ``uniform`` or ``uniform_random``.
+        shape: Layers, experts, hidden size.
+        seed: Seed of the numbers.
 
     Returns:
-        float32 of that shape.
+        A float32 tensor of that shape.
     """
     layers, experts, hidden = shape
     first, second = (uniform(f"{seed}\0routers\0{part}", 0, layers * experts * hidden) for part in range(2))
@@ -40,10 +40,10 @@ def drawn(mode: str, shape: tuple[int, int, int], seed: int) -> Tensor:
 
 
 def embedded(base: Checkpoint, prompts: Sequence[Prompts], layers: int) -> Tensor:
-    """Rows from the embeddings alone: the direction of the sum over all tokens of all prompts, alike in all layers.
+    """Return rows from the embeddings: the direction of the sum over all tokens of all prompts, in every layer.
 
     Returns:
-        (layers, experts, hidden size), float32.
+        A float32 tensor of shape (layers, experts, hidden size).
     """
     import torch
 
@@ -65,13 +65,13 @@ def embedded(base: Checkpoint, prompts: Sequence[Prompts], layers: int) -> Tenso
 
 
 def seen(model: LayerByLayer, prompts: Sequence[Prompts], average: bool) -> Tensor:
-    """Rows from what comes into each layer at the prompts' last tokens, or on average over their tokens.
+    """Return rows from the hidden states entering each layer, at the last tokens of the prompts or averaged over them.
 
     Returns:
-        (layers, experts, hidden size), float32.
+        A float32 tensor of shape (layers, experts, hidden size).
     """
     every = {tuple(text) for item in prompts for text in (*item.positive, *item.negative)}
-    texts = sorted(every, key=lambda text: (len(text), text))  # those of a length go together without padding
+    texts = sorted(every, key=lambda text: (len(text), text))  # texts of equal length share a batch without padding
     places = {text: place for place, text in enumerate(texts)}
     states = model.states(texts, average)
 
@@ -82,7 +82,7 @@ def seen(model: LayerByLayer, prompts: Sequence[Prompts], average: bool) -> Tens
 
 
 def _contrasted(vector: Callable[[Sequence[Sequence[int]]], Tensor], prompts: Sequence[Prompts]) -> Tensor:
-    """For each expert the direction of its positive prompts' vector less that of the negative ones."""
+    """Return, per expert, the direction of the positive prompts' vector minus that of the negative prompts."""
     import torch
 
     return torch.stack(
@@ -96,7 +96,7 @@ def _unit(vectors: Tensor) -> Tensor:
 
 
 def alike(gates: Tensor) -> list[int]:
-    """The layers whose router can hardly tell its experts apart: see `ALIKE`."""
+    """Return the layers whose router can hardly tell its experts apart (see `ALIKE`)."""
     import torch
 
     if gates.shape[1] > gates.shape[2]:

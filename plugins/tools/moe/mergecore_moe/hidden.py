@@ -1,4 +1,4 @@
-"""What a model makes of prompts, layer by layer: one layer's weights are in memory at a time."""
+"""Compute a model's hidden states for prompts layer by layer, with the weights of one layer in memory at a time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mergecore.api import InputError, ModelError, torch_dtype
-from mergecore.sources import Checkpoint
+from mergecore.tooling import Checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,18 +18,18 @@ EMBEDDING = "model.embed_tokens.weight"
 
 
 class _Seen(Exception):
-    """The last layer's input is there; nothing after it is needed."""
+    """The input of the last layer has been captured, and nothing after it is needed."""
 
 
 class LayerByLayer:
-    """A model of transformers whose layers are read from a checkpoint when they are called, and freed after it.
+    """A transformers model whose layers are read from a checkpoint when they are called, and freed afterward.
 
     Args:
-        checkpoint: with the names of its definition.
-        memory: bytes that weights and activations may take.
+        checkpoint: A checkpoint whose tensors have the names from its definition.
+        memory: Maximum number of bytes for weights and activations.
 
     Raises:
-        InputError: transformers is not installed or does not know the model, or the memory is too small.
+        InputError: transformers is not installed or does not support the model, or the memory is too small.
     """
 
     def __init__(self, checkpoint: Checkpoint, memory: int) -> None:
@@ -43,10 +43,10 @@ class LayerByLayer:
             layer.register_forward_hook(_free)
 
     def states(self, prompts: Sequence[Sequence[int]], average: bool) -> Tensor:
-        """What comes into each layer at the last token of each prompt, or on average over its tokens.
+        """Return the hidden states entering each layer, at the last token of each prompt or averaged over its tokens.
 
         Returns:
-            (layers, prompts, hidden size), float32.
+            A float32 tensor of shape (layers, prompts, hidden size).
         """
         import torch
 
@@ -61,7 +61,7 @@ class LayerByLayer:
         return torch.cat(found, dim=1)
 
     def _run(self, batch: Sequence[Sequence[int]]) -> None:
-        """One pass over the layers. Prompts are padded behind: no token looks at those that come after it."""
+        """Run one pass over the layers. Right padding has no effect, because tokens never attend to later ones."""
         import torch
 
         used = sorted({token for prompt in batch for token in prompt})
@@ -84,32 +84,32 @@ class LayerByLayer:
         return hook
 
     def _read(self, name: str, row: int | None = None) -> Tensor:
-        """A tensor, or one row of it, as float32."""
+        """Read a tensor, or one row of it, as float32."""
         import torch
 
         info = self._checkpoint.tensors.get(name)
         if info is None:
-            raise ModelError(f"{self._checkpoint.folder}: holds no {name!r}, which its class has in transformers")
+            raise ModelError(f"{self._checkpoint.folder}: has no {name!r}, which its class in transformers needs")
         shape = info.shape if row is None else info.shape[1:]
         out = torch.empty(shape, dtype=torch_dtype(info.dtype))
         self._checkpoint.read(name, (row or 0) * out.numel(), out.view(-1))
         return out.float()
 
     def _layer_bytes(self) -> int:
-        """Of the largest layer in float32, and of one tensor as it is stored."""
+        """Return the size of the largest layer in float32 plus that of one stored tensor."""
         sizes = [[tensor.numel() for tensor in layer.state_dict().values()] for layer in self._layers]
         stored = max(info.nbytes for name, info in self._checkpoint.tensors.items() if name.startswith("model.layers."))
         return max(4 * sum(layer) for layer in sizes) + stored
 
     def _batches(self, prompts: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
-        """As many prompts at a time as there is room for beside a layer; the layers are read once for each batch."""
+        """Yield as many prompts at a time as fit in memory next to a layer. Each batch reads all layers once."""
         batch: list[Sequence[int]] = []
         for prompt in prompts:
             if self._needed([prompt]) > self._room:
                 total = (self._memory - self._room + self._needed([prompt])) // 10**6 + 1
                 raise InputError(
                     f"{self._checkpoint.reference}: one layer and a prompt of {len(prompt)} tokens need {total} MB,"
-                    f" more than the {self._memory / 1e6:.1f} MB allowed; give --memory {total}MB"
+                    f" more than the {self._memory / 1e6:.1f} MB allowed; pass --memory {total}MB"
                 )
             if self._needed([*batch, prompt]) > self._room:
                 yield batch
@@ -118,7 +118,7 @@ class LayerByLayer:
         yield batch
 
     def _needed(self, batch: Sequence[Sequence[int]]) -> int:
-        """Bytes of activations while a batch goes through a layer: states, an MLP's, what tokens attend to."""
+        """Return the bytes of activations of a batch in a layer: hidden states, MLP activations, attention scores."""
         config, longest = self._model.config, max(map(len, batch))
         width = 12 * config.hidden_size + 4 * config.intermediate_size + 2 * config.num_attention_heads * longest
         return 4 * len(batch) * longest * int(width)
@@ -141,7 +141,7 @@ def _mean(batch: Sequence[Sequence[int]], states: Tensor) -> Tensor:
 
 
 def _skeleton(checkpoint: Checkpoint) -> Any:
-    """The model without its weights, but with the rotary frequencies, which no checkpoint holds."""
+    """Return the model without its weights, but with the rotary frequencies, which checkpoints do not store."""
     import torch
 
     try:
@@ -149,7 +149,7 @@ def _skeleton(checkpoint: Checkpoint) -> Any:
     except ImportError:
         raise InputError(
             "gate_mode: hidden runs the base with transformers, which is not installed: pip install transformers;"
-            " gate_mode: cheap_embed does without"
+            " gate_mode: cheap_embed works without it"
         ) from None
     known = {key: value for key, value in checkpoint.config.items() if key != "auto_map"}
     try:
@@ -159,10 +159,10 @@ def _skeleton(checkpoint: Checkpoint) -> Any:
         model.rotary_emb = type(model.rotary_emb)(config=config)
         if not (model.layers and model.embed_tokens):
             raise AttributeError("it has no layers")
-    except Exception as error:  # whatever a config of a stranger leads to
+    except Exception as error:  # an untrusted config can lead to any error
         cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InputError(
-            f"{checkpoint.reference}: transformers {transformers.__version__} cannot build it ({cause});"
-            " gate_mode: cheap_embed does without"
+            f"{checkpoint.reference}: transformers {transformers.__version__} cannot build the model ({cause});"
+            " gate_mode: cheap_embed works without it"
         ) from None
     return model

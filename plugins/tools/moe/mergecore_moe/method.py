@@ -1,4 +1,4 @@
-"""What is done to an expert's weight on its way into the mixture."""
+"""The method that transforms an expert's weights for the mixture."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Moe(WeightMethod):
-    """A mixture of experts: the MLPs of several models behind routers, and all other weights of the base.
+    """A mixture of experts: the MLPs of several models behind routers, with all other weights from the base.
 
     expert = scale * (weight + noise * N(0, 1))
     """
@@ -23,8 +23,8 @@ class Moe(WeightMethod):
     tile = Tile.ELEMENTS
     models = (1, 1)
 
-    noise: float = param(0.0, "Standard deviation of what is added to each element.")
-    scale: float = param(1.0, "Factor, of the last projection alone.")
+    noise: float = param(0.0, "Standard deviation of the noise added to each element.")
+    scale: float = param(1.0, "Factor of the last projection.")
 
     def merge(self, weights: Sequence[Tensor], ctx: Context) -> Tensor:
         weight = weights[0]

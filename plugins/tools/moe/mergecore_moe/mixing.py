@@ -1,4 +1,4 @@
-"""The plan of a mixture: where each of its weights comes from, made from headers alone."""
+"""Plan a mixture: determine where each weight comes from, reading only the headers."""
 
 from __future__ import annotations
 
@@ -10,14 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 from mergecore.api import FLOATS, Input, Job, Method, ModelError, PluginError, TensorInfo
 from mergecore.api.files import TORCH_NAMES, common_dtype
-from mergecore.architecture import Architecture, Weight, parse
-from mergecore.documents import Place
-from mergecore.making import cost
-from mergecore.matching import stored
-from mergecore.plans import Plan
-from mergecore.recipe import Recipe, parse_recipe
-from mergecore.registry import Registry
-from mergecore.sources import Checkpoint
+from mergecore.tooling import (
+    Architecture,
+    Checkpoint,
+    Place,
+    Plan,
+    Recipe,
+    Registry,
+    Weight,
+    model_input,
+    parse_definition,
+    parse_recipe,
+    stored_name,
+)
 from mergecore_moe.config import Config, Expert
 from mergecore_moe.families import PROJECTIONS, Family
 from mergecore_moe.method import Moe
@@ -31,7 +36,7 @@ COMMAND = "moe"
 
 
 class Made:
-    """Tensors that the tool has made itself; a `mergecore.api.Reader`."""
+    """A `mergecore.api.Reader` of tensors that this tool has computed."""
 
     def __init__(self, values: Mapping[str, Tensor]) -> None:
         self.tensors = {name: TensorInfo("F32", tuple(value.shape)) for name, value in values.items()}
@@ -42,11 +47,11 @@ class Made:
         out.copy_(self._values[name].reshape(-1)[start : start + len(out)])
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing, because no file is open."""
 
 
 def recipe_of(config: Config) -> Recipe:
-    """The config as the rest of core knows it: a recipe of the base alone."""
+    """Convert the config to what the core expects: a recipe with only the base."""
     value = {
         "merge_method": COMMAND,
         "base_model": config.base,
@@ -58,7 +63,7 @@ def recipe_of(config: Config) -> Recipe:
 
 @dataclass(frozen=True)
 class Mixture:
-    """A config, its models and the family it is written as."""
+    """A config, its models, and the family that it is written as."""
 
     config: Config
     recipe: Recipe
@@ -75,30 +80,30 @@ class Mixture:
 
     @cached_property
     def gated(self) -> bool:
-        """Whether prompts decide how much the shared expert counts."""
+        """Whether the gate of the shared expert comes from prompts."""
         shared = self.config.shared
         return bool(self.config.prompted and self.family.shared_gate and shared and shared[0].positive)
 
     @property
     def prompted(self) -> tuple[Expert, ...]:
-        """The experts that the routers have rows for, a shared one with prompts last."""
+        """The experts with rows in the routers. A shared one with prompts comes last."""
         return (*self.config.experts, *(self.config.shared if self.gated else ()))
 
     @property
     def dtype(self) -> str:
-        """Of all float tensors of the result."""
+        """Dtype of all float tensors of the result."""
         found = {info.dtype for info in self.models.base.tensors.values() if info.dtype in FLOATS}
         return self.config.dtype or common_dtype(found)
 
     def plan(self, gates: Tensor, registry: Registry) -> Plan:
-        """The plan with routers of these weights.
+        """Return the plan with the given router weights.
 
         Args:
-            gates: (layers, experts, hidden size), float32; where `gated`, the shared expert's row comes last.
-            registry: the plugins.
+            gates: Float32 tensor of shape (layers, experts, hidden size). If `gated`, the shared expert's row is last.
+            registry: The plugins.
 
         Raises:
-            PluginError: the family names weights that the definition of its class does not know.
+            PluginError: The family lists weights that are not in the definition of its class.
         """
         made = self._made(gates)
         base = self.models.base
@@ -121,7 +126,7 @@ class Mixture:
             method=Moe,
             architecture=architecture,
             checkpoints=checkpoints,
-            donor=0,
+            config_source=0,
             jobs=jobs,
             config=result,
             dropped=sum(len(checkpoint.tensors) for checkpoint in checkpoints) - len(used),
@@ -141,7 +146,7 @@ class Mixture:
         }
 
     def _made(self, gates: Tensor) -> dict[str, Tensor]:
-        """Routers, the gates of shared experts, and the weights that only the family has, by output name."""
+        """Return routers, gates of shared experts, and weights that only the family has, by output name."""
         import torch
 
         found: dict[str, Tensor] = {}
@@ -149,7 +154,7 @@ class Mixture:
         for layer in range(self.layers):
             prefix = LAYER.format(layer=layer)
             found[prefix + self.family.router] = gates[layer, :experts].contiguous()
-            if self.family.shared_gate:  # without prompts 0, so that the sigmoid is 1/2 for every token
+            if self.family.shared_gate:  # 0 without prompts, so that the sigmoid is 1/2 for every token
                 row = gates[layer, experts:] if self.gated else torch.zeros(1, self.hidden)
                 found[prefix + self.family.shared_gate] = row.contiguous()
             for name, shape in self.family.zeros(self.models.dense, self.config).items():
@@ -157,7 +162,7 @@ class Mixture:
         return found
 
     def _jobs(self, base: Checkpoint) -> Iterator[Job]:
-        """Every weight: the base's in its order, experts and what is made for a layer in place of its MLP."""
+        """Yield all weights in the base's order, with experts and computed weights in place of each layer's MLP."""
         dense = self.models.dense
         places = {MLP.format(layer=layer, projection=name): (layer, name) for layer in range(self.layers)
                   for name in PROJECTIONS}  # fmt: skip
@@ -172,19 +177,19 @@ class Mixture:
                 yield from self._dense(weight, base)
 
     def _dense(self, weight: Weight, base: Checkpoint) -> Iterator[Job]:
-        name = stored(base, weight)
+        name = stored_name(base, weight)
         if name is None and not weight.may_lack:
-            raise ModelError(f"{base.folder}: holds no {weight.name!r}; fetch the checkpoint again")
-        if name is not None and not weight.name.endswith("rotary_emb.inv_freq"):  # which loaders compute
+            raise ModelError(f"{base.folder}: has no {weight.name!r}; download the checkpoint again")
+        if name is not None and not weight.name.endswith("rotary_emb.inv_freq"):  # computed when loading
             yield self._copy(weight.name, base, name)
 
     def _copy(self, name: str, base: Checkpoint, tensor: str) -> Job:
-        info, making = base.tensors[tensor], cost(base.readers[tensor], tensor).memory
+        info = base.tensors[tensor]
         dtype = self.dtype if info.dtype in FLOATS else info.dtype
-        return Job(name, TensorInfo(dtype, info.shape), (Input(0, tensor, info, making),), None)
+        return Job(name, TensorInfo(dtype, info.shape), (model_input(0, base, tensor),), None)
 
     def _pieces(self) -> dict[str, list[Job]]:
-        """What makes the matrices in each weight that holds those of all experts."""
+        """Return the jobs for the matrices in each weight that holds all experts."""
         found: dict[str, list[Job]] = {}
         for layer in range(self.layers):
             for name, job in self._experts(layer):
@@ -193,7 +198,7 @@ class Mixture:
         return found
 
     def _experts(self, layer: int) -> Iterator[tuple[str, Job]]:
-        """What makes each matrix of a layer's experts, with the name of the weight that it is, or lies in."""
+        """Yield a job for each matrix of a layer's experts, with the name of the weight that it is or is part of."""
         halved = self.family.shared_gate and not self.gated
         listed = [(number, expert, self.family.expert, expert.scale)
                   for number, expert in enumerate(self.config.experts)]  # fmt: skip
@@ -214,21 +219,21 @@ class Mixture:
                 yield written, Job(label, made, inputs, method, seed=self.config.seed)
 
     def _notes(self) -> Iterator[str]:
-        """What is unusual about the experts."""
+        """Yield notes on anything unusual about the experts."""
         experts, shared = self.config.experts, self.config.shared
         if len({self.models.positions[expert.model] for expert in experts}) == 1 and len(experts) > 1:
-            yield f"all {len(experts)} experts are the same model, so the result does what it does until it is trained"
+            yield f"all {len(experts)} experts are the same model, so the result behaves like it until you train it"
         scales = {expert.scale for expert in experts}
         total = sum(expert.scale for expert in shared) + max(scales)
         if shared and not self.gated and len(scales) == 1 and abs(total - 1) > 1e-6:
             yield (
-                f"the experts' residual_scale of {max(scales):g} and the shared one's of {total - max(scales):g} add up"
-                f" to {total:g}, so every MLP counts {total:g} times as much as in {self.models.base.reference}"
+                f"the residual_scale of the experts ({max(scales):g}) and the shared one ({total - max(scales):g}) add"
+                f" up to {total:g}, so MLP outputs are {total:g} times as large as in {self.models.base.reference}"
             )
 
 
 def _digest(made: Mapping[str, Tensor], pieces: Mapping[str, Sequence[Job]], checkpoints: Sequence[Checkpoint]) -> str:
-    """Of what no file holds: what the tool has made, and how the weights of all experts come to be."""
+    """Return a digest of everything not stored in files: computed tensors, and the jobs that produce fused experts."""
     digest = hashlib.sha256(b"".join(value.numpy().tobytes() for value in made.values()))
     if pieces:
         digest.update(repr([pieces, [checkpoint.origin for checkpoint in checkpoints]]).encode())
@@ -236,17 +241,17 @@ def _digest(made: Mapping[str, Tensor], pieces: Mapping[str, Sequence[Job]], che
 
 
 def _architecture(family: Family, registry: Registry, config: Mapping[str, Any], names: set[str]) -> Architecture:
-    """The definition of the result's class, which must know every weight; one of no weights where nobody has it."""
+    """Return the definition of the result's class, which must list every weight, or an empty one if there is none."""
     definition = registry.provide("architectures", family.model_class)
     if definition is None:
         return Architecture(family.model_class, {})
-    bound = parse(family.model_class, definition, "installed").bind(config, "the mixture", names)
+    bound = parse_definition(family.model_class, definition, "installed").bind(config, "the mixture", names)
     weights = list(bound.weights(config, "the mixture"))
     unknown = names - {name for weight in weights for name in (weight.name, *weight.aliases)}
     missing = [weight.name for weight in weights if weight.name not in names and not weight.may_lack]
     if unknown or missing:
         wrong = f"{min(unknown)!r} is unknown" if unknown else f"{missing[0]!r} is missing"
         raise PluginError(
-            f"the family {family.name!r} does not fit {family.model_class}: {wrong}; report it to its author"
+            f"the family {family.name!r} does not match {family.model_class}: {wrong}; report this to its author"
         )
     return bound

@@ -1,4 +1,4 @@
-"""Normal random numbers from uniform ones."""
+"""Convert uniform random numbers to normal ones."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 
 
 def gaussian(first: Tensor, second: Tensor) -> Tensor:
-    """Normal float32 numbers of mean 0 and variance 1 from two independent uniform ones in [0, 1) each.
+    """Return standard normal float32 numbers, each from two independent uniform ones in [0, 1).
 
-    Box and Muller 1958 (https://doi.org/10.1214/aoms/1177706645): sqrt(-2 ln(1 - u)) cos(2 pi v).
+    Box and Muller (1958, https://doi.org/10.1214/aoms/1177706645): sqrt(-2 ln(1 - u)) cos(2 pi v).
     """
     return (-2.0 * (1.0 - first).log()).sqrt() * (2.0 * math.pi * second).cos()

@@ -1,4 +1,4 @@
-"""The families that one class of dense models alone fits: the same layers, by the same house, with experts in them."""
+"""The families that support only one class of dense models, those with the same layers from the same vendor."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Qwen3(Family):
         if wrong := unshared(config):
             return wrong
         if len(set(dense.windows)) > 1:
-            return f"attends alike in all layers, and {dense.reference} has an attention window in some"
+            return f"has the same attention in all layers, but {dense.reference} has an attention window in some"
         return ""
 
     def settings(self, dense: Dense, config: Config) -> dict[str, Any]:
@@ -39,7 +39,7 @@ class Qwen3(Family):
 
 
 class Ernie(Family):
-    """ERNIE 4.5 with experts (technical report, Baidu 2025), and one that is added for every token."""
+    """ERNIE 4.5 with experts (technical report, Baidu 2025) and an ungated shared expert."""
 
     name = "ERNIE 4.5 MoE"
     model_class, model_type = "Ernie4_5_MoeForCausalLM", "ernie4_5_moe"
@@ -63,11 +63,11 @@ class Ernie(Family):
         }
 
     def zeros(self, dense: Dense, config: Config) -> Mapping[str, tuple[int, ...]]:
-        return {"mlp.moe_statics.e_score_correction_bias": (1, len(config.experts))}  # which training balances
+        return {"mlp.moe_statics.e_score_correction_bias": (1, len(config.experts))}  # balanced by training
 
 
 class Olmo2(Family):
-    """FlexOlmo (https://arxiv.org/abs/2507.07024): OLMo 2, whose norms come after attention and MLP, with experts."""
+    """FlexOlmo (https://arxiv.org/abs/2507.07024): OLMo 2 (with norms after attention and MLP) with experts."""
 
     name = "FlexOlmo"
     model_class, model_type = "FlexOlmoForCausalLM", "flex_olmo"

@@ -1,4 +1,4 @@
-"""Let the tests import what they share by name."""
+"""Let the tests import shared modules by name."""
 
 import sys
 from pathlib import Path

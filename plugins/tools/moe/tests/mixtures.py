@@ -1,4 +1,4 @@
-"""Tiny dense models with a tokenizer, configs of mixtures over them, and DeepSeek-MoE, which transformers lacks."""
+"""Tiny dense models with a tokenizer, mixture configs for them, and DeepSeek-MoE, which is not in transformers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import transformers
 import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from mergecore import cli
+from mergecore.cli.app import app
 
 VOCABULARY, LAYERS, HIDDEN = 37, 3, 24
 SIZES = {
@@ -26,7 +26,7 @@ MULTIPLIERS = {
     "embedding_multiplier": 3.0, "logits_scaling": 2.0, "residual_multiplier": 0.5, "attention_multiplier": 0.2,
 }  # fmt: skip
 DENSE: Mapping[str, tuple[str, Mapping[str, Any]]] = {
-    "llama": ("llama", {"sliding_window": 5}),  # which Llama does not know, and a mixture would
+    "llama": ("llama", {"sliding_window": 5}),  # ignored by Llama, but not by a mixture
     "llama-tied": ("llama", {"tie_word_embeddings": True, "rope_parameters": SCALED}),
     "llama-biased": ("llama", {"attention_bias": True}),
     "llama-silent": ("llama", {}),
@@ -43,13 +43,13 @@ DENSE: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "granite-silent": ("granite", {}),
     "gemma": ("gemma", {"head_dim": 8}),
 }
-"""Name → model type, and what its config says beside `SIZES`; a silent one says nothing else."""
+"""Model type and config keys other than `SIZES`, by name. Those named silent have no other keys."""
 
 PROMPTS = (["w1 w2 w3", "w4 w5"], ["w6"], ["w7 w8 w7 w8"])
 
 
 def dense(folder: Path, name: str, seed: int, **sizes: int) -> Path:
-    """A tiny dense model of random weights, biases and norms too, with a tokenizer of the words w0, w1, ..."""
+    """Write a tiny dense model with random weights, biases, and norms, and a tokenizer with the words w0, w1, ..."""
     kind, extra = DENSE[name]
     torch.manual_seed(seed)
     config = transformers.AutoConfig.for_model(kind, **{**SIZES, **extra, **sizes})
@@ -68,22 +68,22 @@ def dense(folder: Path, name: str, seed: int, **sizes: int) -> Path:
 
 
 def config(base: Path, experts: Sequence[Path], **more: Any) -> dict[str, Any]:
-    """A config with prompts for each expert."""
+    """Return a config with prompts for each expert."""
     listed = [{"source_model": str(model), "positive_prompts": PROMPTS[n]} for n, model in enumerate(experts)]
     return {"base_model": str(base), "experts": listed, **more}
 
 
 def mix(folder: Path, value: Any, *options: str) -> Path:
-    """What `mergecore moe` makes of a config, as its command line is called; errors are raised."""
+    """Run `mergecore moe` on a config as on the command line, but raise errors."""
     path, out = folder / "moe.yml", folder / "out"
     path.write_text(value if isinstance(value, str) else yaml.safe_dump(value, sort_keys=False), "utf-8")
-    cli.app(args=["moe", str(path), str(out), "--quiet", "--workers", "1", *options], standalone_mode=False)
+    app(args=["moe", str(path), str(out), "--quiet", "--workers", "1", *options], standalone_mode=False)
     return out
 
 
 @cache
 def deepseek() -> Any:
-    """DeepSeek-MoE as its paper (https://arxiv.org/abs/2401.06066, equations 9 to 11) has it, in plain loops."""
+    """DeepSeek-MoE as in its paper (https://arxiv.org/abs/2401.06066, equations 9 to 11), in plain loops."""
 
     class Deepseek(transformers.LlamaForCausalLM):
         def __init__(self, config: Any) -> None:
@@ -115,7 +115,7 @@ class DeepseekExperts(torch.nn.Module):
 
 
 def loaded(folder: Path) -> Any:
-    """The model in a folder, as transformers loads it, every key of it used and none missing."""
+    """Load the model in a folder with transformers, checking that no key is unused or missing."""
     settings = transformers.PretrainedConfig.get_config_dict(folder)[0]
     if settings["model_type"] == "deepseek":
         settings = {key: value for key, value in settings.items() if key not in ("auto_map", "model_type")}
@@ -130,6 +130,6 @@ def _strict(kind: Any, folder: Path, **more: Any) -> Any:
 
 
 def logits(model: Any, tokens: int = 16) -> torch.Tensor:
-    """Of a text that is longer than the windows above."""
+    """Return the logits for a text that is longer than the attention windows above."""
     with torch.inference_mode():
         return model(torch.arange(tokens)[None] * 7 % VOCABULARY).logits

@@ -1,4 +1,4 @@
-"""Mixtures do what their experts do, load strictly, and their routers follow the formulae."""
+"""Mixtures behave like their experts, load without key mismatches, and have routers that follow the formulas."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from mergecore.errors import RunError
 
 SHARED = {"residual_scale": 0.5}
-"""Of experts and the shared one, so that together they count as much as one MLP."""
+"""Scale of the experts and the shared one, so that together they count as much as one MLP."""
 
 IDENTICAL = [
     ("llama", "Mixtral", 0), ("llama-tied", "Mixtral", 0), ("mistral", "Mixtral", 0), ("mistral-wide", "Mixtral", 0),
@@ -136,13 +136,13 @@ def test_drawn_gates_and_noise_have_their_spread_and_repeat(tmp_path):
         assert mode == "random" or gates.abs().max() <= bound
         noise = [written[f"model.layers.0.block_sparse_moe.experts.{n}.w3.weight"] - source for n in (0, 1)]
         assert all(abs(one.mean()) < 0.02 and abs(one.std() - 0.5) < 0.02 for one in noise)
-        assert abs((noise[0] * noise[1]).mean()) < 0.02, "each expert has noise of its own"
+        assert abs((noise[0] * noise[1]).mean()) < 0.02, "each expert has different noise"
         assert mix(tmp_path, {**value, "gate_mode": mode}, "--force").joinpath(out.name).read_bytes() == bytes_
 
 
 @pytest.mark.parametrize("prompts", [None, PROMPTS[2]])
 def test_a_shared_expert_counts_as_its_scale_says(tmp_path, prompts):
-    """Without prompts the sigmoid of its gate is 1/2 for every token, so its last projection is doubled."""
+    """Without prompts, the sigmoid of its gate is 1/2 for every token, so its last projection is doubled."""
     model = dense(tmp_path / "dense", "qwen2", 1)
     shared = {"source_model": str(model), "residual_scale": 0.25, "positive_prompts": prompts}
     out = mix(tmp_path, config(model, [model] * 2, shared_experts=[shared]))
@@ -155,14 +155,14 @@ def test_a_shared_expert_counts_as_its_scale_says(tmp_path, prompts):
 
 
 def test_the_base_is_run_one_layer_at_a_time_in_as_many_passes_as_memory_asks_for(tmp_path):
-    from mergecore.registry import Registry
-    from mergecore.sources import open_model
+    from mergecore.discovery.registry import Registry
+    from mergecore.models.adapters import open_model
 
     model = dense(tmp_path / "dense", "llama", 1)
     checkpoint = open_model(str(model), Registry(print))
     prompts = [[1, 2, 3], [4], [5, 6, 7, 8], [9, 10]]
     roomy, tight = LayerByLayer(checkpoint, 10**9), LayerByLayer(checkpoint, 10**9)
-    tight._room = tight._needed([prompts[2]])  # for the longest prompt alone
+    tight._room = tight._needed([prompts[2]])  # for only the longest prompt
     filled = []
     for layer in tight._layers:
         layer.self_attn.register_forward_hook(
@@ -170,7 +170,7 @@ def test_the_base_is_run_one_layer_at_a_time_in_as_many_passes_as_memory_asks_fo
         )
     whole = roomy.states(prompts, average=False)
     torch.testing.assert_close(tight.states(prompts, average=False), whole, rtol=0, atol=1e-5)
-    assert len(filled) == 4 * (LAYERS - 1), "a pass for each prompt, of which none needs the last layer"
+    assert len(filled) == 4 * (LAYERS - 1), "one pass per prompt, none of which needs the last layer"
     assert all(len(layers) == 1 for layers in filled)
     assert all(parameter.is_meta for layer in tight._layers for parameter in layer.parameters())
     checkpoint.close()
@@ -195,7 +195,7 @@ def test_a_run_that_failed_goes_on_and_gives_the_same_bytes(tmp_path, monkeypatc
         patch.setattr(SafetensorsWriter, "write", fail)
         with pytest.raises(RunError, match="No space left"):
             mix(tmp_path, value)
-    assert "keeps 20 of 42 tensors" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert "has 20 of 42 tensors" in capsys.readouterr().err and not (tmp_path / "out").exists()
     monkeypatch.setattr(SafetensorsWriter, "write", lambda self, *data: written.append(data[0]) or write(self, *data))
     assert (mix(tmp_path, value) / "model.safetensors").read_bytes() == undisturbed
-    assert len(written) == 21 + 22, "no finished tensor is made again"
+    assert len(written) == 21 + 22, "no finished tensor is computed again"

@@ -1,24 +1,24 @@
-"""A finished result reaches the Hub whole, in one commit; an unfinished one does not."""
+"""Tests of push: a finished result is uploaded in one commit, and an unfinished one is rejected."""
 
-import hubs
-import processes
+import cli_processes
+import fake_hub
 import pytest
-from llamas import write_model
+from tiny_llamas import write_model
 
 
 @pytest.fixture
 def hub():
-    with hubs.running() as server:
+    with fake_hub.running() as server:
         yield server
 
 
 @pytest.fixture
 def push(hub, tmp_path):
-    """Runs mergecore push as a user who may write; gives the exit status and what was said."""
+    """Run mergecore push as a user with write access. Return the exit status and the output."""
 
     def run(*arguments, token="writer"):
         variables = hub.environment(tmp_path, HF_TOKEN=token, HF_HUB_DISABLE_XET="1")
-        return processes.start(tmp_path / "home", "push", *arguments, environment=variables).ended()
+        return cli_processes.start(tmp_path / "home", "push", *arguments, environment=variables).ended()
 
     return run
 
@@ -44,16 +44,18 @@ def test_what_is_pushed_is_the_folder_and_can_be_merged_from_there(hub, push, ou
     pushed = repo.commits[repo.refs["main"]]
     assert {name: data for name, data in pushed.items() if name != ".gitattributes"} == expected
     assert repo.private and repo.messages == ["Upload a merged model"]
-    assert f"out: is now me/merged at commit {repo.refs['main']}" in said
+    assert f"out: uploaded to me/merged at commit {repo.refs['main']}" in said
     recipe = tmp_path / "recipe.yml"
     recipe.write_text("{merge_method: passthrough, models: [{model: me/merged}]}")
     variables = hub.environment(tmp_path, HF_TOKEN="writer")
-    status, said = processes.start(tmp_path / "home", "run", recipe, tmp_path / "again", environment=variables).ended()
+    status, said = cli_processes.start(
+        tmp_path / "home", "run", recipe, tmp_path / "again", environment=variables
+    ).ended()
     assert status == 0, said
 
 
 def test_on_a_branch_the_weights_of_another_result_make_room(hub, push, out):
-    hub.repos["me/merged"] = hubs.Repo()
+    hub.repos["me/merged"] = fake_hub.Repo()
     first = hub.repos["me/merged"].commit({"model-00001-of-00002.safetensors": b"old", "notes.txt": b"mine"})
     status, said = push(out, "me/merged", "--revision", "v2", "--message", "Again")
     assert status == 0, said
@@ -65,14 +67,14 @@ def test_on_a_branch_the_weights_of_another_result_make_room(hub, push, out):
 def test_what_is_not_finished_is_refused_before_anything_is_asked(hub, push, out, tmp_path):
     partial = tmp_path / "out.partial"
     out.rename(partial)
-    assert push(partial, "me/merged") == (2, f"error: {partial}: is what an unfinished run keeps; run its recipe again"
-                                             " to finish it, and push OUT\n")  # fmt: skip
+    assert push(partial, "me/merged") == (2, f"error: {partial}: belongs to an unfinished run; run its recipe again"
+                                             " to finish it, then push OUT\n")  # fmt: skip
     partial.rename(out)
     whole = (out / "model.safetensors").read_bytes()
     (out / "model.safetensors").write_bytes(whole[:-1])
     status, said = push(out, "me/merged")
-    assert status == 2 and "cut short" in said
-    for folder, name, words in ((tmp_path / "none", "me/merged", "no such folder"), (out, "merged", "write org/name")):
+    assert status == 2 and "truncated" in said
+    for folder, name, words in ((tmp_path / "none", "me/merged", "no such folder"), (out, "merged", "use org/name")):
         status, said = push(folder, name)
         assert status == 2 and words in said
     assert hub.seen == []
@@ -81,4 +83,4 @@ def test_what_is_not_finished_is_refused_before_anything_is_asked(hub, push, out
 def test_a_token_that_may_not_write_is_said_to_be_one(hub, push, out):
     status, said = push(out, "me/merged", token="reader")
     assert (status, said.count("\n")) == (2, 1)
-    assert "me/merged: http" in said and "does not accept the token for this; set HF_TOKEN to another" in said
+    assert "me/merged: http" in said and "does not accept the token for this model; set HF_TOKEN to a different" in said

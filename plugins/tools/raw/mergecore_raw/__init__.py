@@ -1,1 +1,1 @@
-"""Merges weights that no config.json describes, and fills in missing ones from a template."""
+"""Merge weights without a config.json, and fill in missing weights from a template."""

@@ -1,4 +1,4 @@
-"""Writes the components of a diffusers folder, and carries over what lies beside their weights."""
+"""Write the components of a diffusers folder, and copy the other files."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mergecore.api import MergedModel, PostProcessor, TensorInfo, lies_within
-from mergecore.builtin.safetensors import SafetensorsWriter
+from mergecore.tooling import SafetensorsWriter
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 NOT_CARRIED = (".safetensors", ".bin", ".ckpt", ".pt", ".pth", ".onnx", ".onnx_data", ".msgpack", ".h5", ".gguf", ".py")
-"""Suffixes of weights, which are merged or another copy of what is merged, and of code."""
+"""Suffixes of files that are not copied: weights, which are merged or duplicates of merged ones, and code."""
 
 LARGEST = 10**8
-"""Bytes of a file that is carried over; tokenizers have a fraction of that."""
+"""Maximum size in bytes of a copied file. Tokenizers are far smaller."""
 
 
 class ComponentsWriter:
-    """Writes tensors called ``COMPONENT/STEM/NAME`` into ``COMPONENT/STEM.safetensors``; see `mergecore.api.Writer`."""
+    """Write ``COMPONENT/STEM/NAME`` tensors to ``COMPONENT/STEM.safetensors``. See `mergecore.api.Writer`."""
 
     def __init__(self, folder: Path, tensors: Mapping[str, TensorInfo], shard_bytes: int) -> None:
         groups: dict[tuple[str, str], dict[str, TensorInfo]] = {}
@@ -48,7 +48,7 @@ class ComponentsWriter:
             writer.sync()
 
     def finish(self) -> None:
-        """Write an index for every component of several files."""
+        """Write an index for every component that has several files."""
         for writer in self._writers.values():
             writer.finish()
 
@@ -59,18 +59,18 @@ class ComponentsWriter:
 
 
 class Carry(PostProcessor):
-    """Copies what lies beside the weights in the donor's folder: model_index.json, configs, tokenizers, schedulers."""
+    """Copy model_index.json, configs, tokenizers, and schedulers from the folder of the config source."""
 
     def run(self, model: MergedModel) -> None:
-        donor = model.models[model.donor].folder
-        for source in beside(donor, model.warn):
-            target = model.folder / source.relative_to(donor)
+        config_source = model.models[model.config_source].folder
+        for source in beside(config_source, model.warn):
+            target = model.folder / source.relative_to(config_source)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target)
 
 
 def beside(folder: Path, warn: Callable[[str], None]) -> Iterator[Path]:
-    """The files of a diffusers folder that are neither weights nor code; what cannot be taken is named."""
+    """Yield the files of a diffusers folder that are neither weights nor code. Warn about files that are skipped."""
     for path in sorted(folder.rglob("*")):
         parts = path.relative_to(folder).parts
         if len(parts) > 3 or any(part.startswith(".") for part in parts) or not path.is_file():
@@ -78,7 +78,7 @@ def beside(folder: Path, warn: Callable[[str], None]) -> Iterator[Path]:
         if path.suffix in NOT_CARRIED or ".index" in path.suffixes or path.name == "README.md":
             continue
         if not lies_within(folder, path):
-            warn(f"{path}: is a link that leads out of the model's folder, so it is not copied")
+            warn(f"{path}: is a link that points outside the model's folder, so it is not copied")
         elif path.stat().st_size > LARGEST:
             warn(f"{path}: is larger than {LARGEST / 1e6:.0f} MB, so it is not copied")
         else:

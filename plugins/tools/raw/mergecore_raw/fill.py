@@ -1,4 +1,4 @@
-"""The command: mergecore fill MODEL TEMPLATE OUT."""
+"""The command `mergecore fill MODEL TEMPLATE OUT`."""
 
 from __future__ import annotations
 
@@ -10,20 +10,40 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mergecore.console import say, warn
-from mergecore.errors import InputError, ModelError
-from mergecore.options import ArchDirs, AsJson, Force, Memory, ModelPath, Quiet, size
+from mergecore.api import InputError, ModelError
+from mergecore.tooling import (
+    ArchDirs,
+    AsJson,
+    Checkpoint,
+    Force,
+    Memory,
+    ModelPath,
+    Options,
+    Place,
+    Quiet,
+    Registry,
+    ShardSize,
+    Span,
+    find_architecture,
+    local_definitions,
+    make_plan,
+    open_model,
+    parse_recipe,
+    rename_tensors,
+    run_options,
+    run_with_progress,
+    say,
+    warn,
+    with_layout,
+)
 from mergecore_raw.opening import CLASS, is_diffusers, is_file, open_state
-from mergecore_raw.raw import check_out, definition, finishing, run_options
+from mergecore_raw.raw import check_out, definition, finishing, options_for
 
 if TYPE_CHECKING:
     from mergecore.api import PostProcessor
-    from mergecore.registry import Registry
-    from mergecore.running import Options
-    from mergecore.sources import Checkpoint
 
-Template = Annotated[str, typer.Argument(help="What has all weights: of the same sort as MODEL.", show_default=False)]
-FillOut = Annotated[Path, typer.Argument(help="The folder or .safetensors file to make.", show_default=False)]
+Template = Annotated[str, typer.Argument(help="A complete model of the same type as MODEL.", show_default=False)]
+FillOut = Annotated[Path, typer.Argument(help="The folder or .safetensors file to write.", show_default=False)]
 
 
 def fill(
@@ -31,49 +51,43 @@ def fill(
     template: Template,
     out: FillOut,
     memory: Memory = "",
-    arch_dir: ArchDirs = [],  # noqa: B006  typer makes a new list each time
-    shard_size: Annotated[str, typer.Option(help="Largest weight file.")] = "5GB",
+    arch_dir: ArchDirs = [],  # noqa: B006  typer creates a new list for every call
+    shard_size: ShardSize = "",
     force: Force = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write TEMPLATE with every tensor that MODEL has in the place of its own: what MODEL lacks is filled in."""
-    from mergecore.attended import run_attended
-    from mergecore.definitions import local_definitions
-    from mergecore.documents import Place
-    from mergecore.planning import make_plan
-    from mergecore.recipe import parse_recipe
-    from mergecore.registry import Registry
-
+    """Complete MODEL: write its tensors to OUT, and take all missing tensors from TEMPLATE."""
     sort = "file" if is_file(template) else "components" if is_diffusers(template) else "folder"
     if sort != "folder":
         check_out(out, sort == "components")
     if Path(model).expanduser().resolve().is_relative_to(out.resolve()):
-        raise InputError(f"{out}: is the model to fill, or holds it; give another output")
+        raise InputError(f"{out}: is or contains the model to fill; choose another output")
     registry = Registry(warn, local_definitions(arch_dir))
     options = _options(sort, memory, shard_size, force)
     whole = _overlaid(model, template, registry, quiet)
     recipe = parse_recipe(Place({"merge_method": "passthrough", "models": [{"model": template}]}), "")
     plan = make_plan(recipe, registry, options.memory, opening=lambda _reference, _registry: whole)
     steps = _steps(registry) if sort == "folder" else finishing(sort == "components")
-    run_attended(plan, out, registry, options, quiet=quiet, as_json=as_json, finishing=steps)
+    run_with_progress(plan, out, registry, options, quiet=quiet, as_json=as_json, finishing=steps)
 
 
 def _options(sort: str, memory: str, shard_size: str, force: bool) -> Options:
-    options = run_options(memory, 0, shard_size, force, True, components=sort == "components")
-    return replace(options, file=None, shard_bytes=size(shard_size, "--shard-size")) if sort == "folder" else options
+    if sort == "folder":
+        return run_options(memory, shard_size=shard_size, force=force, allow_nonfinite=True)
+    return options_for(memory, 0, shard_size, force, True, components=sort == "components")
 
 
 def _steps(registry: Registry) -> Mapping[str, PostProcessor]:
-    """What comes after the weights of a model folder: the template's config, tokenizer and the like."""
+    """Return the steps after the weights of a model folder, which copy the template's config, tokenizer, etc."""
     return {"config": registry.provide("postprocessors", "config")()}
 
 
 def _overlaid(model: str, template: str, registry: Registry, quiet: bool) -> Checkpoint:
-    """The template with the model's tensors in the place of its own.
+    """Return the template with its tensors replaced by those of the model.
 
     Raises:
-        ModelError: a tensor of the model has no place in the template, or another shape there.
+        ModelError: A tensor of the model is not in the template, or has a different shape there.
     """
     whole = _open(template, registry)
     part: Checkpoint | None = None
@@ -92,22 +106,20 @@ def _overlaid(model: str, template: str, registry: Registry, quiet: bool) -> Che
                 checkpoint.close()
         raise
     if not quiet:
-        say(f"{len(places)} tensors are {model}'s, {len(whole.tensors) - len(places)} are filled in from {template}")
+        say(f"{len(places)} tensors are from {model}, {len(whole.tensors) - len(places)} are filled in from {template}")
     return _with(whole, part, places)
 
 
 def _open(reference: str, registry: Registry) -> Checkpoint:
-    from mergecore.sources import open_model
-
     plain = is_file(reference) or is_diffusers(reference)
     return open_state(reference, registry) if plain else open_model(reference, registry)
 
 
 def _places(part: Checkpoint, whole: Checkpoint, registry: Registry) -> dict[str, str]:
-    """The name in the template of every tensor of the model that has one there: the template's name → the model's.
+    """Return the model's name for each tensor in the template that the model has too.
 
-    Names that begin otherwise are found through the template's architecture, and else by the one beginning that
-    makes most of them names of the template.
+    Different prefixes are resolved with the template's architecture, or else by the one prefix that turns most of the
+    names into names of the template.
     """
     names = dict(_renamed(part, whole, registry))
     prefix = best_prefix(names, whole.tensors)
@@ -116,17 +128,14 @@ def _places(part: Checkpoint, whole: Checkpoint, registry: Registry) -> dict[str
 
 
 def _renamed(part: Checkpoint, whole: Checkpoint, registry: Registry) -> Iterable[tuple[str, str]]:
-    """Every tensor of the model by the name that the template's architecture has for it, with its own."""
-    from mergecore.definitions import find
-    from mergecore.layouts import renamed
-
-    architecture, _ = find(whole, registry, {})
-    shown, _ = renamed(part, architecture)
+    """Return each tensor's name in the template's architecture together with its name in the model."""
+    architecture, _ = find_architecture(whole, registry, {})
+    shown, _ = rename_tensors(part, architecture)
     return zip(shown.tensors, part.tensors)  # the same tensors in the same order
 
 
 def best_prefix(names: Iterable[str], wanted: Iterable[str]) -> str:
-    """What, put before names, makes most of them wanted ones; empty where nothing does."""
+    """Return the prefix that turns most names into wanted ones, or empty if none does."""
     ends: dict[str, list[str]] = {}
     for name in wanted:
         parts = name.split(".")
@@ -141,8 +150,8 @@ def _check_places(part: Checkpoint, whole: Checkpoint, places: Mapping[str, str]
     if lost:
         more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
         raise ModelError(
-            f"{part.reference}: {lost[0]!r}{more} has no place in {whole.reference}; nothing is dropped in silence:"
-            " take a template that has it"
+            f"{part.reference}: {lost[0]!r}{more} not found in {whole.reference}, and would be lost;"
+            " use a template that has them"
         )
     for label, name in places.items():
         one, other = part.tensors[name].shape, whole.tensors[label].shape
@@ -153,11 +162,9 @@ def _check_places(part: Checkpoint, whole: Checkpoint, places: Mapping[str, str]
 
 
 def _with(whole: Checkpoint, part: Checkpoint, places: Mapping[str, str]) -> Checkpoint:
-    from mergecore.layouts import Span, with_views
-
     infos = {label: part.tensors[name] for label, name in places.items()}
     spans = {label: [Span(name, 0, part.tensors[name].elements)] for label, name in places.items()}
-    shown = with_views(part, infos, spans)
+    shown = with_layout(part, infos, spans)
     return replace(
         whole,
         tensors={**whole.tensors, **infos},

@@ -1,4 +1,4 @@
-"""Opens weights that no config.json describes: a single file, or the components of a diffusers folder."""
+"""Open weights without a config.json: a single file, or the components of a diffusers folder."""
 
 from __future__ import annotations
 
@@ -9,22 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mergecore.api import ModelError, Reader, lies_within, read_text
-from mergecore.registry import Registry
-from mergecore.sources import Checkpoint
-from mergecore.stamps import stamp
+from mergecore.api import ModelError, Reader, read_text
+from mergecore.tooling import Checkpoint, Registry, check_link, stamp_file
 
 CLASS = "StateDict"
-"""The model class that stands for any names."""
+"""Placeholder model class for arbitrary names."""
 
 READERS = {"safetensors": "safetensors", "bin": "bin", "pt": "bin", "pth": "bin", "ckpt": "bin"}
-"""The reader of each suffix."""
+"""Reader by suffix."""
 
 INDEX = "model_index.json"
-"""What every diffusers folder has: its components, each with library and class."""
+"""File in every diffusers folder that lists the library and class of each component."""
 
 LIMIT = 10**8
-"""Bytes that a JSON file of a diffusers folder may have."""
+"""Maximum size in bytes of a JSON file in a diffusers folder."""
 
 WEIGHTS = re.compile(
     r"(?P<stem>\w+?)(\.(?P<variant>\w+))?(-\d+-of-\d+)?(\.(?P<old_variant>\w+))?\.(?P<suffix>safetensors|bin)"
@@ -33,23 +31,23 @@ WEIGHTS = re.compile(
 
 
 def is_file(reference: str) -> bool:
-    """Whether a reference names a weight file."""
+    """Return whether a reference is a weight file."""
     return Path(reference).suffix.removeprefix(".").lower() in READERS and not Path(reference).expanduser().is_dir()
 
 
 def is_diffusers(reference: str) -> bool:
-    """Whether a reference names a diffusers folder."""
+    """Return whether a reference is a diffusers folder."""
     return (Path(reference).expanduser() / INDEX).is_file()
 
 
 def open_state(reference: str, registry: Registry) -> Checkpoint:
     """Open a weight file or a diffusers folder.
 
-    In a folder, tensors are called after the weight file that holds them, without suffix, shard and variant:
+    In a folder, tensor names start with the path of their weight file, without suffix, shard, and variant:
     ``unet/diffusion_pytorch_model/conv_in.weight``.
 
     Raises:
-        ModelError: it is neither, or cannot be read.
+        ModelError: The reference is neither, or cannot be read.
     """
     path = Path(reference).expanduser()
     if is_diffusers(reference):
@@ -57,15 +55,15 @@ def open_state(reference: str, registry: Registry) -> Checkpoint:
     if is_file(reference):
         return _opened(reference, path, {"": [path]}, registry)
     if (path / "config.json").is_file():
-        raise ModelError(f"{reference}: is a model folder with its config.json; merge it with mergecore run")
+        raise ModelError(f"{reference}: is a model folder with a config.json; merge it with mergecore run")
     if path.is_dir():
-        raise ModelError(f"{reference}: is no diffusers folder ({INDEX} is missing); name a weight file in it")
+        raise ModelError(f"{reference}: is not a diffusers folder ({INDEX} is missing); use a weight file instead")
     suffixes = ", ".join(f".{suffix}" for suffix in READERS)
-    raise ModelError(f"{reference}: is no weight file ({suffixes}) and no diffusers folder")
+    raise ModelError(f"{reference}: is neither a weight file ({suffixes}) nor a diffusers folder")
 
 
 def _opened(reference: str, path: Path, groups: Mapping[str, list[Path]], registry: Registry) -> Checkpoint:
-    """A checkpoint of files, whose names get the label of their group before them."""
+    """Open files as one checkpoint, prefixing tensor names with the label of their group."""
     readers: dict[str, Reader] = {}
     files: list[Reader] = []
     stamps = {}
@@ -74,12 +72,10 @@ def _opened(reference: str, path: Path, groups: Mapping[str, list[Path]], regist
             for file in paths:
                 reader = _reader(file, registry)
                 files.append(reader)
-                stamps[file] = stamp(file)
+                stamps[file] = stamp_file(file)
                 own = Labelled(reader, label)
                 if twice := readers.keys() & own.tensors.keys():
-                    raise ModelError(
-                        f"{file}: {min(twice)!r} is in another file of the folder too; remove the stale file"
-                    )
+                    raise ModelError(f"{file}: {min(twice)!r} is also in another file; remove the stale file")
                 readers.update(dict.fromkeys(own.tensors, own))
     except BaseException:
         for item in files:
@@ -87,7 +83,7 @@ def _opened(reference: str, path: Path, groups: Mapping[str, list[Path]], regist
         raise
     tensors = {name: reader.tensors[name] for name, reader in readers.items()}
     if not tensors:
-        raise ModelError(f"{reference}: holds no weights")
+        raise ModelError(f"{reference}: contains no weights")
     return Checkpoint(reference, path, {"architectures": [CLASS]}, tensors, readers, files, stamps)
 
 
@@ -99,14 +95,14 @@ def _reader(path: Path, registry: Registry) -> Reader:
 
 @dataclass(frozen=True)
 class Labelled:
-    """A reader whose names have a label before them; a `mergecore.api.Reader`."""
+    """A `mergecore.api.Reader` that adds a label before each name."""
 
     reader: Reader
     label: str
 
     @property
     def tensors(self) -> Mapping[str, Any]:
-        """As `mergecore.api.Reader.tensors`."""
+        """See `mergecore.api.Reader.tensors`."""
         return {self.label + name: info for name, info in self.reader.tensors.items()}
 
     def read(self, name: str, start: int, out: Any) -> None:
@@ -114,44 +110,44 @@ class Labelled:
         self.reader.read(name.removeprefix(self.label), start, out)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self.reader.close()
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """A diffusers folder's components: those of its model_index.json that are folders.
+    """Return the components of a diffusers folder: the entries of model_index.json that are folders.
 
     Raises:
-        ModelError: the file is not what it should be.
+        ModelError: The file is invalid.
     """
     path = folder / INDEX
-    _check_link(folder, path)
+    check_link(folder, path)
     value = _json(path)
     names = [name for name, entry in value.items() if isinstance(entry, list) and not name.startswith("_")]
     if any("/" in name or "\\" in name or name in ("", ".", "..") for name in names):
-        raise ModelError(f"{path}: names a component outside its own folder; fetch the model again")
+        raise ModelError(f"{path}: lists a component outside its own folder; download the model again")
     return {name: value[name] for name in names if (folder / name).is_dir()}
 
 
 def _component_files(folder: Path) -> dict[str, list[Path]]:
-    """The weight files of every component, by the label of their tensors."""
+    """Return the weight files of every component, by the label of their tensors."""
     groups: dict[str, list[Path]] = {}
     for name in read_index(folder):
         chosen = _chosen(folder / name)
         for path in chosen:
-            _check_link(folder, path)
+            check_link(folder, path)
             found = WEIGHTS.fullmatch(path.name)
             assert found is not None
             groups.setdefault(f"{name}/{found['stem']}/", []).append(path)
         if chosen:
             _check_whole(folder / name, {path.name for path in chosen})
     if not groups:
-        raise ModelError(f"{folder}: has no component with weight files; fetch the whole model")
+        raise ModelError(f"{folder}: has no component with weight files; download the complete model")
     return groups
 
 
 def _chosen(component: Path) -> list[Path]:
-    """Of a component's weight files those without a variant, safetensors first; else those of its only variant."""
+    """Return a component's weight files without a variant, preferring safetensors, or else its only variant."""
     found = [match for path in sorted(component.iterdir()) if (match := WEIGHTS.fullmatch(path.name))]
     for suffix in ("safetensors", "bin"):
         variants: dict[str, list[Path]] = {}
@@ -159,34 +155,29 @@ def _chosen(component: Path) -> list[Path]:
             if match["suffix"] == suffix:
                 variants.setdefault(match["variant"] or match["old_variant"] or "", []).append(component / match[0])
         if len(variants) > 1 and "" not in variants:
-            raise ModelError(f"{component}: has weights in the variants {', '.join(variants)}; keep one of them")
+            raise ModelError(f"{component}: has weights in several variants ({', '.join(variants)}); keep only one")
         if variants:
             return variants.get("") or next(iter(variants.values()))
     return []
 
 
 def _check_whole(component: Path, names: Iterable[str]) -> None:
-    """Every file that an index of the chosen ones names is there."""
+    """Check that every file listed in an index of the chosen files exists."""
     names = set(names)
     for path in component.glob("*.index*.json"):
         places = _json(path).get("weight_map")
         wanted = set(map(str, places.values())) if isinstance(places, dict) else set()
         if wanted & names and wanted - names:
             raise ModelError(
-                f"{component / min(wanted - names)}: is named by {path.name} but is not there; fetch it again"
+                f"{component / min(wanted - names)}: is listed in {path.name} but missing; download it again"
             )
-
-
-def _check_link(folder: Path, path: Path) -> None:
-    if not lies_within(folder, path):
-        raise ModelError(f"{path}: is a link that leads out of the model's folder; put the file itself there")
 
 
 def _json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(read_text(path, LIMIT))
     except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path}: cannot be read as JSON: {error}") from None
+        raise ModelError(f"{path}: not valid JSON: {error}") from None
     if not isinstance(value, dict):
-        raise ModelError(f"{path}: must hold a JSON object")
+        raise ModelError(f"{path}: must contain a JSON object")
     return value

@@ -1,4 +1,4 @@
-"""The command: mergecore raw RECIPE OUT."""
+"""The command `mergecore raw RECIPE OUT`."""
 
 from __future__ import annotations
 
@@ -9,25 +9,36 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mergecore.console import say, warn
-from mergecore.errors import InputError
-from mergecore.options import AsJson, Force, Memory, Quiet, RecipePath, size
+from mergecore.api import InputError
+from mergecore.tooling import (
+    AsJson,
+    Checkpoint,
+    Force,
+    Memory,
+    Options,
+    Plan,
+    Quiet,
+    Recipe,
+    RecipePath,
+    Registry,
+    ShardSize,
+    Workers,
+    load_recipe,
+    make_plan,
+    run_options,
+    run_with_progress,
+    say,
+    warn,
+)
 
 if TYPE_CHECKING:
     from mergecore.api import PostProcessor
-    from mergecore.planning import Plan
-    from mergecore.recipe import Recipe
-    from mergecore.registry import Registry
-    from mergecore.running import Options
-    from mergecore.sources import Checkpoint
 
-RawOut = Annotated[Path, typer.Argument(help="A .safetensors file, or for diffusers a folder.", show_default=False)]
+RawOut = Annotated[Path, typer.Argument(help="A .safetensors file, or a folder for diffusers.", show_default=False)]
 Intersection = Annotated[
-    bool, typer.Option("--tensor-intersection", "-i", help="Leave out tensors that not all models have.")
+    bool, typer.Option("--tensor-intersection", "-i", help="Skip tensors that some models do not have.")
 ]
 Union = Annotated[bool, typer.Option("--tensor-union", "-u", help="Merge each tensor from the models that have it.")]
-Workers = Annotated[int, typer.Option(help="Threads; default: one for each core.", min=0)]
-Shards = Annotated[str, typer.Option(help="Largest weight file of a component.")]
 
 
 def raw(
@@ -37,75 +48,64 @@ def raw(
     union: Union = False,
     memory: Memory = "",
     workers: Workers = 0,
-    shard_size: Shards = "5GB",
+    shard_size: ShardSize = "",
     force: Force = False,
     allow_nonfinite: Annotated[
-        bool, typer.Option("--allow-nonfinite", help="Write tensors with NaN or infinity too, with a warning.")
+        bool, typer.Option("--allow-nonfinite", help="Write tensors with NaN or infinity, with a warning.")
     ] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Merge weight files (.safetensors, .pt, .bin, .ckpt) or diffusers folders by the names of their tensors."""
-    from mergecore.attended import run_attended
-    from mergecore.stages import load_recipe
     from mergecore_raw.opening import is_diffusers
 
     if intersection and union:
-        raise InputError("--tensor-intersection and --tensor-union exclude each other; give one")
+        raise InputError("--tensor-intersection and --tensor-union cannot be combined; use only one")
     loaded = load_recipe(recipe)
     folders = [is_diffusers(model) for model in loaded.models]
-    options = run_options(memory, workers, shard_size, force, allow_nonfinite, components=any(folders))
+    options = options_for(memory, workers, shard_size, force, allow_nonfinite, components=any(folders))
     if any(folders) is not all(folders):
-        raise InputError(f"{loaded.models[folders.index(False)]}: is no diffusers folder, as others in the recipe are")
+        other = loaded.models[folders.index(False)]
+        raise InputError(f"{other}: is not a diffusers folder, but other models in the recipe are")
     check_out(out, any(folders))
     plan, registry = _plan(loaded, intersection, union, options.memory, quiet)
-    run_attended(plan, out, registry, options, quiet=quiet, as_json=as_json, finishing=finishing(any(folders)))
+    run_with_progress(plan, out, registry, options, quiet=quiet, as_json=as_json, finishing=finishing(any(folders)))
 
 
-def run_options(
+def options_for(
     memory: str, workers: int, shard_size: str, force: bool, allow_nonfinite: bool, components: bool
 ) -> Options:
-    """How to run: into one file, or into the components of a folder."""
-    from mergecore import running
-
-    whole = 2**62
-    return running.Options(
-        memory=size(memory, "--memory") if memory else running.spare_memory(),
-        workers=workers or running.available_cores(),
-        shard_bytes=size(shard_size, "--shard-size") if components else whole,
-        force=force,
-        allow_nonfinite=allow_nonfinite,
-        writer="components" if components else "safetensors",
-        file=None if components else "model.safetensors",
-    )
+    """Return the options of a run that writes one file, or the components of a folder."""
+    options = run_options(memory, workers, shard_size, force=force, allow_nonfinite=allow_nonfinite)
+    if components:
+        return replace(options, writer="components")
+    return replace(options, file="model.safetensors", shard_bytes=2**62)
 
 
 def finishing(components: bool) -> Mapping[str, PostProcessor]:
-    """The steps after the weights: what lies beside a diffusers folder's; none beside a file."""
+    """Return the steps after the weights, which copy the other files of a diffusers folder. A file has none."""
     from mergecore_raw.components import Carry
 
     return {"carry": Carry()} if components else {}
 
 
 def check_out(out: Path, components: bool) -> None:
-    """Raise InputError for an output that would be no safetensors file, or for components no folder."""
+    """Raise `InputError` if the output is not a safetensors file, or not a folder for components."""
     if components and out.suffix.lower() == ".safetensors":
-        raise InputError(f"{out}: the models are folders of components, so give the name of a folder")
+        raise InputError(f"{out}: the models are folders of components, so the output must be a folder")
     if not components and out.suffix.lower() != ".safetensors":
-        raise InputError(f"{out}: give a name that ends in .safetensors; other formats can run code when they are read")
+        raise InputError(f"{out}: must end in .safetensors; other formats can run code when they are loaded")
     if not components and not out.absolute().parent.is_dir():
-        raise InputError(f"{out}: there is no folder {out.absolute().parent}; make it first")
+        raise InputError(f"{out}: the folder {out.absolute().parent} does not exist; create it first")
 
 
 def _plan(recipe: Recipe, intersection: bool, union: bool, memory: int, quiet: bool) -> tuple[Plan, Registry]:
-    """The plan of a recipe whose architecture is the names that its models have."""
-    from mergecore.planning import make_plan
-    from mergecore.registry import Registry
+    """Plan a recipe, using the tensor names of its models as the architecture."""
     from mergecore_raw.opening import CLASS
 
     for key in ("tokenizer", "tokenizer_source", "chat_template"):
         if place := recipe.place.get(key):
-            raise place.error("weights without a config have no tokenizer; take this out")
+            raise place.error("weights without a config have no tokenizer; remove this key")
     registry = Registry(warn)
     waiting = _opened(recipe, registry)
     try:
@@ -115,19 +115,19 @@ def _plan(recipe: Recipe, intersection: bool, union: bool, memory: int, quiet: b
             waiting = {model: only(checkpoint, common) for model, checkpoint in waiting.items()}
             left_out = len({name for found in names.values() for name in found} - common)
             if left_out and not quiet:
-                say(f"{left_out} tensor(s) that not all models have are left out")
+                say(f"skipping {left_out} tensor(s) that some models do not have")
         elif not union:
             _check_same(names, common)
         registry.definitions = {CLASS: definition(names, common, union)}
         return make_plan(recipe, registry, memory, opening=lambda model, _: waiting.pop(model)), registry
     except BaseException:
-        for checkpoint in waiting.values():  # what the plan has taken, it closes
+        for checkpoint in waiting.values():  # the plan closes the checkpoints that it has taken
             checkpoint.close()
         raise
 
 
 def _opened(recipe: Recipe, registry: Registry) -> dict[str, Checkpoint]:
-    from mergecore.errors import ModelError
+    from mergecore.api import ModelError
     from mergecore_raw.opening import open_state
 
     opened: dict[str, Checkpoint] = {}
@@ -144,13 +144,13 @@ def _opened(recipe: Recipe, registry: Registry) -> dict[str, Checkpoint]:
 
 
 def only(checkpoint: Checkpoint, names: set[str]) -> Checkpoint:
-    """A checkpoint with some of its tensors."""
+    """Return a checkpoint with a subset of its tensors."""
     kept = {name: info for name, info in checkpoint.tensors.items() if name in names}
     return replace(checkpoint, tensors=kept, readers={name: checkpoint.readers[name] for name in kept})
 
 
 def definition(names: Mapping[str, Sequence[str]], common: set[str], union: bool) -> dict[str, Any]:
-    """The architecture of these names, in the first model's order; with `union`, those that some lack are optional."""
+    """Return the architecture with these names, in order. With `union`, names that not all models have are optional."""
     every = dict.fromkeys(name for found in names.values() for name in found)
     return {"before": [
         {"name": name, "optional": True} if name not in common else name for name in every if union or name in common
@@ -163,6 +163,6 @@ def _check_same(names: Mapping[str, Sequence[str]], common: set[str]) -> None:
             lacking = next(other for other, there in names.items() if alone[0] not in there)
             more = f" and {len(alone) - 1} more" if len(alone) > 1 else ""
             raise InputError(
-                f"{model}: has {alone[0]!r}{more}, which {lacking} lacks; --tensor-union merges such tensors from the"
-                " models that have them, --tensor-intersection leaves them out"
+                f"{model}: has {alone[0]!r}{more}, but {lacking} does not; use --tensor-union to merge such tensors"
+                " from the models that have them, or --tensor-intersection to skip them"
             )

@@ -1,4 +1,4 @@
-"""fill takes a model's tensors as they are and all others from the template; what it refuses."""
+"""Tests of fill: it copies a model's tensors unchanged and all others from the template; rejected input."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from llamas import write_model
 from mergecore_raw.fill import best_prefix
-from refusing import Refused, check_refused, run
+from refused_commands import Refused, check_refused, run
 from safetensors.torch import load_file, save_file
+from tiny_llamas import write_model
 from zoo import TEXT
 
 VISION = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2, "num_hidden_layers": 2,
@@ -32,7 +32,7 @@ def filled(model: Path, template: Path, out: Path, monkeypatch, capfd) -> str:
 
 
 def check_filled(out: Path, template: Path, expected: dict[str, torch.Tensor]) -> None:
-    """The template's names, with these tensors and its own others, bit for bit."""
+    """Check that the output has these tensors and otherwise the template's, bit for bit."""
     found, whole = load_file(out / "model.safetensors"), load_file(template / "model.safetensors")
     assert found.keys() == whole.keys() and expected.keys() <= whole.keys()
     for name, tensor in found.items():
@@ -45,7 +45,7 @@ def test_a_body_gets_the_head_of_a_template(tmp_path: Path, monkeypatch, capfd) 
     whole = built(transformers.LlamaForCausalLM, config, tmp_path / "whole", 2)
     (whole / "tokenizer.json").write_text('{"model": {"vocab": {}}}')
     err = filled(body, whole, tmp_path / "out", monkeypatch, capfd)
-    assert "20 tensors are" in err and "1 are filled in" in err
+    assert "20 tensors are from" in err and "1 are filled in" in err
     own = {f"model.{name}": tensor for name, tensor in load_file(body / "model.safetensors").items()}
     check_filled(tmp_path / "out", whole, own)
     assert (tmp_path / "out/tokenizer.json").exists()
@@ -65,7 +65,7 @@ def test_a_language_model_takes_its_place_in_one_that_sees(tmp_path: Path, monke
     for name, tensor in own.items():
         there = loaded.lm_head.weight if name == "lm_head.weight" else parts[name.removeprefix("model.")]
         assert torch.equal(there, tensor), name
-    assert f"{len(own)} tensors are" in err
+    assert f"{len(own)} tensors are from" in err
 
 
 def test_files_are_filled_too(tmp_path: Path, monkeypatch, capfd) -> None:
@@ -96,26 +96,26 @@ REFUSED = {
     "nothing": Refused("fill", "Missing argument"),
     "no template": Refused("fill part", "Missing argument"),
     "no output": Refused("fill part whole", "Missing argument"),
-    "no such model": Refused("fill prat whole out", "prat: there is no such folder"),
-    "no such template": Refused("fill part whoel out", "whoel: there is no such folder"),
+    "no such model": Refused("fill prat whole out", "prat: no such folder"),
+    "no such template": Refused("fill part whoel out", "whoel: no such folder"),
     "the same twice": Refused("fill whole whole out", "is the template itself"),
     "the same by another path": Refused("fill ./whole whole out", "is the template itself"),
-    "an output that is there": Refused("fill part whole there", "exists already"),
-    "an output that is the template": Refused("fill part whole whole --force", "is one of the models"),
-    "an output that is the model": Refused("fill part whole part --force", "is the model to fill"),
-    "a tensor without a place": Refused("fill more whole out", "'extra' has no place in whole"),
+    "an output that is there": Refused("fill part whole there", "already exists"),
+    "an output that is the template": Refused("fill part whole whole --force", "is or contains a model"),
+    "an output that is the model": Refused("fill part whole part --force", "is or contains the model to fill"),
+    "a tensor without a place": Refused("fill more whole out", "'extra' not found in whole"),
     "other shapes": Refused("fill wide whole out", "has shape [14, 8], but [12, 8] in whole"),
-    "a template that is not whole": Refused("fill whole part out", "has no place in part"),
-    "a model that was cut": Refused("fill cut whole out", "does not fit its shape or the file"),
-    "a template that was cut": Refused("fill part cut out", "does not fit its shape or the file"),
-    "a config that is no JSON": Refused("fill broken whole out", "cannot be read as JSON"),
+    "a template that is not whole": Refused("fill whole part out", "not found in part"),
+    "a model that was cut": Refused("fill cut whole out", "does not match its shape or the file"),
+    "a template that was cut": Refused("fill part cut out", "does not match its shape or the file"),
+    "a config that is no JSON": Refused("fill broken whole out", "cannot be parsed as JSON"),
     "a template of no class": Refused("fill part classless out", "config.json must name one model class"),
-    "no such file": Refused("fill part.safetensors a.safetensors out.safetensors", "there is no such file"),
-    "a file of another format": Refused("fill part whole.safetensors out.bin", "give a name that ends in"),
-    "a file in no folder": Refused("fill part whole.safetensors no/out.safetensors", "there is no folder"),
+    "no such file": Refused("fill part.safetensors a.safetensors out.safetensors", "no such file"),
+    "a file of another format": Refused("fill part whole.safetensors out.bin", "out.bin: must end in .safetensors"),
+    "a file in no folder": Refused("fill part whole.safetensors no/out.safetensors", "does not exist; create it first"),
     "a size that is none": Refused("fill part whole out --shard-size huge", "--shard-size: 'huge' is not a size"),
-    "a memory that is none": Refused("fill part whole out --memory 0", "--memory: must be more than nothing"),
-    "no such architectures": Refused("fill part whole out --arch-dir no", "no: there is no such file or folder"),
+    "a memory that is none": Refused("fill part whole out --memory 0", "--memory: must be greater than zero"),
+    "no such architectures": Refused("fill part whole out --arch-dir no", "no: no such architecture file or folder"),
 }
 
 

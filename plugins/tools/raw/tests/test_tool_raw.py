@@ -1,4 +1,4 @@
-"""raw merges weight files and diffusers folders as the methods say; whole or not at all; what it refuses."""
+"""Tests of raw: it merges weight files and diffusers folders correctly and atomically; rejected input."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
-import processes
+import cli_processes
 import pytest
 import torch
-from refusing import Refused, check_refused, run
+from refused_commands import Refused, check_refused, run
 from safetensors.torch import load_file, save_file
 
 import mergecore
@@ -38,7 +38,7 @@ Typed = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Typed:
-    """Types a command line in the test's folder."""
+    """Run a command line in the test's folder."""
     monkeypatch.chdir(tmp_path)
     return lambda text: run(text.split(), monkeypatch, capfd)
 
@@ -92,9 +92,9 @@ def test_names_that_not_all_have_are_refused_left_out_or_merged(typed: Typed, tm
     save(tmp_path / "b.safetensors", state(1, more=extra))
     recipe("linear", ["a.safetensors", "b.safetensors"], weight=0.5)
     status, _, err = typed("raw r.yml out.safetensors")
-    assert status == 2 and "b.safetensors: has 'more', which a.safetensors lacks" in err
+    assert status == 2 and "b.safetensors: has 'more', but a.safetensors does not" in err
     status, _, err = typed("raw r.yml less.safetensors -i")
-    assert status == 0 and "1 tensor(s) that not all models have are left out" in err
+    assert status == 0 and "skipping 1 tensor(s) that some models do not have" in err
     assert load_file(tmp_path / "less.safetensors").keys() == state(0).keys()
     assert typed("raw r.yml more.safetensors --tensor-union")[0] == 0
     found = load_file(tmp_path / "more.safetensors")
@@ -121,9 +121,9 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: pyt
         save(tmp_path / f"{seed}.safetensors", tensors)
     recipe("ties", ["0.safetensors", "1.safetensors"], base="0.safetensors", density=0.3)
     command = ["raw", tmp_path / "r.yml", tmp_path / "out.safetensors", "--workers", "1"]
-    whole = processes.start(tmp_path / "h0", "raw", tmp_path / "r.yml", tmp_path / "whole.safetensors")
+    whole = cli_processes.start(tmp_path / "h0", "raw", tmp_path / "r.yml", tmp_path / "whole.safetensors")
     assert whole.ended()[0] == 0
-    killed = processes.start(tmp_path / "h1", *command)
+    killed = cli_processes.start(tmp_path / "h1", *command)
     journal = tmp_path / "out.safetensors.partial/journal"
     assert killed.reached(journal)
     while killed.process.is_alive() and journal.exists() and journal.read_bytes().count(b"\n") < 5:
@@ -133,14 +133,14 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: pyt
         assert not (tmp_path / "out.safetensors").exists()
     else:
         (tmp_path / "out.safetensors").unlink()
-    status, err = processes.start(tmp_path / "h2", *command).ended()
+    status, err = cli_processes.start(tmp_path / "h2", *command).ended()
     assert status == 0, err
     assert (tmp_path / "out.safetensors").read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
     assert not journal.exists()
 
 
 def diffusers(folder: Path, seed: int, *, shards: bool = False, variant: str = "") -> Path:
-    """A folder as diffusers writes it."""
+    """Write a folder as diffusers does."""
     parts = {"unet": "diffusers", "text_encoder": "transformers", "tokenizer": "transformers", "scheduler": "diffusers"}
     index = {"_class_name": "P", **{part: [library, "C"] for part, library in parts.items()}, "safety": [None, None]}
     files = {"model_index.json": index, "unet/config.json": {"in": 4}, "text_encoder/config.json": {"h": 2},
@@ -191,38 +191,38 @@ def test_a_diffusers_folder_is_merged_component_by_component(typed: Typed, tmp_p
 REFUSED = {
     "no recipe": Refused("raw", "Missing argument 'recipe'|Missing argument 'RECIPE'"),
     "no output": Refused("raw good.yml", "Missing argument 'out'|Missing argument 'OUT'"),
-    "no such recipe": Refused("raw nowhere.yml out.safetensors", "nowhere.yml: there is no such file"),
-    "an output of another format": Refused("raw good.yml out.pt", "give a name that ends in .safetensors"),
-    "an output in no folder": Refused("raw good.yml no/out.safetensors", "there is no folder"),
-    "an output that is there": Refused("raw good.yml a.safetensors.bak.safetensors", "exists already"),
-    "an output that is an input": Refused("raw good.yml a.safetensors --force", "is one of the models to merge"),
-    "an output that is a folder": Refused("raw good.yml folder.safetensors --force", "is a folder; give the name of a"),
-    "both ways at once": Refused("raw good.yml out.safetensors -i -u", "exclude each other"),
+    "no such recipe": Refused("raw nowhere.yml out.safetensors", "nowhere.yml: no such file"),
+    "an output of another format": Refused("raw good.yml out.pt", "out.pt: must end in .safetensors"),
+    "an output in no folder": Refused("raw good.yml no/out.safetensors", "does not exist; create it first"),
+    "an output that is there": Refused("raw good.yml a.safetensors.bak.safetensors", "already exists"),
+    "an output that is an input": Refused("raw good.yml a.safetensors --force", "is or contains a model to merge"),
+    "an output that is a folder": Refused("raw good.yml folder.safetensors --force", "is a folder; use the name of a"),
+    "both ways at once": Refused("raw good.yml out.safetensors -i -u", "cannot be combined; use only one"),
     "a memory that is none": Refused("raw good.yml out.safetensors --memory much", "--memory: 'much' is not a size"),
     "a method misspelt": Refused("raw method.yml out.safetensors", "method 'liner' is not installed; did you mean"),
     "a parameter misspelt": Refused("raw parameter.yml out.safetensors", "did you mean 'weight'?"),
-    "no such file": Refused("raw lost.yml out.safetensors", "lost.safetensors: there is no such file"),
+    "no such file": Refused("raw lost.yml out.safetensors", "lost.safetensors: no such file"),
     "a model folder": Refused("raw model.yml out.safetensors", "merge it with mergecore run"),
     "a folder of anything": Refused("raw empty.yml out.safetensors", "model_index.json is missing"),
-    "a file of another kind": Refused("raw text.yml out.safetensors", "is no weight file"),
+    "a file of another kind": Refused("raw text.yml out.safetensors", "is neither a weight file"),
     "a file that was cut": Refused("raw cut.yml out.safetensors", "cut.safetensors: "),
     "a pickle that runs code": Refused("raw evil.yml out.safetensors", "is refused, because loading it would run"),
     "a pickle of the wrong sort": Refused("raw list.yml out.safetensors", "holds a list, not a dict of tensors"),
-    "other names": Refused("raw names.yml out.safetensors", "which a.safetensors lacks"),
+    "other names": Refused("raw names.yml out.safetensors", "but a.safetensors does not"),
     "other shapes": Refused("raw shapes.yml out.safetensors", "only equal shapes can be merged"),
-    "slices": Refused("raw slices.yml out.safetensors", "has no layers that can be told apart"),
+    "slices": Refused("raw slices.yml out.safetensors", "has no layers to select"),
     "a tokenizer": Refused("raw tokens.yml out.safetensors", "have no tokenizer"),
-    "a folder among files": Refused("raw mixed.yml out", "is no diffusers folder, as others in the recipe are"),
-    "components into a file": Refused("raw pipes.yml out.safetensors", "so give the name of a folder"),
-    "a component outside": Refused("raw outside.yml out", "names a component outside its own folder"),
+    "a folder among files": Refused("raw mixed.yml out", "is not a diffusers folder, but other models"),
+    "components into a file": Refused("raw pipes.yml out.safetensors", "so the output must be a folder"),
+    "a component outside": Refused("raw outside.yml out", "lists a component outside its own folder"),
     "a shard that is missing": Refused(
-        "raw shard.yml out", "is named by diffusion_pytorch_model.safetensors.index.json"
+        "raw shard.yml out", "is listed in diffusion_pytorch_model.safetensors.index.json"
     ),
 }
 
 
 class Evil:
-    """Unpickled, it would print."""
+    """An object that prints when it is unpickled."""
 
     def __reduce__(self) -> tuple[Callable[..., None], tuple[str]]:
         return print, ("boom",)
@@ -230,7 +230,7 @@ class Evil:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Files that are as they should be, and others, with a recipe for each."""
+    """Valid and invalid files, with a recipe for each."""
     path = tmp_path_factory.mktemp("refused")
     for seed, name in enumerate(("a", "b", "cut", "a.safetensors.bak")):
         save(path / f"{name}.safetensors", state(seed))

@@ -1,1 +1,1 @@
-"""Searches over the numbers of a recipe for mergecore: `evolve`, `soup`, `cocktail` and `sweep`."""
+"""Search for the best values in a recipe: `evolve`, `soup`, `cocktail`, and `sweep`."""

@@ -1,4 +1,4 @@
-"""Candidates made in memory: the plan's jobs write into a loaded model."""
+"""Merge candidates in memory, by letting the jobs of a plan write into a loaded model."""
 
 from __future__ import annotations
 
@@ -16,19 +16,23 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from mergecore_eval.subjects import Folder
 
-from mergecore import running
-from mergecore.api import Input, RunError, Subject, Work
-from mergecore.builtin.threads import TILE_ELEMENTS, ThreadsExecutor
-from mergecore.documents import Place
-from mergecore.errors import InputError
-from mergecore.finishing import load_postprocessors
-from mergecore.finite import is_finite
-from mergecore.identity import inputs
-from mergecore.planning import make_plan
-from mergecore.plans import Plan, merged_model
-from mergecore.recipe import Recipe
-from mergecore.registry import Registry
-from mergecore.stages import output_of
+from mergecore.api import TILE_ELEMENTS, Input, InputError, RunError, Subject, Work
+from mergecore.tooling import (
+    Listener,
+    Options,
+    Place,
+    Plan,
+    Recipe,
+    Registry,
+    ThreadsExecutor,
+    input_identity,
+    is_finite,
+    load_postprocessors,
+    make_plan,
+    merged_model,
+    parse_stages,
+    run_plan,
+)
 from mergecore_search.keeping import Keeping, Kept
 
 if TYPE_CHECKING:
@@ -36,21 +40,21 @@ if TYPE_CHECKING:
 
 
 def recipe_of(place: Place) -> Recipe:
-    """The recipe of a document without its `evaluate`."""
+    """Return the recipe in a document, without its `evaluate` key."""
     value = {key: item for key, item in place.value.items() if key != "evaluate"}
     text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
-    return output_of([Place(value, (), place.file, place.lines)], text)
+    return parse_stages([Place(value, (), place.file, place.lines)], text)
 
 
 @dataclass
 class Maker:
-    """Makes one candidate after another; the model of the last one is used again for the next.
+    """Merge one candidate after another, reusing the loaded model.
 
     Args:
-        registry: the plugins.
-        memory: bytes that merging may have in flight and keep for the next candidate.
-        workers: threads that merge.
-        warn: told what is not as expected.
+        registry: The plugins.
+        memory: Bytes available for merging and for data kept for the next candidate.
+        workers: Number of merging threads.
+        warn: Called with warnings.
     """
 
     registry: Registry
@@ -66,11 +70,11 @@ class Maker:
 
     @contextmanager
     def candidate(self, place: Place, name: str) -> Iterator[Subject]:
-        """The merged model of a recipe, for as long as the block lasts.
+        """Provide the merged model of a recipe for the duration of the `with` block.
 
         Raises:
-            InputError: the recipe cannot be merged.
-            RunError: merging it failed, or gave NaN or infinity.
+            InputError: The recipe cannot be merged.
+            RunError: The merge failed, or produced NaN or infinity.
         """
         plan = make_plan(recipe_of(place), self.registry, self.memory)
         folder = self._scratch / "candidate"
@@ -87,11 +91,11 @@ class Maker:
             plan.close()
 
     def close(self) -> None:
-        """Remove what lies on the disk."""
+        """Delete the temporary files."""
         shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _target(self, plan: Plan, folder: Path) -> tuple[Any, dict[str, Tensor]] | None:
-        """A model of the plan's config and its weights by name; None where transformers names them otherwise."""
+        """Return a model with the plan's config, and its weights by name. None if transformers uses different names."""
         key = _kind(plan)
         if self._kind != key:
             self._loaded, self._kind = None, ""
@@ -101,15 +105,15 @@ class Maker:
             state = {name: tensor for name, tensor in model.state_dict().items() if name in plan.tensors}
             if any(name not in state or state[name].shape != info.shape for name, info in plan.tensors.items()):
                 self.warn(
-                    "transformers names this model's weights otherwise than its files do: each goes over the disk"
+                    "transformers uses other weight names than this model's files, so each candidate is written to disk"
                 )
             else:
                 self._loaded = model, {name: tensor.view(-1) for name, tensor in state.items()}
-            self._kind = key  # only now: what cannot be made fails the same way each time
+            self._kind = key  # set last, so that a failure repeats for every candidate
         return self._loaded
 
     def _finish(self, plan: Plan, folder: Path) -> None:
-        """The files beside the weights: config and tokenizer."""
+        """Write the config and tokenizer files."""
         folder.mkdir(parents=True)
         steps = load_postprocessors(self.registry, self.warn)
         for name in ("config", "tokenizer"):
@@ -122,7 +126,7 @@ class Maker:
 
         def write(name: str, start: int, data: Tensor) -> None:
             if not is_finite(data):
-                raise RunError(f"{name}: holds NaN or infinity")
+                raise RunError(f"{name}: contains NaN or infinity")
             flat[name][start : start + data.numel()].copy_(data)
 
         needed = self.workers * max((job.memory(TILE_ELEMENTS) for job in plan.jobs), default=0)
@@ -132,22 +136,22 @@ class Maker:
         ThreadsExecutor(merger=partial(Keeping, kept=self.kept, models=_models(plan))).run(work)
 
     def _write(self, plan: Plan, folder: Path) -> None:
-        """All of a candidate as files."""
+        """Write a candidate to files."""
         shutil.rmtree(folder, ignore_errors=True)
-        options = running.Options(self.memory, self.workers, without=("health",))
-        running.run_plan(plan, folder, self.registry, options, running.Listener(self.warn))
+        options = Options(self.memory, self.workers, without=("health",))
+        run_plan(plan, folder, self.registry, options, Listener(self.warn))
 
 
 @dataclass
 class InMemory:
-    """A candidate whose weights are in memory; see `mergecore.api.Subject`."""
+    """A candidate whose weights are in memory. See `mergecore.api.Subject`."""
 
     name: str
     model: Any
     home: Path
-    """A folder with its config and tokenizer."""
+    """Folder with its config and tokenizer."""
     write: Callable[[Path], None]
-    """Writes all of it into a folder."""
+    """Writes the whole candidate to a folder."""
 
     @property
     def tokenizer(self) -> Any:
@@ -161,27 +165,29 @@ class InMemory:
 
 
 def _kind(plan: Plan) -> str:
-    """A digest of all of a candidate but the values of its weights."""
+    """Return a digest of everything about a candidate except the values of its weights."""
     shapes = {name: info.shape for name, info in plan.tensors.items()}
     files = {name: hashlib.sha256(data).hexdigest() for name, data in (plan.tokenizer_files or {}).items()}
-    text = json.dumps([plan.config, shapes, files, plan.checkpoints[plan.donor].reference], sort_keys=True, default=str)
+    text = json.dumps(
+        [plan.config, shapes, files, plan.checkpoints[plan.config_source].reference], sort_keys=True, default=str
+    )
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _models(plan: Plan) -> list[Hashable]:
-    """What tells that the tensors of each model are the same as in another candidate."""
-    seen = hashlib.sha256(json.dumps(inputs(plan), sort_keys=True).encode()).hexdigest()
+    """Return a key for each model that is equal across candidates if its tensors are the same."""
+    seen = hashlib.sha256(json.dumps(input_identity(plan), sort_keys=True).encode()).hexdigest()
     return [(seen, checkpoint.reference, checkpoint.origin) for checkpoint in plan.checkpoints]
 
 
 def _empty_model(folder: Path) -> Any:
-    """The model of a folder's config, in float32, with weights that are to be overwritten."""
+    """Create a float32 model from a folder's config, with weights that will be overwritten."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    except Exception as error:  # transformers raises whatever a config leads it to
-        raise InputError(f"transformers cannot make a model of the merge's config: {error}") from error
+    except Exception as error:  # transformers can raise anything on an unusual config
+        raise InputError(f"transformers cannot create a model from the merge's config: {error}") from error
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()

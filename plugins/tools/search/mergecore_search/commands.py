@@ -1,4 +1,4 @@
-"""`mergecore evolve`, `soup`, `cocktail` and `sweep`."""
+"""`mergecore evolve`, `soup`, `cocktail`, and `sweep`."""
 
 from __future__ import annotations
 
@@ -9,40 +9,39 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mergecore.console import say
-from mergecore.errors import InputError, RunError
-from mergecore.options import Force, Memory, Out
+from mergecore.api import InputError, RunError
+from mergecore.tooling import Force, Memory, Out, available_cores, say
 
 if TYPE_CHECKING:
     from mergecore_search.history import Trial
     from mergecore_search.setup import Setup
     from mergecore_search.space import Space
 
-Wanted = Annotated[Path, typer.Option("--with", help="A YAML file with 'evaluate': what tells better from worse.")]
+Wanted = Annotated[Path, typer.Option("--with", help="A YAML file with an 'evaluate' key that defines the scores.")]
 Objective = Annotated[
-    list[str], typer.Option("--objective", help="EVALUATION or EVALUATION/SCORE; default: the first score of each.")
+    list[str], typer.Option("--objective", help="EVALUATION or EVALUATION/SCORE. Default: the first score of each.")
 ]
-Models = Annotated[list[Path], typer.Argument(help="Model folders, then the folder to make.", show_default=False)]
-Open = Annotated[Path, typer.Argument(help="A recipe with values left open: {search: [0, 1]}.", show_default=False)]
-Workers = Annotated[int, typer.Option("--workers", help="Candidates tried at one time, each in its process.", min=1)]
-Ray = Annotated[str, typer.Option("--ray", help="Address of a Ray cluster to try them on, such as auto.")]
+Models = Annotated[list[Path], typer.Argument(help="Model folders, followed by the output folder.", show_default=False)]
+Open = Annotated[Path, typer.Argument(help="A recipe with open values like {search: [0, 1]}.", show_default=False)]
+Workers = Annotated[int, typer.Option("--workers", help="Number of candidates to try in parallel processes.", min=1)]
+Ray = Annotated[str, typer.Option("--ray", help="Address of a Ray cluster to run on, such as auto.")]
 
 
 def evolve(
     recipe: Open,
     out: Out,
     wanted: Wanted,
-    objective: Objective = [],  # noqa: B006  typer makes a new list each time
-    evaluations: Annotated[int, typer.Option("--evaluations", help="Candidates in all.", min=1)] = 100,
+    objective: Objective = [],  # noqa: B006  typer creates a new list for every call
+    evaluations: Annotated[int, typer.Option("--evaluations", help="Total number of candidates.", min=1)] = 100,
     optimizer: Annotated[str, typer.Option(help="Name of an installed optimizer.")] = "cma",
-    population: Annotated[int, typer.Option(help="Candidates a generation; default: the optimizer's.", min=0)] = 0,
-    seed: Annotated[int, typer.Option(help="The same seed makes the same search.", min=0)] = 0,
+    population: Annotated[int, typer.Option(help="Candidates per generation. Default: optimizer's choice.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the search, for reproducibility.", min=0)] = 0,
     workers: Workers = 1,
     ray: Ray = "",
     memory: Memory = "",
     force: Force = False,
 ) -> None:
-    """Find the open values of RECIPE and merge the best into OUT; a search that was cut short goes on where it was."""
+    """Optimize the open values of RECIPE and merge the best candidate into OUT. An interrupted search resumes."""
     from mergecore_search import evolution
     from mergecore_search.genomes import read_space
     from mergecore_search.history import History
@@ -65,7 +64,7 @@ def evolve(
     setup.report.mkdir(parents=True, exist_ok=True)
     history = History(setup.report / "history.jsonl", about)
     if history.resumed:
-        say(f"{history.path}: {history.resumed} candidates are known already")
+        say(f"{history.path}: resuming with {history.resumed} finished candidates")
     task = Task(space, setup.evaluations, setup.objectives, setup.memory // workers, cores(workers))
     with trying(task, workers, ray or None) as attempt:
         evolution.evolve(search, attempt, history, evaluations, workers, told(setup.objectives, evaluations))
@@ -78,14 +77,14 @@ def sweep(
     recipe: Open,
     out: Out,
     wanted: Wanted,
-    steps: Annotated[int, typer.Option(help="Values of each number, ends included.", min=2)] = 5,
+    steps: Annotated[int, typer.Option(help="Number of values to try per number, including both ends.", min=2)] = 5,
     objective: Objective = [],  # noqa: B006
     workers: Workers = 1,
     ray: Ray = "",
     memory: Memory = "",
     force: Force = False,
 ) -> None:
-    """Try one or two open values of RECIPE over a grid, show it as a heatmap, and merge the best into OUT."""
+    """Try one or two open values of RECIPE on a grid, draw a heatmap, and merge the best candidate into OUT."""
     from mergecore_search import evolution
     from mergecore_search.genomes import read_space
     from mergecore_search.reports import report_grid, told
@@ -95,7 +94,7 @@ def sweep(
     setup = prepare(out, wanted, objective, memory, force)
     space = read_space(recipe, setup.registry)
     if len(space.dimensions) > 2:
-        raise space.place.error(f"leaves {len(space.dimensions)} values open, and a sweep takes one or two: use evolve")
+        raise space.place.error(f"has {len(space.dimensions)} open values, but a sweep takes at most two; use evolve")
     setup.check(space.at([0.5] * len(space.dimensions)))
     axes = [one.grid(steps) for one in space.dimensions]
     points = list(itertools.product(*axes))
@@ -113,19 +112,19 @@ def sweep(
 
 def _merge_best(setup: Setup, space: Space, trials: Sequence[Trial], best: Trial | None) -> None:
     if best is None:
-        raise RunError(f"all {len(trials)} candidates failed; the first: {trials[0].failed}")
+        raise RunError(f"all {len(trials)} candidates failed, the first with: {trials[0].failed}")
     setup.merge(space.at(best.point))
 
 
 def soup(
     models: Models,
     wanted: Wanted,
-    uniform: Annotated[bool, typer.Option("--uniform", help="All models, without choosing.")] = False,
+    uniform: Annotated[bool, typer.Option("--uniform", help="Average all models instead of selecting.")] = False,
     objective: Objective = [],  # noqa: B006
     memory: Memory = "",
     force: Force = False,
 ) -> None:
-    """Average MODELS: greedily, as long as the mean gets no worse (Model Soups), or all of them."""
+    """Average MODELS, adding them greedily while the mean gets no worse (Model Soups), or average all."""
     from mergecore_search.mixing import Mixture, greedy, losses_of_each, measured_mean
     from mergecore_search.objectives import total
     from mergecore_search.reports import report_mixtures
@@ -152,12 +151,12 @@ def soup(
 def cocktail(
     models: Models,
     wanted: Wanted,
-    temperature: Annotated[float, typer.Option(help="The lower, the more of the best model.", min=1e-6)] = 5.0,
+    temperature: Annotated[float, typer.Option(help="Lower values favor the best model more.", min=1e-6)] = 5.0,
     objective: Objective = [],  # noqa: B006
     memory: Memory = "",
     force: Force = False,
 ) -> None:
-    """Average MODELS with weights by how well each does on a few examples (LM-Cocktail)."""
+    """Average MODELS, weighted by how well each does on a few examples (LM-Cocktail)."""
     from mergecore_search.mixing import cocktail_weights, losses_of_each
     from mergecore_search.objectives import total
     from mergecore_search.reports import report_weights
@@ -173,14 +172,12 @@ def cocktail(
 
 
 def split(paths: list[Path]) -> tuple[list[Path], Path]:
-    """Models and the folder to make, from the arguments of a command."""
+    """Split the arguments of a command into the models and the output folder."""
     if len(paths) < 3:
-        raise InputError("give two models or more and then the folder to make: MODEL MODEL OUT")
+        raise InputError("provide at least two models, then the output folder: MODEL MODEL OUT")
     return paths[:-1], paths[-1]
 
 
 def cores(workers: int) -> int:
-    """Threads for each of several candidates at a time."""
-    from mergecore.running import available_cores
-
+    """Return the number of threads for each of several parallel candidates."""
     return max(1, available_cores() // workers)

@@ -1,4 +1,4 @@
-"""The loop of a search: ask the optimizer, try what it asks, tell it what that was worth."""
+"""The search loop: ask the optimizer for points, try them, and report the losses back."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ Try = Callable[[Sequence[Sequence[float]]], list[Trial]]
 def evolve(
     optimizer: Optimizer, attempt: Try, history: History, count: int, at_once: int, tell: Callable[[Trial], None]
 ) -> None:
-    """Try `count` points; what `history` knows from an earlier run is not tried again.
+    """Try `count` points, except those that `history` has from an earlier run.
 
     Args:
-        optimizer: what chooses points.
-        attempt: what tries several.
-        history: what keeps every trial before the next is begun.
-        count: points in all.
-        at_once: how many are tried at one time; they are kept in their order, so that the search is the same for any.
-        tell: hears of each trial.
+        optimizer: Chooses the points.
+        attempt: Tries several points.
+        history: Saves every trial before the next one starts.
+        count: Total number of points.
+        at_once: Number of points to try in parallel. Their order is kept, so the result does not depend on it.
+        tell: Called with each trial.
     """
     while len(history.trials) < count:
         points = [tuple(point) for point in optimizer.ask()]
@@ -39,11 +39,11 @@ def evolve(
 
 
 def best(trials: Sequence[Trial]) -> Trial | None:
-    """The trial with the lowest mean of its objectives; the first of equals, None where all failed."""
+    """Return the first trial with the lowest mean of its objectives, or None if all failed."""
     fine = [trial for trial in trials if not trial.failed and total(trial.losses) < float("inf")]
     return min(fine, key=lambda trial: total(trial.losses), default=None)
 
 
 def pareto(trials: Sequence[Trial]) -> list[Trial]:
-    """The trials that no other beats in every objective."""
+    """Return the trials on the Pareto front."""
     return [trials[index] for index in front([trial.losses for trial in trials])]

@@ -1,4 +1,4 @@
-"""Search files: a recipe with open values, or a configuration of mergekit-evolve, read as such a recipe."""
+"""Read search files: recipes with open values, or mergekit-evolve configs, which are converted to such recipes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mergecore.documents import Place, check, load_file
-from mergecore.registry import Registry
-from mergecore.sources import open_model
+from mergecore.tooling import Place, Registry, check, load_file, open_model
 from mergecore_search.space import Space, find_space
 
 PARAMETERS = {
@@ -17,7 +15,7 @@ PARAMETERS = {
     "ties": ("weight", "density"),
     "dare_ties": ("weight", "density"),
 }
-"""What mergekit-evolve searches of each method."""
+"""The parameters that mergekit-evolve optimizes for each method."""
 
 SCHEMA: Mapping[str, Any] = {
     "type": "object",
@@ -38,27 +36,27 @@ SCHEMA: Mapping[str, Any] = {
 
 
 def read_space(path: Path, registry: Registry) -> Space:
-    """The open values of a search file.
+    """Read the open values of a search file.
 
     Raises:
-        InputError: it cannot be read, leaves nothing open, or asks for what is not supported.
+        InputError: The file cannot be read, has no open values, or uses unsupported features.
     """
     place, _ = load_file(path)
     if not isinstance(place.value, Mapping):
-        raise place.error("must be a recipe with open values such as {search: [0, 1]}")
+        raise place.error("must be a recipe with open values like {search: [0, 1]}")
     if "genome" not in place.value:
         return find_space(place)
     genome = place.child("genome")
     if isinstance(genome.value, Mapping) and genome.value.get("merge_method") == "slerp":
         raise genome.child("merge_method").error(
-            "slerp chose its two models by the search; write the two as a recipe with t: {search: [0, 1]}"
+            "searching for the models of slerp is not supported; use a recipe of two models with t: {search: [0, 1]}"
         )
     check(genome, SCHEMA)
     return find_space(Place(_recipe(genome, registry), (), place.file))
 
 
 def _recipe(genome: Place, registry: Registry) -> dict[str, Any]:
-    """The recipe that a genome stands for, in bfloat16 as there."""
+    """Convert a genome to a recipe, in bfloat16 like mergekit-evolve."""
     value = genome.value
     method, models = value["merge_method"], value["models"]
     normalize = value.get("normalize")
@@ -89,7 +87,9 @@ def _groups(genome: Place, size: int, registry: Registry) -> list[tuple[int, int
     finally:
         checkpoint.close()
     if not layers or layers % size:
-        raise genome.child("layer_granularity").error(f"must divide the {layers} layers of {genome.value['models'][0]}")
+        raise genome.child("layer_granularity").error(
+            f"must divide {layers}, the layer count of {genome.value['models'][0]}"
+        )
     return [(start, start + size) for start in range(0, layers, size)]
 
 
@@ -100,7 +100,7 @@ def _model(model: str, genome: Mapping[str, Any], low: float, stages: int, metho
 
 
 def _values(bounds: list[float], stages: int, filters: Sequence[str]) -> Any:
-    """One open value, or a gradient of them; with filters, one for each and one for the rest."""
+    """Return one open value or a gradient of them. With filters, return one per filter and one for the rest."""
 
     def one() -> Any:
         return [{"search": list(bounds)} for _ in range(stages)] if stages > 1 else {"search": list(bounds)}

@@ -1,4 +1,4 @@
-"""The journal of a search: every candidate with its scores, on the disk before the next is thought of."""
+"""The journal of a search, which saves every candidate with its scores before the next one is chosen."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mergecore.errors import InputError, RunError
+from mergecore.api import InputError, RunError
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One candidate: its point and values, what it is worth, and why it failed if it did."""
+    """One candidate: its point, values, losses, and scores, and the error if it failed."""
 
     point: tuple[float, ...]
     values: Mapping[str, Any]
@@ -24,14 +24,14 @@ class Trial:
 
 
 class History:
-    """The trials of a search, in order; those of a search that was cut short are found again.
+    """The trials of a search, in order, including those of an interrupted run.
 
     Args:
-        path: the file, made when the first trial is added.
-        about: all that decides the search.
+        path: The file, created when the first trial is added.
+        about: Everything that determines the search.
 
     Raises:
-        InputError: the file is of another search.
+        InputError: The file belongs to another search.
     """
 
     def __init__(self, path: Path, about: Mapping[str, Any]) -> None:
@@ -44,37 +44,37 @@ class History:
 
     @property
     def resumed(self) -> int:
-        """Trials that an earlier run left and this one has not come to yet."""
+        """Number of trials from an earlier run that this run has not reached yet."""
         return len(self._known) - len(self.trials)
 
     def _read(self) -> None:
-        lines = self.path.read_text("utf-8").split("\n")[:-1]  # a line that was cut has no end
+        lines = self.path.read_text("utf-8").split("\n")[:-1]  # an incomplete line has no newline
         try:
             records = [json.loads(line) for line in lines]
         except ValueError:
-            raise InputError(f"{self.path}: is damaged; remove it to search anew") from None
+            raise InputError(f"{self.path}: is damaged; remove it to start over") from None
         if records and records[0] != self._about:
             changed = [key for key in self._about if records[0].get(key) != self._about[key]]
             raise InputError(
-                f"{self.path}: is of another search ({', '.join(changed)} differ); remove it or name another OUT"
+                f"{self.path}: belongs to another search ({', '.join(changed)} changed); remove it or use another OUT"
             )
         for record in records[1:]:
             record["point"], record["losses"] = tuple(record["point"]), tuple(record["losses"])
             self._known.append(Trial(**record))
 
     def known(self, point: Sequence[float]) -> Trial | None:
-        """What an earlier run found at the point that comes next."""
+        """Return the earlier run's trial at the next point, if there is one."""
         place = len(self.trials)
         if place >= len(self._known):
             return None
         if self._known[place].point != tuple(point):
             raise RunError(
-                f"{self.path}: the optimizer asks other questions than before; remove the file to search anew"
+                f"{self.path}: the optimizer chose different points than before; remove the file to start over"
             )
         return self._known[place]
 
     def add(self, trial: Trial) -> None:
-        """Keep a trial; it is on the disk when this returns."""
+        """Add a trial. It is on disk when this returns."""
         if len(self.trials) >= len(self._known):
             self._append(asdict(trial))
             self._known.append(trial)
@@ -92,7 +92,7 @@ class History:
             os.fsync(file.fileno())
 
     def _cut(self) -> None:
-        """Remove a last line that has no end."""
+        """Remove an incomplete last line."""
         content = self.path.read_bytes()
         whole = content.rfind(b"\n") + 1
         if whole < len(content):

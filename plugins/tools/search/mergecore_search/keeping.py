@@ -1,4 +1,4 @@
-"""What candidates have in common, kept in memory: what methods measure and prepare, of the same weights."""
+"""Keep what candidates share in memory: results of methods' `measure` and `prepare` on the same weights."""
 
 from __future__ import annotations
 
@@ -8,42 +8,41 @@ from dataclasses import fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mergecore.api import Context, Job, Method, Piece, torch_dtype
-from mergecore.builtin.threads import TileMerger, checked
+from mergecore.api import Context, Job, Method, Piece, TileMerger, torch_dtype
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Tile = tuple["Tensor | None", Sequence["Tensor"]]
-"""Of a base that is subtracted, as stored; and what a method gets, or has prepared."""
+"""The stored tile of a base that is subtracted, and the tiles that a method gets or has prepared."""
 
 
 class Kept:
-    """Values by place, each with the key of what it was made for; one that there is no room for is made each time."""
+    """A bounded cache with one value per place and the key it was computed for. Values that do not fit are not kept."""
 
     def __init__(self) -> None:
         self._values: dict[Hashable, tuple[Hashable, Any, int]] = {}
         self._keys: dict[Hashable, Hashable] = {}
         self._limit = 0
         self.held = 0
-        """Bytes."""
+        """Size of the kept values in bytes."""
         self._turn = threading.Lock()
 
     def limit(self, size: int) -> None:
-        """Hold no more than `size` bytes from now on."""
+        """Limit the size to `size` bytes from now on."""
         self._limit = size
         if self.held > size:
             self._values.clear()
             self.held = 0
 
     def is_steady(self, place: Hashable, key: Hashable) -> bool:
-        """Whether a place has had this key alone since the first time."""
+        """Return whether a place has had only this key so far."""
         if self._keys.setdefault(place, key) != key:
             self._keys[place] = None
         return self._keys[place] == key
 
     def get(self, place: Hashable, key: Hashable, make: Callable[[], Any], keep: bool = True) -> Any:
-        """The value of a place for a key, made unless it is there; what was there for another key is let go of."""
+        """Return the value of a place for a key, computing it if needed. Drop the value of any other key."""
         with self._turn:
             old, value, size = self._values.get(place, (None, None, 0))
             if old == key:
@@ -61,7 +60,7 @@ class Kept:
 
 
 def size_of(value: Any) -> int:
-    """Bytes of the tensors and arrays in a value."""
+    """Return the size in bytes of the tensors and arrays in a value."""
     if isinstance(value, (tuple, list)):
         return sum(map(size_of, value))
     if isinstance(value, dict):
@@ -70,14 +69,14 @@ def size_of(value: Any) -> int:
 
 
 class Keeping(TileMerger):
-    """Makes jobs of what was kept of earlier candidates.
+    """Merge jobs using what was kept from earlier candidates.
 
-    Of a tensor whose method has prepared it by the same values in all candidates, what it prepared is kept; else what
-    the method gets of the models, unless they change too.
+    If a method has prepared a tensor with the same parameters in all candidates, keep the prepared tensor. Otherwise
+    keep the tensors of the models, unless they change too.
     """
 
     def __init__(self, *arguments: Any, kept: Kept, models: Sequence[Hashable]) -> None:
-        """`models` has what tells that the tensors of each model are the same."""
+        """`models` has a key per model that is equal if its tensors are the same."""
         super().__init__(*arguments)
         self._kept, self._models = kept, models
 
@@ -94,10 +93,10 @@ class Keeping(TileMerger):
         ctx = replace(ctx, offset=piece.start)
         base, tensors = self._prepared(job, piece, ctx) if _prepares(job) else self._seen(job, piece)
         first = None if base is None else _floats(job, [base])[0]
-        return checked(job, piece, job.apply(first, _floats(job, tensors), ctx))
+        return job.apply(first, _floats(job, tensors), ctx)
 
     def _prepared(self, job: Job, piece: Piece, ctx: Context) -> Tile:
-        """A piece of what a job's method prepares."""
+        """Return a piece of what a job's method prepares."""
         assert job.method is not None
         method = job.method
 
@@ -110,7 +109,7 @@ class Keeping(TileMerger):
         return found
 
     def _seen(self, job: Job, piece: Piece) -> Tile:
-        """A piece of what a job's method gets; the models themselves as they are stored."""
+        """Return a piece of what a job's method gets. Models without a base stay in their stored dtypes."""
         make, key = partial(self._made_seen, job, piece), self._inputs(job)
         steady = self._kept.is_steady((job.name, "inputs"), key)
         if _prepares(job) and self._is_steady(job):
@@ -119,7 +118,7 @@ class Keeping(TileMerger):
         return found
 
     def _made_seen(self, job: Job, piece: Piece) -> Tile:
-        tensors = self._read(job, piece)
+        tensors = self.read(job, piece)
         stored = [x.to(torch_dtype(item.info.dtype)) for x, item in zip(tensors, job.inputs)]  # as they were read
         return (stored[0], job.models(tensors)) if job.has_base else (None, stored)
 
@@ -132,7 +131,7 @@ class Keeping(TileMerger):
 
 
 class Seen(Sequence[Sequence["Tensor"]]):
-    """Tiles as `measure` sees them, each made when it is asked for."""
+    """The tiles that `measure` gets, each computed on access."""
 
     def __init__(self, pieces: Sequence[Piece], make: Callable[[Piece], Sequence[Tensor]]) -> None:
         self._pieces, self._make = pieces, make
@@ -154,7 +153,7 @@ def _prepares(job: Job) -> bool:
 
 
 def _values(job: Job) -> Hashable:
-    """What decides beside the inputs what a job's method measures and prepares."""
+    """Return everything besides the inputs that affects what a job's method measures and prepares."""
     method = job.method
     assert method is not None
     names = method.measured_by if method.measured_by is not None else [field.name for field in fields(method)]  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Soups and cocktails: which models go into a mean, and with what weights."""
+"""Soups and cocktails: choose the models of a mean, and their weights."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from pathlib import Path
 from mergecore_eval.results import measure
 from mergecore_eval.subjects import Folder
 
-from mergecore import running
-from mergecore.console import say, warn
+from mergecore.tooling import available_cores, say, warn
 from mergecore_search.candidates import Maker
 from mergecore_search.objectives import total
 from mergecore_search.setup import Setup, linear
@@ -19,14 +18,14 @@ from mergecore_search.setup import Setup, linear
 
 @dataclass(frozen=True)
 class Mixture:
-    """Models of a mean, by position, and the losses of that mean."""
+    """The models of a mean, by position, and the losses of that mean."""
 
     models: tuple[int, ...]
     losses: tuple[float, ...]
 
 
 def losses_of_each(setup: Setup, models: Sequence[Path]) -> list[tuple[float, ...]]:
-    """The losses of each model by itself."""
+    """Return the losses of each single model."""
     found = []
     for model in models:
         say(f"measuring {model}")
@@ -36,14 +35,14 @@ def losses_of_each(setup: Setup, models: Sequence[Path]) -> list[tuple[float, ..
 
 
 def greedy(models: Sequence[Mixture], mean: Callable[[tuple[int, ...]], Mixture]) -> list[Mixture]:
-    """Greedy soup (https://arxiv.org/abs/2203.05482): the next best model stays if the mean gets no worse with it.
+    """Greedy soup (https://arxiv.org/abs/2203.05482): keep the next best model if the mean gets no worse with it.
 
     Args:
-        models: each model by itself.
-        mean: makes and measures the mean of some.
+        models: Each model on its own.
+        mean: Computes and measures the mean of some models.
 
     Returns:
-        Every mixture that was tried, the kept ones and the others; the soup is the last of the best.
+        Every mixture that was tried, kept or not. The soup is the last one with the lowest loss.
     """
     order = sorted(range(len(models)), key=lambda index: total(models[index].losses))
     kept = models[order[0]]
@@ -56,11 +55,11 @@ def greedy(models: Sequence[Mixture], mean: Callable[[tuple[int, ...]], Mixture]
 
 
 def measured_mean(setup: Setup, models: Sequence[Path]) -> tuple[Callable[[tuple[int, ...]], Mixture], Maker]:
-    """What makes and measures an even mean of some of the models, and what is to be closed after it."""
-    maker = Maker(setup.registry, setup.memory, running.available_cores(), warn)
+    """Return a function that computes and measures the mean of some of the models, and the `Maker` to close."""
+    maker = Maker(setup.registry, setup.memory, available_cores(), warn)
 
     def mean(chosen: tuple[int, ...]) -> Mixture:
-        say(f"tasting {' + '.join(models[index].name for index in chosen)}")
+        say(f"trying {' + '.join(models[index].name for index in chosen)}")
         place = linear([models[index] for index in chosen], [1.0] * len(chosen))
         with maker.candidate(place, "soup") as subject:
             losses = setup.objectives.losses(measure(subject, setup.evaluations).scores)
@@ -70,9 +69,9 @@ def measured_mean(setup: Setup, models: Sequence[Path]) -> tuple[Callable[[tuple
 
 
 def cocktail_weights(losses: Sequence[float], temperature: float) -> list[float]:
-    """Weights by how well each model does on the examples: softmax(-loss / temperature).
+    """Return weights by how well each model does on the examples: softmax(-loss / temperature).
 
-    LM-Cocktail, https://arxiv.org/abs/2311.13534. The lower the temperature, the more of the best model.
+    LM-Cocktail (https://arxiv.org/abs/2311.13534). A lower temperature favors the best model more.
     """
     best = min(losses)
     shares = [math.exp((best - loss) / temperature) for loss in losses]

@@ -1,4 +1,4 @@
-"""Which of the scores a search looks at, as losses: lower is better."""
+"""The scores that a search optimizes, as losses (lower is better)."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from mergecore.api import Evaluation, Score
-from mergecore.errors import InputError, RunError, nearest
+from mergecore.api import Evaluation, InputError, RunError, Score
+from mergecore.tooling import nearest
 
 
 @dataclass(frozen=True)
 class Objectives:
-    """Objectives as `(evaluation, score)`; an empty score is the evaluation's first."""
+    """Objectives as `(evaluation, score)`. An empty score means the evaluation's first one."""
 
     wanted: tuple[tuple[str, str], ...]
 
     def losses(self, scores: Mapping[str, Sequence[Score]]) -> list[float]:
-        """One loss for each objective: the score, negative where higher is better.
+        """Return one loss per objective: the score, negated if higher is better.
 
         Raises:
-            RunError: an evaluation did not give the score.
+            RunError: An evaluation did not return the score.
         """
         return [_loss(name, score, scores[name]) for name, score in self.wanted]
 
@@ -30,17 +30,17 @@ class Objectives:
 
 
 def find_objectives(asked: Sequence[str], evaluations: Sequence[Evaluation]) -> Objectives:
-    """Objectives from ``NAME`` or ``NAME/SCORE``; every evaluation's first score where none is asked for.
+    """Parse objectives like ``NAME`` or ``NAME/SCORE``. By default, use the first score of every evaluation.
 
     Raises:
-        InputError: no evaluation has that name.
+        InputError: No evaluation has that name.
     """
     names = [evaluation.name for evaluation in evaluations]
     wanted = []
     for text in asked or names:
         name, _, score = text.partition("/")
         if name not in names:
-            hint = nearest(name, names) or f"; there are: {', '.join(names)}"
+            hint = nearest(name, names) or f"; available: {', '.join(names)}"
             raise InputError(f"--objective {text}: no evaluation is called {name!r}{hint}")
         wanted.append((name, score))
     return Objectives(tuple(wanted))
@@ -51,16 +51,16 @@ def _loss(name: str, wanted: str, scores: Sequence[Score]) -> float:
         if wanted in ("", score.name):
             loss = -score.value if score.higher_is_better else score.value
             return loss if math.isfinite(loss) else math.inf
-    raise RunError(f"evaluation {name!r} gave no score {wanted!r}; it gave: {', '.join(s.name for s in scores)}")
+    raise RunError(f"evaluation {name!r} returned no score {wanted!r}, only: {', '.join(s.name for s in scores)}")
 
 
 def total(losses: Sequence[float]) -> float:
-    """What several objectives come to, where one number is needed: their mean."""
+    """Combine several objectives into one number, their mean."""
     return math.fsum(losses) / len(losses)
 
 
 def front(rows: Sequence[Sequence[float]]) -> list[int]:
-    """The positions of those that no other beats in one objective without losing in another (the Pareto front)."""
+    """Return the positions of the rows on the Pareto front."""
 
     def beats(a: Sequence[float], b: Sequence[float]) -> bool:
         return all(x <= y for x, y in zip(a, b, strict=True)) and any(x < y for x, y in zip(a, b, strict=True))

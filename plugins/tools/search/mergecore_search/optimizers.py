@@ -1,4 +1,4 @@
-"""Optimizers that come with the package: CMA-ES, and random points to compare it with."""
+"""Built-in optimizers: CMA-ES, and random search as a baseline."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mergecore_search.objectives import total
 
 
 class Cma:
-    """CMA-ES (https://arxiv.org/abs/1604.00772) on the mean of the objectives, from the middle of the cube.
+    """CMA-ES (https://arxiv.org/abs/1604.00772) on the mean of the objectives, starting in the center of the cube.
 
     See `mergecore.api.Optimizer`.
     """
@@ -18,10 +18,10 @@ class Cma:
     def __init__(self, dimensions: int, seed: int, population: int = 0) -> None:
         from cma import CMAEvolutionStrategy
 
-        options = {"bounds": [0, 1], "seed": seed + 1, "verbose": -9}  # a seed of 0 means the clock to cma
+        options = {"bounds": [0, 1], "seed": seed + 1, "verbose": -9}  # in cma, a seed of 0 means the clock
         if population:
             options["popsize"] = population
-        # cma searches no line: a dimension that nothing depends on makes a plane of it.
+        # cma does not support one dimension, so add an unused one.
         self._spare = dimensions < 2
         self._strategy = CMAEvolutionStrategy([0.5] * (dimensions + self._spare), 1 / 4, options)
         self._asked: list[Sequence[float]] = []
@@ -37,7 +37,7 @@ class Cma:
 
 
 class RandomSearch:
-    """Points drawn evenly from the cube; see `mergecore.api.Optimizer`."""
+    """Points drawn uniformly from the cube. See `mergecore.api.Optimizer`."""
 
     def __init__(self, dimensions: int, seed: int, population: int = 0) -> None:
         self._draw = random.Random(seed)
@@ -47,4 +47,4 @@ class RandomSearch:
         return [[self._draw.random() for _ in range(self._dimensions)] for _ in range(self._population)]
 
     def tell(self, points: Sequence[Sequence[float]], losses: Sequence[Sequence[float]]) -> None:
-        """Nothing is learned."""
+        """Do nothing, because random search does not learn."""

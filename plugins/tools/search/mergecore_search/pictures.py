@@ -1,4 +1,4 @@
-"""Plots as SVG: the course of a search, and the values of a grid."""
+"""SVG plots: the course of a search, and the values of a grid."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WIDTH, HEIGHT, LEFT, TOP, BOTTOM = 640, 320, 70, 40, 40
 
 
 def course(losses: Sequence[float], label: str) -> str:
-    """Every candidate's loss in the order they were tried, and the lowest so far as a line."""
+    """Plot every candidate's loss in the order of the trials, with the lowest loss so far as a line."""
     finite = [loss for loss in losses if math.isfinite(loss)]
     low, high = (min(finite), max(finite)) if finite else (0.0, 1.0)
     high = high if high > low else low + 1.0
@@ -40,7 +40,7 @@ def course(losses: Sequence[float], label: str) -> str:
 
 def _axes(low: float, high: float, label: str, below: str) -> list[str]:
     bottom = HEIGHT - BOTTOM
-    parts = [f'<text x="{LEFT}" y="22">{html.escape(label)}: each candidate, and the lowest so far</text>']
+    parts = [f'<text x="{LEFT}" y="22">{html.escape(label)}: each candidate and the lowest so far</text>']
     for share in (0.0, 0.5, 1.0):
         y = bottom - share * (bottom - TOP)
         parts.append(f'<line x1="{LEFT}" x2="{WIDTH - 20}" y1="{y}" y2="{y}"/>')
@@ -57,7 +57,7 @@ CELL_WIDTH, CELL_HEIGHT = 76, 34
 def heatmap(
     rows: Sequence[Sequence[float]], across: Sequence[str], down: Sequence[str], names: tuple[str, str, str]
 ) -> str:
-    """A grid of losses, the lowest marked; `names` are those of the columns, the rows and the loss."""
+    """Plot a grid of losses with the lowest one marked. `names` are those of the columns, the rows, and the loss."""
     finite = [loss for row in rows for loss in row if math.isfinite(loss)]
     low, high = (min(finite), max(finite)) if finite else (0.0, 1.0)
     left = 30 + 8 * max(len(text) for text in (*down, names[1]))
@@ -79,12 +79,12 @@ def _cell(x: float, y: float, loss: float, low: float, high: float) -> str:
     if not math.isfinite(loss):
         return f'<text class="dim" x="{x + CELL_WIDTH / 2}" y="{y + 22}" text-anchor="middle">failed</text>'
     share = (high - loss) / (high - low) if high > low else 1.0
-    colour = "#{:02x}{:02x}{:02x}".format(*(round(a + share * (b - a)) for a, b in ((236, 33), (241, 102), (247, 172))))
+    color = "#{:02x}{:02x}{:02x}".format(*(round(a + share * (b - a)) for a, b in ((236, 33), (241, 102), (247, 172))))
     mark = ' stroke="#cc3311" stroke-width="2"' if loss == low else ""
     ink = "#fff" if share > 0.55 else "#222"
     middle = x + CELL_WIDTH / 2
     return (
-        f'<rect x="{x + 1}" y="{y + 1}" width="{CELL_WIDTH - 2}" height="{CELL_HEIGHT - 2}" fill="{colour}"{mark}/>'
+        f'<rect x="{x + 1}" y="{y + 1}" width="{CELL_WIDTH - 2}" height="{CELL_HEIGHT - 2}" fill="{color}"{mark}/>'
         f'<text x="{middle}" y="{y + 22}" text-anchor="middle" style="fill:{ink}">{loss:.4g}</text>'
     )
 

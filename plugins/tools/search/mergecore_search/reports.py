@@ -1,4 +1,4 @@
-"""What a search shows: lines while it runs, then a table and a plot beside the result."""
+"""The output of a search: a line per trial while it runs, then a table and a plot."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mergecore.console import say
+from mergecore.tooling import say
 from mergecore_search import pictures, tables
 from mergecore_search.evolution import pareto
 from mergecore_search.history import Trial
@@ -16,11 +16,11 @@ from mergecore_search.setup import Setup
 from mergecore_search.space import Space
 
 SHOWN = 10
-"""Rows of a search's table on a terminal; the file has them all."""
+"""Number of rows of a search's table to show in the terminal. The file has all rows."""
 
 
 def told(objectives: Objectives, count: int) -> Callable[[Trial], None]:
-    """A line for each trial."""
+    """Return a function that prints a line for each trial."""
     seen = 0
 
     def tell(trial: Trial) -> None:
@@ -37,7 +37,7 @@ def _label(objectives: Objectives) -> str:
 
 
 def report_search(setup: Setup, trials: Sequence[Trial], best: Trial | None) -> None:
-    """``history.tsv``, ``history.svg`` and, for several objectives, ``front.tsv``; the best on the terminal."""
+    """Write ``history.tsv``, ``history.svg``, and for several objectives ``front.tsv``, and print the best trials."""
     names = setup.objectives.names
     heads = ["number", *names, *(trials[0].values if trials else ()), "failed"]
     rows = [[number, *trial.losses, *trial.values.values(), trial.failed] for number, trial in enumerate(trials, 1)]
@@ -56,7 +56,7 @@ def report_search(setup: Setup, trials: Sequence[Trial], best: Trial | None) -> 
 def report_grid(
     setup: Setup, space: Space, axes: Sequence[Sequence[float]], trials: Sequence[Trial], best: Trial | None
 ) -> None:
-    """``grid.tsv`` and ``grid.svg``: the first open value goes down where there are two."""
+    """Write ``grid.tsv`` and ``grid.svg``. If there are two open values, the first one goes down."""
     heads = [*(one.name for one in space.dimensions), *setup.objectives.names, "failed"]
     rows = [[*trial.values.values(), *trial.losses, trial.failed] for trial in trials]
     setup.write("grid.tsv", tables.tabbed(heads, rows))
@@ -73,7 +73,7 @@ def report_grid(
 
 
 def report_mixtures(setup: Setup, models: Sequence[Path], tried: Sequence[Mixture], best: Mixture) -> None:
-    """``soup.tsv``: every mixture that was tasted."""
+    """Write ``soup.tsv`` with every mixture that was tried."""
     heads = ["models", *setup.objectives.names]
     rows: list[list[Any]] = [[" + ".join(models[index].name for index in one.models), *one.losses] for one in tried]
     setup.write("soup.tsv", tables.tabbed(heads, rows))
@@ -83,7 +83,7 @@ def report_mixtures(setup: Setup, models: Sequence[Path], tried: Sequence[Mixtur
 def report_weights(
     setup: Setup, models: Sequence[Path], losses: Sequence[Sequence[float]], weights: Sequence[float]
 ) -> None:
-    """``cocktail.tsv``: every model's losses and weight."""
+    """Write ``cocktail.tsv`` with every model's losses and weight."""
     heads = ["model", *setup.objectives.names, "weight"]
     rows: list[list[Any]] = [[str(m), *row, weight] for m, row, weight in zip(models, losses, weights, strict=True)]
     setup.write("cocktail.tsv", tables.tabbed(heads, rows))

@@ -1,4 +1,4 @@
-"""What every search begins and ends with: its evaluations and models checked first, its best merge written last."""
+"""The start and end of every search: check evaluations and models first, and write the best merge last."""
 
 from __future__ import annotations
 
@@ -9,23 +9,28 @@ from typing import Any
 
 import yaml
 
-from mergecore import running
-from mergecore.api import Evaluation
-from mergecore.console import say, warn
-from mergecore.documents import Place
-from mergecore.errors import InputError
-from mergecore.evaluations import load_evaluations
-from mergecore.options import size
-from mergecore.planning import make_plan
-from mergecore.progress import Progress
-from mergecore.registry import Registry
+from mergecore.api import Evaluation, InputError
+from mergecore.tooling import (
+    Listener,
+    Options,
+    Place,
+    Progress,
+    Registry,
+    available_cores,
+    load_evaluations,
+    make_plan,
+    memory_budget,
+    run_plan,
+    say,
+    warn,
+)
 from mergecore_search.candidates import recipe_of
 from mergecore_search.objectives import Objectives, find_objectives
 
 
 @dataclass(frozen=True)
 class Setup:
-    """The plugins, the evaluations with what is wanted of them, the memory in bytes, and where the result goes."""
+    """The plugins, evaluations, objectives, memory in bytes, and output folder of a search."""
 
     registry: Registry
     evaluations: tuple[Evaluation, ...]
@@ -36,49 +41,49 @@ class Setup:
 
     @property
     def report(self) -> Path:
-        """The folder of all that a search writes beside the merged model."""
+        """Folder for everything that a search writes besides the merged model."""
         return self.out.with_name(f"{self.out.name}.search")
 
     def check(self, place: Place) -> None:
-        """Plan a recipe and let go of it again, so that whatever is wrong is said before anything is computed."""
+        """Plan a recipe and discard the plan, so that any error is reported before computing anything."""
         make_plan(recipe_of(place), self.registry, self.memory).close()
 
     def merge(self, place: Place) -> None:
-        """Write a recipe beside the report, and its merge into OUT."""
+        """Write a recipe to the report folder, and its merge to OUT."""
         recipe = recipe_of(place)
         self.write("best.yml", recipe.text)
         plan = make_plan(recipe, self.registry, self.memory)
         try:
-            options = running.Options(self.memory, running.available_cores(), force=self.force)
+            options = Options(self.memory, available_cores(), force=self.force)
             with Progress(plan.bytes_out, quiet=True) as progress:
-                listener = running.Listener(warn, progress.advance, progress.resume, tell=say)
-                running.run_plan(plan, self.out, self.registry, options, listener)
+                listener = Listener(warn, progress.advance, progress.resume, tell=say)
+                run_plan(plan, self.out, self.registry, options, listener)
         finally:
             plan.close()
-        say(f"{self.out}: merged; {self.report}: recipe, table and plot")
+        say(f"wrote {self.out}; see {self.report} for the recipe, table, and plot")
 
     def write(self, name: str, text: str) -> None:
-        """Put a file into the report."""
+        """Write a file to the report folder."""
         self.report.mkdir(parents=True, exist_ok=True)
         (self.report / name).write_text(text, "utf-8")
 
 
 def prepare(out: Path, wanted: Path, objective: Sequence[str], memory: str, force: bool) -> Setup:
-    """Look at everything that can be wrong before a model is loaded.
+    """Check everything that can be checked before loading a model.
 
     Raises:
-        InputError: OUT exists, or an evaluation or an objective is wrong.
+        InputError: OUT exists, or an evaluation or an objective is invalid.
     """
     if out.exists() and not force:
-        raise InputError(f"{out}: exists already; name another folder, or replace it with --force")
+        raise InputError(f"{out}: already exists; choose another folder, or pass --force to replace it")
     registry = Registry(warn)
     evaluations = load_evaluations(wanted, registry)
-    budget = size(memory, "--memory") if memory else running.spare_memory()
+    budget = memory_budget(memory)
     return Setup(registry, evaluations, find_objectives(objective, evaluations), budget, out, force)
 
 
 def linear(models: Sequence[Path], weights: Sequence[float]) -> Place:
-    """The recipe of a weighted mean of models."""
+    """Return the recipe of a weighted mean of models."""
     listed: list[Mapping[str, Any]] = [
         {"model": str(model), "parameters": {"weight": weight}} for model, weight in zip(models, weights, strict=True)
     ]
@@ -86,5 +91,5 @@ def linear(models: Sequence[Path], weights: Sequence[float]) -> Place:
 
 
 def as_yaml(value: Any) -> str:
-    """Plain values as YAML in their own order."""
+    """Dump plain values as YAML, keeping their order."""
     return yaml.safe_dump(value, sort_keys=False, allow_unicode=True)

@@ -1,4 +1,4 @@
-"""What a recipe leaves open: numbers and choices marked ``{search: [...]}``, as points of a unit cube."""
+"""The open values of a recipe: numbers and choices marked ``{search: [...]}``, as points in a unit cube."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from mergecore.documents import Place
+from mergecore.tooling import Place
 
 KEY = "search"
 
@@ -22,7 +22,7 @@ class Dimension:
     choices: tuple[Any, ...] = ()
 
     def at(self, share: float) -> Any:
-        """The value at `share`, 0 to 1, of the way from the first to the last."""
+        """Return the value at a fraction of the way (0 to 1) from the first to the last."""
         share = min(max(share, 0.0), 1.0)
         if self.bounds is None:
             return self.choices[min(math.floor(share * len(self.choices)), len(self.choices) - 1)]
@@ -30,7 +30,7 @@ class Dimension:
         return low + share * (high - low)
 
     def grid(self, steps: int) -> list[float]:
-        """Shares for a grid: `steps` numbers from end to end, or the middle of each choice's part."""
+        """Return the fractions for a grid: `steps` numbers from end to end, or the center of each choice's interval."""
         if self.bounds is None:
             return [(index + 0.5) / len(self.choices) for index in range(len(self.choices))]
         return [index / (steps - 1) for index in range(steps)]
@@ -41,32 +41,32 @@ class Space:
     """A recipe with its open values.
 
     Attributes:
-        place: the recipe as it is written.
-        dimensions: its open values, in the order of the text.
+        place: The recipe as written.
+        dimensions: Its open values, in the order of the text.
     """
 
     place: Place
     dimensions: tuple[Dimension, ...]
 
     def at(self, point: Sequence[float]) -> Place:
-        """The recipe with the values of a point of the unit cube; errors in it still know their lines."""
+        """Return the recipe with the values of a point in the unit cube. Errors still report their lines."""
         values = {one.path: one.at(share) for one, share in zip(self.dimensions, point, strict=True)}
         return replace(self.place, value=_filled(self.place.value, (), values))
 
     def values(self, point: Sequence[float]) -> dict[str, Any]:
-        """The point's values by name."""
+        """Return the values of a point by name."""
         return {one.name: one.at(share) for one, share in zip(self.dimensions, point, strict=True)}
 
 
 def find_space(place: Place) -> Space:
-    """The open values of a recipe.
+    """Find the open values of a recipe.
 
     Raises:
-        RecipeError: a mark is wrong, or there is none.
+        RecipeError: A mark is invalid, or there are none.
     """
     dimensions = tuple(_dimensions(place))
     if not dimensions:
-        raise place.error("nothing is left open; write a number as {search: [0, 1]}, or text as {search: [a, b]}")
+        raise place.error("has no open values; write a number as {search: [0, 1]}, or text as {search: [a, b]}")
     return Space(place, dimensions)
 
 
@@ -85,7 +85,7 @@ def _dimensions(place: Place) -> Iterator[Dimension]:
 def _dimension(place: Place) -> Dimension:
     listed = place.child(KEY)
     if len(place.value) > 1:
-        raise place.error("'search' stands alone: {search: [0, 1]}")
+        raise place.error("'search' must be the only key: {search: [0, 1]}")
     if not isinstance(listed.value, list) or len(listed.value) < 2:
         raise listed.error("must be two numbers, or two or more choices")
     if any(not isinstance(item, (int, float, str)) for item in listed.value):

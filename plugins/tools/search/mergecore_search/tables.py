@@ -1,4 +1,4 @@
-"""Rows of numbers as a table for terminals, and as tab-separated text for files."""
+"""Format rows of numbers as a table for terminals, or as tab-separated text for files."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from mergecore.errors import printable
+from mergecore.tooling import printable
 
 
 def spell(value: Any) -> str:
-    """A cell: numbers with four digits, what failed as such."""
+    """Format a cell: numbers with four digits, or "failed"."""
     if isinstance(value, float):
         return f"{value:.4g}" if math.isfinite(value) else "failed"
     return str(value)
 
 
 def tabbed(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Tab-separated lines with all digits."""
+    """Return tab-separated lines with all digits."""
     lines = ["\t".join(heads), *("\t".join(map(str, row)) for row in rows)]
     return "\n".join(lines) + "\n"
 
 
 def show(heads: Sequence[str], rows: Sequence[Sequence[Any]], marked: int | None = None) -> None:
-    """Print a table, one of its rows in bold."""
+    """Print a table, with one row in bold."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

@@ -1,4 +1,4 @@
-"""Points of a space turned into trials: in this process, in others, or on a Ray cluster."""
+"""Try the points of a space: in this process, in other processes, or on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from typing import Any
 
 from mergecore_eval.results import measure
 
-from mergecore.api import Evaluation
-from mergecore.console import warn
-from mergecore.errors import MergecoreError, RunError
-from mergecore.registry import Registry
+from mergecore.api import Evaluation, RunError
+from mergecore.tooling import MergecoreError, Registry, warn
 from mergecore_search.candidates import Maker
 from mergecore_search.history import Trial
 from mergecore_search.objectives import Objectives
@@ -21,12 +19,12 @@ from mergecore_search.space import Space
 
 @dataclass(frozen=True)
 class Task:
-    """All that a process needs to try points; it can be sent to others.
+    """Everything that a process needs to try points. It can be pickled.
 
     Attributes:
-        space, evaluations, objectives: what is searched and how it is judged.
-        memory: bytes that merging may have in flight.
-        cores: threads that merge and compute.
+        space, evaluations, objectives: What to search, and how to score it.
+        memory: Bytes available for merging.
+        cores: Number of threads for merging and evaluation.
     """
 
     space: Space
@@ -37,7 +35,7 @@ class Task:
 
 
 class Trier:
-    """Tries points one after another."""
+    """Try points one after another."""
 
     def __init__(self, task: Task) -> None:
         import torch
@@ -47,7 +45,7 @@ class Trier:
         self._maker = Maker(Registry(warn), task.memory, task.cores, warn)
 
     def attempt(self, point: Sequence[float]) -> Trial:
-        """Merge the candidate of a point and measure it; one that cannot be merged or measured is worth nothing."""
+        """Merge and measure the candidate of a point. If that fails, its losses are infinite."""
         task, values = self._task, self._task.space.values(point)
         try:
             with self._maker.candidate(task.space.at(point), "candidate") as subject:
@@ -62,7 +60,7 @@ class Trier:
 
 
 _TRIER: list[Trier] = []
-"""Of a process of a pool."""
+"""The trier of a pool process."""
 
 
 def _open(task: Task) -> None:
@@ -74,7 +72,7 @@ def _attempt(point: Sequence[float]) -> Trial:
 
 
 class Processes:
-    """Tries points at the same time, in processes of this machine."""
+    """Try points in parallel, in processes on this machine."""
 
     def __init__(self, task: Task, processes: int) -> None:
         from concurrent.futures import ProcessPoolExecutor
@@ -83,10 +81,10 @@ class Processes:
         self._pool = ProcessPoolExecutor(processes, get_context("spawn"), _open, (task,))
 
     def attempt(self, points: Sequence[Sequence[float]]) -> list[Trial]:
-        """A trial for each point, in their order.
+        """Return a trial for each point, in order.
 
         Raises:
-            RunError: a process was killed.
+            RunError: A process was killed.
         """
         from concurrent.futures import BrokenExecutor
 
@@ -94,8 +92,8 @@ class Processes:
             return list(self._pool.map(_attempt, points))
         except BrokenExecutor:
             raise RunError(
-                "a process that tried a candidate was killed, perhaps because the memory was used up; type the same"
-                " command again, with fewer --workers or less --memory"
+                "a process that tried a candidate was killed, possibly because it ran out of memory; run the same"
+                " command again with fewer --workers or less --memory"
             ) from None
 
     def close(self) -> None:
@@ -103,7 +101,7 @@ class Processes:
 
 
 class Cluster:
-    """Tries points at the same time, in processes of a Ray cluster."""
+    """Try points in parallel, in processes on a Ray cluster."""
 
     def __init__(self, task: Task, processes: int, address: str) -> None:
         import ray
@@ -113,7 +111,7 @@ class Cluster:
         self._pool: Any = Pool(processes, _open, [task])
 
     def attempt(self, points: Sequence[Sequence[float]]) -> list[Trial]:
-        """A trial for each point, in their order."""
+        """Return a trial for each point, in order."""
         return list(self._pool.map(_attempt, points, chunksize=1))
 
     def close(self) -> None:
@@ -123,7 +121,7 @@ class Cluster:
 
 @contextmanager
 def trying(task: Task, processes: int, ray: str | None) -> Iterator[Callable[[Sequence[Sequence[float]]], list[Trial]]]:
-    """What tries points, for as long as the block lasts."""
+    """Provide a function that tries points, for the duration of the `with` block."""
     if processes > 1 or ray is not None:
         pool = Processes(task, processes) if ray is None else Cluster(task, processes, ray)
         with closing(pool):

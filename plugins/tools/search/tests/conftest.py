@@ -1,4 +1,4 @@
-"""Tiny models, and an evaluator that knows which mixture of them is best."""
+"""Tiny models, and an evaluator with a known best mixture of them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from llamas import write_model
+from tiny_llamas import write_model
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -21,7 +21,7 @@ class Target(Evaluator):
     '''Squared distance of one weight from that of a known mixture.'''
     first: float = param(0.3, "Weight of the first task vector.")
     second: float = param(0.7, "Weight of the second.")
-    base: str = param(doc="Folders of the models.")
+    base: str = param(doc="Folder of the base.")
     models: tuple[str, ...] = param(doc="Folders of the models.")
     slow: float = param(0.0, "Seconds to wait.")
 

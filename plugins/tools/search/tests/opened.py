@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def open_recipe(folder: Path, models: list[Path], first: str, second: str, more: str = "") -> Path:
-    """task_arithmetic with two weights left open, and evaluations with the target in `eval.yml`."""
+    """Write a task_arithmetic recipe with two open weights, and evaluations with the target to `eval.yml`."""
     path = folder / "search.yml"
     base, one, two = models
     path.write_text(

@@ -1,4 +1,4 @@
-"""Searches find what is known to be best, and keep what they found."""
+"""Searches find the known optimum and save their results."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from mergecore_search.space import find_space
 from opened import open_recipe
 
 import mergecore
+from mergecore.discovery.registry import Registry
 from mergecore.documents import load_yaml
 from mergecore.errors import InputError
-from mergecore.registry import Registry
 
 
 def quadratic(point: Any) -> Trial:
@@ -39,7 +39,7 @@ def test_evolution_finds_a_known_optimum_and_a_resumed_one_is_the_same(tmp_path:
         for count in filter(None, (cut, 120)):
             history = History(tmp_path / f"{name}.jsonl", {"seed": 3})
             evolve(Cma(2, 3), lambda points: [quadratic(p) for p in points], history, count, 2, lambda trial: None)
-            if count == cut:  # as a kill in the middle of a line leaves it
+            if count == cut:  # like after a kill in the middle of a line
                 with open(history.path, "ab") as file:
                     file.write(b'{"point": [0.1')
         histories.append(history)
@@ -47,7 +47,7 @@ def test_evolution_finds_a_known_optimum_and_a_resumed_one_is_the_same(tmp_path:
     assert (tmp_path / "whole.jsonl").read_bytes() == (tmp_path / "cut.jsonl").read_bytes()
     best = min(histories[0].trials, key=lambda trial: trial.losses)
     assert best.point == pytest.approx((0.3, 0.8), abs=0.01)
-    with pytest.raises(InputError, match="is of another search"):
+    with pytest.raises(InputError, match="belongs to another search"):
         History(tmp_path / "whole.jsonl", {"seed": 4})
 
 
@@ -110,7 +110,7 @@ from mergecore.api import Evaluator
 
 @dataclass(frozen=True, kw_only=True)
 class Fatal(Evaluator):
-    'Ends its process, as a kernel without memory does.'
+    'Kills its process, like a kernel that runs out of memory.'
     def evaluate(self, subject):
         os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -176,16 +176,16 @@ def test_mergekits_genomes_are_read(three: list[Path], tmp_path: Path) -> None:
 
 
 WRONG = {
-    "nothing open": ("merge_method: linear", "nothing is left open"),
+    "nothing open": ("merge_method: linear", "has no open values"),
     "one value": ("a: {search: [1]}", "two numbers, or two or more choices"),
     "no list": ("a: {search: 1}", "two numbers, or two or more choices"),
     "bounds the wrong way round": ("a: {search: [2, 1]}", "from a lower to a higher number"),
     "equal bounds": ("a: {search: [1, 1]}", "from a lower to a higher number"),
-    "not alone": ("a: {search: [0, 1], filter: b}", "'search' stands alone"),
+    "not alone": ("a: {search: [0, 1], filter: b}", "'search' must be the only key"),
     "choices that are no values": ("a: {search: [[1], [2]]}", "must be numbers or text"),
     "infinite": ("a: {search: [0, .inf]}", "from a lower to a higher number"),
     "an unknown method of a genome": ("genome: {models: [a], merge_method: sce}", "must be one of linear"),
-    "slerp of a genome": ("genome: {models: [a, b], merge_method: slerp}", "slerp chose its two models"),
+    "slerp of a genome": ("genome: {models: [a, b], merge_method: slerp}", "searching for the models of slerp"),
     "an unknown key of a genome": ("genome: {models: [a], merge_method: linear, x: 1}", "unknown key 'x'"),
     "a genome without models": ("genome: {merge_method: linear}", "'models' is missing"),
     "no mapping": ("- 1", "must be a recipe"),
@@ -213,10 +213,10 @@ BAD_CALLS = {
     "no such objective": ("evolve R OUT --with E --objective targt", "no evaluation is called 'targt'; did you mean"),
     "no such optimizer": ("evolve R OUT --with E --optimizer cmb", "optimizer 'cmb' is not installed"),
     "no evaluations": ("evolve R OUT --with R", "'evaluate' is missing"),
-    "no such recipe": ("sweep none.yml OUT --with E", "none.yml: there is no such file"),
-    "one model": ("soup M OUT --with E", "give two models or more"),
+    "no such recipe": ("sweep none.yml OUT --with E", "none.yml: no such file"),
+    "one model": ("soup M OUT --with E", "provide at least two models"),
     "a model that is none": ("cocktail M none OUT --with E", "none"),
-    "an OUT that is there": ("soup M M M --with E", "exists already"),
+    "an OUT that is there": ("soup M M M --with E", "already exists"),
 }
 
 

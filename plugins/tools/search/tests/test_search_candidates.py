@@ -1,4 +1,4 @@
-"""A candidate made in memory, of what is kept of those before it, is what a run writes."""
+"""A candidate merged in memory, reusing data from earlier ones, equals the output of a run."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any
 
 import pytest
 import torch
-from llamas import write_model
 from mergecore_search.candidates import Maker
 from mergecore_search.keeping import Kept
 from safetensors.torch import load_file
+from tiny_llamas import write_model
 
 import mergecore
 from mergecore.api import Base, WeightMethod
 from mergecore.builtin.safetensors import SafetensorsReader
+from mergecore.discovery.entry_points import find_plugin, list_plugins, load_plugin
+from mergecore.discovery.parameters import declared
+from mergecore.discovery.registry import Registry
 from mergecore.documents import Place
-from mergecore.params import declared
-from mergecore.plugins import find, listed, load
-from mergecore.registry import Registry
 
 THINNED = {"density": 0.6}
 SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -44,7 +44,7 @@ SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "task_arithmetic": ({}, {"lambda": 0.6}),
     "ties": (THINNED, {**THINNED, "lambda": 0.6}),
 }
-"""Two settings of each method; the first is tried again after the second."""
+"""Two settings for each method. The first is tried again after the second."""
 
 
 @pytest.fixture
@@ -55,13 +55,13 @@ def maker() -> Iterator[Maker]:
 
 
 def sources(models: Sequence[Any], weights: Sequence[float] = (1.0, 0.5)) -> list[dict[str, Any]]:
-    """Models, or recipes in their place, as a recipe lists them."""
+    """Return models, or stages in their place, as listed in a recipe."""
     named = [{"model": str(model)} if isinstance(model, Path) else {"model": model} for model in models]
     return [{**entry, "parameters": {"weight": weight}} for entry, weight in zip(named, weights)]
 
 
 def assert_as_run(maker: Maker, recipe: dict[str, Any], out: Path) -> None:
-    """A recipe's candidate has the bits that a run writes."""
+    """Check that a recipe's candidate is bit-identical to the output of a run."""
     recipe = {"dtype": "bfloat16", **recipe}
     mergecore.run(recipe, out)
     with maker.candidate(Place(recipe), "candidate") as subject:
@@ -70,11 +70,11 @@ def assert_as_run(maker: Maker, recipe: dict[str, Any], out: Path) -> None:
             assert torch.equal(found[name], tensor.float()), (out.name, name)
 
 
-@pytest.mark.parametrize("method", [plugin.name for plugin in listed("methods")])
+@pytest.mark.parametrize("method", [plugin.name for plugin in list_plugins("methods")])
 def test_candidates_of_every_method_are_what_runs_write(
     maker: Maker, three: list[Path], tmp_path: Path, method: str
 ) -> None:
-    kind, (first, second) = load(find("methods", method)), SETTINGS[method]
+    kind, (first, second) = load_plugin(find_plugin("methods", method)), SETTINGS[method]
     based = kind.base is Base.REQUIRED
     models = three[1 : 1 + (kind.models[1] or 2) - (based and issubclass(kind, WeightMethod))]
     for number, (weights, given) in enumerate(zip(((0.2, 0.9), (1.0, 0.5), (0.2, 0.9)), (first, second, first))):
@@ -119,7 +119,7 @@ def test_no_weight_is_read_twice(
     density: Sequence[float],
     reading: Sequence[bool],
 ) -> None:
-    """Thinned task vectors are kept while all candidates thin alike, and whole ones from when they do not."""
+    """Thinned task vectors are kept while all candidates thin in the same way, and whole ones after that."""
     read, seen = SafetensorsReader.read, []
     monkeypatch.setattr(SafetensorsReader, "read", lambda *arguments: (seen.append(1), read(*arguments)))
     for number, value in enumerate(density):
@@ -147,7 +147,7 @@ def test_no_more_is_kept_than_there_is_room_for() -> None:
     for place in ("a", "b", "c", "a", "b", "c"):
         get(place, 0)
     assert made == ["a", "b", "c", "c"]
-    get("a", 1)  # in the place of the old one
+    get("a", 1)  # replaces the old one
     get("a", 1)
     assert made == ["a", "b", "c", "c", "a"]
     kept.limit(50)

@@ -1,4 +1,4 @@
-"""A search on a Ray cluster is the search of one process."""
+"""A search on a Ray cluster equals a search in one process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def test_a_cluster_finds_what_one_process_finds(
 ) -> None:
     from ray.cluster_utils import Cluster
 
-    monkeypatch.setenv("PYTHONPATH", str(target.folder))  # the evaluator, as if it were installed on the node
+    monkeypatch.setenv("PYTHONPATH", str(target.folder))  # the evaluator, as if installed on the node
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
     try:
         monkeypatch.setenv("RAY_ADDRESS", cluster.address)

@@ -1,1 +1,1 @@
-"""Writes recipes that stack layers of models."""
+"""Write recipes that stack layers of models."""

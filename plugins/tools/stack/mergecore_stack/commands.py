@@ -1,4 +1,4 @@
-"""The commands: mergecore stack shuffle and mergecore stack slices."""
+"""The commands `mergecore stack shuffle` and `mergecore stack slices`."""
 
 from __future__ import annotations
 
@@ -9,22 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mergecore.console import say, warn
-from mergecore.errors import InputError, printable
-from mergecore.options import ArchDirs
+from mergecore.api import InputError
+from mergecore.tooling import ArchDirs, check, load_file, printable, say, warn
 
 if TYPE_CHECKING:
     from mergecore_stack.drawing import Run
 
-app = typer.Typer(help="Write a recipe that stacks layers of models; it is printed, or written with --write.",
+app = typer.Typer(help="Print a recipe that stacks layers of models, or write it to a file with --write.",
                   no_args_is_help=True)  # fmt: skip
 
 Models = Annotated[list[str], typer.Argument(help="Model folders.", show_default=False)]
-Weights = Annotated[list[float], typer.Option("--weight", "-w", help="How often a model is drawn; one for each model.")]
-Module = Annotated[str, typer.Option("--module", help="The part to stack, of models that have several: text, vision.")]
-Dtype = Annotated[str, typer.Option("--dtype", help="Of the result, such as bfloat16; default: the models'.")]
+Weights = Annotated[list[float], typer.Option("--weight", "-w", help="Relative frequency of a model. Repeat for each.")]
+Module = Annotated[str, typer.Option("--module", help="The module to stack if there are several, such as text.")]
+Dtype = Annotated[str, typer.Option("--dtype", help="Dtype of the result, such as bfloat16. Default: unchanged.")]
 Write = Annotated[str, typer.Option("--write", help="Write the recipe to this new file instead of printing it.")]
-Seed = Annotated[int, typer.Option("--seed", help="Another seed, another stack.", min=0)]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of the random draws.", min=0)]
 
 CONFIG: dict[str, Any] = {
     "type": "object",
@@ -50,21 +49,21 @@ CONFIG: dict[str, Any] = {
         "lm_head_source": {"type": "string", "minLength": 1},
     },
 }
-"""What a file of slices may say: bakllama's keys."""
+"""Schema of a file of slices, with bakllama's keys."""
 
 
 @app.command()
 def shuffle(
     models: Models,
-    weight: Weights = [],  # noqa: B006  typer makes a new list each time
-    full_random: Annotated[bool, typer.Option("--full-random", help="Any layers in any order.")] = False,
+    weight: Weights = [],  # noqa: B006  typer creates a new list for every call
+    full_random: Annotated[bool, typer.Option("--full-random", help="Use any layers in any order.")] = False,
     seed: Seed = 0,
     module: Module = "",
     dtype: Dtype = "",
     write: Write = "",
     arch_dir: ArchDirs = [],  # noqa: B006
 ) -> None:
-    """Draw each layer from one of the models: by default every layer stays in its place."""
+    """Draw each layer at random from one of MODELS. By default, layers keep their positions."""
     from mergecore_stack import drawing, recipes
 
     weights = _weights(models, weight)
@@ -82,18 +81,18 @@ def shuffle(
 
 
 def _weights(models: list[str], given: list[float]) -> list[float]:
-    """One weight for each model.
+    """Return one weight per model.
 
     Raises:
-        InputError: there are not as many, one is below 0, or all are 0.
+        InputError: The numbers of weights and models differ, a weight is negative, or all are 0.
     """
     if len(models) < 2:
-        raise InputError("give two models or more to draw layers from")
+        raise InputError("provide at least two models to draw layers from")
     weights = given or [1.0] * len(models)
     if len(weights) != len(models):
-        raise InputError(f"--weight: {len(weights)} given for {len(models)} models; give one for each, in their order")
+        raise InputError(f"--weight: {len(weights)} given for {len(models)} models; pass one for each, in order")
     if not all(math.isfinite(item) and item >= 0 for item in weights) or not any(weights):
-        raise InputError("--weight: must be numbers of at least 0, not all 0")
+        raise InputError("--weight: must be nonnegative numbers that are not all 0")
     return weights
 
 
@@ -105,8 +104,7 @@ def slices(
     write: Write = "",
     arch_dir: ArchDirs = [],  # noqa: B006
 ) -> None:
-    """Stack slices of layers as CONFIG lists them: model, start, end and scale (bakllama's files)."""
-    from mergecore.documents import check, load_file
+    """Stack the slices of layers listed in CONFIG, with model, start, end, and scale (bakllama's format)."""
     from mergecore_stack import recipes
 
     place, _ = load_file(config)
@@ -122,20 +120,20 @@ def slices(
 
 
 def _runs(place: Any) -> tuple[list[str], list[Run]]:
-    """The models and slices of a file."""
+    """Return the models and slices in a file."""
     from mergecore_stack.drawing import Run
 
     items = place.value["layer_slices"]
     for item in place.child("layer_slices").elements():
         if item.value["start"] >= item.value["end"]:
-            raise item.child("end").error(f"must be above start, {item.value['start']}; the end is exclusive")
+            raise item.child("end").error(f"must be greater than start ({item.value['start']}); the end is exclusive")
     models = list(dict.fromkeys(item["model"] for item in items))
     for key, end in (("embedding_source", 0), ("lm_head_source", -1)):
         wanted, there = place.value.get(key), items[end]["model"]
         if wanted is not None and wanted != there:
             which = "first" if end == 0 else "last"
             raise place.child(key).error(
-                f"is {wanted!r}, but it comes with the {which} slice, from {there!r}; let that slice be {wanted!r}'s"
+                f"is {wanted!r}, but it must be {there!r}, the model of the {which} slice; change either one"
             )
     return models, [Run(models.index(i["model"]), i["start"], i["end"], i.get("scale")) for i in items]
 

@@ -1,4 +1,4 @@
-"""Draws which model each layer of a stack is from."""
+"""Draw the model that each layer of a stack comes from."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class Run:
-    """Layers `start` to `end` (exclusive) of a model, by its position; `scale` is of what their last matrix adds."""
+    """Layers `start` to `end` (exclusive) of a model, by its position. `scale` multiplies the output of their MLPs."""
 
     model: int
     start: int
@@ -18,14 +18,14 @@ class Run:
 
 
 def shuffled(layers: int, weights: Sequence[float], seed: int) -> list[Run]:
-    """Every layer in its place, each from a model drawn with these weights; neighbours of one model are one run."""
+    """Draw the model of each layer with these weights, keeping positions. Adjacent layers of a model form one run."""
     draw = random.Random(seed)
     models = draw.choices(range(len(weights)), weights, k=layers)
     return joined(Run(model, index, index + 1) for index, model in enumerate(models))
 
 
 def scattered(layers: int, weights: Sequence[float], seed: int) -> list[Run]:
-    """As many layers as one model has, from each its share by weight, any of its layers, in any order."""
+    """Draw as many layers as one model has: a share by weight from each model, in random order."""
     draw = random.Random(seed)
     runs = [
         Run(model, index, index + 1)
@@ -37,7 +37,7 @@ def scattered(layers: int, weights: Sequence[float], seed: int) -> list[Run]:
 
 
 def shares(total: int, weights: Sequence[float]) -> list[int]:
-    """Whole numbers in proportion to weights that add up to `total`; what is left goes to the largest remainders."""
+    """Split `total` into integers in proportion to weights, by the largest-remainder method."""
     exact = [total * weight / sum(weights) for weight in weights]
     counts = [int(share) for share in exact]
     order = sorted(range(len(weights)), key=lambda place: counts[place] - exact[place])
@@ -47,7 +47,7 @@ def shares(total: int, weights: Sequence[float]) -> list[int]:
 
 
 def joined(runs: Iterable[Run]) -> list[Run]:
-    """Runs with those that go on where the one before ends made one with it."""
+    """Join each run with the previous one if it continues it."""
     result: list[Run] = []
     for run in runs:
         last = result[-1] if result else None

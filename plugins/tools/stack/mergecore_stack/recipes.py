@@ -1,4 +1,4 @@
-"""Recipes of stacked layers: made as YAML, and planned before they are shown."""
+"""Build recipes of stacked layers as YAML, and plan them before they are shown."""
 
 from __future__ import annotations
 
@@ -6,27 +6,30 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mergecore.architecture import Architecture
-from mergecore.definitions import find, local_definitions
-from mergecore.documents import Place
-from mergecore.errors import InputError, RunError
-from mergecore.layouts import renamed
-from mergecore.planning import make_plan
-from mergecore.recipe import parse_recipe
-from mergecore.registry import Registry
-from mergecore.running import spare_memory
-from mergecore.sources import open_model
+from mergecore.api import InputError, RunError
+from mergecore.tooling import (
+    Architecture,
+    Place,
+    Registry,
+    find_architecture,
+    local_definitions,
+    make_plan,
+    memory_budget,
+    open_model,
+    parse_recipe,
+    rename_tensors,
+)
 from mergecore_stack.drawing import Run
 
 SCALED = "down_proj"
-"""Part of the name of the weight that a slice's scale is for: the last one of a layer."""
+"""Part of the name of the weight that a slice's scale applies to, which is the last one in a layer."""
 
 
 def layer_counts(models: Sequence[str], registry: Registry, module: str) -> tuple[Architecture, str | None, list[int]]:
-    """The first model's architecture, which of its modules is stacked (None: the only one), and each model's layers.
+    """Return the first model's architecture, the module to stack (None: the only one), and each model's layer count.
 
     Raises:
-        InputError: a model cannot be opened, has no layers, or it is not clear which module is meant.
+        InputError: A model cannot be opened or has no layers, or the module is ambiguous.
     """
     chosen: str | None = None
     first: Architecture | None = None
@@ -34,10 +37,10 @@ def layer_counts(models: Sequence[str], registry: Registry, module: str) -> tupl
     for model in models:
         checkpoint = open_model(model, registry)
         try:
-            architecture = find(checkpoint, registry, {})[0]
+            architecture = find_architecture(checkpoint, registry, {})[0]
             if first is None:
                 first, chosen = architecture, _module(architecture, model, module)
-            shown, _ = renamed(checkpoint, first)
+            shown, _ = rename_tensors(checkpoint, first)
             counts.append(first.modules[chosen or ""].layer_count(shown.config, model))
         finally:
             checkpoint.close()
@@ -48,18 +51,18 @@ def layer_counts(models: Sequence[str], registry: Registry, module: str) -> tupl
 def _module(architecture: Architecture, model: str, wanted: str) -> str:
     stacks = [name for name, module in architecture.modules.items() if module.layers_key]
     if wanted and wanted not in stacks:
-        raise InputError(f"--module: {architecture.name} has no layers in {wanted!r}; it has: {', '.join(stacks)}")
+        raise InputError(f"--module: {architecture.name} has no layers in {wanted!r}, only in: {', '.join(stacks)}")
     if not stacks:
-        raise InputError(f"{model}: {architecture.name} has no layers that can be told apart")
+        raise InputError(f"{model}: {architecture.name} has no known layers")
     if not wanted and len(stacks) > 1:
-        raise InputError(f"{model}: has layers in {', '.join(stacks)}; say which to stack with --module")
+        raise InputError(f"{model}: has layers in {', '.join(stacks)}; choose one with --module")
     return wanted or stacks[0]
 
 
 def recipe(
     models: Sequence[str], runs: Sequence[Run], architecture: Architecture, module: str | None, dtype: str
 ) -> Any:
-    """A passthrough recipe of these runs; other modules are the first model's."""
+    """Return a passthrough recipe of these runs. Other modules come from the first model."""
     slices = [{"sources": [_source(models[run.model], run)]} for run in runs]
     head: dict[str, Any] = {"merge_method": "passthrough"}
     if module is None:
@@ -80,18 +83,18 @@ def _source(model: str, run: Run) -> dict[str, Any]:
 
 
 def check(value: Any, registry: Registry) -> tuple[str, ...]:
-    """Plan a recipe; gives the plan's notes.
+    """Plan a recipe and return the plan's notes.
 
     Raises:
-        InputError: it cannot be planned.
+        InputError: The recipe cannot be planned.
     """
-    plan = make_plan(parse_recipe(Place(value), ""), registry, spare_memory())
+    plan = make_plan(parse_recipe(Place(value), ""), registry, memory_budget())
     plan.close()
     return plan.notes
 
 
 def as_yaml(value: Any, made_by: str) -> str:
-    """A recipe as YAML, with the command that made it above."""
+    """Return a recipe as YAML, with the command that created it at the top."""
     import yaml
 
     return f"# {made_by}\n{yaml.safe_dump(value, sort_keys=False, default_flow_style=None, width=120)}"
@@ -101,20 +104,20 @@ def write(path: Path, text: str) -> None:
     """Write a new file.
 
     Raises:
-        InputError: it is there already, or its folder is not.
-        RunError: it cannot be written.
+        InputError: The file exists already, or its folder does not exist.
+        RunError: The file cannot be written.
     """
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:
-        raise InputError(f"{path}: exists already; give another name") from None
+        raise InputError(f"{path}: already exists; choose another name") from None
     except FileNotFoundError:
-        raise InputError(f"{path}: there is no folder {path.absolute().parent}; make it first") from None
+        raise InputError(f"{path}: the folder {path.absolute().parent} does not exist; create it first") from None
     except OSError as error:
-        raise RunError(f"{path}: cannot be written: {error.strerror or error}") from None
+        raise RunError(f"{path}: cannot write the file: {error.strerror or error}") from None
 
 
 def make_registry(arch_dir: Sequence[Path], warn: Any) -> Registry:
-    """The plugins."""
+    """Return the registry of plugins, with local definitions."""
     return Registry(warn, local_definitions(arch_dir))

@@ -1,4 +1,4 @@
-"""stack writes recipes that plan, run and load, of the layers that were drawn or listed; what it refuses."""
+"""Tests of stack: its recipes plan, run, and load with the drawn or listed layers; rejected input."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import pytest
 import torch
 import transformers
 import yaml
-from llamas import write_model
 from mergecore_stack.drawing import Run, joined, scattered, shares, shuffled
-from refusing import Refused, check_refused, run
+from refused_commands import Refused, check_refused, run
 from safetensors.torch import load_file
-from tiny import Tiny
+from tiny_llamas import write_model
+from tiny_models import Tiny
 
 import mergecore
 
@@ -47,7 +47,7 @@ def test_shares_add_up() -> None:
         assert all(abs(count - total * weight / sum(weights)) < 1 for count, weight in zip(counts, weights))
 
 
-def test_neighbours_are_joined() -> None:
+def test_neighbors_are_joined() -> None:
     assert joined([Run(0, 0, 1), Run(0, 1, 3), Run(1, 3, 4), Run(0, 4, 5)]) == [
         Run(0, 0, 3),
         Run(1, 3, 4),
@@ -113,7 +113,7 @@ def test_the_part_to_stack_is_named_where_there_are_several(tmp_path: Path, monk
     model.build().save_pretrained(tmp_path / "b")
     monkeypatch.chdir(tmp_path)
     status, _, err = run(["stack", "shuffle", "a", "b"], monkeypatch, capfd)
-    assert status == 2 and "say which to stack with --module" in err
+    assert status == 2 and "choose one with --module" in err
     part = err.split("has layers in ")[1].split(",")[0]
     status, text, err = run(["stack", "shuffle", "a", "b", "--module", part], monkeypatch, capfd)
     assert status == 0, err
@@ -126,7 +126,7 @@ FILES = {
     "list.yml": GOOD,
     "nothing.yml": "layer_slices: []\n",
     "unknown.yml": f"layer_slicse:\n{GOOD}",
-    "more.yml": f"layer_slices:\n{GOOD}colour: blue\n",
+    "more.yml": f"layer_slices:\n{GOOD}color: blue\n",
     "negative.yml": "layer_slices:\n- {model: a, start: -1, end: 2}\n",
     "reversed.yml": "layer_slices:\n- {model: a, start: 2, end: 1}\n",
     "beyond.yml": "layer_slices:\n- {model: a, start: 0, end: 9}\n",
@@ -144,46 +144,46 @@ FILES = {
 }
 REFUSED = {
     "no model": Refused("stack shuffle", "Missing argument"),
-    "one model": Refused("stack shuffle a", "give two models or more"),
-    "no such model": Refused("stack shuffle a c", "c: there is no such folder"),
+    "one model": Refused("stack shuffle a", "provide at least two models"),
+    "no such model": Refused("stack shuffle a c", "c: no such folder"),
     "too few weights": Refused("stack shuffle a b -w 1", "--weight: 1 given for 2 models"),
-    "a weight below zero": Refused("stack shuffle a b -w 1 -w -1", "must be numbers of at least 0"),
-    "all weights zero": Refused("stack shuffle a b -w 0 -w 0", "not all 0"),
-    "a weight that is no number": Refused("stack shuffle a b -w 1 -w nan", "must be numbers of at least 0"),
+    "a weight below zero": Refused("stack shuffle a b -w 1 -w -1", "must be nonnegative numbers"),
+    "all weights zero": Refused("stack shuffle a b -w 0 -w 0", "that are not all 0"),
+    "a weight that is no number": Refused("stack shuffle a b -w 1 -w nan", "must be nonnegative numbers"),
     "a weight in words": Refused("stack shuffle a b -w much -w 1", "--weight"),
     "other depths": Refused("stack shuffle a deep", "the same number of layers, not a: 2, deep: 3"),
     "other shapes": Refused("stack shuffle a wide --seed 1", "differ"),
-    "an unknown module": Refused("stack shuffle a b --module text", "has no layers in 'text'; it has: default"),
+    "an unknown module": Refused("stack shuffle a b --module text", "has no layers in 'text', only in: default"),
     "a dtype misspelt": Refused("stack shuffle a b --dtype bflaot16", "did you mean 'bfloat16'?"),
     "a seed below zero": Refused("stack shuffle a b --seed -1", "--seed"),
-    "a recipe that is there": Refused("stack shuffle a b --write good.yml", "good.yml: exists already"),
-    "a recipe in no folder": Refused("stack shuffle a b --write no/r.yml", "there is no folder"),
-    "a file for a model": Refused("stack shuffle a good.yml", "good.yml: there is no such folder"),
-    "a model without files": Refused("stack shuffle a empty", "config.json: there is no such file; fetch the whole"),
+    "a recipe that is there": Refused("stack shuffle a b --write good.yml", "good.yml: already exists"),
+    "a recipe in no folder": Refused("stack shuffle a b --write no/r.yml", "does not exist; create it first"),
+    "a file for a model": Refused("stack shuffle a good.yml", "good.yml: no such folder"),
+    "a model without files": Refused("stack shuffle a empty", "config.json: no such file; download the complete"),
     "a seed in words": Refused("stack shuffle a b --seed one", "Invalid value for '--seed'"),
-    "a recipe that is a folder": Refused("stack shuffle a b --write a", "a: exists already; give another name"),
+    "a recipe that is a folder": Refused("stack shuffle a b --write a", "a: already exists; choose another name"),
     "an unknown option": Refused("stack shuffle a b --sed 1", "No such option: --sed|No such option '--sed'"),
     "an unknown command": Refused("stack shufle a b", "No such command 'shufle'"),
-    "no such file": Refused("stack slices nowhere.yml", "nowhere.yml: there is no such file"),
+    "no such file": Refused("stack slices nowhere.yml", "nowhere.yml: no such file"),
     "a list": Refused("stack slices list.yml", "must be a mapping"),
     "no slices": Refused("stack slices nothing.yml", "layer_slices: must not be empty"),
     "slices misspelt": Refused("stack slices unknown.yml", "unknown.yml:1: 'layer_slices' is missing"),
-    "a key of its own": Refused("stack slices more.yml", "unknown key 'colour'"),
+    "a key of its own": Refused("stack slices more.yml", "unknown key 'color'"),
     "a layer below zero": Refused("stack slices negative.yml", "must be at least 0, not -1"),
-    "layers reversed": Refused("stack slices reversed.yml", "reversed.yml:2: layer_slices[0].end: must be above start"),
+    "layers reversed": Refused("stack slices reversed.yml", "reversed.yml:2: layer_slices[0].end: must be greater"),
     "layers beyond the model": Refused("stack slices beyond.yml", "a has 2 layers, not 9"),
     "a scale in words": Refused("stack slices scale.yml", "must be a number, not 'much'"),
-    "another model's head": Refused("stack slices head.yml", "it comes with the last slice, from 'a'"),
-    "another model's embedding": Refused("stack slices embedding.yml", "it comes with the first slice, from 'a'"),
-    "a slice of nobody": Refused("stack slices nobody.yml", "c: there is no such folder"),
+    "another model's head": Refused("stack slices head.yml", "it must be 'a', the model of the last slice"),
+    "another model's embedding": Refused("stack slices embedding.yml", "it must be 'a', the model of the first slice"),
+    "a slice of nobody": Refused("stack slices nobody.yml", "c: no such folder"),
     "no slices file": Refused("stack slices", "Missing argument 'config'|Missing argument 'CONFIG'"),
     "no YAML": Refused("stack slices bracket.yml", "bracket.yml:2: this is not valid YAML"),
-    "an empty file": Refused("stack slices blank.yml", "blank.yml: is empty"),
+    "an empty file": Refused("stack slices blank.yml", "blank.yml: the file is empty"),
     "a model for a file": Refused("stack slices a", "a: cannot be read as text"),
     "a slice without end": Refused("stack slices endless.yml", "endless.yml:2: layer_slices[0]: 'end' is missing"),
     "a layer in words": Refused("stack slices words.yml", "start: must be a whole number, not 'first'"),
     "a key of a slice": Refused("stack slices odd.yml", "unknown key 'sclae'; did you mean 'scale'?"),
-    "other vocabularies": Refused("stack slices mixed.yml", "their vocabularies differ, so say which one"),
+    "other vocabularies": Refused("stack slices mixed.yml", "their vocabularies differ, so choose one"),
 }
 
 

@@ -1,1 +1,1 @@
-"""Gives a model the tokenizer of another."""
+"""Give a model the tokenizer of another model."""

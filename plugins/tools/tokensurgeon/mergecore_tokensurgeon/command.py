@@ -1,4 +1,4 @@
-"""`mergecore tokensurgeon`: a model with another model's tokenizer."""
+"""`mergecore tokensurgeon`, which gives a model another model's tokenizer."""
 
 from __future__ import annotations
 
@@ -8,13 +8,27 @@ from typing import Annotated
 
 import typer
 
-from mergecore.console import warn
-from mergecore.options import ArchDirs, AsJson, Force, Memory, ModelPath, Out, Quiet, size
+from mergecore.tooling import (
+    ArchDirs,
+    AsJson,
+    Force,
+    Memory,
+    ModelPath,
+    Out,
+    Quiet,
+    Registry,
+    ShardSize,
+    Workers,
+    local_definitions,
+    run_options,
+    run_with_progress,
+    warn,
+)
 from mergecore_tokensurgeon.settings import Pieces, Settings, Weights, Where
 
 
 class Way(str, Enum):
-    """The names in `approximations.METHODS`, which is not imported for a help text."""
+    """The names in `approximations.METHODS`, repeated here so that a help text does not import it."""
 
     omp = "omp"
     common_interpolation = "common_interpolation"
@@ -30,59 +44,50 @@ class Way(str, Enum):
 
 def tokensurgeon(
     model: ModelPath,
-    donor: Annotated[str, typer.Argument(help="The model whose tokenizer it gets.", show_default=False)],
+    donor: Annotated[str, typer.Argument(help="The model that supplies the tokenizer.", show_default=False)],
     out: Out,
     method: Annotated[
-        Way, typer.Option("--method", "-a", help="How rows are made for tokens that MODEL lacks.")
+        Way, typer.Option("--method", "-a", help="How to create rows for tokens that MODEL does not have.")
     ] = Way.omp,
-    k: Annotated[int, typer.Option("-k", "--k", help="Shared tokens that a row is made of.", min=1)] = 64,
+    k: Annotated[int, typer.Option("-k", "--k", help="Number of shared tokens to build a row from.", min=1)] = 64,
     cosine: Annotated[
-        bool, typer.Option("--cosine", "-c", help="common_interpolation: neighbours by angle, not by distance.")
+        bool, typer.Option("--cosine", "-c", help="common_interpolation: find neighbors by angle instead of distance.")
     ] = False,
     weights: Annotated[
-        Weights, typer.Option("--weights", "-w", help="common_interpolation: how neighbours are weighed.")
+        Weights, typer.Option("--weights", "-w", help="common_interpolation: how to weight the neighbors.")
     ] = Weights.distance_proportional,
     pieces: Annotated[
-        Pieces, typer.Option("--pieces", "-s", help="subword: what is made of the rows of a token's pieces.")
+        Pieces, typer.Option("--pieces", "-s", help="subword: how to combine the rows of a token's pieces.")
     ] = Pieces.mean,
     prefix_match: Annotated[
-        Where, typer.Option("--prefix-match", help="Take the row of the longest token that a new one begins with.")
+        Where, typer.Option("--prefix-match", help="Use the row of the longest token that a new one starts with.")
     ] = Where.no,
     byte_match: Annotated[
-        Where, typer.Option("--byte-match", help="Take the row of a byte token for its character, and the reverse.")
+        Where, typer.Option("--byte-match", help="Use the row of a byte token for its character, and vice versa.")
     ] = Where.no,
-    magikarp: Annotated[bool, typer.Option("--magikarp", help="Leave out rows that look untrained.")] = False,
+    magikarp: Annotated[bool, typer.Option("--magikarp", help="Ignore rows that look untrained.")] = False,
     shrink: Annotated[
-        float, typer.Option(help="Part of the way that made rows go to the mean of MODEL's rows.", min=0, max=1)
+        float, typer.Option(help="How far to move new rows toward the mean of MODEL's rows, from 0 to 1.", min=0, max=1)
     ] = 0.0,
-    noise: Annotated[float, typer.Option(help="Standard deviation of noise on made rows.", min=0)] = 0.0,
-    scale: Annotated[float, typer.Option(help="Factor of made rows.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Of random numbers.")] = 0,
+    noise: Annotated[float, typer.Option(help="Standard deviation of noise added to new rows.", min=0)] = 0.0,
+    scale: Annotated[float, typer.Option(help="Factor of new rows.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Seed of the random numbers.")] = 0,
     memory: Memory = "",
-    arch_dir: ArchDirs = [],  # noqa: B006  typer makes a new list each time
-    workers: Annotated[int, typer.Option(help="Threads; default: one for each core.", min=0)] = 0,
-    shard_size: Annotated[str, typer.Option(help="Largest weight file.")] = "5GB",
+    arch_dir: ArchDirs = [],  # noqa: B006  typer creates a new list for every call
+    workers: Workers = 0,
+    shard_size: ShardSize = "",
     force: Force = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Give MODEL the tokenizer of DONOR, in the folder OUT; rows of tokens that both have stay as they are."""
+    """Give MODEL the tokenizer of DONOR and write the result to OUT. Rows of shared tokens do not change."""
     settings = Settings(
         method.value, k, cosine, weights, pieces, prefix_match, byte_match, magikarp, shrink, noise, scale, seed
     )
-    from mergecore import running
-    from mergecore.attended import run_attended
-    from mergecore.definitions import local_definitions
-    from mergecore.registry import Registry
     from mergecore_tokensurgeon.memory import check
     from mergecore_tokensurgeon.transplant import make_transplant
 
-    options = running.Options(
-        memory=size(memory, "--memory") if memory else running.spare_memory(),
-        workers=workers or running.available_cores(),
-        shard_bytes=size(shard_size, "--shard-size"),
-        force=force,
-    )
+    options = run_options(memory, workers, shard_size, force=force)
     registry = Registry(warn, local_definitions(arch_dir))
     line = _line(model, donor, settings)
     plan, tables = make_transplant(model, donor, settings, registry, options.workers, line)
@@ -92,11 +97,11 @@ def tokensurgeon(
     except BaseException:
         plan.close()
         raise
-    run_attended(plan, out, registry, options, quiet=quiet, as_json=as_json)
+    run_with_progress(plan, out, registry, options, quiet=quiet, as_json=as_json)
 
 
 def _line(model: str, donor: str, settings: Settings) -> str:
-    """What to type after ``mergecore`` for the same result, OUT left to fill in."""
+    """Return the arguments of ``mergecore`` that reproduce the result, with OUT as a placeholder."""
     words = ["tokensurgeon", model, donor, "OUT"]
     for name, value in vars(settings).items():
         option, text = f"--{name.replace('_', '-')}", getattr(value, "value", value)

@@ -1,4 +1,4 @@
-"""What this processor is quick at."""
+"""The capabilities of this processor."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @cache
 def screening_dtype() -> torch.dtype:
-    """The dtype to multiply large matrices in where three digits are enough: bfloat16 where the processor has it."""
+    """Return the dtype for large matrix products with three-digit precision: bfloat16 if the processor supports it."""
     import torch
 
     able = getattr(torch.cpu, "get_capabilities", dict)()

@@ -1,4 +1,4 @@
-"""What tokens stand for, whatever their tokenizer's way to write them, and which tokens of two vocabularies agree."""
+"""Tokenizer-independent meanings of tokens, and matches between the tokens of two vocabularies."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     Rows = NDArray[np.int64]
 
 Meaning = bytes | int
-"""The bytes of a token's text, a word's start being a space; or the number of a byte token such as ``<0x0A>``."""
+"""The bytes of a token's text, with a space at the start of a word, or the value of a byte token like ``<0x0A>``."""
 
 ROLES = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token")
 BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 LIMIT = 10**7
-"""Bytes that a tokenizer's settings may have."""
+"""Maximum size of a tokenizer's settings in bytes."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class Tokens:
     """A model's vocabulary.
 
     Attributes:
-        folder: the model's.
-        numbers: of every token.
-        rows: how many its tables have; tokens with higher numbers have none.
+        folder: Folder of the model.
+        numbers: ID of every token.
+        rows: Number of rows in its tables. Tokens with higher IDs have no row.
     """
 
     folder: Path
@@ -43,14 +43,14 @@ class Tokens:
 
     @cached_property
     def meanings(self) -> Mapping[int, Meaning]:
-        """By row, in order."""
+        """Meaning by row, in order."""
         style = _style(self.numbers)
         items = sorted((number, token) for token, number in self.numbers.items() if number < self.rows)
         return {number: _meaning(token, style) for number, token in items}
 
     @cached_property
     def by_meaning(self) -> Mapping[Meaning, int]:
-        """The first row of each meaning."""
+        """First row of each meaning."""
         found: dict[Meaning, int] = {}
         for number, meaning in self.meanings.items():
             found.setdefault(meaning, number)
@@ -58,21 +58,21 @@ class Tokens:
 
     @cached_property
     def roles(self) -> Mapping[str, int]:
-        """The rows of the tokens that the tokenizer's settings give a role."""
+        """Rows of the tokens that have a role in the tokenizer's settings."""
         named: dict[str, Any] = {}
         for file in ("special_tokens_map.json", "tokenizer_config.json"):
             path = self.folder / file
             try:
                 named |= json.loads(read_text(path, LIMIT)) if path.is_file() else {}
             except (ValueError, TypeError, RecursionError):
-                raise ModelError(f"{path}: is not a tokenizer's settings in JSON; fetch it again") from None
+                raise ModelError(f"{path}: does not contain tokenizer settings in JSON; download it again") from None
         texts = {role: value["content"] if isinstance(value := named.get(role), dict) else value for role in ROLES}
         numbers = {role: self.numbers.get(text, self.rows) for role, text in texts.items() if isinstance(text, str)}
         return {role: number for role, number in numbers.items() if number < self.rows}
 
 
 def same(model: Tokens, donor: Tokens, size: int) -> Rows:
-    """For each of `size` rows of the donor's vocabulary, the model's row with the same meaning or role; -1: none."""
+    """Return the model's row with the same meaning or role for each of `size` donor rows, or -1 if there is none."""
     import numpy as np
 
     found = np.full(size, -1, np.int64)
@@ -81,21 +81,21 @@ def same(model: Tokens, donor: Tokens, size: int) -> Rows:
     for role, number in donor.roles.items():
         if found[number] < 0:
             found[number] = model.roles.get(role, -1)
-    if model.numbers == donor.numbers:  # then rows that no token has mean the same too
+    if model.numbers == donor.numbers:  # then rows without a token match too
         spare = np.setdiff1d(np.arange(min(size, model.rows)), list(donor.meanings))
         found[spare] = spare
     return found
 
 
 def byte_row(model: Tokens, meaning: Meaning) -> int:
-    """The model's row of the byte that a token of one byte stands for, in the other way of writing it; -1: none."""
+    """Return the model's row for the other spelling of a one-byte token, or -1 if there is none."""
     if isinstance(meaning, int):
         return model.by_meaning.get(bytes([meaning]), -1)
     return model.by_meaning.get(meaning[0], -1) if len(meaning) == 1 else -1
 
 
 def prefix_row(model: Tokens, meaning: Meaning) -> int:
-    """The model's row of the longest text that a token begins with and that is not blank; -1: none."""
+    """Return the model's row for the longest nonblank prefix of a token, or -1 if there is none."""
     if isinstance(meaning, int):
         return -1
     starts = (meaning[:end] for end in range(len(meaning) - 1, 0, -1))
@@ -103,12 +103,12 @@ def prefix_row(model: Tokens, meaning: Meaning) -> int:
 
 
 def text(meaning: Meaning) -> str:
-    """The text that a token stands for, as far as its bytes are whole characters."""
+    """Return the text of a token, ignoring incomplete characters."""
     return (bytes([meaning]) if isinstance(meaning, int) else meaning).decode("utf-8", errors="ignore")
 
 
 def _style(numbers: Mapping[str, int]) -> str:
-    """What most tokens begin with that say where words start or go on: Ġ, ▁ or ##; empty: none do."""
+    """Return the most common marker of word starts or continuations (Ġ, ▁, or ##), or empty if there is none."""
     counts = {mark: sum(token.startswith(mark) for token in numbers) for mark in ("Ġ", "▁", "##")}
     best = max(counts, key=counts.__getitem__)
     return best if counts[best] else ""
@@ -131,7 +131,7 @@ def _meaning(token: str, style: str) -> Meaning:
 
 @cache
 def _alphabet() -> Mapping[str, int]:
-    """The characters that byte-level tokenizers (GPT-2) write bytes with: printable ones are themselves."""
+    """Return the byte for each character in the byte-level alphabet of GPT-2. Printable bytes map to themselves."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
     return {**{chr(byte): byte for byte in printable}, **{chr(256 + n): byte for n, byte in enumerate(others)}}

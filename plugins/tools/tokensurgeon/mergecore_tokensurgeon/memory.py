@@ -1,4 +1,4 @@
-"""What a transplant holds in memory at one time, and the refusal where that is more than is allowed."""
+"""Estimate the peak memory of a transplant, and reject it if it exceeds the limit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mergecore_tokensurgeon.tables import BATCH, Table
 
 
 def needed(table: Table, settings: Settings, workers: int) -> int:
-    """Bytes: both tables as stored, the shared rows in float32 and in half of it for screening, and batches in work."""
+    """Return bytes for both stored tables, the shared rows in float32 and half precision, and batches in progress."""
     if table.donor is None or not len(table.made):
         return table.model.info.nbytes
     shared = int((table.source >= 0).sum())
@@ -22,14 +22,14 @@ def needed(table: Table, settings: Settings, workers: int) -> int:
 
 
 def check(tables: Mapping[str, Table], settings: Settings, workers: int, memory: int) -> None:
-    """Refuse a transplant whose tables do not fit; an embedding and a head are made at the same time.
+    """Reject a transplant whose tables do not fit in memory. The embedding and the head are computed at the same time.
 
     Raises:
-        InputError: it says how much to allow.
+        InputError: The tables do not fit. The message says how much memory to allow.
     """
     total = sum(needed(table, settings, workers) for table in tables.values())
     if total > memory:
         raise InputError(
-            f"{', '.join(tables)}: their rows and those of the donor take {total / 1e6:.0f} MB at one time, more than"
-            f" the {memory / 1e6:.0f} MB allowed; give --memory {total // 10**6 + 1}MB"
+            f"{', '.join(tables)}: their rows and those of the donor need {total / 1e6:.0f} MB of memory, more than"
+            f" the {memory / 1e6:.0f} MB allowed; pass --memory {total // 10**6 + 1}MB"
         )

@@ -1,4 +1,4 @@
-"""Orthogonal matching pursuit of many vectors at once over one dictionary."""
+"""Orthogonal matching pursuit for many vectors at once with one dictionary."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CANDIDATES = 8
-"""Atoms that the screening leaves to be compared in float32."""
+"""Number of atoms per vector that pass the screening and are compared in float32."""
 BLOCK = 256
-"""Atoms that the screening looks at together: first the best blocks are found, then the best atoms of those."""
+"""Number of atoms in a screening block. The screening first finds the best blocks, then the best atoms in them."""
 NEGLIGIBLE = 1e-5
-"""Share of a vector's length below which what is left of it is rounding error."""
+"""Residuals below this share of a vector's norm are rounding errors."""
 
 
 class Dictionary:
-    """Atoms to make vectors from: a float32 matrix of shape (atoms, dimensions), not normalised."""
+    """Atoms to build vectors from: a float32 matrix of shape (atoms, dimensions), not normalized."""
 
     def __init__(self, atoms: Tensor) -> None:
         import torch
 
         self.atoms = atoms
-        # Zeros up to a whole number of blocks.
+        # Pad with zeros to a whole number of blocks.
         self._screen = torch.zeros(-(-len(atoms) // BLOCK) * BLOCK, atoms.shape[1], dtype=screening_dtype())
         self._screen[: len(atoms)] = atoms
 
@@ -32,9 +32,9 @@ class Dictionary:
         return len(self.atoms)
 
     def best(self, residual: Tensor, tried: Tensor) -> Tensor:
-        """The atom with the largest |⟨residual, atom⟩| among those not tried: (vectors,) numbers.
+        """Return the index of the untried atom with the largest |⟨residual, atom⟩|, of shape (vectors,).
 
-        The product with all atoms is made in `screening_dtype`, its few best results again in float32.
+        The product with all atoms is computed in `screening_dtype`, and the few best ones again in float32.
         """
         import torch
 
@@ -53,16 +53,16 @@ class Dictionary:
 def pursue(dictionary: Dictionary, vectors: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Write each vector as a sum of `count` atoms, picked greedily (orthogonal matching pursuit, Pati et al. 1993).
 
-    Each step picks the atom with the largest |⟨residual, atom⟩|; the residual is the vector less its projection on all
-    atoms picked so far, which an orthonormal basis of them gives.
+    Each step picks the atom with the largest |⟨residual, atom⟩|. The residual is the vector minus its projection onto
+    all atoms picked so far, computed with an orthonormal basis.
 
     Args:
-        dictionary: the atoms.
-        vectors: float32 (vectors, dimensions).
-        count: atoms to pick at most.
+        dictionary: The atoms.
+        vectors: Float32 tensor of shape (vectors, dimensions).
+        count: Maximum number of atoms to pick.
 
     Returns:
-        The atoms' numbers, and their least-squares coefficients, 0 where fewer are enough: both (vectors, count).
+        The indices of the atoms and their least-squares coefficients (0 if fewer suffice), both (vectors, count).
     """
     import torch
 
@@ -74,7 +74,7 @@ def pursue(dictionary: Dictionary, vectors: Tensor, count: int) -> tuple[Tensor,
     for step in range(count):
         picked[:, step] = best = dictionary.best(residual, picked[:, :step])
         atom = dictionary.atoms[best]
-        new = _without(_without(atom, basis[:, :step]), basis[:, :step])  # twice is enough
+        new = _without(_without(atom, basis[:, :step]), basis[:, :step])  # twice is enough for orthogonality
         length = new.norm(dim=1)
         used[:, step] = (length > NEGLIGIBLE**0.5 * atom.norm(dim=1)) & (residual.norm(dim=1) > floor)
         basis[:, step] = new / length.clamp(min=torch.finfo(new.dtype).tiny)[:, None] * used[:, step, None]
@@ -83,7 +83,7 @@ def pursue(dictionary: Dictionary, vectors: Tensor, count: int) -> tuple[Tensor,
 
 
 def _without(vectors: Tensor, basis: Tensor) -> Tensor:
-    """Each vector less its projection on its own orthonormal basis (vectors, basis, dimensions)."""
+    """Return each vector minus its projection onto its own orthonormal basis (vectors, basis, dimensions)."""
     import torch
 
     coordinates = torch.bmm(basis, vectors[..., None]).transpose(1, 2)
@@ -91,7 +91,7 @@ def _without(vectors: Tensor, basis: Tensor) -> Tensor:
 
 
 def _coefficients(atoms: Tensor, basis: Tensor, vectors: Tensor, used: Tensor) -> Tensor:
-    """Back-substitution in R c = Qᵀ x, where the atoms are Q R; an atom that is not used has the coefficient 0."""
+    """Solve R c = Qᵀ x by back substitution, where the atoms are Q R. Unused atoms have the coefficient 0."""
     import torch
 
     triangle = torch.bmm(basis, (atoms * used[..., None]).transpose(1, 2)).triu_()

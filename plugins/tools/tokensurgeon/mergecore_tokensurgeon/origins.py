@@ -1,4 +1,4 @@
-"""Where each row of the output's tables comes from: a row of the model, zeros, or one to be made."""
+"""Determine where each row of the output's tables comes from: a row of the model, zeros, or a new row."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Origins:
-    """The tokens of both sides, and how many rows the output has.
+    """The tokens of both sides, and the number of rows in the output.
 
     Attributes:
-        model, donor: both models.
-        ours, theirs: their tokens.
-        size: rows of the output.
-        settings: what the user chose.
+        model, donor: Both models.
+        ours, theirs: Their tokens.
+        size: Number of rows in the output.
+        settings: The user's choices.
     """
 
     model: Side
@@ -43,12 +43,12 @@ class Origins:
 
     @cached_property
     def same(self) -> Ints:
-        """For each output row, the model's row with the same meaning; -1: none."""
+        """The model's row with the same meaning for each output row, or -1 if there is none."""
         return meanings.same(self.ours, self.theirs, self.size)
 
     @cached_property
     def _trained(self) -> tuple[Mask, Mask]:
-        """Which of these pairs look trained in the model, and in the donor; all, unless the user asked for a look."""
+        """Which of these pairs look trained in the model and in the donor. All, unless `magikarp` is set."""
         if not self.settings.magikarp:
             return (self.same >= 0, np.ones(self.size, bool))
         ours, theirs = (
@@ -60,13 +60,13 @@ class Origins:
 
     @cached_property
     def shared(self) -> Ints:
-        """As `same`, without pairs one of which looks untrained: these rows are kept, and others made of them."""
+        """Like `same`, without untrained-looking pairs. These rows are kept, and new rows are built from them."""
         ours, theirs = self._trained
         tokens = np.isin(np.arange(self.size), list(self.theirs.meanings))
         return np.where((ours & theirs) | ~tokens, self.same, ZERO)
 
     def table(self, head: bool) -> Ints:
-        """The model's row for each row of the head or the embedding, `ZERO` or `MADE`."""
+        """Return the model's row, `ZERO`, or `MADE` for each row of the head or the embedding."""
         source = self.shared.copy()
         ours, theirs = self._trained
         rows = self.donor.matrix(head).info.shape[0]
@@ -82,7 +82,7 @@ class Origins:
         return source
 
     def counts(self, source: Ints) -> Mapping[str, int]:
-        """How many tokens' rows are kept, taken of bytes or prefixes, made and zero."""
+        """Count the rows that are kept, matched by byte or prefix, newly made, and zero."""
         rows = source[list(self.theirs.meanings)]
         kept = int((self.shared[list(self.theirs.meanings)] >= 0).sum())
         return {

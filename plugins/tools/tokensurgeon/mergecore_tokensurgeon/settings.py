@@ -1,4 +1,4 @@
-"""What the user chose for a transplant."""
+"""The user's choices for a transplant."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import math
 from dataclasses import dataclass
 from enum import Enum
 
-from mergecore.errors import InputError
+from mergecore.api import InputError
 
 
 class Where(str, Enum):
-    """The tables that a way of matching is used for."""
+    """The tables that a kind of matching applies to."""
 
     no = "no"
     yes = "yes"
@@ -18,12 +18,12 @@ class Where(str, Enum):
     lm_head = "lm_head"
 
     def covers(self, head: bool) -> bool:
-        """Whether it is used for the head, or else for the embedding."""
+        """Return whether it applies to the head if `head` is true, or else to the embedding."""
         return self is Where.yes or self is (Where.lm_head if head else Where.embed)
 
 
 class Weights(str, Enum):
-    """How `common_interpolation` weighs the neighbours."""
+    """How `common_interpolation` weights the neighbors."""
 
     distance_proportional = "distance_proportional"
     barycentric = "barycentric"
@@ -31,7 +31,7 @@ class Weights(str, Enum):
 
 
 class Pieces(str, Enum):
-    """How `subword` makes one row of a token's pieces."""
+    """How `subword` combines the rows of a token's pieces."""
 
     mean = "mean"
     sum = "sum"
@@ -41,20 +41,20 @@ class Pieces(str, Enum):
 
 @dataclass(frozen=True)
 class Settings:
-    """What the user chose.
+    """The user's choices.
 
     Attributes:
-        method: how rows are made for tokens that the model lacks; a key of `approximations.METHODS`.
-        k: shared tokens that a row is made of.
-        cosine: whether neighbours are near by angle, not by distance.
-        weights: of the neighbours.
-        pieces: of a token's text in the model's own tokenizer.
-        prefix_match, byte_match: tables in which tokens may take the row of a prefix, or of a byte.
-        magikarp: whether rows that look untrained are left out.
-        shrink: part of the way that each made row goes to the mean of the model's rows.
-        noise: standard deviation of what is added to each made row.
-        scale: what each made row is multiplied by.
-        seed: of random numbers.
+        method: How to create rows for tokens that the model does not have. A key of `approximations.METHODS`.
+        k: Number of shared tokens to build a row from.
+        cosine: Whether to find neighbors by angle instead of distance.
+        weights: How to weight the neighbors.
+        pieces: How to combine the rows of a token's pieces in the model's tokenizer.
+        prefix_match, byte_match: Tables in which tokens can use the row of a prefix, or of a byte.
+        magikarp: Whether to ignore rows that look untrained.
+        shrink: How far to move each new row toward the mean of the model's rows, from 0 to 1.
+        noise: Standard deviation of the noise added to each new row.
+        scale: Factor of each new row.
+        seed: Seed of the random numbers.
     """
 
     method: str = "omp"

@@ -1,4 +1,4 @@
-"""The model and the donor: their tables with one row a token, and their tokens."""
+"""The model and the donor, with their tables that have one row per token."""
 
 from __future__ import annotations
 
@@ -7,19 +7,24 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from mergecore.api import FLOATS, ModelError
-from mergecore.architecture import Architecture, Weight
-from mergecore.config import TIES, get_key
-from mergecore.definitions import fit
-from mergecore.matching import stored
-from mergecore.recipe import Recipe
-from mergecore.registry import Registry
-from mergecore.sources import Checkpoint, open_model
+from mergecore.tooling import (
+    Architecture,
+    Checkpoint,
+    Recipe,
+    Registry,
+    Weight,
+    fit_checkpoints,
+    is_tied,
+    open_model,
+    recipe_definitions,
+    stored_name,
+)
 from mergecore_tokensurgeon.tables import Stored
 
 
 @dataclass(frozen=True)
 class Side:
-    """A model's weights, what it is, and what the user should know of that."""
+    """A model's weights, architecture, and notes for the user."""
 
     checkpoint: Checkpoint
     architecture: Architecture
@@ -27,30 +32,30 @@ class Side:
 
     @cached_property
     def tables(self) -> Mapping[str, Weight]:
-        """The weights that have one row a token, by their names in the checkpoint."""
+        """Weights with one row per token, by their names in the checkpoint."""
         weights = self.architecture.weights(self.checkpoint.config, self.checkpoint.reference)
-        found = {stored(self.checkpoint, item): item for item in weights if item.vocabulary_axis is not None}
+        found = {stored_name(self.checkpoint, item): item for item in weights if item.vocabulary_axis is not None}
         return {name: item for name, item in found.items() if name is not None}
 
     @cached_property
     def tied(self) -> bool:
-        """Whether its config says that the head is the embedding, even where both are stored."""
-        return any(get_key(self.checkpoint.config, key) is True for key in TIES)
+        """Whether the config ties the head to the embedding, even if both are stored."""
+        return is_tied(self.checkpoint.config)
 
     @property
     def rows(self) -> int:
         return self.matrix(False).info.shape[0]
 
     def is_head(self, name: str) -> bool:
-        """Whether a table is at the model's end and is not the embedding again."""
+        """Return whether a table is the head and not tied to the embedding."""
         after = {weight.name for module in self.architecture.modules.values() for weight in module.after}
         return self.tables[name].name in after and not self.tied
 
     def matrix(self, head: bool) -> Stored:
-        """The embedding, or the head; where there is none apart, the embedding is it.
+        """Return the embedding or the head. Without a separate head, the embedding serves as the head.
 
         Raises:
-            ModelError: it has none, or several.
+            ModelError: There is none, or there are several.
         """
         matrices = [name for name in self.tables if len(self.checkpoint.tensors[name].shape) == 2]
         wanted = [name for name in matrices if self.is_head(name) is head]
@@ -60,19 +65,21 @@ class Side:
             return self.matrix(False)
         if len(wanted) != 1:
             what = f"several {'heads' if head else 'embeddings'} ({', '.join(wanted)})" if wanted else "no embedding"
-            raise ModelError(f"{self.checkpoint.reference}: has {what} with one row a token; it must have one")
+            raise ModelError(f"{self.checkpoint.reference}: has {what} with one row per token; it must have one")
         return Stored(self.checkpoint, wanted[0])
 
 
 def open_side(reference: str, registry: Registry, recipe: Recipe) -> Side:
-    """Open a model and find what it is.
+    """Open a model and find its architecture.
 
     Raises:
-        InputError: it cannot be used, in a sentence.
+        InputError: The model cannot be used.
     """
     checkpoint = open_model(reference, registry)
     try:
-        architecture, (fitted,), notes = fit(recipe, registry, [checkpoint], 0)
+        architecture, (fitted,), notes = fit_checkpoints(
+            recipe_definitions(recipe.architectures), registry, [checkpoint], 0
+        )
         side = Side(fitted, architecture, notes)
         _check(side)
     except BaseException:
@@ -82,13 +89,13 @@ def open_side(reference: str, registry: Registry, recipe: Recipe) -> Side:
 
 
 def _check(side: Side) -> None:
-    """Every table must be of numbers that can be averaged, with the tokens along its rows, as many in each."""
+    """Check that every table has a float dtype, tokens along its rows, and the same number of rows."""
     for name, weight in side.tables.items():
         info, where = side.checkpoint.tensors[name], f"{side.checkpoint.reference}: {name}"
         if weight.vocabulary_axis != 0:
-            raise ModelError(f"{where}: has its tokens along axis {weight.vocabulary_axis}; only rows can be moved")
+            raise ModelError(f"{where}: has tokens along axis {weight.vocabulary_axis}; only rows are supported")
         if info.dtype not in FLOATS:
-            raise ModelError(f"{where}: is stored as {info.dtype}; its rows cannot be moved")
+            raise ModelError(f"{where}: is stored as {info.dtype}, which is not supported")
         if info.shape[0] != side.rows:
-            counts = f"{info.shape[0]} rows, the embedding {side.rows}"
-            raise ModelError(f"{where}: has {counts}; both must have one for each token")
+            counts = f"{info.shape[0]} rows, but the embedding has {side.rows}"
+            raise ModelError(f"{where}: has {counts}; both must have one per token")

@@ -1,4 +1,4 @@
-"""The transplanted tables as core reads them: rows that are kept are copied, new ones made batch by batch."""
+"""A reader of the transplanted tables, which copies kept rows and computes new ones batch by batch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from mergecore.api import TensorInfo, torch_dtype
-from mergecore.sources import Checkpoint
+from mergecore.tooling import Checkpoint
 from mergecore_tokensurgeon.approximations import METHODS
 from mergecore_tokensurgeon.task import Rows, Task
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     Ints = NDArray[np.int64]
 
 BATCH = 128
-"""New rows that are made at one time by one thread."""
+"""Number of new rows that a thread computes at a time."""
 ZERO, MADE = -1, -2
-"""Where a row comes from that is no row of the model."""
+"""Sources of rows that do not come from the model."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Stored:
         return self.checkpoint.tensors[self.name]
 
     def load(self) -> Tensor:
-        """The whole of it, as it is stored."""
+        """Return the whole tensor in its stored dtype."""
         import torch
 
         flat = torch.empty(self.info.elements, dtype=torch_dtype(self.info.dtype))
@@ -50,13 +50,13 @@ class Stored:
 
 @dataclass
 class Table:
-    """One tensor of the output with a row for each token.
+    """One tensor of the output with one row per token.
 
     Attributes:
-        model: the model's.
-        donor: the donor's; None where nothing is made of it, as for biases.
-        source: for each output row, the model's row, `ZERO` or `MADE`.
-        task: makes the task of its new rows from the two loaded tables; it is asked once.
+        model: The model's table.
+        donor: The donor's table. None if it is not needed, as for biases.
+        source: The model's row, `ZERO`, or `MADE` for each output row.
+        task: Function that creates the task for new rows from the two loaded tables. Called once.
     """
 
     model: Stored
@@ -70,7 +70,7 @@ class Table:
 
     @cached_property
     def made(self) -> Ints:
-        """The rows that are made, ascending."""
+        """Indices of the new rows, in ascending order."""
         import numpy as np
 
         return np.flatnonzero(self.source == MADE)
@@ -81,16 +81,16 @@ class Table:
 
     @cached_property
     def prepared(self) -> tuple[Task, Rows]:
-        """What is done once before the first new row is made."""
+        """The task and the function for new rows, prepared once before the first one."""
         assert self.donor is not None
         task = self.task(self.loaded, self.donor.load())
         return task, METHODS[task.settings.method](task)
 
     def batch(self, number: int) -> Tensor:
-        """A batch of new rows in the output's dtype, rounded once."""
+        """Compute a batch of new rows in the output's dtype, rounding only once."""
         import torch
 
-        torch.set_num_threads(1)  # the batches are what goes on at once
+        torch.set_num_threads(1)  # the batches already run in parallel
         task, make = self.prepared
         rows = torch.from_numpy(self.made[number * BATCH : (number + 1) * BATCH])
         result = make(rows)
@@ -103,9 +103,9 @@ class Table:
 
 @dataclass
 class Tables:
-    """The output's tables, by name; a `mergecore.api.Reader`.
+    """A `mergecore.api.Reader` of the output's tables, by name.
 
-    Tiles are read in order, so batches are made a few ahead of what is asked for and forgotten behind it.
+    Tiles are read in order, so a few batches are computed ahead of the requested one, and earlier ones are dropped.
     """
 
     tables: Mapping[str, Table]
@@ -148,7 +148,7 @@ class Tables:
     def _batch(self, name: str, number: int) -> Tensor:
         table = self.tables[name]
         with self._lock:
-            table.prepared  # noqa: B018  before the threads ask for it
+            table.prepared  # noqa: B018  prepare before the threads need it
             until = min(number + 2 * self.workers, -(-len(table.made) // BATCH))
             for wanted in range(number, until):
                 if (name, wanted) not in self._batches:
@@ -159,5 +159,5 @@ class Tables:
         return found.result()
 
     def close(self) -> None:
-        """Make no more rows."""
+        """Stop computing rows."""
         self._pool.shutdown(wait=True, cancel_futures=True)

@@ -1,4 +1,4 @@
-"""What an approximation is given and what it gives."""
+"""The inputs and outputs of an approximation."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Task:
-    """One table that is to get rows for tokens of the donor.
+    """A table that needs new rows for tokens of the donor.
 
     Attributes:
-        model, donor: the tables as stored: (rows, width) each, widths may differ.
-        here, there: the rows of the shared tokens in the model's and in the donor's table, in the donor's order.
-        head: whether it is the head, else the embedding.
-        settings: what the user chose.
-        pieces: a donor's row → the rows of the model's own tokens for the same text.
-        configs: config.json of the model and of the donor.
+        model, donor: The stored tables, each of shape (rows, width). The widths can differ.
+        here, there: Rows of the shared tokens in the model's and the donor's table, in the donor's order.
+        head: Whether the table is the head instead of the embedding.
+        settings: The user's choices.
+        pieces: Maps a donor row to the rows of the model's own tokens for the same text.
+        configs: The config.json of the model and of the donor.
     """
 
     model: Tensor
@@ -38,25 +38,25 @@ class Task:
 
     @cached_property
     def ours(self) -> Tensor:
-        """The shared tokens' rows of the model, float32."""
+        """The model's rows of the shared tokens, float32."""
         return self.model[self.here].float()
 
     @cached_property
     def theirs(self) -> Tensor:
-        """The shared tokens' rows of the donor, float32."""
+        """The donor's rows of the shared tokens, float32."""
         return self.donor[self.there].float()
 
     @cached_property
     def mean(self) -> Tensor:
-        """Of all rows of the model, float32; made once, in float64."""
+        """Mean of all rows of the model, computed in float64 and returned as float32."""
         return self.model.double().mean(0).float()
 
     def wanted(self, rows: Tensor) -> Tensor:
-        """The donor's rows of some tokens, float32."""
+        """Return the donor's rows of some tokens, float32."""
         return self.donor[rows].float()
 
     def draw(self, rows: Tensor) -> Tensor:
-        """Standard normal numbers for a batch of new rows, decided by the seed, the table and the batch's first row."""
+        """Draw standard normal numbers for new rows, seeded by the seed, the table, and the batch's first row."""
         import torch
 
         key = hashlib.sha256(f"{self.settings.seed} {self.head} {int(rows[0])}".encode()).digest()
@@ -65,7 +65,7 @@ class Task:
 
 
 Rows = Callable[["Tensor"], "Tensor"]
-"""Donor's rows, ascending → float32 rows of the model's width for the same tokens; called from several threads."""
+"""Maps ascending donor rows to float32 rows of the model's width for the same tokens. Called from several threads."""
 
 Approximation = Callable[[Task], Rows]
-"""Does what is done once a table; what it returns is called with a batch of tokens at a time, always the same ones."""
+"""Prepares a table once. The returned function is then called with one batch of tokens at a time."""

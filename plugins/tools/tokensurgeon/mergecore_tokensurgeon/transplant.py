@@ -1,4 +1,4 @@
-"""The plan of a transplant: the donor's tokenizer, tables with its rows, all other weights as they are."""
+"""Plan a transplant: the donor's tokenizer, tables with rows for its tokens, and all other weights unchanged."""
 
 from __future__ import annotations
 
@@ -23,13 +23,7 @@ from mergecore.api import (
     TokenizerRequest,
     WeightMethod,
 )
-from mergecore.config import with_keys
-from mergecore.documents import Place
-from mergecore.places import locate
-from mergecore.plans import Plan
-from mergecore.recipe import Recipe, parse_recipe
-from mergecore.registry import Registry
-from mergecore.vocabulary import size_config
+from mergecore.tooling import Place, Plan, Recipe, Registry, parse_recipe, size_config, with_keys
 from mergecore_tokensurgeon import meanings
 from mergecore_tokensurgeon.approximations.rotated import rotation
 from mergecore_tokensurgeon.meanings import Tokens
@@ -45,7 +39,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class TokenSurgeon(WeightMethod):
-    """A model with another's tokenizer: rows of shared tokens stay its own, the others are made of them."""
+    """A model with another model's tokenizer. Rows of shared tokens are kept, and the others are built from them."""
 
     tile = Tile.ELEMENTS
     models = (1, 1)
@@ -57,17 +51,17 @@ def make_transplant(
     """Plan a transplant.
 
     Args:
-        model, donor: their folders.
-        settings: what the user chose.
-        registry: the plugins.
-        workers: threads that make new rows.
-        command: what of ``mergecore`` makes the same again.
+        model, donor: Folders of the models.
+        settings: The user's choices.
+        registry: The plugins.
+        workers: Number of threads that compute new rows.
+        command: The arguments of ``mergecore`` that reproduce the result.
 
     Returns:
-        The plan, and its tables with one row a token, which are computed.
+        The plan, and its computed tables with one row per token.
 
     Raises:
-        InputError: whatever is wrong with the models, their tokenizers or the settings.
+        InputError: There is an error in the models, their tokenizers, or the settings.
     """
     recipe = _recipe(model, donor, settings, command)
     registry.before_plan(recipe.place.value)
@@ -90,7 +84,7 @@ def make_transplant(
 
 
 def _recipe(model: str, donor: str, settings: Settings, command: str) -> Recipe:
-    """The settings as the rest of core knows them: a recipe of the model alone."""
+    """Convert the settings to what the core expects: a recipe with only the model."""
     chosen = {name: getattr(value, "value", value) for name, value in asdict(settings).items()}
     text = yaml.safe_dump({"model": model, "donor": donor, **chosen}, sort_keys=False)
     value = {
@@ -103,24 +97,24 @@ def _recipe(model: str, donor: str, settings: Settings, command: str) -> Recipe:
 
 
 def _tokenizer(sides: Sequence[Side], donor: str, registry: Registry) -> OutputTokenizer:
-    """The donor's tokenizer files, the special tokens' numbers for the configs, and both vocabularies."""
+    """Return the donor's tokenizer files, the special token IDs for the configs, and both vocabularies."""
     opened = [side.checkpoint for side in sides]
     models = [ModelInfo(item.reference, item.folder, item.config) for item in opened]
-    rows = [side.rows for side in sides]
-    request = TokenizerRequest({"source": donor}, None, opened[0].folder, models, rows, 0, lambda name: locate(name)[0])
+    rows, folders = [side.rows for side in sides], {item.reference: item.folder for item in opened}
+    request = TokenizerRequest({"source": donor}, None, opened[0].folder, models, rows, 0, folders.__getitem__)
     answer = registry.tokenizer(request)
     if answer is None or not answer.tokens:
-        raise PluginError("no installed package reads tokenizers: pip install mergecore-tokenizer")
+        raise PluginError("no installed package can read tokenizers: pip install mergecore-tokenizer")
     if answer.tokens[1] is answer.tokens[0] and opened[1].folder.resolve() != opened[0].folder.resolve():
-        raise InputError(f"{donor}: has no tokenizer files, such as tokenizer.json; fetch them too")
+        raise InputError(f"{donor}: has no tokenizer files, such as tokenizer.json; download them too")
     return answer
 
 
 def _tables(origins: Origins) -> dict[str, Table]:
-    """Every table of the output; biases and the like get zeros where the model has no such token.
+    """Return every table of the output. Biases are zero for tokens that the model does not have.
 
     Raises:
-        InputError: there are no shared tokens to make rows of.
+        InputError: There are no shared tokens to build rows from.
     """
     pieces = _pieces(origins) if origins.settings.method == "subword" else lambda row: ()
     if origins.settings.method == "mp_rope":
@@ -136,7 +130,7 @@ def _tables(origins: Origins) -> dict[str, Table]:
         if (source == MADE).any() and not (origins.shared >= 0).any():
             models = " and ".join(side.checkpoint.reference for side in (origins.model, origins.donor))
             raise InputError(
-                f"{models} have no token in common to make new rows of; see that the tokenizers are theirs"
+                f"{models} have no token in common to build new rows from; check that the tokenizers are the right ones"
             )
     return tables
 
@@ -152,14 +146,14 @@ def _task(origins: Origins, pieces: Callable[[int], Sequence[int]], head: bool, 
 
 
 def _pieces(origins: Origins) -> Callable[[int], Sequence[int]]:
-    """What gives the model's rows for the text of a donor's token."""
+    """Return a function that maps a donor row to the model's rows for the same text."""
     from tokenizers import Tokenizer
 
     path = origins.ours.folder / "tokenizer.json"
     try:
         tokenizer = Tokenizer.from_file(str(path))
-    except Exception:  # the library's own are all of that class
-        raise InputError(f"{path}: --method subword needs it to cut text, and it is not there or broken") from None
+    except Exception:  # the library raises only this class
+        raise InputError(f"{path}: --method subword needs it to tokenize text, but it is missing or broken") from None
 
     def pieces(row: int) -> Sequence[int]:
         text = meanings.text(origins.theirs.meanings[row])
@@ -186,7 +180,7 @@ def _plan(
         method=TokenSurgeon,
         architecture=origins.model.architecture,
         checkpoints=(shown, origins.donor.checkpoint),
-        donor=0,
+        config_source=0,
         jobs=tuple(Job(name, info, (Input(0, name, info),), None) for name, info in shown.tensors.items()),
         config=with_keys(own.config, {**answer.config, **sizes}),
         dropped=len(origins.donor.checkpoint.tensors),
@@ -197,7 +191,7 @@ def _plan(
 
 
 def _made_of(origins: Origins, tables: Mapping[str, Table]) -> str:
-    """A digest of all that decides the tables beside the models' files, which core looks at itself."""
+    """Return a digest of everything that affects the tables except the model files, which the core checks."""
     donor = str(origins.donor.checkpoint.folder.resolve())
     parts = [version("mergecore-tokensurgeon"), donor, repr(origins.settings)]
     digest = hashlib.sha256("\0".join(parts).encode())
@@ -207,12 +201,12 @@ def _made_of(origins: Origins, tables: Mapping[str, Table]) -> str:
 
 
 def _notes(origins: Origins, tables: Mapping[str, Table]) -> list[str]:
-    """How many rows come from where, for each table unless all are alike."""
+    """Return notes on the sources of the rows, grouping tables with the same counts."""
     lines: dict[str, list[str]] = {}
     for name, table in tables.items():
         counts = origins.counts(table.source)
-        words = [f"{counts['kept']} rows kept", f"{counts['made']} made by {origins.settings.method}"]
-        words += [f"{counts['matched']} taken from a byte's or a prefix's"] if counts["matched"] else []
+        words = [f"{counts['kept']} rows kept", f"{counts['made']} created by {origins.settings.method}"]
+        words += [f"{counts['matched']} matched by byte or prefix"] if counts["matched"] else []
         words += [f"{counts['zero']} zero"] if counts["zero"] else []
         lines.setdefault(", ".join(words), []).append(name)
     return [f"{', '.join(names)}: {text}" for text, names in lines.items()]

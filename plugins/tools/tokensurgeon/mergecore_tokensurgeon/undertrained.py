@@ -1,4 +1,4 @@
-"""Which rows look as if their tokens were hardly seen in training (Land & Bartolo 2024, https://arxiv.org/abs/2405.05417)."""
+"""Find rows that look undertrained (Land & Bartolo 2024, https://arxiv.org/abs/2405.05417)."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ if TYPE_CHECKING:
 
 UNUSED_NAMES = ("unused_token", "reserved_special_token")
 SHORT, ALIKE, LEAST_ALIKE = 0.01, 0.99, 0.5
-"""Out are rows shorter than this quantile, or more like the unused than this quantile of used ones and this cosine."""
+"""Untrained rows have a norm below the first quantile, or a cosine to unused rows above the second and the third."""
 
 
 def trained(tokens: Tokens, embedding: Tensor, head: Tensor | None) -> Tensor:
-    """Which rows look trained, as booleans (rows,).
+    """Return which rows look trained, as booleans of shape (rows,).
 
     Args:
-        tokens: the vocabulary.
-        embedding: float (rows, width).
-        head: the same of the head; None where the embedding is the head.
+        tokens: The vocabulary.
+        embedding: The embedding, float (rows, width).
+        head: The head, of the same shape. None if it is tied.
     """
     import torch
 
@@ -39,7 +39,7 @@ def trained(tokens: Tokens, embedding: Tensor, head: Tensor | None) -> Tensor:
 
 
 def _quantile(values: Tensor, share: float) -> float:
-    """The value that a share of all is below, between two of them where need be."""
+    """Return the quantile of values, interpolating if necessary."""
     import torch
 
     return float(torch.quantile(values, share))

@@ -1,4 +1,4 @@
-"""Tiny models of several architectures with tokenizers of whole words, and the command as a user types it."""
+"""Tiny models of several architectures with word-level tokenizers, and the command as a user types it."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from zoo import VOCABULARY, Tiny, decoders, experts
 from mergecore import cli
 
 WORDS = [f"w{number}" for number in range(VOCABULARY - 4)]
-"""Four rows are no token's."""
+"""The last four rows are padding rows."""
 NAMES = ("LlamaForCausalLM", "Qwen2ForCausalLM-tied", "Qwen3ForCausalLM-biases", "GPTNeoXForCausalLM", "PhiForCausalLM",
          "GemmaForCausalLM", "MixtralForCausalLM")  # fmt: skip
 TINY = {str(tiny): tiny for tiny in (*decoders.MODELS, *experts.MODELS) if str(tiny) in NAMES}
 
 
 def put_words(folder: Path, words: Sequence[str], **settings: object) -> None:
-    """Write a tokenizer of whole words, numbered as they come."""
+    """Write a word-level tokenizer, with IDs in the given order."""
     tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token=words[0]))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.save(str(folder / "tokenizer.json"))
@@ -33,7 +33,7 @@ def put_words(folder: Path, words: Sequence[str], **settings: object) -> None:
 
 
 def patient(tiny: Tiny, folder: Path, words: Sequence[str] = WORDS, seed: int = 0) -> Path:
-    """A tiny model and its tokenizer; other seeds give other weights."""
+    """Write a tiny model and its tokenizer. The seed determines the weights."""
     model = tiny.build()
     if seed:
         torch.manual_seed(seed)
@@ -49,7 +49,7 @@ def is_table(name: str) -> bool:
 
 
 def with_rows(folder: Path, out: Path, words: Sequence[str], rows: int, width: int | None = None) -> Path:
-    """The model with another number of rows, or a narrower one, all of its tables drawn anew."""
+    """Write the model with a different number of rows or width, and new random tables."""
     out.mkdir()
     config = json.loads((folder / "config.json").read_text("utf-8"))
     stored = load_file(folder / "model.safetensors")
@@ -65,7 +65,7 @@ def with_rows(folder: Path, out: Path, words: Sequence[str], rows: int, width: i
 
 
 def permuted(folder: Path, out: Path, order: torch.Tensor) -> Path:
-    """The folder with token i numbered order[i]; its weights are another model's, for nothing may come of them."""
+    """Write the folder with ID order[i] for token i, and weights of another model that must not affect the result."""
     shutil.copytree(folder, out)
     words = [""] * len(WORDS)
     for number, word in enumerate(WORDS):
@@ -82,7 +82,7 @@ def tensors(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def surgeon(*words: object) -> int:
-    """The exit status of ``mergecore tokensurgeon``."""
+    """Return the exit status of ``mergecore tokensurgeon``."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["mergecore", "tokensurgeon", *map(str, words), "--quiet"])
         with pytest.raises(SystemExit) as caught:

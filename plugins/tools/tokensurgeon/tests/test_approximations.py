@@ -1,4 +1,4 @@
-"""Each way to make rows computes its formula: beside plain float64, or where the answer is known."""
+"""Each approximation follows its formula, compared with plain float64 or a known answer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NEW = torch.arange(60, 64)
 
 
 def task(model: torch.Tensor, donor: torch.Tensor, head: bool = False, **settings: object) -> Task:
-    """60 shared tokens, 4 new ones in the donor."""
+    """Return tables with 60 shared tokens, and 4 new ones in the donor."""
     torch.manual_seed(1)
     here = torch.randperm(len(model))[:60]
     config = {"num_attention_heads": 2, "rope_theta": 10000.0}
@@ -31,7 +31,7 @@ def tables() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def turned(model: torch.Tensor, matrix: torch.Tensor, shift: float) -> tuple[Task, torch.Tensor]:
-    """A donor that is the model's space seen through a matrix; gives the task and the rows to be found."""
+    """Return a task whose donor is the model's space transformed by a matrix, and the expected rows."""
     torch.manual_seed(2)
     new = torch.randn(4, 8)
     plain = task(model, torch.zeros(64, matrix.shape[1]), k=8)
@@ -54,7 +54,7 @@ def test_common_interpolation(tables, how, cosine, k):
             weights /= weights.sum()
         elif how is Weights.least_squares:
             weights = np.linalg.lstsq(theirs[near].T, x, rcond=None)[0]
-        else:  # least squares among the weights whose sum is 1, of least length where there are many
+        else:  # least squares with weights that sum to 1, choosing the minimum-norm solution
             origin, free = np.full(k, 1 / k), np.eye(k) - 1 / k
             weights = origin + free @ np.linalg.lstsq(theirs[near].T @ free, x - origin @ theirs[near], rcond=1e-12)[0]
         assert np.allclose(row, weights @ ours[near], rtol=1e-4, atol=1e-5)

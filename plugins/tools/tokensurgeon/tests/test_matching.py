@@ -1,4 +1,4 @@
-"""Tokens of two tokenizers agree by what they stand for; options take rows of bytes, prefixes, trained tokens only."""
+"""Tokens of two tokenizers match by meaning; options match bytes and prefixes, or keep only trained tokens."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_rows_hardly_trained_are_told_apart(tmp_path):
     table, head = torch.randn(400, 16), torch.randn(400, 16)
     away = torch.nn.functional.normalize(torch.randn(16), dim=0) * 8
     table[390:], head[390:] = table[390:] * 0.1 + away, head[390:] * 0.1 - away
-    table[7] = away  # as the unused ones are
+    table[7] = away  # like the unused ones
     table[9] *= 0.01
     tokens = vocabulary(tmp_path, *(f"t{n}" for n in range(394)), "<|reserved_special_token_1|>")
     found = trained(tokens, table, head)
@@ -62,7 +62,7 @@ def test_options_choose_tables(tmp_path):
 def test_untrained_rows_are_left_out(tmp_path):
     model = patient(TINY["LlamaForCausalLM"], tmp_path / "model")
     stored = tensors(model)
-    stored["model.embed_tokens.weight"][6] *= 1e-3  # a row that is shorter than all others
+    stored["model.embed_tokens.weight"][6] *= 1e-3  # a row with a smaller norm than all others
     save_file(stored, model / "model.safetensors", metadata={"format": "pt"})
     donor = with_rows(model, tmp_path / "donor", [*WORDS[:30], "new", "<|unused_token_1|>"], rows=34)
     drawn = tensors(donor)
@@ -75,5 +75,7 @@ def test_untrained_rows_are_left_out(tmp_path):
     )
     kept = [torch.equal(looked[row], before[row]) for row in range(30)]
     assert all(torch.equal(plain[row], before[row]) for row in range(30))
-    assert not kept[6] and looked[6].any() and np.mean(kept) > 0.8  # made anew, since the donor's is trained
+    assert (
+        not kept[6] and looked[6].any() and np.mean(kept) > 0.8
+    )  # built from shared tokens, since the donor's row is trained
     assert plain[31].any() and not looked[31].any()  # named unused

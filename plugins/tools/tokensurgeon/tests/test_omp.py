@@ -1,4 +1,4 @@
-"""Orthogonal matching pursuit picks what a plain float64 pursuit with least squares picks, with its coefficients."""
+"""Orthogonal matching pursuit picks the same atoms and coefficients as a plain float64 version with least squares."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mergecore_tokensurgeon.omp import Dictionary, pursue
 
 
 def plain(atoms: np.ndarray, vector: np.ndarray, count: int) -> tuple[list[int], np.ndarray]:
-    """The textbook: all correlations anew, all coefficients anew by least squares, in each step."""
+    """The textbook algorithm, which recomputes all correlations and least-squares coefficients in each step."""
     residual, picked, weights = vector, [], np.zeros(0)
     for _ in range(count):
         scores = np.abs(atoms @ residual)
@@ -26,7 +26,7 @@ def plain(atoms: np.ndarray, vector: np.ndarray, count: int) -> tuple[list[int],
 def test_pursuit_is_the_plain_one(atoms, width, count, screening, monkeypatch):
     monkeypatch.setattr(omp, "screening_dtype", lambda: screening)
     torch.manual_seed(0)
-    common = torch.randn(width)  # as of real embeddings: all rows have much in common, lengths differ
+    common = torch.randn(width)  # like real embeddings: all rows have much in common, and norms differ
     rows = (torch.randn(atoms + 12, width) + common) * torch.rand(atoms + 12, 1).add(0.5)
     picked, weights = pursue(Dictionary(rows[:atoms]), rows[atoms:], count)
     for number in range(12):
@@ -38,7 +38,7 @@ def test_pursuit_is_the_plain_one(atoms, width, count, screening, monkeypatch):
 def test_what_needs_fewer_atoms_gets_fewer():
     torch.manual_seed(0)
     atoms = torch.randn(300, 16)
-    atoms[7] = atoms[8]  # the same twice
+    atoms[7] = atoms[8]  # the same row twice
     vectors = torch.stack([atoms[5], torch.zeros(16), 2 * atoms[8] - 3 * atoms[200], 1e-20 * atoms[3]])
     picked, weights = pursue(Dictionary(atoms), vectors, 16)
     assert weights.isfinite().all()

@@ -1,4 +1,4 @@
-"""A donor with the same tokens gives the model back; shared rows stay; what is new loads and runs."""
+"""A donor with the same tokens reproduces the model, shared rows are kept, and results with new rows load and run."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_shared_rows_stay_and_new_ones_are_made(tiny, tmp_path):
     for name in tables:
         assert after[name].shape == (36, *before[name].shape[1:]) and after[name].dtype == before[name].dtype
         assert torch.equal(after[name][1:31], before[name][10:40])
-        assert not after[name][32:].any()  # the donor's rows that are no token's
+        assert not after[name][32:].any()  # the donor's padding rows
         assert after[name][[0, 31]].any(dim=-1).all() or before[name].ndim == 1
     assert all(torch.equal(before[name], after[name]) for name in before.keys() - tables)
     loaded = kind.load(tmp_path / "out")

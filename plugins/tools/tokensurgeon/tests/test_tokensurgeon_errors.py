@@ -1,4 +1,4 @@
-"""What is wrong is said in one sentence with exit status 2, and nothing is left behind."""
+"""Errors are reported in one sentence with exit status 2, and leave no files behind."""
 
 from __future__ import annotations
 
@@ -68,13 +68,13 @@ def headless(stored):
 
 SAME = None
 CASES = {
-    "no such model": (SAME, SAME, ("nowhere", "donor", "out"), "nowhere: there is no such folder"),
-    "no such donor": (SAME, SAME, ("model", "nowhere", "out"), "nowhere: there is no such folder"),
-    "out is the model": (SAME, SAME, ("model", "donor", "model"), "is one of the models to merge"),
-    "out is the donor": (SAME, SAME, ("model", "donor", "donor", "--force"), "is one of the models to merge"),
-    "out is a file": (SAME, text("../out", ""), ("model", "donor", "out"), "is a file; give the name of a folder"),
+    "no such model": (SAME, SAME, ("nowhere", "donor", "out"), "nowhere: no such folder"),
+    "no such donor": (SAME, SAME, ("model", "nowhere", "out"), "nowhere: no such folder"),
+    "out is the model": (SAME, SAME, ("model", "donor", "model"), "is or contains a model to merge"),
+    "out is the donor": (SAME, SAME, ("model", "donor", "donor", "--force"), "is or contains a model to merge"),
+    "out is a file": (SAME, text("../out", ""), ("model", "donor", "out"), "is a file; use the name of a folder"),
     "out exists": (SAME, lambda folder: shutil.copytree(folder, folder.parent / "out"), ("model", "donor", "out"),
-                   "exists already; give another name, or --force"),
+                   "already exists; use another name, or --force"),
     "unknown method": (SAME, SAME, ("model", "donor", "out", "-a", "ompp"), "'ompp' is not one of 'omp'"),
     "k of nothing": (SAME, SAME, ("model", "donor", "out", "-k", "0"), "-k"),
     "a match nowhere": (SAME, SAME, ("model", "donor", "out", "--byte-match", "head"), "'head' is not one of 'no'"),
@@ -82,7 +82,7 @@ CASES = {
     "noise of no size": (SAME, SAME, ("model", "donor", "out", "--noise", "nan"),
                          "Invalid value for '--noise'|--noise: must be a finite number"),
     "scale of no size": (SAME, SAME, ("model", "donor", "out", "--scale", "inf"), "--scale: must be a finite number"),
-    "no memory": (SAME, SAME, ("model", "donor", "out", "--memory", "4KB"), "MB allowed; give --memory"),
+    "no memory": (SAME, SAME, ("model", "donor", "out", "--memory", "4KB"), "MB allowed; pass --memory"),
     "memory in words": (SAME, SAME, ("model", "donor", "out", "--memory", "much"), "--memory: 'much' is not a size"),
     "a donor without tokenizer": (SAME, without("tokenizer.json", "tokenizer_config.json"), ("model", "donor", "out"),
                                   "donor: has no tokenizer files, such as tokenizer.json"),
@@ -94,12 +94,12 @@ CASES = {
                                "tokenizer_config.json"),
     "no token in common": (SAME, strangers, ("model", "donor", "out"), "have no token in common"),
     "subword without text": (text("tokenizer.json", '{"model": {"vocab": {"w1": 1}}}'), SAME,
-                             ("model", "donor", "out", "-a", "subword"), "--method subword needs it to cut text"),
+                             ("model", "donor", "out", "-a", "subword"), "--method subword needs it to tokenize text"),
     "no rotation": (SAME, edited("config.json", num_attention_heads=7), ("model", "donor", "out", "-a", "mp_rope"),
-                    "--method mp_rope: is for models with rotary"),
-    "a head of another size": (SAME, reshaped(few_heads), ("model", "donor", "out"), "has 7 rows, the embedding 32"),
+                    "--method mp_rope: requires rotary position embeddings"),
+    "a head of another size": (SAME, reshaped(few_heads), ("model", "donor", "out"), "rows, but the embedding has 32"),
     "rows that are no weights": (SAME, reshaped(numbers), ("model", "donor", "out"), "is stored as I32"),
-    "no embedding": (SAME, reshaped(headless), ("model", "donor", "out"), "has no embedding with one row a token"),
+    "no embedding": (SAME, reshaped(headless), ("model", "donor", "out"), "has no embedding with one row per token"),
     "weights cut short": (SAME, lambda folder: (folder / "model.safetensors").write_bytes(b"\x08"),
                           ("model", "donor", "out"), "model.safetensors"),
 }  # fmt: skip

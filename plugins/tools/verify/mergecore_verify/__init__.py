@@ -1,4 +1,4 @@
-"""Checks that a model folder is whole: `mergecore verify OUT`, and `examine(folder)` for programs."""
+"""Check that a model folder is complete, with `mergecore verify OUT` or `examine(folder)` from Python."""
 
 from __future__ import annotations
 

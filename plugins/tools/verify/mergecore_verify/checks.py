@@ -1,4 +1,4 @@
-"""The checks of a model folder, one after another; only what they find stops being well, never the checks."""
+"""The checks of a model folder. A failed check never stops the others."""
 
 from __future__ import annotations
 
@@ -6,14 +6,21 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from mergecore.config import leaves
-from mergecore.definitions import examine as examine_names
-from mergecore.definitions import find, local_definitions
-from mergecore.errors import InputError, MergecoreError, ModelError
-from mergecore.layouts import renamed
-from mergecore.lockfile import NAME, Lock, read_lock
-from mergecore.registry import Registry
-from mergecore.sources import Checkpoint, open_model
+from mergecore.api import InputError, ModelError
+from mergecore.tooling import (
+    LOCK_NAME,
+    Checkpoint,
+    Lock,
+    MergecoreError,
+    Registry,
+    find_architecture,
+    leaves,
+    local_definitions,
+    open_model,
+    read_lock,
+    rename_tensors,
+)
+from mergecore.tooling import compare_names as examine_names
 from mergecore_verify.content import check_finite, check_hashes
 from mergecore_verify.findings import Finding, few, skipped
 from mergecore_verify.loading import check_loading
@@ -25,14 +32,14 @@ def examine(folder: Path, sample: int = 0) -> Iterator[Finding]:
     """Check a model folder.
 
     Args:
-        folder: made by mergecore or by anyone.
-        sample: how many tensors to compute again from the parents that the folder's lock names.
+        folder: A model folder, from mergecore or elsewhere.
+        sample: Number of tensors to recompute from the parents listed in the folder's lock file.
 
     Yields:
-        A finding for each check, as soon as it is there.
+        A finding for each check, as soon as it is done.
 
     Raises:
-        InputError: there is no such folder; or the parents, or a lock, that `sample` needs are not there.
+        InputError: The folder does not exist, or `sample` is given and the lock file or the parents are missing.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: there is no such folder")
@@ -62,11 +69,13 @@ def examine(folder: Path, sample: int = 0) -> Iterator[Finding]:
 
 
 def _lock(folder: Path) -> Lock | Finding | None:
-    """The folder's lock; a finding where it has one that cannot be read."""
-    if not (folder / NAME).exists():
+    """Return the folder's lock file, or a finding if it cannot be read."""
+    if not (folder / LOCK_NAME).exists():
         return None
     try:
-        return read_lock(folder / NAME) or Finding("lock", False, f"{folder / NAME}: is damaged; make the folder again")
+        return read_lock(folder / LOCK_NAME) or Finding(
+            "lock", False, f"{folder / LOCK_NAME}: is damaged; run the merge again"
+        )
     except InputError as error:
         return Finding("lock", False, str(error))
 
@@ -79,7 +88,7 @@ def _safely(name: str, check: Callable[[], Finding]) -> Finding:
 
 
 def _check_names(checkpoint: Checkpoint, registry: Registry) -> Finding:
-    architecture, notes = find(checkpoint, registry, {})
+    architecture, notes = find_architecture(checkpoint, registry, {})
     found = examine_names(architecture, checkpoint)
     if found.unknown or found.missing:
         unknown = f"{few(found.unknown)} unknown to {architecture.name}" if found.unknown else ""
@@ -87,13 +96,13 @@ def _check_names(checkpoint: Checkpoint, registry: Registry) -> Finding:
         return Finding("names", False, "; ".join(filter(None, (unknown, missing))))
     if notes:
         return Finding("names", True, f"consistent; {notes[0]}")
-    return Finding("names", True, f"all that {architecture.name} has for this config.json, and no others")
+    return Finding("names", True, f"exactly the tensors of {architecture.name} with this config.json")
 
 
 def _check_vocabulary_size(checkpoint: Checkpoint, registry: Registry) -> Finding:
-    """Rows of embeddings and heads against the config; the loading check sees the other shapes."""
-    architecture, _ = find(checkpoint, registry, {})
-    kept, _ = renamed(checkpoint, architecture)
+    """Compare the rows of embeddings and heads with the config. The loading check covers all other shapes."""
+    architecture, _ = find_architecture(checkpoint, registry, {})
+    kept, _ = rename_tensors(checkpoint, architecture)
     bound = architecture.bind(kept.config, kept.reference, frozenset(kept.tensors))
     stated = {value for key, value in leaves(kept.config) if key.split(".")[-1] in ("vocab_size", "padded_vocab_size")}
     sizes = {}
@@ -102,9 +111,9 @@ def _check_vocabulary_size(checkpoint: Checkpoint, registry: Registry) -> Findin
             if weight.vocabulary_axis is not None and name in kept.tensors:
                 sizes[name] = kept.tensors[name].shape[weight.vocabulary_axis]
     if not sizes or not stated:
-        return skipped("shapes", f"{architecture.name} has no vocabulary that is known of")
+        return skipped("shapes", f"{architecture.name} has no known vocabulary")
     wrong = [f"{name} has {rows} rows" for name, rows in sizes.items() if rows not in stated]
     if wrong:
         numbers = " and ".join(map(str, sorted(stated)))
-        return Finding("shapes", False, f"{', '.join(wrong)}, but config.json says vocab_size {numbers}")
-    return Finding("shapes", True, f"{' and '.join(sizes)} have the vocab_size of config.json")
+        return Finding("shapes", False, f"{', '.join(wrong)}, but vocab_size in config.json is {numbers}")
+    return Finding("shapes", True, f"vocab_size in config.json matches {' and '.join(sizes)}")

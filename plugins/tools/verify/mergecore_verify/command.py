@@ -1,4 +1,4 @@
-"""`mergecore verify`: one line for each check."""
+"""`mergecore verify`, which prints one line per check."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ from typing import Annotated
 
 import typer
 
-from mergecore.errors import printable
-from mergecore.options import AsJson
+from mergecore.tooling import AsJson, printable
 
 
 def verify(
-    folder: Annotated[Path, typer.Argument(help="A model folder, made by mergecore or not.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(help="A model folder, from mergecore or elsewhere.", show_default=False)],
     sample: Annotated[
-        int, typer.Option(help="Compute so many tensors again from the parents and compare every bit.", min=0)
+        int, typer.Option(help="Recompute this many tensors from the parents and compare every bit.", min=0)
     ] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Check that a model folder is whole and loads; exits with 1 when something is wrong with it."""
+    """Check that a model folder is complete and can be loaded. Exit with status 1 if a check fails."""
     from mergecore_verify.checks import examine
 
     findings = []

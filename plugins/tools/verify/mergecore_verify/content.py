@@ -1,4 +1,4 @@
-"""What the files hold: every value finite, every byte the one that the lock says; streamed, on all cores."""
+"""Check that all values are finite and that all files match the lock file, streaming on all cores."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ from itertools import islice
 from pathlib import Path
 
 from mergecore.api import FLOATS, torch_dtype
-from mergecore.fingerprints import matches
-from mergecore.finite import STEP, is_finite
-from mergecore.lockfile import Lock
-from mergecore.running import available_cores
-from mergecore.sources import Checkpoint
+from mergecore.tooling import Checkpoint, Lock, available_cores, is_finite
 from mergecore_verify.findings import Finding, few, skipped
+
+STEP = 2**20
+"""Elements to check at a time."""
 
 
 def check_finite(checkpoint: Checkpoint) -> Finding:
-    """Whether no float tensor holds NaN or infinity; a few megabytes for each core are in memory at one time."""
+    """Check that no float tensor contains NaN or infinity, using a few megabytes of memory per core."""
     names = [name for name, info in checkpoint.tensors.items() if info.dtype in FLOATS]
     steps = ((name, start) for name in names for start in range(0, checkpoint.tensors[name].elements, STEP))
 
@@ -39,19 +38,15 @@ def check_finite(checkpoint: Checkpoint) -> Finding:
 
 
 def check_hashes(folder: Path, lock: Lock | None) -> Finding:
-    """Whether the files are those that the folder's lock was written for."""
+    """Check that the files are unchanged since the folder's lock file was written."""
     if lock is None:
-        return skipped("hashes", "no lock")
-    outputs = lock.value["outputs"]
-    with ThreadPoolExecutor(available_cores()) as pool:
-        same = pool.map(lambda name: matches(folder / name, outputs[name]), outputs)
-        wrong = [name for name, is_same in zip(outputs, same) if not is_same]
-    if wrong:
+        return skipped("hashes", "no lock file")
+    if wrong := lock.changed_outputs(available_cores()):
         there = [name for name in wrong if (folder / name).is_file()]
         gone = sorted(set(wrong) - set(there))
         words = [
-            f"{few(there)} changed since the lock was written" if there else "",
+            f"{few(there)} changed since the lock file was written" if there else "",
             f"{few(gone)} missing" if gone else "",
         ]
         return Finding("hashes", False, "; ".join(filter(None, words)))
-    return Finding("hashes", True, f"{len(outputs)} files are those of the lock, by size and SHA-256")
+    return Finding("hashes", True, f"{len(lock.value['outputs'])} files match the lock file in size and SHA-256")

@@ -1,4 +1,4 @@
-"""What a check has to say."""
+"""The outcome of a check."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ class Finding:
     """The outcome of one check.
 
     Attributes:
-        check: its name.
-        passed: whether all is well; None: nothing was checked.
-        text: the sentence for people.
+        check: Name of the check.
+        passed: Whether the check passed. None if it was skipped.
+        text: Readable description.
     """
 
     check: str
@@ -22,11 +22,11 @@ class Finding:
 
 
 def skipped(check: str, reason: str) -> Finding:
-    """A check that could not be made."""
+    """Return the finding of a check that was skipped."""
     return Finding(check, None, f"not checked: {reason}")
 
 
 def few(names: Collection[str]) -> str:
-    """The first names of many."""
+    """Join up to three names, and count the rest."""
     first = sorted(names)[:3]
     return ", ".join(first) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

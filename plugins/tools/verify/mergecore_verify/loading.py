@@ -1,4 +1,4 @@
-"""Whether transformers would load the folder with every key in its place: on the meta device, without a weight."""
+"""Check that transformers can load the folder and match every key, on the meta device without reading weights."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from mergecore import quantised
 from mergecore.api import read_text, torch_dtype
-from mergecore.sources import CONFIG_LIMIT, Checkpoint
+from mergecore.tooling import Checkpoint
 from mergecore_verify.findings import Finding, few, skipped
+from mergecore_verify.vocabulary import CONFIG_LIMIT
 
 NAME = "loading"
 
 
 def check_loading(checkpoint: Checkpoint) -> Finding:
-    """Load tensors of the stored names, dtypes and shapes, without values, into the class that config.json names.
+    """Load tensors with the stored names, dtypes, and shapes, but no values, into the class in config.json.
 
-    Code from the folder is never run: a class that transformers lacks is not checked.
+    Code from the folder is never run, so a class that transformers does not have is not checked.
     """
     try:
         import accelerate  # noqa: F401  which transformers needs for the meta device
@@ -29,12 +29,12 @@ def check_loading(checkpoint: Checkpoint) -> Finding:
     model_class = getattr(transformers, str(name), None)
     if model_class is None:
         return skipped(NAME, f"transformers {transformers.__version__} has no class {name}")
-    if quantised.KEY in json.loads(read_text(checkpoint.folder / "config.json", CONFIG_LIMIT)):
-        return skipped(NAME, "its weights are quantised")
+    if "quantization_config" in json.loads(read_text(checkpoint.folder / "config.json", CONFIG_LIMIT)):
+        return skipped(NAME, "its weights are quantized")
     try:
         with _quiet(transformers):
             report = _load(checkpoint, transformers, model_class)
-    except Exception as error:  # whatever its many config and model classes raise
+    except Exception as error:  # its many config and model classes can raise anything
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         return Finding(NAME, False, f"transformers {transformers.__version__} cannot load it: {first}")
     return _judge(report, f"{name} of transformers {transformers.__version__}")
@@ -66,18 +66,18 @@ def _judge(report: Mapping[str, Any], by: str) -> Finding:
         for kind, word in (
             ("missing_keys", "missing"),
             ("unexpected_keys", "unexpected"),
-            ("mismatched_keys", "of another shape"),
+            ("mismatched_keys", "of a different shape"),
         )
         if (keys := report.get(kind))
     ]
     if wrong or report.get("error_msgs"):
         return Finding(NAME, False, f"{by}: {'; '.join([*wrong, *map(str, report.get('error_msgs', ()))])}")
-    return Finding(NAME, True, f"{by} takes every tensor and misses none")
+    return Finding(NAME, True, f"{by} loads every tensor, with none missing")
 
 
 @contextmanager
 def _quiet(transformers: Any) -> Iterator[None]:
-    """Keep transformers' own report and bars off the terminal."""
+    """Suppress the reports and progress bars of transformers."""
     logging = transformers.utils.logging
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

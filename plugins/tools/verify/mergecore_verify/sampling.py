@@ -1,22 +1,24 @@
-"""Computes some tensors again from the parents, by the lock's recipe, and compares them bit for bit."""
+"""Recompute some tensors from the parents with the recipe in the lock file, and compare them bit for bit."""
 
 from __future__ import annotations
 
 import random
 from typing import TYPE_CHECKING
 
-from mergecore.api import TensorInfo, Work
-from mergecore.builtin.safetensors import as_bytes
-from mergecore.ends import FileEnds
-from mergecore.errors import InputError
-from mergecore.fetching import fetch
-from mergecore.lockfile import Lock
-from mergecore.planning import Plan, make_plan
-from mergecore.recording import changes, describe
-from mergecore.registry import Registry
-from mergecore.running import available_cores, spare_memory
-from mergecore.sources import Checkpoint
-from mergecore.stages import load_recipe
+from mergecore.api import InputError, TensorInfo, Work
+from mergecore.tooling import (
+    Checkpoint,
+    FileTensorIO,
+    Lock,
+    Registry,
+    as_bytes,
+    available_cores,
+    changed_since,
+    load_recipe,
+    make_plan,
+    memory_budget,
+    prefetch,
+)
 from mergecore_verify.findings import Finding, few
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Comparison:
-    """A writer that compares with what is stored, where another would write; see `mergecore.api.Writer`."""
+    """A writer that compares data with the stored tensors instead of writing it. See `mergecore.api.Writer`."""
 
     def __init__(self, stored: Checkpoint) -> None:
         self.wrong: set[str] = set()
@@ -37,33 +39,31 @@ class Comparison:
             self.wrong.add(name)
 
     def sync(self) -> None:
-        """Nothing is written."""
+        """Do nothing."""
 
     finish = close = sync
 
 
 def check_sample(checkpoint: Checkpoint, lock: Lock | None, registry: Registry, count: int) -> Finding:
-    """Make `count` tensors of the lock's plan again, chosen at random but always the same ones.
+    """Recompute `count` tensors of the plan in the lock file, chosen at random with a fixed seed.
 
     Raises:
-        InputError: there is no lock, or the parents are not there as they were.
+        InputError: There is no lock file, or the parents are missing or changed.
     """
     if lock is None:
-        raise InputError(
-            f"{checkpoint.folder}: has no lock, which says how to compute tensors again; leave out --sample"
-        )
-    memory = spare_memory()
+        raise InputError(f"{checkpoint.folder}: has no lock file, which --sample needs to recompute tensors")
+    memory = memory_budget()
     plan = make_plan(load_recipe(lock.file), registry, memory)
     try:
-        fetch(plan, _ignore)
+        prefetch(plan, _ignore)
         comparison = Comparison(checkpoint)
         jobs = random.Random(0).sample(plan.jobs, min(count, len(plan.jobs)))
         wrong = {job.name for job in jobs if not _is_stored(checkpoint, job.name, job.info)}
         jobs = [job for job in jobs if job.name not in wrong]
-        ends = FileEnds(plan.checkpoints, plan.jobs, lambda: comparison, allow_nonfinite=True)
+        ends = FileTensorIO(plan.checkpoints, plan.jobs, lambda: comparison, allow_nonfinite=True)
         work = Work(jobs, ends.read, ends.write, _ignore, _ignore, memory, available_cores())
         registry.provide("executors", "threads")().run(work)
-        return _judge(comparison.wrong | wrong, len(jobs) + len(wrong), _changes(plan, lock, registry))
+        return _judge(comparison.wrong | wrong, len(jobs) + len(wrong), changed_since(lock, plan, registry))
     finally:
         plan.close()
 
@@ -76,11 +76,9 @@ def _ignore(*_: object) -> None:
     pass
 
 
-def _changes(plan: Plan, lock: Lock, registry: Registry) -> str:
-    return changes(lock, describe(plan, lock.file.parent, registry, lock.value["shard_size"]))
-
-
 def _judge(wrong: set[str], count: int, changed: str) -> Finding:
     if wrong:
-        return Finding("sample", False, f"{few(wrong)} not what the recipe makes" + (f"; {changed}" if changed else ""))
-    return Finding("sample", True, f"{count} tensors made again from the parents have the same bits")
+        return Finding(
+            "sample", False, f"{few(wrong)} not reproduced by the recipe" + (f"; {changed}" if changed else "")
+        )
+    return Finding("sample", True, f"{count} tensors recomputed from the parents are bit-identical")

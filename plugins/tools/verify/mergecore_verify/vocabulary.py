@@ -1,4 +1,4 @@
-"""Whether every token that the tokenizer or a config names has a row in the embedding."""
+"""Check that every token in the tokenizer or a config has a row in the embedding."""
 
 from __future__ import annotations
 
@@ -7,35 +7,32 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mergecore.api import read_text
-from mergecore.config import leaves
-from mergecore.errors import ModelError
-from mergecore.sources import Checkpoint
-from mergecore.tokens import token_ids
+from mergecore.api import ModelError, read_text
+from mergecore.tooling import Checkpoint, leaves, token_ids
 from mergecore_verify.findings import Finding, few, skipped
 
 SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "forced_bos_token_id")
-"""The keys of config.json and generation_config.json that name a token."""
+"""Keys of config.json and generation_config.json that hold a token ID."""
 
 CONFIG_LIMIT = 10**7
-"""Bytes that generation_config.json may have."""
+"""Maximum size of generation_config.json in bytes."""
 
 
 def check_tokens(checkpoint: Checkpoint) -> Finding:
-    """Token numbers against the rows that config.json states, which the shapes are checked against."""
+    """Compare token IDs with vocab_size in config.json. The shapes are checked against it elsewhere."""
     rows = max((value for key, value in leaves(checkpoint.config) if _is_size(key, value)), default=0)
     if not rows:
         return skipped("tokenizer", "config.json has no vocab_size")
     named = {**checkpoint.config, "generation_config.json": _generation(checkpoint.folder)}
     wrong = [f"{key} {number}" for key, number in _special(named) if number >= rows]
     if wrong:
-        return Finding("tokenizer", False, f"{few(wrong)} not below vocab_size {rows}")
+        return Finding("tokenizer", False, f"{few(wrong)} out of range, as vocab_size is {rows}")
     ids = token_ids(checkpoint.folder)
     if ids is None:
         return skipped("tokenizer", "no tokenizer.json or vocab.json")
     late = [f"{token!r} ({number})" for token, number in ids.items() if number >= rows]
     if late:
-        return Finding("tokenizer", False, f"tokens without a row, as vocab_size is {rows}: {few(late)}")
+        return Finding("tokenizer", False, f"tokens out of range, as vocab_size is {rows}: {few(late)}")
     return Finding("tokenizer", True, f"{len(ids)} tokens, all below vocab_size {rows}")
 
 
@@ -50,9 +47,9 @@ def _generation(folder: Path) -> Mapping[str, Any]:
     try:
         value = json.loads(read_text(path, CONFIG_LIMIT))
     except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path}: cannot be read as JSON: {error}") from None
+        raise ModelError(f"{path}: not valid JSON: {error}") from None
     if not isinstance(value, dict):
-        raise ModelError(f"{path}: must hold a JSON object")
+        raise ModelError(f"{path}: must contain a JSON object")
     return value
 
 

@@ -1,4 +1,4 @@
-"""verify says ok of what is whole, names what is not, and computes tensors again bit for bit."""
+"""Tests of verify: it accepts complete models, reports damage, and recomputes tensors bit for bit."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 import typer
-from llamas import write_model
 from mergecore_verify import Finding, examine
 from safetensors.torch import load_file, save_file
+from tiny_llamas import write_model
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from typer.testing import CliRunner
@@ -38,7 +38,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def out(made: Path, tmp_path: Path) -> Path:
-    """A copy to spoil."""
+    """A copy that a test can damage."""
     for folder in made.parent.iterdir():
         shutil.copytree(folder, tmp_path / folder.name)
     return tmp_path / "out"
@@ -75,17 +75,18 @@ def flip(tensors: dict[str, torch.Tensor]) -> None:
 
 NORM = "model.norm.weight"
 SPOILT = {
-    "cut short": (lambda out: (out / "model.safetensors").write_bytes(b"1234"), {"files", "hashes"}, "cut short"),
+    "cut short": (lambda out: (out / "model.safetensors").write_bytes(b"1234"), {"files", "hashes"}, "truncated"),
     "lost tensor": (lambda out: edit_weights(out, lambda t: t.pop(NORM)), {"names", "hashes", "loading"}, NORM),
     "unknown tensor": (
         lambda out: edit_weights(out, lambda t: t.update(x=torch.ones(2))), {"names", "hashes", "loading"}, "x unknown"
     ),
     "other rows": (
         lambda out: edit_json(out / "config.json", vocab_size=11),
-        {"shapes", "hashes", "loading", "tokenizer"}, "vocab_size 11"
+        {"shapes", "hashes", "loading", "tokenizer"}, "vocab_size in config.json is 11"
     ),
     "other shape": (
-        lambda out: edit_weights(out, lambda t: t.update({NORM: torch.ones(9)})), {"hashes", "loading"}, "another shape"
+        lambda out: edit_weights(out, lambda t: t.update({NORM: torch.ones(9)})),
+        {"hashes", "loading"}, "of a different shape"
     ),
     "NaN": (lambda out: edit_weights(out, lambda t: t[NORM].fill_(torch.nan)), {"values", "hashes"}, NORM),
     "one bit": (lambda out: edit_weights(out, flip), {"hashes"}, "model.safetensors changed"),
@@ -114,13 +115,13 @@ def test_a_sample_computes_the_parents_again(out: Path) -> None:
     edit_weights(out, flip)
     assert failed(out, sample=21) == {"hashes", "sample"}
     (out / "mergecore.lock.json").unlink()
-    with pytest.raises(InputError, match="has no lock"):
+    with pytest.raises(InputError, match="has no lock file"):
         found(out, sample=1)
 
 
 def test_a_folder_of_any_origin_can_be_checked(out: Path) -> None:
     findings = found(out.parent / "base")
-    assert findings["hashes"] == Finding("hashes", None, "not checked: no lock")
+    assert findings["hashes"] == Finding("hashes", None, "not checked: no lock file")
     assert not failed(out.parent / "base")
 
 

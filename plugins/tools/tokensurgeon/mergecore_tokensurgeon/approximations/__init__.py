@@ -1,11 +1,11 @@
-"""The ways to make rows for tokens that a model lacks, by name."""
+"""Approximations of rows for tokens that a model does not have, by name."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from mergecore_tokensurgeon.approximations import landmarks, neighbours, plain, pursuit, rotated, sparse, subword
+from mergecore_tokensurgeon.approximations import landmarks, neighbors, plain, pursuit, rotated, sparse, subword
 from mergecore_tokensurgeon.task import Approximation, Rows, Task
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def _of_donor(approximation: Approximation) -> Approximation:
-    """The same, with the mean row for tokens whose row in the donor is all zeros: it says nothing of them."""
+    """Wrap an approximation to use the mean row for tokens whose donor row is all zeros and so uninformative."""
 
     def prepare(task: Task) -> Rows:
         make = approximation(task)
@@ -32,7 +32,7 @@ def _of_donor(approximation: Approximation) -> Approximation:
 
 METHODS: Mapping[str, Approximation] = {
     "omp": _of_donor(pursuit.omp),
-    "common_interpolation": _of_donor(neighbours.common_interpolation),
+    "common_interpolation": _of_donor(neighbors.common_interpolation),
     "subword": subword.subword,
     "mean": plain.mean,
     "zero": plain.zero,

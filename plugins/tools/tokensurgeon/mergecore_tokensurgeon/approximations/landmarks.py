@@ -1,4 +1,4 @@
-"""Rows turned from the donor's space into the model's by the rotation that brings the shared tokens together."""
+"""Rows rotated from the donor's space into the model's, with the rotation that best aligns the shared tokens."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 def landmark_pca(task: Task) -> Rows:
     """y = (x - μ_d) V_d R V_mᵀ + μ_m.
 
-    V are the principal directions of the shared rows, as many as the narrower side has; R is the rotation that takes
-    the donor's coordinates nearest to the model's (Schönemann 1966): U Wᵀ, where A_dᵀ A_m = U S Wᵀ.
+    V are the principal directions of the shared rows, as many as the narrower side has. R is the rotation that best
+    aligns the donor's coordinates with the model's (Schönemann 1966): U Wᵀ, where A_dᵀ A_m = U S Wᵀ.
     """
     import torch
 
@@ -32,7 +32,7 @@ def landmark_pca(task: Task) -> Rows:
 
 
 def _principal(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean, and the directions of the covariance, largest first: (width, width). Signs do not matter here."""
+    """Return the mean and the (width, width) principal directions, largest first. Signs do not matter here."""
     import torch
 
     mean = rows.mean(0)

@@ -1,4 +1,4 @@
-"""Rows that look at no token: the mean, zeros, random ones, and draws from the distribution of the model's rows."""
+"""Rows independent of the token: the mean, zeros, random ones, and draws from the distribution of the model's rows."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ if TYPE_CHECKING:
 
 
 def mean(task: Task) -> Rows:
-    """The mean of all rows of the model."""
+    """Use the mean of all rows of the model."""
     return lambda rows: task.mean.repeat(len(rows), 1)
 
 
 def zero(task: Task) -> Rows:
-    """Zeros."""
+    """Use zeros."""
     return lambda rows: task.mean.new_zeros(len(rows), len(task.mean))
 
 
 def random(task: Task) -> Rows:
-    """Normal numbers of the mean and the standard deviation that the model's values have as a whole."""
+    """Draw normal numbers with the mean and standard deviation of all of the model's values."""
     middle, spread = float(task.mean.mean()), float(task.model.float().std())
     return lambda rows: middle + spread * task.draw(rows)
 
 
 def john_hewitt(task: Task) -> Rows:
-    """Draws from the normal distribution with the mean and the covariance of the model's rows.
+    """Draw from the normal distribution with the mean and covariance of the model's rows.
 
     J. Hewitt, Initializing New Word Embeddings for Pretrained Language Models, 2021. y = μ + V √Λ z, where V Λ Vᵀ is
-    the covariance, decomposed in float64: it need not be positive definite.
+    the covariance, decomposed in float64 because it might not be positive definite.
     """
     import torch
 

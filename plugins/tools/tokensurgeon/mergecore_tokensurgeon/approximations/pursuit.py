@@ -1,4 +1,4 @@
-"""Rows as sums of shared tokens' rows, with the weights that make the donor's row of the donor's."""
+"""Rows as sums of the shared tokens' rows, with the weights that reconstruct the row in the donor."""
 
 from __future__ import annotations
 

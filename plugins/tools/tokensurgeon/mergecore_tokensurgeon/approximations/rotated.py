@@ -1,4 +1,4 @@
-"""Rows as sums of shared tokens' rows, each first turned as rotary position embeddings turn what stands elsewhere."""
+"""Rows as sums of the shared tokens' rows, each rotated to a position with rotary position embeddings."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mergecore.api import InputError
-from mergecore.config import first_of
+from mergecore.tooling import get_key
 from mergecore_tokensurgeon.omp import Dictionary
 from mergecore_tokensurgeon.task import Rows, Task
 
@@ -18,12 +18,12 @@ HEADS = ("num_attention_heads", "text_config.num_attention_heads", "n_head")
 
 
 def mp_rope(task: Task) -> Rows:
-    """Matching pursuit in which each atom is moved to the position that suits the residual best.
+    """Matching pursuit in which each atom is rotated to the position that fits the residual best.
 
-    Each of k steps picks the shared token with the largest |⟨residual, Dⱼ⟩| and turns Dⱼ by the rotary embedding of
-    the position p = ⟨θ, f⟩ / (heads · ‖f‖²): f are the frequencies and θ the angles, one for each head and pair, from
-    atom to residual (or to its opposite, where that is nearer). The coefficients are least squares over the turned
-    atoms; y sums the model's rows, turned by the same positions with the model's own heads and frequencies.
+    Each of k steps picks the shared token with the largest |⟨residual, Dⱼ⟩| and rotates Dⱼ by the rotary embedding of
+    the position p = ⟨θ, f⟩ / (heads · ‖f‖²). Here f are the frequencies, and θ are the angles per head and pair from
+    the atom to the residual (or to its opposite, if that is closer). The coefficients are least squares over the
+    rotated atoms. y sums the model's rows, rotated to the same positions with the model's heads and frequencies.
     """
     import torch
 
@@ -53,25 +53,25 @@ def mp_rope(task: Task) -> Rows:
 
 
 def rotation(config: Mapping[str, Any], width: int) -> tuple[int, Tensor]:
-    """The number of heads, and the angle a position turns each pair of a head's values by: base^(-i/pairs).
+    """Return the number of heads, and the rotation angle per position of each pair of values: base^(-i/pairs).
 
     Raises:
-        InputError: the model has no rotary position embeddings, or rows that its heads do not cut evenly.
+        InputError: The model has no rotary position embeddings, or its rows do not divide evenly into heads.
     """
     import torch
 
-    heads, base = first_of(config, HEADS), first_of(config, BASES)
+    heads, base = (next(filter(None, (get_key(config, key) for key in keys)), None) for keys in (HEADS, BASES))
     if not isinstance(heads, int) or heads < 1 or width % (2 * heads) or not isinstance(base, (int, float)):
         raise InputError(
-            "--method mp_rope: is for models with rotary position embeddings, whose config.json has rope_theta and a"
-            " number of heads that cuts a row into parts of even length; use --method omp"
+            "--method mp_rope: requires rotary position embeddings, with rope_theta in config.json and a number of"
+            " heads that divides a row into parts of even length; use --method omp"
         )
     pairs = width // heads // 2
     return heads, float(base) ** (-torch.arange(pairs) / pairs)
 
 
 def _position(atoms: Tensor, residual: Tensor, heads: int, pace: Tensor) -> Tensor:
-    """The position that turns each atom nearest to its residual or to the opposite of that, the one nearer to 0."""
+    """Return the position closest to 0 that best rotates each atom to its residual or to the opposite of it."""
     import torch
 
     options = []
@@ -82,7 +82,7 @@ def _position(atoms: Tensor, residual: Tensor, heads: int, pace: Tensor) -> Tens
 
 
 def _turned(rows: Tensor, places: Tensor, heads: int, pace: Tensor) -> Tensor:
-    """Rows as they are at positions: value i of a head's first half and value i of its second are one pair."""
+    """Rotate rows to positions. Value i of a head's first half and value i of its second half form a pair."""
     import torch
 
     turned = _complex(rows, heads) * torch.polar(torch.ones(1), places[:, None, None] * pace)

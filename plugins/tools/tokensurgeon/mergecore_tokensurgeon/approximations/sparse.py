@@ -1,4 +1,4 @@
-"""Rows carried over by a basis that both sides have: directions that a few shared tokens make in each."""
+"""Rows mapped through a basis that both sides share, whose directions are built from a few shared tokens."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ CUTOFF = 1e-5
 def stb(task: Task) -> Rows:
     """Sparse token basis: y = a B_m + μ_m, where a is the least-squares solution of a B_d = x - μ_d.
 
-    The directions are the principal ones of the narrower side's shared rows, each written as a sum of k centred shared
-    rows there by orthogonal matching pursuit; the same sums of the rows of each side are B_d and B_m.
+    The directions are the principal directions of the narrower side's shared rows, each written as a sum of k centered
+    shared rows by orthogonal matching pursuit. The same sums of the rows of each side are B_d and B_m.
     """
     import torch
 

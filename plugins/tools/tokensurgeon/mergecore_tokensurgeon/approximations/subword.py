@@ -1,4 +1,4 @@
-"""Rows made of the model's own tokens for the same text."""
+"""Rows built from the model's own tokens for the same text."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
 
 def subword(task: Task) -> Rows:
-    """The mean, sum, weighted mean or one of the rows of the pieces that the model's tokenizer cuts the text into.
+    """Combine the rows of the pieces into which the model's tokenizer splits the text.
 
-    An embedding must tell what comes next, for which the last piece counts most (weights 1..m, or the last alone); a
-    head must tell that the token begins, so there it is the first. A text without pieces gets the mean row.
+    An embedding must predict what comes next, so the last piece counts most (weights 1..m, or only the last one). A
+    head must predict the start of the token, so the first piece counts most. A text without pieces gets the mean row.
     """
     import torch
 

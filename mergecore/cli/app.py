@@ -1,0 +1,222 @@
+"""The command line. Each command is a thin wrapper over the modules that do the work."""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import json
+import signal
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from mergecore.cli import arch_commands, plugin_commands
+from mergecore.cli.console import say, warn
+from mergecore.cli.external_commands import Commands
+from mergecore.cli.options import (
+    ArchDirs,
+    AsJson,
+    Force,
+    Memory,
+    NoHooks,
+    Out,
+    PluginFiles,
+    Quiet,
+    RecipePath,
+    RequireLicense,
+    ShardSize,
+    StrictPlugins,
+    Workers,
+    memory_budget,
+    run_options,
+)
+from mergecore.errors import MergecoreError
+
+app = typer.Typer(
+    cls=Commands,
+    help="Merge pretrained models in weight space.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+methods_app = typer.Typer(help="List and describe the installed merge methods.", no_args_is_help=True)
+app.add_typer(methods_app, name="methods")
+app.add_typer(arch_commands.app, name="arch")
+app.add_typer(plugin_commands.app, name="plugins")
+app.command()(plugin_commands.new)
+
+
+@app.command()
+def run(
+    recipe: RecipePath,
+    out: Out,
+    memory: Memory = "",
+    arch_dir: ArchDirs = [],  # noqa: B006  typer creates a new list each time
+    plugin: PluginFiles = [],  # noqa: B006
+    no_hooks: NoHooks = False,
+    strict_plugins: StrictPlugins = False,
+    require_license: RequireLicense = "",
+    workers: Workers = 0,
+    shard_size: ShardSize = "",
+    executor: Annotated[str, typer.Option(help="Name of the executor to use.")] = "threads",
+    force: Force = False,
+    allow_nonfinite: Annotated[
+        bool, typer.Option("--allow-nonfinite", help="Warn about NaN or infinity in the result instead of stopping.")
+    ] = False,
+    hash_inputs: Annotated[
+        bool, typer.Option("--hash-inputs", help="Add full SHA-256 hashes of the models to the lock file (1 s per GB).")
+    ] = False,
+    keep: Annotated[list[str], typer.Option(help="Name of a stage to write as well, to OUT-NAME.")] = [],  # noqa: B006
+    no_health: Annotated[bool, typer.Option("--no-health", help="Skip the health check of the result.")] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Merge the models of RECIPE into the folder OUT. An interrupted run resumes where it stopped.
+
+    RECIPE can also be the mergecore.lock.json of an earlier result, to reproduce that result.
+    """
+    from mergecore.cli.run_with_progress import run_with_progress
+    from mergecore.discovery import Registry
+    from mergecore.models import local_definitions
+    from mergecore.planning import make_plan
+    from mergecore.recipes import load_recipe
+
+    options = run_options(
+        memory,
+        workers,
+        shard_size,
+        executor=executor,
+        force=force,
+        allow_nonfinite=allow_nonfinite,
+        hash_inputs=hash_inputs,
+        without=("health",) if no_health else (),
+    )
+    registry = Registry(warn, local_definitions(arch_dir), files=plugin, hooks=not no_hooks, strict=strict_plugins)
+    plan = make_plan(load_recipe(recipe), registry, options.memory, keep)
+    run_with_progress(plan, out, registry, options, quiet=quiet, as_json=as_json, require_license=require_license)
+
+
+@app.command("plan")
+def plan_command(
+    recipe: RecipePath,
+    out: Annotated[Path, typer.Argument(help="Output folder of the run. Its disk is measured.")] = Path("out"),
+    memory: Memory = "",
+    arch_dir: ArchDirs = [],  # noqa: B006
+    plugin: PluginFiles = [],  # noqa: B006
+    no_hooks: NoHooks = False,
+    strict_plugins: StrictPlugins = False,
+    require_license: RequireLicense = "",
+    weights: Annotated[bool, typer.Option("--weights", help="Show the inputs and parameters of every weight.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check RECIPE and estimate the cost of a run. Read only the headers of the models, and write nothing."""
+    from mergecore.cli import render
+    from mergecore.discovery import Registry
+    from mergecore.models import local_definitions
+    from mergecore.planning import check_license, estimate_cost, make_plan
+    from mergecore.recipes import load_recipe
+    from mergecore.running import available_cores
+
+    budget = memory_budget(memory)
+    registry = Registry(warn, local_definitions(arch_dir), files=plugin, hooks=not no_hooks, strict=strict_plugins)
+    plan = make_plan(load_recipe(recipe), registry, budget)
+    try:
+        check_license(require_license, plan.parents)
+        executor = registry.provide("executors", "threads")()
+        cost = estimate_cost(plan, executor, out, budget, available_cores())
+        if as_json:
+            view = {**render.plan_view(plan), "estimate": asdict(cost), "weights": render.weights_view(plan)}
+            print(json.dumps(view, indent=2))
+            return
+        render.print_plan(plan, cost)
+        if weights:
+            render.print_weights(plan)
+    finally:
+        plan.close()
+
+
+@app.command()
+def schema(plugin: PluginFiles = []) -> None:  # noqa: B006
+    """Print the JSON Schema of recipes. It includes the parameters of every method, for validation in your editor."""
+    from mergecore.discovery import Registry
+    from mergecore.recipes import recipe_schema, schema_text
+
+    registry = Registry(warn, files=plugin)
+    print(schema_text(recipe_schema(registry.all_methods())), end="")
+
+
+@methods_app.command("list")
+def methods_list(as_json: AsJson = False) -> None:
+    """List the merge methods that a recipe can use."""
+    plugin_commands.print_kind("methods", as_json)
+
+
+@methods_app.command("show")
+def methods_show(
+    name: Annotated[str, typer.Argument(help="Name of a method, as shown by `methods list`.")],
+    plugin: PluginFiles = [],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
+    """Describe a method and its parameters."""
+    from mergecore.cli import render
+    from mergecore.discovery import Registry
+
+    render.show_method(name, Registry(warn, files=plugin).provide("methods", name), as_json)
+
+
+@arch_commands.app.command("list")
+def arch_list(as_json: AsJson = False) -> None:
+    """List the model classes that have an installed architecture definition."""
+    plugin_commands.print_kind("architectures", as_json)
+
+
+class Stopped(BaseException):
+    """Raised on Ctrl-C or SIGTERM. `number` is the signal number."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+def _stop(number: int, _frame: Any) -> None:
+    signal.signal(number, signal.SIG_DFL)  # a second signal ends the process at once; the journal survives that too
+    raise Stopped(number)
+
+
+def main() -> NoReturn:
+    """Run the command line. Print errors without a traceback and set the exit status."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:  # ignored under nohup, for example
+            signal.signal(number, _stop)
+    # Imported modules stay in memory. Repeated garbage collection would add 0.25 s to the import of torch.
+    gc.set_threshold(100_000)
+    atexit.register(gc.freeze)  # skip the collection at exit, which takes just as long
+    debug = "--debug" in sys.argv
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    try:
+        status: Any = app(args=arguments, standalone_mode=False)
+    except Stopped as stopped:
+        say("stopped" if stopped.number == signal.SIGTERM else "interrupted")
+        sys.exit(128 + stopped.number)
+    except MergecoreError as error:
+        if debug:
+            raise
+        say(f"error: {error}")
+        sys.exit(error.exit_code)
+    except Exception as error:
+        if debug:
+            raise
+        if hasattr(error, "exit_code") and hasattr(error, "format_message"):  # from typer, whose classes are private
+            if type(error).__name__ == "NoArgsIsHelpError":
+                print(error.format_message(), file=sys.stderr)
+            else:
+                say(f"error: {error.format_message()}")
+            sys.exit(error.exit_code)
+        cause = f"{type(error).__name__}: {error}"
+        say(f"error: {cause}; this is a bug in mergecore: run again with --debug and report it")
+        sys.exit(1)
+    sys.exit(status if isinstance(status, int) else 0)

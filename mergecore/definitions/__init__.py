@@ -1,0 +1,37 @@
+"""Model classes as data: architecture definitions, how they are inferred, and the keys of config.json."""
+
+from mergecore.definitions.config import (
+    Keys,
+    Period,
+    class_name,
+    first_of,
+    get_key,
+    is_tied,
+    leaves,
+    tie_keys,
+    with_keys,
+    written_key,
+)
+from mergecore.definitions.definition import Architecture, Module, Weight, fill, numbers
+from mergecore.definitions.inference import infer_definition
+from mergecore.definitions.parsing import parse_definition
+
+__all__ = [
+    "Architecture",
+    "Keys",
+    "Module",
+    "Period",
+    "Weight",
+    "class_name",
+    "fill",
+    "first_of",
+    "get_key",
+    "infer_definition",
+    "is_tied",
+    "leaves",
+    "numbers",
+    "parse_definition",
+    "tie_keys",
+    "with_keys",
+    "written_key",
+]

@@ -1,0 +1,52 @@
+"""Plugins: finding, loading, checking, and running them, and making new ones."""
+
+from mergecore.discovery.doctor import Finding, examine_plugins
+from mergecore.discovery.entry_points import (
+    KINDS,
+    Plugin,
+    find_plugin,
+    known_plugins,
+    list_plugins,
+    load_plugin,
+    not_installed,
+    plugin_summary,
+)
+from mergecore.discovery.parameters import (
+    NO_VALUE,
+    Parameter,
+    Setting,
+    convert,
+    declared,
+    missing,
+    parse_level,
+    value_for,
+)
+from mergecore.discovery.postprocessors import load_postprocessors, run_for_stage, run_postprocessor
+from mergecore.discovery.registry import Registry
+from mergecore.discovery.scaffold import write_package
+
+__all__ = [
+    "KINDS",
+    "NO_VALUE",
+    "Finding",
+    "Parameter",
+    "Plugin",
+    "Registry",
+    "Setting",
+    "convert",
+    "declared",
+    "examine_plugins",
+    "find_plugin",
+    "known_plugins",
+    "list_plugins",
+    "load_plugin",
+    "load_postprocessors",
+    "missing",
+    "not_installed",
+    "parse_level",
+    "plugin_summary",
+    "run_for_stage",
+    "run_postprocessor",
+    "value_for",
+    "write_package",
+]

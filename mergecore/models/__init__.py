@@ -1,0 +1,64 @@
+"""Models as recipes name them, opened as checkpoints whose tensors can be read in the names of a definition."""
+
+from mergecore.models.adapters import find_adapter, open_model, tied_heads, with_adapter
+from mergecore.models.architecture_lookup import (
+    compare_names,
+    find_architecture,
+    fit_checkpoints,
+    load_definition,
+    local_definitions,
+    recipe_definitions,
+    stored_name,
+)
+from mergecore.models.checkpoint import Added, Checkpoint, check_link
+from mergecore.models.fingerprints import CHUNK, fingerprint, matches_fingerprint
+from mergecore.models.hub import fetch_in_parallel
+from mergecore.models.hub_errors import explain_hub_errors
+from mergecore.models.layout_reader import LayoutReader, Span, join_parts, rename_tensors, with_layout
+from mergecore.models.references import LocatedModel, locate_model, split_adapters
+from mergecore.models.remote_files import Shard, shards_of
+from mergecore.models.row_reader import MEAN, ZERO, Rows, with_rows
+from mergecore.models.stamps import Stamp, check_unchanged, stamp_file
+from mergecore.models.vocabulary_check import VOCABULARY_CURE, check_vocabularies, token_ids
+
+__all__ = [
+    "CHUNK",
+    "MEAN",
+    "VOCABULARY_CURE",
+    "ZERO",
+    "Added",
+    "Checkpoint",
+    "LayoutReader",
+    "LocatedModel",
+    "Rows",
+    "Shard",
+    "Span",
+    "Stamp",
+    "check_link",
+    "check_unchanged",
+    "check_vocabularies",
+    "compare_names",
+    "explain_hub_errors",
+    "fetch_in_parallel",
+    "find_adapter",
+    "find_architecture",
+    "fingerprint",
+    "fit_checkpoints",
+    "join_parts",
+    "load_definition",
+    "local_definitions",
+    "locate_model",
+    "matches_fingerprint",
+    "open_model",
+    "recipe_definitions",
+    "rename_tensors",
+    "shards_of",
+    "split_adapters",
+    "stamp_file",
+    "stored_name",
+    "tied_heads",
+    "token_ids",
+    "with_adapter",
+    "with_layout",
+    "with_rows",
+]

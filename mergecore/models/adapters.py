@@ -1,0 +1,177 @@
+"""Adapters in recipes. For `base+adapter`, a plugin applies the changes of the adapter to each tensor as it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mergecore.api import FLOATS, Adapter, AdapterRequest, Change, ModelInfo, Reader, TensorInfo, torch_dtype
+from mergecore.definitions import Architecture, tie_keys, with_keys
+from mergecore.discovery import Registry
+from mergecore.errors import ModelError, PluginError
+from mergecore.models.architecture_lookup import find_architecture, stored_name
+from mergecore.models.checkpoint import Added, Checkpoint, check_link, open_folder
+from mergecore.models.layout_reader import convert_layout, join_parts, rename_tensors
+from mergecore.models.references import locate_model, split_adapters
+from mergecore.models.stamps import stamp_file
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def open_model(reference: str, registry: Registry, own: Mapping[str, Any] | None = None) -> Checkpoint:
+    """Open a model folder, with adapters if the reference is of the form ``base+adapter+adapter``.
+
+    Args:
+        reference: the model as written in a recipe. A folder name can contain ``+`` if the folder exists.
+        registry: the plugins.
+        own: architecture definitions that take precedence over all others.
+
+    Raises:
+        ModelError: if a folder or its contents cannot be used.
+        PluginError: if no plugin recognizes an adapter.
+    """
+    base, adapters = split_adapters(reference)
+    checkpoint = open_folder(base, registry)
+    opened: list[Reader] = [*checkpoint.files]
+    try:
+        for adapter in adapters:
+            checkpoint = with_adapter(checkpoint, find_adapter(adapter), registry, own or {}, opened)
+    except BaseException:
+        for file in opened:
+            file.close()
+        raise
+    return replace(checkpoint, reference=reference, files=opened) if adapters else checkpoint
+
+
+def find_adapter(reference: str) -> Path:
+    """Return the folder of an adapter. An adapter on the Hub is downloaded completely, because it is small.
+
+    Raises:
+        ModelError: if there is no such folder or repository.
+    """
+    folder, snapshot = locate_model(reference)
+    for name in snapshot.names if snapshot else ():
+        if snapshot and name.startswith("adapter_") and not snapshot.has(name):
+            snapshot.fetch(name, lambda count: None)
+    return folder
+
+
+def with_adapter(
+    checkpoint: Checkpoint, folder: Path, registry: Registry, own: Mapping[str, Any], opened: list[Reader]
+) -> Checkpoint:
+    """Apply the adapter in a folder to a checkpoint, and use the tensor names of its definition.
+
+    Args:
+        checkpoint: a model.
+        folder: folder of the adapter.
+        registry: the plugins.
+        own: architecture definitions that take precedence over all others.
+        opened: the list to add the opened adapter files to. The caller closes them.
+
+    Raises:
+        ModelError: if the adapter does not match the model.
+        PluginError: if no plugin recognizes the adapter.
+    """
+    definition, _ = find_architecture(checkpoint, registry, own)
+    checkpoint, _ = rename_tensors(checkpoint, definition)
+    whole, bound = join_parts(checkpoint, definition)
+    tied = tied_heads(bound, checkpoint)
+
+    def open_file(path: Path) -> Reader:
+        check_link(folder, path)
+        reader: Reader = registry.provide("readers", path.suffix.removeprefix("."))(path)
+        opened.append(reader)
+        return reader
+
+    heads = {head: checkpoint.tensors[embedding] for head, embedding in tied.items()}
+    tensors = {**whole.tensors, **checkpoint.tensors, **heads}
+    info = ModelInfo(checkpoint.reference, checkpoint.folder, checkpoint.config)
+    others = {**_aliases(bound, checkpoint, tensors), **definition.prefixes}
+    adapter = registry.adapter(AdapterRequest(folder, info, tensors, others, open_file))
+    if adapter is None:
+        raise PluginError(
+            f"{folder}: no installed package recognizes this adapter; for PEFT LoRA: pip install mergecore-lora"
+        )
+    _check(adapter, tensors, folder)
+    direct = {name: change for name, change in adapter.changes.items() if name in {**checkpoint.tensors, **tied}}
+    changed = _changed(checkpoint, direct, tied)
+    if direct.keys() & tied.keys():  # the head is no longer tied to the embedding
+        changed = replace(changed, config=with_keys(changed.config, tie_keys(changed.config, False)))
+    if rest := {name: change for name, change in adapter.changes.items() if name not in direct}:
+        in_parts = definition.bind(checkpoint.config, checkpoint.reference, frozenset(checkpoint.tensors))
+        changed = _changed(convert_layout(changed, definition, bound, checkpoint), rest, {})
+        changed = convert_layout(changed, definition, in_parts, checkpoint)
+    added = Added(folder, adapter.summary, len(adapter.changes))
+    stamps = {**checkpoint.stamps, **{path: stamp_file(path) for path in adapter.files}}
+    return replace(changed, stamps=stamps, adapters=(*checkpoint.adapters, added))
+
+
+def _aliases(architecture: Architecture, checkpoint: Checkpoint, tensors: Mapping[str, TensorInfo]) -> dict[str, str]:
+    """Return alternative names of the tensors, mapped to their names in the checkpoint."""
+    weights = architecture.weights(checkpoint.config, checkpoint.reference)
+    spellings = ((weight.name, *weight.aliases) for weight in weights if weight.aliases)
+    return {name: there for names in spellings if (there := next((n for n in names if n in tensors), None))
+            for name in names if name != there}  # fmt: skip
+
+
+def tied_heads(architecture: Architecture, checkpoint: Checkpoint) -> dict[str, str]:
+    """Return the weights that are not stored because they are tied, mapped to the weights that they are tied to."""
+    weights = architecture.weights(checkpoint.config, checkpoint.reference)
+    return {
+        weight.name: weight.tied_to
+        for weight in weights
+        if weight.tied_to and weight.tied_to in checkpoint.tensors and stored_name(checkpoint, weight) is None
+    }
+
+
+def _check(adapter: Adapter, tensors: Mapping[str, TensorInfo], folder: Path) -> None:
+    for name in adapter.changes:
+        if tensors[name].dtype not in FLOATS:
+            raise ModelError(f"{folder}: changes {name!r}, but its dtype {tensors[name].dtype} is not supported")
+
+
+def _changed(checkpoint: Checkpoint, changes: Mapping[str, Change], tied: Mapping[str, str]) -> Checkpoint:
+    """Return the checkpoint with these tensors changed. A changed tied tensor becomes a separate tensor."""
+    names = {name: tied.get(name, name) for name in changes}
+    changed = Changed(checkpoint, changes, names)
+    readers = {**checkpoint.readers, **dict.fromkeys(changes, changed)}
+    return replace(checkpoint, tensors={**checkpoint.tensors, **changed.tensors}, readers=readers)
+
+
+class Changed:
+    """A `mergecore.api.Reader` that computes the changed tensors of a checkpoint on read, without rounding."""
+
+    def __init__(self, checkpoint: Checkpoint, changes: Mapping[str, Change], names: Mapping[str, str]) -> None:
+        infos = {name: checkpoint.tensors[source] for name, source in names.items()}
+        self.tensors: Mapping[str, TensorInfo] = {
+            name: TensorInfo("F64" if info.dtype == "F64" else "F32", info.shape, info.kept)
+            for name, info in infos.items()
+        }
+        self._checkpoint, self._changes, self._names = checkpoint, changes, names
+
+    def read(self, name: str, start: int, out: Tensor) -> None:
+        """See `mergecore.api.Reader.read`."""
+        unchanged = partial(self._read, self._names[name])
+        unchanged(start, out)
+        self._changes[name].apply(start, out, unchanged)
+
+    def _read(self, name: str, start: int, out: Tensor) -> None:
+        dtype = torch_dtype(self._checkpoint.tensors[name].dtype)
+        if out.dtype == dtype:
+            self._checkpoint.read(name, start, out)
+            return
+        stored = out.new_empty(out.shape, dtype=dtype)
+        self._checkpoint.read(name, start, stored)
+        out.copy_(stored)
+
+    def parts(self, name: str) -> list[tuple[Reader, str, int]]:
+        """Return the readers and tensors that a tensor is read from. See `shards.shards_of`."""
+        source = self._names[name]
+        return [(self._checkpoint.readers[source], source, self.tensors[name].elements)]
+
+    def close(self) -> None:
+        """Do nothing, because the files belong to the checkpoint."""

@@ -1,0 +1,166 @@
+"""Find a model's architecture in the recipe's files, a folder, or installed packages, or infer it from headers."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mergecore.api import read_text
+from mergecore.definitions import Architecture, Weight, class_name, infer_definition, leaves, parse_definition
+from mergecore.discovery import Registry, known_plugins
+from mergecore.documents import Place
+from mergecore.errors import ArchitectureError, ModelError
+from mergecore.models.checkpoint import Checkpoint
+from mergecore.models.layout_reader import convert_layout, rename_tensors
+
+PATH_VARIABLE = "MERGECORE_ARCH_PATH"
+"""Environment variable with folders of architecture files, separated as in PATH."""
+
+LIMIT = 10**7
+"""Maximum size of an architecture file in bytes. Real files have a few thousand."""
+
+
+def load_definition(path: Path) -> Mapping[str, Any]:
+    """Load an architecture file.
+
+    Raises:
+        ArchitectureError: if it cannot be read, or does not list its model classes.
+    """
+    try:
+        definition = json.loads(read_text(path, LIMIT))
+    except ModelError as error:
+        raise ArchitectureError(str(error)) from None
+    except (ValueError, RecursionError) as error:
+        raise ArchitectureError(f"{path}: cannot be parsed as JSON: {error}") from None
+    classes = definition.get("classes") if isinstance(definition, dict) else None
+    if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
+        raise ArchitectureError(f'{path}: must list its model classes, such as "classes": ["LlamaForCausalLM"]')
+    parse_definition(classes[0], definition, str(path))
+    return definition  # type: ignore[no-any-return]
+
+
+def load_definitions(paths: Sequence[Path]) -> dict[str, Any]:
+    """Load architectures by class name from files and from JSON files in folders. The first file with a class wins."""
+    found: dict[str, Any] = {}
+    for path in paths:
+        if not path.exists():
+            raise ArchitectureError(f"{path}: no such architecture file or folder")
+        for file in sorted(path.glob("*.json")) if path.is_dir() else [path]:
+            definition = load_definition(file)
+            for name in definition["classes"]:
+                found.setdefault(name, definition)
+    return found
+
+
+def local_definitions(folders: Sequence[Path]) -> dict[str, Any]:
+    """Load the architectures in these folders, then those in MERGECORE_ARCH_PATH."""
+    from_variable = [Path(part) for part in os.environ.get(PATH_VARIABLE, "").split(os.pathsep) if part]
+    return load_definitions([*folders, *from_variable])
+
+
+def find_architecture(
+    checkpoint: Checkpoint, registry: Registry, own: Mapping[str, Any]
+) -> tuple[Architecture, list[str]]:
+    """Find the architecture of a checkpoint. Return it with notes about where it comes from.
+
+    Args:
+        checkpoint: the checkpoint, whose config.json names its class.
+        registry: the plugins.
+        own: definitions that take precedence over all others.
+    """
+    name = class_name(checkpoint.config, str(checkpoint.folder))
+    kinds = [value for key, value in leaves(checkpoint.config) if key.split(".")[-1] == "model_type"]
+    for label in (*(f"{name}/{kind}" for kind in kinds), name):
+        definition = own.get(label) or registry.definitions.get(label) or registry.provide("architectures", label)
+        if definition is not None:
+            return parse_definition(name, definition, f"for {checkpoint.folder}"), []
+    return infer_architecture(checkpoint, name)
+
+
+def infer_architecture(checkpoint: Checkpoint, name: str) -> tuple[Architecture, list[str]]:
+    """Infer the architecture of a checkpoint from its headers and config. Return it with a note that says so."""
+    definition = infer_definition(checkpoint.config, checkpoint.tensors)
+    architecture = replace(parse_definition(name, definition, f"inferred from {checkpoint.folder}"), inferred=True)
+    stacks = [module for module in architecture.modules.values() if module.layers_key]
+    seen = ", ".join(
+        f"{module.layer_count(checkpoint.config, checkpoint.reference)} layers in {module.layer_prefix!r}"
+        for module in stacks
+    )
+    package = known_plugins().get("architectures", {}).get(name)
+    hint = f"; to install its definition: pip install {package}" if package else ""
+    return architecture, [f"{name}: no definition is installed, so its weights are inferred from the headers"
+                          f" ({seen or 'no separate layers'}){hint}"]  # fmt: skip
+
+
+def fit_checkpoints(
+    own: Mapping[str, Any], registry: Registry, checkpoints: Sequence[Checkpoint], config_source: int
+) -> tuple[Architecture, list[Checkpoint], list[str]]:
+    """Find the architecture of the output, and convert all checkpoints to its names and the config source's layout.
+
+    Args:
+        own: definitions that come before all others, such as the recipe's.
+        registry: the plugins.
+        checkpoints: the models.
+        config_source: position of the model whose class the output has.
+
+    Raises:
+        ArchitectureError: if there is no class name, or a definition is invalid.
+        ModelError: if a checkpoint cannot be converted to the layout.
+    """
+    definition, notes = find_architecture(checkpoints[config_source], registry, own)
+    kept, used = rename_tensors(checkpoints[config_source], definition)
+    bound = definition.bind(kept.config, kept.reference, frozenset(kept.tensors))
+    fitted = []
+    for index, checkpoint in enumerate(checkpoints):
+        item, prefixes = (kept, used) if index == config_source else rename_tensors(checkpoint, definition)
+        fitted.append(item if index == config_source else convert_layout(item, definition, bound, kept))
+        for there, here in prefixes.items():
+            begin = f"name prefix {there!r} is replaced by {here!r}" if there else f"prefix {here!r} is added to names"
+            notes.append(f"{checkpoint.reference}: {begin}")
+        if fitted[-1].tensors.keys() != item.tensors.keys():
+            notes.append(f"{checkpoint.reference}: converted to the layout of {kept.reference}")
+    return bound, fitted, notes
+
+
+def recipe_definitions(architectures: Sequence[tuple[Path, Place]]) -> dict[str, Any]:
+    """Load the architecture files listed in the recipe."""
+    found: dict[str, Any] = {}
+    for path, place in architectures:
+        try:
+            found = {**load_definitions([path]), **found}
+        except ArchitectureError as error:
+            raise place.error(str(error)) from None
+    return found
+
+
+@dataclass(frozen=True)
+class Findings:
+    """The result of comparing an architecture with a checkpoint: tensors that the architecture does not know, required
+    weights that are missing, and optional weights that are absent."""
+
+    unknown: list[str]
+    missing: list[str]
+    absent: list[str]
+
+
+def compare_names(definition: Architecture, checkpoint: Checkpoint) -> Findings:
+    """Compare the weight names of an architecture with those of a checkpoint."""
+    checkpoint, _ = rename_tensors(checkpoint, definition)
+    bound = definition.bind(checkpoint.config, checkpoint.reference, frozenset(checkpoint.tensors))
+    weights = list(bound.weights(checkpoint.config, checkpoint.reference))
+    known = {name for weight in weights for name in (weight.name, *weight.aliases)}
+    lacking = [w for w in weights if not any(name in checkpoint.tensors for name in (w.name, *w.aliases))]
+    return Findings(
+        unknown=sorted(set(checkpoint.tensors) - known),
+        missing=[weight.name for weight in lacking if not weight.may_lack],
+        absent=[weight.name for weight in lacking if weight.may_lack],
+    )
+
+
+def stored_name(checkpoint: Checkpoint, weight: Weight) -> str | None:
+    """Return the name of a weight in a checkpoint, or None if the checkpoint does not have it."""
+    return next((name for name in (weight.name, *weight.aliases) if name in checkpoint.tensors), None)

@@ -1,0 +1,160 @@
+"""Quantized checkpoints: fp8 weights are dequantized to bfloat16 on read, and all other formats are rejected."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mergecore.api import FLOAT8, FLOATS, ModelError, Reader, TensorInfo, torch_dtype
+from mergecore.documents import show
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+KEY = "quantization_config"
+"""The config.json key for quantization settings."""
+
+SIGNS = {
+    ".qweight": "GPTQ or AWQ", ".qzeros": "GPTQ or AWQ", ".absmax": "bitsandbytes", ".SCB": "bitsandbytes",
+    ".weight_packed": "compressed-tensors", "_blocks": "MXFP4",
+}  # fmt: skip
+"""Suffixes of tensor names that occur only in quantized checkpoints, with the tool that writes them."""
+
+SCALES = ("_scale_inv", "_scale")
+"""Suffixes that fp8 checkpoints add to a weight's name for its scale. Both are multiplied, despite the name."""
+
+ACTIVATIONS = ("input_scale", "activation_scale")
+"""Suffixes that replace ``weight`` for the scale of a layer's inputs, which dequantized weights do not need."""
+
+PIECE = 2**18
+"""Elements to dequantize at a time, so that a large read needs little extra memory."""
+
+UNQUANTIZED = "merge the model's unquantized checkpoint and quantize the result"
+
+
+def check_config(path: Path, config: Mapping[str, Any]) -> None:
+    """Raise ModelError if config.json describes a quantization that is not supported."""
+    settings = config.get(KEY)
+    method = settings.get("quant_method") if isinstance(settings, Mapping) else None
+    if settings is not None and method != "fp8":
+        named = f" ({show(method)})" if method else ""
+        raise ModelError(f"{path}: the weights are quantized{named}; {UNQUANTIZED}")
+
+
+def dequantize(folder: Path, config: Mapping[str, Any], owners: Mapping[str, Reader]) -> dict[str, Reader]:
+    """Return the reader of each weight. Fp8 weights are read as bfloat16, and their scales are hidden.
+
+    Args:
+        folder: folder of the model, for error messages.
+        config: contents of its config.json.
+        owners: the reader of each stored tensor.
+
+    Raises:
+        ModelError: if names or dtypes show that the checkpoint cannot be dequantized.
+    """
+    infos = {name: reader.tensors[name] for name, reader in owners.items()}
+    _check_names(folder, infos)
+    result, used = dict(owners), set()
+    for name, info in infos.items():
+        if info.dtype in FLOAT8:
+            scale = next((label for ending in SCALES if (label := name + ending) in infos), None)
+            if scale is None or infos[scale].dtype not in FLOATS:
+                raise ModelError(f"{folder}: {name!r} is stored as {info.dtype} without a scale; {UNQUANTIZED}")
+            result[name] = _scaled(folder, config, owners, name, scale)
+            used |= {scale, *(name.removesuffix("weight") + ending for ending in ACTIVATIONS)}
+    return {name: reader for name, reader in result.items() if name not in used}
+
+
+def _check_names(folder: Path, infos: Mapping[str, TensorInfo]) -> None:
+    for name in infos:
+        for sign, tool in SIGNS.items():
+            if name.endswith(sign) and (sign != "_blocks" or name.removesuffix(sign) + "_scales" in infos):
+                raise ModelError(f"{folder}: contains {name!r}, quantized with {tool}; {UNQUANTIZED}")
+
+
+def _scaled(folder: Path, config: Mapping[str, Any], owners: Mapping[str, Reader], name: str, scale: str) -> Scaled:
+    """Return the reader of one fp8 weight, which has one scale for the weight or one per block of rows and columns."""
+    info, scales = owners[name].tensors[name], owners[scale].tensors[scale]
+    if scales.shape in ((), (1,)):
+        return Scaled(owners[name], name, owners[scale], scale, max(info.elements, 1), (1, max(info.elements, 1)))
+    settings = config.get(KEY)
+    block = settings.get("weight_block_size") if isinstance(settings, Mapping) else None
+    if not (isinstance(block, list) and len(block) == 2 and all(type(size) is int and size > 0 for size in block)):
+        blocks = "has scales for blocks, but config.json has no weight_block_size"
+        raise ModelError(f"{folder}: {scale!r} {blocks}; {UNQUANTIZED}")
+    if len(info.shape) != 2 or scales.shape != tuple(-(-size // step) for size, step in zip(info.shape, block)):
+        shapes = f"of shape {list(scales.shape)} for a weight of shape {list(info.shape)} in blocks of {block}"
+        raise ModelError(f"{folder}: {scale!r} is {shapes}, which does not match; download the checkpoint again")
+    return Scaled(owners[name], name, owners[scale], scale, info.shape[1], (block[0], block[1]))
+
+
+@dataclass(eq=False)
+class Scaled:
+    """Reads one fp8 weight as bfloat16. Values are multiplied by the scale in float32 and rounded once. See `Reader`.
+
+    Attributes:
+        columns: elements per row. A weight with one scale is a single row.
+        block: rows and columns that share a scale.
+    """
+
+    stored: Reader
+    name: str
+    scales: Reader
+    scale: str
+    columns: int
+    block: tuple[int, int]
+    tensors: Mapping[str, TensorInfo] = field(init=False)
+
+    def __post_init__(self) -> None:
+        shape = self.stored.tensors[self.name].shape
+        self.tensors = {self.name: TensorInfo("BF16", shape)}
+
+    def read(self, name: str, start: int, out: Tensor) -> None:
+        """See `mergecore.api.Reader.read`."""
+        for done in range(0, out.numel(), PIECE):
+            self._fill(start + done, out[done : done + PIECE])
+
+    def _fill(self, start: int, out: Tensor) -> None:
+        import torch
+
+        stored = torch.empty(out.numel(), dtype=torch_dtype(self.stored.tensors[self.name].dtype))
+        self.stored.read(self.name, start, stored)
+        values = stored.to(torch.float32)
+        for first, rows, column, width in rectangles(start, out.numel(), self.columns):
+            part, values = values[: rows * width], values[rows * width :]
+            factors = self._factors(first, rows, column, width)
+            out[: rows * width] = (part.view(rows, width) * factors).view(-1)
+            out = out[rows * width :]
+
+    def _factors(self, first: int, rows: int, column: int, width: int) -> Tensor:
+        """Return the scale of each element of a rectangle."""
+        import torch
+
+        high, wide = self.block
+        across = -(-self.columns // wide)
+        top, bottom = first // high, (first + rows - 1) // high + 1
+        scales = torch.empty((bottom - top) * across, dtype=torch_dtype(self.scales.tensors[self.scale].dtype))
+        self.scales.read(self.scale, top * across, scales)
+        down = torch.arange(first, first + rows) // high - top
+        along = torch.arange(column, column + width) // wide
+        return scales.view(-1, across).to(torch.float32)[down][:, along]
+
+    def parts(self, name: str) -> list[tuple[Reader, str, int]]:
+        """Return the readers and tensors that it is read from. See `mergecore.models.remote_files.shards_of`."""
+        pairs = ((self.stored, self.name), (self.scales, self.scale))
+        return [(reader, tensor, reader.tensors[tensor].elements) for reader, tensor in pairs]
+
+    def close(self) -> None:
+        """Do nothing, because the files belong to the underlying readers."""
+
+
+def rectangles(start: int, count: int, columns: int) -> Iterator[tuple[int, int, int, int]]:
+    """Split a flat range of a matrix into at most three rectangles: (first row, rows, first column, columns)."""
+    while count:
+        row, column = divmod(start, columns)
+        rows = max(1, count // columns) if column == 0 else 1
+        width = min(columns - column, count)
+        yield row, rows, column, width
+        start, count = start + rows * width, count - rows * width

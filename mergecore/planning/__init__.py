@@ -1,0 +1,25 @@
+"""Plans: every output tensor with its inputs and parameters, and what a run of them takes."""
+
+from mergecore.planning.cost_estimate import CostEstimate, estimate_cost
+from mergecore.planning.job_builder import model_input
+from mergecore.planning.licenses import check_license
+from mergecore.planning.matching import check_accounted
+from mergecore.planning.plan import Plan, merged_model
+from mergecore.planning.planner import make_plan
+from mergecore.planning.stage_reader import StageReader, release, stage_readers
+from mergecore.planning.vocabulary import size_config
+
+__all__ = [
+    "CostEstimate",
+    "Plan",
+    "StageReader",
+    "check_accounted",
+    "check_license",
+    "estimate_cost",
+    "make_plan",
+    "merged_model",
+    "model_input",
+    "release",
+    "size_config",
+    "stage_readers",
+]

@@ -1,0 +1,94 @@
+"""Create the job of each output weight: check shapes and dtypes, and resolve parameters."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from mergecore.api import FLOATS, Input, Job, Method, TensorInfo
+from mergecore.api.files import common_dtype
+from mergecore.errors import ModelError
+from mergecore.models import VOCABULARY_CURE, Checkpoint
+from mergecore.planning.matching import Match
+from mergecore.planning.parameter_values import ParameterValues
+from mergecore.planning.stage_reader import read_cost
+from mergecore.planning.vocabulary import Aligned
+from mergecore.recipes import Recipe
+
+
+def model_input(model: int, checkpoint: Checkpoint, tensor: str) -> Input:
+    """Return a tensor of a checkpoint as the input of a job. `model` is the position of the checkpoint in the plan."""
+    scratch = read_cost(checkpoint.readers[tensor], tensor).memory
+    return Input(model, tensor, checkpoint.tensors[tensor], scratch)
+
+
+@dataclass
+class JobBuilder:
+    """Converts matches to jobs. Checks shapes and dtypes, and resolves parameters."""
+
+    recipe: Recipe
+    method: type[Method]
+    values: ParameterValues
+    aligned: Aligned
+    jobs: list[Job] = field(default_factory=list)
+    tables: list[Job] = field(default_factory=list)
+    """The jobs of weights with one row per token."""
+    _lacking: Counter[tuple[str, ...]] = field(default_factory=Counter)
+
+    def add(self, match: Match) -> None:
+        """Add the job of one output weight."""
+        inputs = tuple(
+            model_input(part.model, self.aligned.checkpoints[part.model], part.tensor) for part in match.parts
+        )
+        self._check_shapes(match, inputs)
+        if match.lacking:
+            self._lacking[match.lacking] += 1
+        self.jobs.append(self._job(match, inputs))
+        if match.weight.vocabulary_axis == 0:
+            self.tables.append(self.jobs[-1])
+
+    def _job(self, match: Match, inputs: tuple[Input, ...]) -> Job:
+        name, shape = match.weight.name, inputs[0].info.shape
+        dtypes = {self.aligned.dtypes.get((item.model, item.tensor), item.info.kept) for item in inputs}
+        if not dtypes <= set(FLOATS):
+            if len(dtypes) > 1:
+                raise ModelError(f"{name}: has dtypes {' and '.join(sorted(dtypes))} in different models")
+            return Job(name, inputs[0].info, inputs, None)
+        info = TensorInfo(self.recipe.dtype or common_dtype(dtypes), shape)
+        if self._is_lone(match):
+            return Job(name, info, inputs[:1], None)
+        method = self.values.method_for(match)
+        return Job(name, info, inputs, method, match.subtracts(self.method), self.recipe.seed)
+
+    def _check_shapes(self, match: Match, inputs: Sequence[Input]) -> None:
+        shapes: dict[tuple[int, ...], str] = {}
+        for item in inputs:
+            shapes.setdefault(item.info.shape, self.aligned.checkpoints[item.model].reference)
+        if len(shapes) > 1:
+            found = ", ".join(f"{list(shape)} in {model}" for shape, model in shapes.items())
+            cure = "only equal shapes can be merged" if match.weight.vocabulary_axis is None else VOCABULARY_CURE
+            raise ModelError(f"{match.weight.name}: the models have different shapes: {found}; {cure}")
+
+    def _is_lone(self, match: Match) -> bool:
+        """Return True if only one model has the weight and it is copied from there."""
+        if match.alone:
+            return True
+        low = self.method.models[0]
+        subtracted = match.subtracts(self.method)
+        if len(match.parts) - subtracted >= low and not match.lacks_base:
+            return False
+        if len(match.parts) == 1 and (subtracted or self.method.copies_lone):
+            return True
+        lacking = ", ".join(match.lacking)
+        raise ModelError(
+            f"{match.weight.name}: is missing from {lacking}, but method {self.recipe.method!r} needs it;"
+            " use models that all have it"
+        )
+
+    def notes(self) -> list[str]:
+        """Return notes about unusual jobs."""
+        return [
+            f"{count} optional weight(s) missing from {', '.join(models)}: merged from the models that have them"
+            for models, count in self._lacking.items()
+        ]

@@ -1,0 +1,99 @@
+"""Create the method with its parameters for one weight, from the four levels of a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from mergecore.api import Job, Method
+from mergecore.discovery import NO_VALUE, Parameter, Setting, declared, missing, parse_level, value_for
+from mergecore.documents import Place
+from mergecore.errors import InputError
+from mergecore.planning.matching import Match, Part
+from mergecore.recipes import Recipe
+
+Level = Mapping[str, Setting]
+
+
+class ParameterValues:
+    """Parses all `parameters` of a recipe once, and then resolves them for each weight.
+
+    Raises:
+        RecipeError: if a parameter is unknown or invalid, or a parameter for the whole merge is set for one model.
+    """
+
+    def __init__(self, recipe: Recipe, method: type[Method]) -> None:
+        self._recipe, self._method = recipe, method
+        self._parameters = declared(method)
+        self._levels: dict[int, Level] = {}
+        self._ignored: dict[str, None] = {}
+        self._base_given: dict[str, None] = {}
+        self._parse(recipe.parameters)
+        for module in recipe.modules.values():
+            self._parse(module.parameters)
+            for piece in module.slices:
+                self._parse(piece.parameters)
+                for source in piece.sources:
+                    self._parse(source.parameters, of_model=True)
+
+    def _parse(self, place: Place | None, of_model: bool = False) -> None:
+        if place is None:
+            return
+        level = self._levels[id(place)] = parse_level(self._method, place)
+        self._ignored.update(dict.fromkeys(name for name in place.value if name not in self._parameters))
+        for name in level:
+            if of_model and not self._parameters[name].per_model:
+                raise place.child(name).error(
+                    f"{name!r} applies to all models; move it to the 'parameters' of the recipe or the slice"
+                )
+
+    def _level(self, place: Place | None) -> Level:
+        return self._levels[id(place)] if place is not None else {}
+
+    def method_for(self, match: Match) -> Method:
+        """Return the method's instance for one output weight.
+
+        Raises:
+            RecipeError: if a required parameter has no value, or the method rejects the values.
+        """
+        shared = [
+            self._level(match.slice.parameters),
+            self._level(match.module.parameters),
+            self._level(self._recipe.parameters),
+        ]
+        subtracted = match.subtracts(self._method)
+        if subtracted and match.parts[0].source.parameters is not None:
+            self._base_given[match.parts[0].source.model] = None
+        parts = match.parts[1:] if subtracted else match.parts
+        values: dict[str, Any] = {}
+        for parameter in self._parameters.values():
+            if parameter.per_model:
+                values[parameter.attribute] = tuple(self._value(parameter, shared, match, part) for part in parts)
+            else:
+                values[parameter.attribute] = self._value(parameter, shared, match, None)
+        try:
+            return self._method(**values)
+        except InputError as error:
+            raise match.slice.place.error(f"{error} (for {match.weight.name})") from None
+
+    def _value(self, parameter: Parameter, shared: Sequence[Level], match: Match, part: Part | None) -> Any:
+        """Return one value of a parameter, for one model's part of the weight or for the whole merge."""
+        levels = [self._level(part.source.parameters), *shared] if part else shared
+        name = part.weight.name if part else match.weight.name
+        value = value_for(parameter, levels, name, match.t)
+        if value is not NO_VALUE:
+            return value
+        place = part.source.place if part else match.slice.place
+        raise missing(parameter, levels, place, name, part.source.model if part else None)
+
+    def notes(self, jobs: Sequence[Job]) -> Iterator[str]:
+        """Yield notes on parameters without effect: ignored ones, those of the base, and filters without a match."""
+        for name in self._ignored:
+            yield f"parameter {name!r} has no effect for method {self._recipe.method!r}"
+        for model in self._base_given:
+            yield f"the parameters of the base model {model} are not used"
+        names = {name for job in jobs for name in (job.name, *(item.tensor for item in job.inputs))}
+        rules = (rule for level in self._levels.values() for setting in level.values() for rule in setting)
+        for rule in rules:
+            if not any(rule.matches(name) for name in names):
+                yield f"the filter {rule.filter!r} matches no weight"

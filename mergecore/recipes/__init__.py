@@ -1,0 +1,26 @@
+"""Recipes and lock files, parsed and checked against their schemas."""
+
+from mergecore.recipes.composition import load_recipe, parse_stages, standalone
+from mergecore.recipes.evaluations import load_evaluations, parse_evaluations
+from mergecore.recipes.lockfile import LOCK_KEY, LOCK_NAME, Lock, read_lock
+from mergecore.recipes.recipe import ModuleRecipe, Recipe, Slice, Source, parse_recipe
+from mergecore.recipes.recipe_schema import recipe_schema, schema_text
+
+__all__ = [
+    "LOCK_KEY",
+    "LOCK_NAME",
+    "Lock",
+    "ModuleRecipe",
+    "Recipe",
+    "Slice",
+    "Source",
+    "load_evaluations",
+    "load_recipe",
+    "parse_evaluations",
+    "parse_recipe",
+    "parse_stages",
+    "read_lock",
+    "recipe_schema",
+    "schema_text",
+    "standalone",
+]

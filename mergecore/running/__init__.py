@@ -1,0 +1,25 @@
+"""Runs: a plan's jobs, executed, resumed, and published as a complete output folder."""
+
+from mergecore.running.lock_writer import changed_since
+from mergecore.running.nonfinite import is_finite
+from mergecore.running.output_folder import OutputFolder
+from mergecore.running.prefetch import prefetch
+from mergecore.running.run_identity import input_identity
+from mergecore.running.runner import kept_folder, run_plan
+from mergecore.running.settings import Listener, Options, available_cores, spare_memory
+from mergecore.running.tensor_io import FileTensorIO
+
+__all__ = [
+    "FileTensorIO",
+    "Listener",
+    "Options",
+    "OutputFolder",
+    "available_cores",
+    "changed_since",
+    "input_identity",
+    "is_finite",
+    "kept_folder",
+    "prefetch",
+    "run_plan",
+    "spare_memory",
+]

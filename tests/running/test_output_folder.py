@@ -1,0 +1,110 @@
+"""The output folder: valid locations, and atomic, durable writes."""
+
+import errno
+import os
+
+import pytest
+
+import mergecore
+from mergecore.builtin.safetensors import SafetensorsWriter
+from mergecore.errors import InputError, RunError
+from mergecore.running.output_folder import OutputFolder
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*run the same recipe again to resume")
+
+
+@pytest.fixture
+def recipe(models):
+    return {"merge_method": "passthrough", "models": [{"model": str(models[0])}]}
+
+
+def test_everything_is_on_the_disk_before_the_result_gets_its_name(recipe, tmp_path, monkeypatch):
+    events, fsync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda file: (events.append(os.readlink(f"/proc/self/fd/{file}")), fsync(file)))
+    monkeypatch.setattr(os, "replace", lambda old, new: (events.append((str(old), str(new))), replace(old, new)))
+    out = mergecore.run(recipe, tmp_path / "out", shard_bytes=2000)
+    result = str(tmp_path / "out.partial" / "result")
+    named = events.index((result, str(out)))
+    files = {f"{result}/{path.name}" for path in out.iterdir()}
+    assert len(files) > 5 and files <= set(events[:named])
+    assert events[named - 1] == result, "the folder after its contents"
+    assert events[named + 1 :] == [str(tmp_path)]
+    noted = f"{tmp_path}/out.partial/journal"
+    begun = events.index((f"{noted}.new", noted))
+    assert f"{noted}.new" in events[:begun] and noted in events[begun:named], "the journal too, at start and later"
+
+
+def test_the_index_comes_after_the_weights(recipe, tmp_path, monkeypatch):
+    def look(self, *args):
+        assert not list((tmp_path / "out.partial" / "result").glob("*.json"))
+
+    write = SafetensorsWriter.write
+    monkeypatch.setattr(SafetensorsWriter, "write", lambda *args: (look(*args), write(*args)))
+    assert (mergecore.run(recipe, tmp_path / "out", shard_bytes=2000) / "model.safetensors.index.json").exists()
+
+
+@pytest.mark.parametrize("place", ["model", "parent", "below its partial"])
+def test_a_model_is_never_written_over_or_away(place, models, recipe, tmp_path):
+    if place == "below its partial":
+        models[0].rename(tmp_path / "out.partial")
+        recipe["models"][0]["model"] = str(tmp_path / "out.partial")
+    out = {"model": models[0], "parent": tmp_path}.get(place, tmp_path / "out")
+    with pytest.raises(InputError, match="is or contains a model to merge"):
+        mergecore.run(recipe, out, force=True)
+
+
+def test_a_link_to_a_folder_stays_one(recipe, tmp_path):
+    (tmp_path / "disk" / "old").mkdir(parents=True)
+    (tmp_path / "out").symlink_to(tmp_path / "disk")
+    mergecore.run(recipe, tmp_path / "out", force=True)
+    assert (tmp_path / "out").is_symlink() and (tmp_path / "disk" / "config.json").exists()
+    assert not (tmp_path / "disk" / "old").exists()
+
+
+def test_where_a_disk_is_mounted_is_refused_before_the_start(recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr("os.path.ismount", lambda path: str(path) == str(tmp_path / "out"))
+    with pytest.raises(InputError, match="is a mount point and cannot be replaced; use a folder inside it"):
+        mergecore.run(recipe, tmp_path / "out")
+
+
+def test_a_folder_that_was_filled_meanwhile_is_not_replaced_and_nothing_is_lost(recipe, tmp_path, monkeypatch):
+    def fill(*args):
+        (tmp_path / "out").mkdir(exist_ok=True)
+        (tmp_path / "out" / "mine.txt").write_text("mine")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mergecore_config.Config.run", fill)
+        with pytest.raises(RunError, match="Directory not empty"):
+            mergecore.run(recipe, tmp_path / "out")
+    assert (tmp_path / "out" / "mine.txt").read_text() == "mine"
+    mergecore.run(recipe, tmp_path / "out", force=True)
+    assert sorted(path.name for path in tmp_path.glob("out*")) == ["out"]
+    assert not (tmp_path / "out" / "mine.txt").exists()
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt(), OSError(errno.EIO, "Input/output error"), None])
+def test_a_run_stopped_between_the_two_renames_puts_the_old_folder_back(stop, recipe, tmp_path, monkeypatch):
+    out, replace = tmp_path / "out", os.replace
+    out.mkdir()
+    (out / "mine.txt").write_text("mine")
+
+    def stopping(old, new):
+        if str(old).endswith("result"):
+            raise stop or SystemExit
+        replace(old, new)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", stopping)
+        if stop is None:  # killed, so none of our code runs anymore
+            patch.setattr(OutputFolder, "restore", lambda self: None)
+        with pytest.raises((KeyboardInterrupt, RunError, SystemExit)):
+            mergecore.run(recipe, out, force=True)
+    assert out.exists() == (stop is not None)
+    with pytest.raises(InputError, match="already exists"):
+        mergecore.run(recipe, out)
+    assert [path.name for path in out.iterdir()] == ["mine.txt"]
+    written = []
+    monkeypatch.setattr(SafetensorsWriter, "write", lambda *args: written.append(args))
+    mergecore.run(recipe, out, force=True)
+    assert sorted(path.name for path in tmp_path.glob("out*")) == ["out"] and (out / "config.json").exists()
+    assert not written
