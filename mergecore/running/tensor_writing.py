@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from mergecore.api import Executor, Job, TensorIO, Work
+from mergecore.api import Executor, Job, PlacedWriter, TensorIO, Work
 from mergecore.discovery import Registry
 from mergecore.models import check_unchanged
 from mergecore.planning import Plan
@@ -56,7 +56,8 @@ def write_tensors(
         check_unchanged(plan.stamps)
         ends.sync()
 
-    follower = StreamingHash(getattr(ends.writer, "places", {}) if hashed else {}, plan.tensors)
+    places = ends.writer.places if hashed and isinstance(ends.writer, PlacedWriter) else {}
+    follower = StreamingHash(places, plan.tensors)
     for name in done:
         follower.wrote(name, 0, plan.tensors[name].elements)
     ends.wrote = follower.wrote
