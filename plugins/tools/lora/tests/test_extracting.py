@@ -227,6 +227,11 @@ def test_an_embedding_that_is_the_head_too_is_saved_as_peft_wants_it(run, tmp_pa
 def test_added_tokens_and_parameters_without_a_module_are_left_out_when_asked(run, tmp_path):
     write_model(tmp_path / "base", 0)
     write_model(tmp_path / "longer", 1, vocab_size=14)
+    base, noise = weights(tmp_path / "base"), weights(tmp_path / "longer")
+    tuned = {name: tensor * 0.1 for name, tensor in noise.items()}
+    for name, tensor in base.items():
+        tuned[name][: len(tensor)] += tensor
+    save_file(tuned, tmp_path / "longer/model.safetensors")
     command = ["lora", "extract", tmp_path / "longer", tmp_path / "base", tmp_path / "adapter", "--quiet"]
     status, _, printed = run(*command)
     assert status == 2 and "pass --added-tokens save to store the whole tensor" in printed
@@ -235,7 +240,7 @@ def test_added_tokens_and_parameters_without_a_module_are_left_out_when_asked(ru
                   tmp_path / "found")  # fmt: skip
     wanted = {name: tensor[:12] if tensor.shape[0] == 14 else tensor
               for name, tensor in weights(tmp_path / "longer").items()}  # fmt: skip
-    assert furthest(weights(tmp_path / "found"), wanted) <= 2e-6  # unrelated models; the last bits depend on the CPU
+    assert furthest(weights(tmp_path / "found"), wanted) <= 1e-6
     save_base(MODELS["MambaForCausalLM"], tmp_path / "mamba")
     fine_tuned(MODELS["MambaForCausalLM"], tmp_path / "mamba", tmp_path / "tuned")
     command = ["lora", "extract", tmp_path / "tuned", tmp_path / "mamba", tmp_path / "other", "--quiet"]
