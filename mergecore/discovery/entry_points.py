@@ -220,6 +220,6 @@ def architecture_definition(plugin: Plugin) -> Mapping[str, Any]:
     try:
         definition: Mapping[str, Any] = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        cause = f"{path}: {plugin} is not valid JSON ({error})"
+        cause = f"{path}: {plugin} cannot be parsed as JSON ({error})"
         raise BrokenPlugin(cause, f"pip install --upgrade {plugin.distribution}") from None
     return definition

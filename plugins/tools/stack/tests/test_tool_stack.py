@@ -161,7 +161,7 @@ REFUSED = {
     "a file for a model": Refused("stack shuffle a good.yml", "good.yml: no such folder"),
     "a model without files": Refused("stack shuffle a empty", "config.json: no such file; download the complete"),
     "a seed in words": Refused("stack shuffle a b --seed one", "Invalid value for '--seed'"),
-    "a recipe that is a folder": Refused("stack shuffle a b --write a", "a: already exists; choose another name"),
+    "a recipe that is a folder": Refused("stack shuffle a b --write a", "a: already exists; use another name"),
     "an unknown option": Refused("stack shuffle a b --sed 1", "No such option: --sed|No such option '--sed'"),
     "an unknown command": Refused("stack shufle a b", "No such command 'shufle'"),
     "no such file": Refused("stack slices nowhere.yml", "nowhere.yml: no such file"),

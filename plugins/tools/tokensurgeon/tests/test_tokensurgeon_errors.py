@@ -82,7 +82,7 @@ CASES = {
     "noise of no size": (SAME, SAME, ("model", "donor", "out", "--noise", "nan"),
                          "Invalid value for '--noise'|--noise: must be a finite number"),
     "scale of no size": (SAME, SAME, ("model", "donor", "out", "--scale", "inf"), "--scale: must be a finite number"),
-    "no memory": (SAME, SAME, ("model", "donor", "out", "--memory", "4KB"), "MB allowed; pass --memory"),
+    "no memory": (SAME, SAME, ("model", "donor", "out", "--memory", "4KB"), "MB allowed; use --memory"),
     "memory in words": (SAME, SAME, ("model", "donor", "out", "--memory", "much"), "--memory: 'much' is not a size"),
     "a donor without tokenizer": (SAME, without("tokenizer.json", "tokenizer_config.json"), ("model", "donor", "out"),
                                   "donor: has no tokenizer files, such as tokenizer.json"),
