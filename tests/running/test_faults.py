@@ -87,7 +87,7 @@ CALLS = ("write", "pwrite", "fsync", "ftruncate", "mkdir", "replace", "open")
 
 
 class Faults:
-    """Runs of one plan in which one call fails, with or without all later calls."""
+    """Run one plan repeatedly. Each time, one call fails, either alone or along with every later call."""
 
     def __init__(self, recipe, monkeypatch):
         self.registry, self.monkeypatch = Registry(warnings.warn), monkeypatch

@@ -127,7 +127,7 @@ def test_the_rank_of_wide_matrices_is_estimated(rank: int, tolerance: float) -> 
 
 
 def changed(folder: Path, out: Path, change: object, **config: object) -> Path:
-    """Copy a model, changing its weights with `change(name, tensor)` and its config."""
+    """Copy a model. Apply `change(name, tensor)` to its weights, and change its config."""
     shutil.copytree(folder, out)
     tensors = {name: change(name, tensor) for name, tensor in load_file(folder / "model.safetensors").items()}  # type: ignore[operator]
     save_file({name: tensor for name, tensor in tensors.items() if tensor is not None}, out / "model.safetensors")

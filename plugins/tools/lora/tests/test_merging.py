@@ -126,7 +126,7 @@ def test_a_list_gives_each_adapter_a_parameter_of_its_own(run, adapters, tmp_pat
 
 def test_what_other_methods_do_depends_on_the_changes_alone_and_is_said(run, adapters, tmp_path):
     status, out, printed = run("one", "two", "out", "--method", "ties", "--set", "density=0.5", "--json")
-    assert status == 0 and "ties works on single elements" in json.loads(out)["notes"][0], printed
+    assert status == 0 and "ties works on individual elements" in json.loads(out)["notes"][0], printed
     first = changes(tmp_path / "out")
     assert run("two", "one", "other", "--method", "ties", "--set", "density=0.5", "-q")[0] == 0
     path = tmp_path / "one/adapter_model.safetensors"  # the same changes with different factors
