@@ -58,8 +58,14 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return a hint such as ``; did you mean 'ties'?``, or an empty string if no known name is close."""
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that is most similar to a name, or None if none is close."""
     spellings = {item.casefold(): item for item in known}
     close = difflib.get_close_matches(name.casefold(), list(spellings), n=1, cutoff=0.6)
-    return f"; did you mean {spellings[close[0]]!r}?" if close else ""
+    return spellings[close[0]] if close else None
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return a hint such as ``; did you mean 'ties'?``, or an empty string if no known name is close."""
+    close = closest(name, known)
+    return "" if close is None else f"; did you mean {close!r}?"

@@ -78,7 +78,7 @@ def page(name: str, method: type[Method]) -> str:
     settings = plots.settings(method)
     used = f" with {', '.join(f'{key} {value}' for key, value in settings.items())}" if settings else ""
     seen = "Only A is merged" if plots.models_of(method) == 1 else "A and B are merged"
-    base = {"required": "required", "optional": "optional", "input": "optional; treated like the other models"}
+    base = {"required": "required", "optional": "optional", "input": "optional, treated like any other model"}
     return f"""# `{name}`
 
 {prose(about)}
@@ -113,7 +113,7 @@ def parameters(view: dict[str, Any]) -> str:
     """Return the parameters as a table."""
     rows = []
     for name, item in view["parameters"].items():
-        where = "per model" if item["per_model"] else "for the whole merge"
+        where = "per model" if item["per_model"] else "for the merge"
         default = f"`{json.dumps(item['default'])}`" if "default" in item else "required"
         rows.append(f"| `{name}` | {plain(item['description'])} | {values(item)}, {where} | {default} |")
     rows += [f"| `{name}` | Accepted, but has no effect. | | |" for name in view["ignored"]]
@@ -124,11 +124,9 @@ def parameters(view: dict[str, Any]) -> str:
 def values(item: dict[str, Any]) -> str:
     """Describe the values that a parameter can have."""
     words = [item["type"]] if "type" in item else []
-    if "minimum" in item and "maximum" in item:
-        words += [f"{item['minimum']:g} to {item['maximum']:g}"]
-    elif "minimum" in item:
-        words += [f"at least {item['minimum']:g}"]
-    words += [" or ".join(f"`{value}`" for value in item["enum"])] if "enum" in item else []
+    words += [f"one of {', '.join(f'`{value}`' for value in item['enum'])}"] if "enum" in item else []
+    bounds = {"minimum": "at least", "maximum": "at most"}
+    words += [f"{text} {item[rule]:g}" for rule, text in bounds.items() if rule in item]
     return ", ".join(words)
 
 

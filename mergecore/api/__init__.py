@@ -6,12 +6,22 @@ from mergecore.api.adapters import Adapter, AdapterRequest, Change
 from mergecore.api.cards import license_kind, license_of, license_words, licenses_agree, licenses_conflict, read_card
 from mergecore.api.evaluation import Evaluation, Evaluator, Score, Subject
 from mergecore.api.execution import TILE_ELEMENTS, Budget, TileMerger, in_threads, keep_freed_pages, merge_piece
-from mergecore.api.files import FLOAT8, FLOATS, ITEM_BYTES, Reader, TensorInfo, Writer, torch_dtype
+from mergecore.api.files import (
+    FLOAT8,
+    FLOATS,
+    ITEM_BYTES,
+    DerivedReader,
+    PlacedWriter,
+    Reader,
+    TensorInfo,
+    Writer,
+    torch_dtype,
+)
 from mergecore.api.jobs import Executor, Input, Job, Piece, TensorIO, Tiles, Work
 from mergecore.api.merged_model import MergedModel, ModelInfo, PostProcessor
 from mergecore.api.methods import BLOCK, Base, Context, DeltaMethod, Method, Tile, WeightMethod
 from mergecore.api.parameters import PerModel, param
-from mergecore.api.reading import lies_within, open_file, read_text
+from mergecore.api.reading import lies_within, open_file, read_json, read_text
 from mergecore.api.search import Optimizer
 from mergecore.api.tokenizer_files import TOKENIZER_FILES, VOCABULARY_FILES
 from mergecore.api.vocabulary import OutputTokenizer, TokenizerRequest, Vocabulary
@@ -36,6 +46,7 @@ __all__ = [
     "Change",
     "Context",
     "DeltaMethod",
+    "DerivedReader",
     "Evaluation",
     "Evaluator",
     "Executor",
@@ -50,6 +61,7 @@ __all__ = [
     "OutputTokenizer",
     "PerModel",
     "Piece",
+    "PlacedWriter",
     "PluginError",
     "PostProcessor",
     "Reader",
@@ -79,6 +91,7 @@ __all__ = [
     "open_file",
     "param",
     "read_card",
+    "read_json",
     "read_text",
     "torch_dtype",
 ]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import torch
@@ -94,15 +94,22 @@ class Reader(Protocol):
         """Close the file."""
 
 
+@runtime_checkable
+class DerivedReader(Reader, Protocol):
+    """A reader that computes its tensors from those of other readers.
+
+    Cost estimates and downloads follow `parts` to the files. A reader of a file does not have it.
+    """
+
+    def parts(self, name: str) -> list[tuple[Reader, str, int]]:
+        """Return the readers, tensors, and numbers of elements that a tensor is computed from."""
+
+
 class Writer(Protocol):
     """The weight files of one output folder. Their layout is fixed before the first byte is written.
 
     The folder can already contain data from a writer with the same arguments, which ran earlier or is running now in
-    another process. The constructor must not touch that data.
-
-    A writer can have an attribute ``places``, which maps each tensor name to a file and the byte offset of the tensor
-    in it. Those files are hashed for mergecore.lock.json while they are written instead of afterward, so only `write`
-    may change them once the writer exists.
+    another process. The constructor must not touch that data. A writer that is also a `PlacedWriter` saves time.
     """
 
     def __init__(self, folder: Path, tensors: Mapping[str, TensorInfo], shard_bytes: int) -> None: ...
@@ -121,3 +128,15 @@ class Writer(Protocol):
 
     def close(self) -> None:
         """Close the files, whether they are complete or not."""
+
+
+@runtime_checkable
+class PlacedWriter(Writer, Protocol):
+    """A writer that knows where each tensor goes.
+
+    Its files are hashed for mergecore.lock.json while they are written instead of afterward, so only `write` may
+    change them once the writer exists.
+    """
+
+    places: Mapping[str, tuple[Path, int]]
+    """The file of each tensor, and the byte offset of the tensor in it."""

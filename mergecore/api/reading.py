@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 from mergecore.errors import ModelError
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+
+MAX_DEPTH = 50
+"""Maximum nesting depth of JSON, well below the recursion limit."""
 
 
 def open_file(path: Path) -> int:
@@ -53,6 +58,30 @@ def read_text(path: Path, limit: int) -> str:
             return file.read(limit).decode("utf-8-sig")
         except (OSError, ValueError) as error:
             raise ModelError(f"{path}: cannot be read as text: {error}") from None
+
+
+def read_json(path: Path, limit: int) -> dict[str, Any]:
+    """Return the JSON object in a regular file of at most `limit` bytes.
+
+    Raises:
+        ModelError: as for `read_text`, and if the file is not JSON, not an object, or nested too deeply.
+    """
+    too_deep = ModelError(f"{path}: is nested too deeply (more than {MAX_DEPTH} levels)")
+    try:
+        value = json.loads(read_text(path, limit))
+    except ValueError as error:
+        raise ModelError(f"{path}: cannot be parsed as JSON: {error}") from None
+    except RecursionError:
+        raise too_deep from None
+    if not isinstance(value, dict):
+        raise ModelError(f"{path}: must contain a JSON object")
+    level: list[Any] = [value]
+    for _ in range(MAX_DEPTH):
+        level = [item for outer in level for item in (outer.values() if isinstance(outer, dict) else outer)]
+        level = [item for item in level if isinstance(item, (dict, list))]
+    if level:
+        raise too_deep
+    return value
 
 
 def lies_within(folder: Path, path: Path) -> bool:

@@ -13,6 +13,11 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+try:  # newer releases of typer include their own copy of click
+    from typer._click.exceptions import ClickException, NoArgsIsHelpError
+except ImportError:
+    from click.exceptions import ClickException, NoArgsIsHelpError  # type: ignore[assignment,unused-ignore]
+
 from mergecore.cli import arch_commands, plugin_commands
 from mergecore.cli.console import say, warn
 from mergecore.cli.external_commands import Commands
@@ -59,7 +64,7 @@ def run(
     plugin: PluginFiles = [],  # noqa: B006
     no_hooks: NoHooks = False,
     strict_plugins: StrictPlugins = False,
-    require_license: RequireLicense = "",
+    require_license: RequireLicense = None,
     workers: Workers = 0,
     shard_size: ShardSize = "",
     executor: Annotated[str, typer.Option(help="Name of the executor to use.")] = "threads",
@@ -97,7 +102,8 @@ def run(
     )
     registry = Registry(warn, local_definitions(arch_dir), files=plugin, hooks=not no_hooks, strict=strict_plugins)
     plan = make_plan(load_recipe(recipe), registry, options.memory, keep)
-    run_with_progress(plan, out, registry, options, quiet=quiet, as_json=as_json, require_license=require_license)
+    license_ = require_license or ""
+    run_with_progress(plan, out, registry, options, quiet=quiet, as_json=as_json, require_license=license_)
 
 
 @app.command("plan")
@@ -109,7 +115,7 @@ def plan_command(
     plugin: PluginFiles = [],  # noqa: B006
     no_hooks: NoHooks = False,
     strict_plugins: StrictPlugins = False,
-    require_license: RequireLicense = "",
+    require_license: RequireLicense = None,
     weights: Annotated[bool, typer.Option("--weights", help="Show the inputs and parameters of every weight.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -125,7 +131,7 @@ def plan_command(
     registry = Registry(warn, local_definitions(arch_dir), files=plugin, hooks=not no_hooks, strict=strict_plugins)
     plan = make_plan(load_recipe(recipe), registry, budget)
     try:
-        check_license(require_license, plan.parents)
+        check_license(require_license or "", plan.parents)
         executor = registry.provide("executors", "threads")()
         cost = estimate_cost(plan, executor, out, budget, available_cores())
         if as_json:
@@ -202,21 +208,22 @@ def main() -> NoReturn:
     except Stopped as stopped:
         say("stopped" if stopped.number == signal.SIGTERM else "interrupted")
         sys.exit(128 + stopped.number)
-    except MergecoreError as error:
-        if debug:
-            raise
-        say(f"error: {error}")
+    except NoArgsIsHelpError as error:
+        print(error.format_message(), file=sys.stderr)
         sys.exit(error.exit_code)
     except Exception as error:
         if debug:
             raise
-        if hasattr(error, "exit_code") and hasattr(error, "format_message"):  # from typer, whose classes are private
-            if type(error).__name__ == "NoArgsIsHelpError":
-                print(error.format_message(), file=sys.stderr)
-            else:
-                say(f"error: {error.format_message()}")
-            sys.exit(error.exit_code)
-        cause = f"{type(error).__name__}: {error}"
-        say(f"error: {cause}; this is a bug in mergecore: run again with --debug and report it")
-        sys.exit(1)
+        message, code = _told(error)
+        say(f"error: {message}")
+        sys.exit(code)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _told(error: Exception) -> tuple[str, int]:
+    """Return the message and the exit status for an error."""
+    if isinstance(error, MergecoreError):
+        return str(error), error.exit_code
+    if isinstance(error, ClickException):
+        return error.format_message(), error.exit_code
+    return f"{type(error).__name__}: {error}; this is a bug in mergecore: run again with --debug and report it", 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +12,16 @@ from mergecore.errors import InputError
 
 if TYPE_CHECKING:
     from mergecore.running import Options
+
+
+class RequiredLicense(str, Enum):
+    """The values that --require-license accepts, which are kinds of `mergecore.api.license_kind`."""
+
+    permissive = "permissive"
+
+    def __str__(self) -> str:
+        return self.value
+
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings and errors.")]
@@ -32,7 +43,8 @@ StrictPlugins = Annotated[
     bool, typer.Option("--strict-plugins", help="Fail if a plugin is broken instead of skipping it with a warning.")
 ]
 RequireLicense = Annotated[
-    str, typer.Option("--require-license", help="permissive: reject models without a permissive license in the card.")
+    RequiredLicense | None,
+    typer.Option("--require-license", help="Reject models without such a license in the card.", show_default=False),
 ]
 
 

@@ -11,7 +11,7 @@ import typer
 from mergecore.cli import arch_commands
 from mergecore.cli.console import say
 from mergecore.cli.options import AsJson
-from mergecore.discovery import KINDS, Plugin, known_plugins, list_plugins
+from mergecore.discovery import KINDS, Plugin, Template, known_plugins, list_plugins
 from mergecore.errors import InputError
 
 app = typer.Typer(help="List and examine the installed plugins.", no_args_is_help=True)
@@ -37,7 +37,7 @@ def doctor(as_json: AsJson = False) -> None:
 
 
 def new(
-    kind: Annotated[str, typer.Argument(help="method, arch, hooks, postprocessor, or command.")],
+    kind: Annotated[Template, typer.Argument(help="What to create.")],
     name: Annotated[str, typer.Argument(help="Lowercase letters, digits, and _.")],
     into: Annotated[Path, typer.Option(help="Folder to create the package in.")] = Path("."),
     model: Annotated[str, typer.Option("--from", help="For arch: a model folder to infer the weights from.")] = "",
@@ -46,8 +46,8 @@ def new(
     """Create a package for a new plugin. It installs and passes its tests, ready for you to fill in."""
     from mergecore.discovery import write_package
 
-    if model and kind != "arch":
-        raise InputError(f"--from is only for architectures; remove it from mergecore new {kind}")
+    if model and kind is not Template.arch:
+        raise InputError(f"--from is only for architectures; remove it from mergecore new {kind.value}")
     for path in write_package(kind, name, into, arch_commands.inferred_from(model) if model else None):
         print(path)
     say(f"next: {then or f'pip install -e {into / name}'}")

@@ -12,8 +12,9 @@ from mergecore.definitions.config import (
     with_keys,
     written_key,
 )
-from mergecore.definitions.definition import Architecture, Module, Weight, fill, numbers, parse_definition
+from mergecore.definitions.definition import Architecture, Module, Weight, fill, numbers
 from mergecore.definitions.inference import infer_definition
+from mergecore.definitions.parsing import parse_definition
 
 __all__ = [
     "Architecture",

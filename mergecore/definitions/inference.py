@@ -131,7 +131,7 @@ def _entry(name: str, info: TensorInfo, vocabulary: Collection[int]) -> Any:
 
 
 def _per_layer_lists(config: Mapping[str, Any], stack: Stack) -> Iterator[str]:
-    """Yield the config keys, at the same level as the layer count, of lists with one entry per layer."""
+    """Yield the config keys that are siblings of the layer count and hold a list with one entry per layer."""
     parent = stack.key.rpartition(".")[0]
     for key, value in leaves(config):
         where, _, last = key.rpartition(".")

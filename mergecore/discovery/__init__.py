@@ -23,7 +23,7 @@ from mergecore.discovery.parameters import (
 )
 from mergecore.discovery.postprocessors import load_postprocessors, run_for_stage, run_postprocessor
 from mergecore.discovery.registry import Registry
-from mergecore.discovery.scaffold import write_package
+from mergecore.discovery.scaffold import Template, write_package
 
 __all__ = [
     "KINDS",
@@ -33,6 +33,7 @@ __all__ = [
     "Plugin",
     "Registry",
     "Setting",
+    "Template",
     "convert",
     "declared",
     "examine_plugins",

@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 
 from mergecore.definitions import parse_definition
-from mergecore.discovery.entry_points import KINDS, PREFIX, Plugin, architecture_definition, list_plugins, load_plugin
+from mergecore.discovery.entry_points import (
+    KINDS,
+    PREFIX,
+    BrokenPlugin,
+    Plugin,
+    architecture_definition,
+    list_plugins,
+    load_plugin,
+)
 from mergecore.errors import MergecoreError
 
 SLOW_SECONDS = 0.5
@@ -44,10 +52,10 @@ def _examine(plugin: Plugin) -> Finding:
             parse_definition(plugin.name, architecture_definition(plugin), plugin.distribution)
         else:
             load_plugin(plugin)
+    except BrokenPlugin as error:
+        return Finding(plugin, "FAIL", error.cause, error.cure)
     except MergecoreError as error:
-        cause, _, cure = str(error).rpartition(": ")
-        mends = cure.startswith("pip ")
-        return Finding(plugin, "FAIL", cause if mends else str(error), cure if mends else _replace(plugin))
+        return Finding(plugin, "FAIL", str(error), _replace(plugin))
     except Exception as error:
         return Finding(plugin, "FAIL", f"{type(error).__name__}: {error}", _replace(plugin))
     seconds = time.perf_counter() - started

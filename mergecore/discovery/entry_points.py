@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from mergecore.errors import PluginError, nearest
+from mergecore.errors import PluginError, closest, printable
 
 PREFIX = "mergecore.v1."
 KINDS = (
@@ -52,6 +52,14 @@ class Plugin:
     def labels(self) -> set[str]:
         """The names that match this plugin in `MERGECORE_DISABLE`."""
         return {normalized_name(self.name), normalized_name(self.distribution)}
+
+
+class BrokenPlugin(PluginError):
+    """An installed plugin that cannot be used, with the cause and the command that most likely fixes it."""
+
+    def __init__(self, cause: str, cure: str) -> None:
+        super().__init__(f"{cause}: {cure}")
+        self.cause, self.cure = printable(cause), cure
 
 
 def list_plugins(kind: str) -> list[Plugin]:
@@ -138,11 +146,11 @@ def not_installed(kind: str, name: str, present: list[str]) -> str:
     label = f"{kind.removesuffix('s')} {name!r} is not installed"
     if name in known:
         return f"{label}: pip install {known[name]}"
-    hint = nearest(name, [*present, *known])
-    close = hint.removeprefix("; did you mean ").rstrip("?").strip("'")
-    if hint and close not in present:
-        return f"{label}{hint} pip install {known[close]}"
-    return f"{label}{hint}" if hint else f"{label}; installed: {', '.join(present) or 'none'}"
+    close = closest(name, [*present, *known])
+    if close is None:
+        return f"{label}; installed: {', '.join(present) or 'none'}"
+    cure = "" if close in present else f" pip install {known[close]}"
+    return f"{label}; did you mean {close!r}?{cure}"
 
 
 @lru_cache(maxsize=1)
@@ -157,7 +165,7 @@ def load_plugin(plugin: Plugin) -> Any:
     """Import a plugin and return its object. Check that it has the interface required of its kind.
 
     Raises:
-        PluginError: if the import or the check fails. The message names the distribution to fix.
+        BrokenPlugin: if the import or the check fails. The message names the distribution to fix.
     """
     from stevedore.named import NamedExtensionManager
 
@@ -183,13 +191,13 @@ def load_plugin(plugin: Plugin) -> Any:
         failures.append(error)
     if failures:
         cause = f"{type(failures[0]).__name__}: {failures[0]}".rstrip(": ")
-        raise PluginError(f"{plugin} cannot be used ({cause}): {suggest_fix(plugin, failures[0])}")
+        raise BrokenPlugin(f"{plugin} cannot be used ({cause})", suggest_fix(plugin, failures[0]))
     return loaded[0]
 
 
 def suggest_fix(plugin: Plugin, error: BaseException) -> str:
     """Return the command that most likely fixes a plugin that failed to import."""
-    if plugin.value == plugin.distribution:  # a file given on the command line
+    if plugin.value == plugin.distribution and plugin.value.endswith(".py"):  # a file given on the command line
         return f"fix {plugin.value}"
     if isinstance(error, ModuleNotFoundError) and error.name and not plugin.value.startswith(error.name):
         return f"pip install {error.name.split('.')[0]}"
@@ -203,7 +211,7 @@ def architecture_file(plugin: Plugin) -> Path:
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         if (path := Path(folder) / file).is_file():
             return path
-    raise PluginError(f"{plugin}: {plugin.value} does not exist: pip install --upgrade {plugin.distribution}")
+    raise BrokenPlugin(f"{plugin}: {plugin.value} does not exist", f"pip install --upgrade {plugin.distribution}")
 
 
 def architecture_definition(plugin: Plugin) -> Mapping[str, Any]:
@@ -212,7 +220,6 @@ def architecture_definition(plugin: Plugin) -> Mapping[str, Any]:
     try:
         definition: Mapping[str, Any] = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
-        raise PluginError(
-            f"{path}: {plugin} is not valid JSON ({error}): pip install --upgrade {plugin.distribution}"
-        ) from None
+        cause = f"{path}: {plugin} cannot be parsed as JSON ({error})"
+        raise BrokenPlugin(cause, f"pip install --upgrade {plugin.distribution}") from None
     return definition

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,21 @@ TEMPLATES = Path(__file__).parent / "templates"
 """One folder per kind of package. ``@name@``, ``@dist@``, and ``@class@`` are filled in, and ``.txt`` is removed."""
 
 
-def write_package(kind: str, name: str, into: Path, inferred: Mapping[str, Any] | None = None) -> list[Path]:
+class Template(str, Enum):
+    """The kinds of packages, which are the folders in `TEMPLATES`."""
+
+    method = "method"
+    arch = "arch"
+    hooks = "hooks"
+    postprocessor = "postprocessor"
+    command = "command"
+
+
+def write_package(kind: Template, name: str, into: Path, inferred: Mapping[str, Any] | None = None) -> list[Path]:
     """Write a package for a new plugin.
 
     Args:
-        kind: name of a folder in `TEMPLATES`.
+        kind: kind of the plugin.
         name: name of the plugin. The folder gets this name, and the module is called ``mergecore_NAME``.
         into: folder to create the package in.
         inferred: for an architecture, the JSON to start from. Its `classes` become the entry points.
@@ -26,11 +37,8 @@ def write_package(kind: str, name: str, into: Path, inferred: Mapping[str, Any] 
         The written files.
 
     Raises:
-        InputError: if there is no such kind, the name is not valid in Python, or the folder exists.
+        InputError: if the name is not valid in Python, or the folder exists.
     """
-    kinds = sorted(path.name for path in TEMPLATES.iterdir())
-    if kind not in kinds:
-        raise InputError(f"no template for {kind!r}; use one of: {', '.join(kinds)}")
     if not name.isidentifier() or name != name.lower():
         raise InputError(f"{name!r} is not a valid package name; use lowercase letters, digits, and _")
     folder = into / name
@@ -43,9 +51,9 @@ def write_package(kind: str, name: str, into: Path, inferred: Mapping[str, Any] 
         "@dist@": name.replace("_", "-"),
         "@class@": name.title().replace("_", ""),
     }
-    written = []
-    for template in sorted(path for path in (TEMPLATES / kind).rglob("*.txt")):
-        target = folder / _fill(str(template.relative_to(TEMPLATES / kind).with_suffix("")), words)
+    written, source = [], TEMPLATES / kind.value
+    for template in sorted(path for path in source.rglob("*.txt")):
+        target = folder / _fill(str(template.relative_to(source).with_suffix("")), words)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(_fill(template.read_text("utf-8"), words), "utf-8")
         written.append(target)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mergecore.api import read_text
+from mergecore.api import read_json
 from mergecore.definitions import Architecture, Weight, class_name, infer_definition, leaves, parse_definition
 from mergecore.discovery import Registry, known_plugins
 from mergecore.documents import Place
@@ -31,16 +30,14 @@ def load_definition(path: Path) -> Mapping[str, Any]:
         ArchitectureError: if it cannot be read, or does not list its model classes.
     """
     try:
-        definition = json.loads(read_text(path, LIMIT))
+        definition = read_json(path, LIMIT)
     except ModelError as error:
         raise ArchitectureError(str(error)) from None
-    except (ValueError, RecursionError) as error:
-        raise ArchitectureError(f"{path}: cannot be parsed as JSON: {error}") from None
-    classes = definition.get("classes") if isinstance(definition, dict) else None
+    classes = definition.get("classes")
     if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
         raise ArchitectureError(f'{path}: must list its model classes, such as "classes": ["LlamaForCausalLM"]')
     parse_definition(classes[0], definition, str(path))
-    return definition  # type: ignore[no-any-return]
+    return definition
 
 
 def load_definitions(paths: Sequence[Path]) -> dict[str, Any]:

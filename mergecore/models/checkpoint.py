@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mergecore.api import ModelInfo, Reader, TensorInfo, lies_within, read_card, read_text
+from mergecore.api import ModelInfo, Reader, TensorInfo, lies_within, read_card, read_json
 from mergecore.discovery import Registry, list_plugins
 from mergecore.errors import ModelError, RunError
 from mergecore.models import hub, quantized
@@ -23,9 +22,6 @@ if TYPE_CHECKING:
 
 CONFIG_LIMIT, INDEX_LIMIT = 10_000_000, 100_000_000
 """Maximum sizes of config.json and an index in bytes. The largest known files have a tenth of that."""
-
-DEPTH_LIMIT = 50
-"""Maximum nesting depth of these files, well below the recursion limit."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +117,8 @@ def open_folder(reference: str, registry: Registry) -> Checkpoint:
     names = snapshot.names if snapshot else listed_names(folder)
     if snapshot and "config.json" not in names:
         raise ModelError(f"{reference}: has no config.json at {endpoint()}, so it cannot be merged")
-    config = _read_json(folder, folder / "config.json", CONFIG_LIMIT)
+    check_link(folder, folder / "config.json")
+    config = read_json(folder / "config.json", CONFIG_LIMIT)
     quantized.check_config(folder / "config.json", config)
     try:
         paths, index = _weight_files(folder, names)
@@ -165,24 +162,6 @@ def check_link(folder: Path, path: Path) -> None:
     """Raise ModelError if a file is a link to a location outside the model's folder."""
     if not lies_within(folder, path):
         raise ModelError(f"{path}: is a link to a file outside the model's folder; replace it with the file")
-
-
-def _read_json(folder: Path, path: Path, limit: int) -> Mapping[str, Any]:
-    """Load the JSON object in a file of a model."""
-    check_link(folder, path)
-    try:
-        value = json.loads(read_text(path, limit))
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path}: cannot be parsed as JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise ModelError(f"{path}: must contain a JSON object")
-    level: list[Any] = [value]
-    for _ in range(DEPTH_LIMIT):
-        level = [item for outer in level for item in (outer.values() if isinstance(outer, dict) else outer)]
-        level = [item for item in level if isinstance(item, (dict, list))]
-    if level:
-        raise ModelError(f"{path}: is nested too deeply (more than {DEPTH_LIMIT} levels)")
-    return value
 
 
 STEMS = ("model", "pytorch_model")
@@ -233,7 +212,8 @@ def _why_no_weights(names: Set[str]) -> str:
 
 def _read_index(path: Path, suffix: str, names: Set[str]) -> Mapping[str, str]:
     """Read the file of each tensor from an index. Files must be next to the index and have the same format."""
-    places = _read_json(path.parent, path, INDEX_LIMIT).get("weight_map")
+    check_link(path.parent, path)
+    places = read_json(path, INDEX_LIMIT).get("weight_map")
     if not isinstance(places, dict) or not places or not all(isinstance(name, str) for name in places.values()):
         raise ModelError(f"{path}: its 'weight_map' must map tensor names to file names")
     for name in dict.fromkeys(places.values()):

@@ -150,7 +150,8 @@ def fetch_in_parallel(
 
     Args:
         items: the items to process.
-        work: called with an item and a check function. It should call check often, which raises if another item failed.
+        work: called with an item and a check function. It should call `check` often, because `check` raises if another
+            item failed.
         threads: number of threads.
     """
     queue, errors = deque(items), list[BaseException]()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mergecore.api import Job, read_text
+from mergecore.api import Job, read_json
 from mergecore.errors import ModelError
 from mergecore.models.checkpoint import Checkpoint
 
@@ -89,10 +88,10 @@ def token_ids(folder: Path) -> Mapping[str, int] | None:
     path = next((folder / name for name in FILES if (folder / name).is_file()), None)
     if path is None:
         return None
+    value = read_json(path, LIMIT)
     try:
-        value = json.loads(read_text(path, LIMIT))
         return dict(_in_tokenizer(value) if path.name == FILES[0] else value)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError):
         raise ModelError(f"{path}: does not contain a valid vocabulary; download it again") from None
 
 

@@ -113,8 +113,8 @@ def _check_period(period: Period, rows: Sequence[Row]) -> None:
         if (index - row.number) % count:
             raise ModelError(
                 f"{row.checkpoint.folder}: layer {row.number} would become layer {index}, which has a different type"
-                f" because of {period.key!r} = {count} in config.json; select layers so that each moves by a"
-                " multiple of it"
+                f" because of {period.key!r} = {count} in config.json; select layers so that each index shifts by a"
+                " multiple of that value"
             )
 
 

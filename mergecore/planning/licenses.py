@@ -8,9 +8,6 @@ from mergecore.api import license_kind, license_words, licenses_conflict
 from mergecore.errors import InputError
 from mergecore.models import Checkpoint
 
-REQUIRABLE = ("permissive",)
-"""The values that --require-license accepts."""
-
 
 def license_notes(checkpoints: Sequence[Checkpoint]) -> list[str]:
     """Return a note with every model's license if the licenses could conflict."""
@@ -21,8 +18,6 @@ def license_notes(checkpoints: Sequence[Checkpoint]) -> list[str]:
 
 def check_license(wanted: str, checkpoints: Sequence[Checkpoint]) -> None:
     """Raise InputError with every model whose license is not of the required type. "" allows all licenses."""
-    if wanted and wanted not in REQUIRABLE:
-        raise InputError(f"--require-license: {wanted!r} is unknown; use permissive")
     others = [checkpoint for checkpoint in checkpoints if wanted and license_kind(checkpoint.card) != wanted]
     if others:
         raise InputError(f"--require-license {wanted}: {_listed(others)}; remove these models or the option")

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from mergecore.api import BLOCK, FLOATS, Evaluation, Job, Method, Tile
 from mergecore.api.files import TORCH_NAMES, common_dtype
 from mergecore.definitions import with_keys
 from mergecore.discovery import Registry, find_plugin
-from mergecore.errors import InputError, MergecoreError, PluginError, RecipeError, nearest
+from mergecore.errors import InputError, MergecoreError, PluginError, RecipeError
 from mergecore.models import (
     Checkpoint,
-    LocatedModel,
     check_vocabularies,
-    find_adapter,
     fit_checkpoints,
-    locate_model,
-    open_model,
     recipe_definitions,
     split_adapters,
 )
@@ -29,17 +23,13 @@ from mergecore.planning.job_builder import JobBuilder
 from mergecore.planning.layer_config import layer_config, tie_config
 from mergecore.planning.licenses import license_notes
 from mergecore.planning.matching import Matcher
+from mergecore.planning.model_opener import ModelOpener, Opening
 from mergecore.planning.parameter_values import ParameterValues
 from mergecore.planning.plan import Plan
-from mergecore.planning.stage_checkpoint import open_stage, plan_adapted
+from mergecore.planning.stage_checkpoint import plan_adapted
+from mergecore.planning.stage_set import StageSet
 from mergecore.planning.vocabulary import align
 from mergecore.recipes import Lock, Recipe, parse_evaluations, standalone
-
-__all__ = ["Plan", "make_plan"]
-
-
-Opening = Callable[[str, Registry], Checkpoint]
-"""A function that opens a model reference from a recipe."""
 
 
 def make_plan(
@@ -57,177 +47,122 @@ def make_plan(
     Raises:
         InputError: if the recipe, a model, or a plugin is invalid.
     """
-    models = _Models(registry, recipe.lock, opening)
+    planner = _Planner(registry, recipe.lock, opening)
     try:
-        plan = _plan_of(recipe, models)
-        kept = {name: models.kept(recipe, name) for name in keep}
+        plan = planner.plan(recipe)
+        kept = {name: planner.plan_kept(recipe, name) for name in keep}
         for item in (plan, *kept.values()):
             _check_memory(item.jobs, memory)
         unused = recipe.others.keys() - plan.stages.keys() - kept.keys()
         notes = [f"the output does not use recipe {name!r}; --keep {name} writes it" for name in sorted(unused)]
         notes = [*plan.notes, *license_notes(plan.models), *notes]
-        plan = replace(plan, kept=kept, scratch=models.scratch, notes=tuple(notes))
+        plan = replace(plan, kept=kept, scratch=planner.stages.scratch, notes=tuple(notes))
         parents = tuple(checkpoint.info for checkpoint in plan.parents)
         registry.notify("after_plan", tensors=plan.tensors, notes=notes, models=parents)
     except BaseException as error:
-        models.close()
+        planner.close()
         if isinstance(error, MergecoreError):
-            raise models.explained(error)  # noqa: B904
+            raise planner.stages.explain(error)  # noqa: B904
         raise
     return plan
 
 
-def _plan_of(recipe: Recipe, models: _Models) -> Plan:
-    models.registry.before_plan(recipe.place.value)
-    try:
-        models.registry.prefer(recipe.prefer)
-    except MergecoreError as error:
-        raise recipe.place.child("prefer").error(str(error)) from None
-    try:
-        method: type[Method] = models.registry.provide("methods", recipe.method)
-    except MergecoreError as error:
-        raise recipe.place.child("merge_method").error(str(error)) from None
-    values = ParameterValues(recipe, method)
-    checkpoints: list[Checkpoint] = []
-    positions = _open_models(recipe, models, checkpoints)
-    models.registry.prefer(recipe.prefer)  # again, because planning the stages can change the preference
-    plan = _plan(recipe, models, method, values, checkpoints, positions)
-    stages: dict[str, Plan] = {}
-    for reference in (*recipe.stages, *(name for name in recipe.models if name in models.stages)):
-        stages |= {**models.stages[reference].stages, reference: models.stages[reference]}
-    source = models.sources.get((recipe.tokenizer or {}).get("source", ""))
-    return replace(plan, positions=positions, stages=stages, tokenizer_source=source)
-
-
-class _Models:
-    """Opens each model once across all recipes, from its place in the lock file if any, and exposes stages as models.
-
-    Attributes:
-        registry: the plugins.
-        stages: the plans of the stages so far, by reference.
-        sources: the models used only for their tokenizers, by reference.
-        scratch: temporary folder with a subfolder for each stage, which has all of its files except the weights.
-    """
+class _Planner:
+    """Plans a recipe and its stages, which other recipes see as models."""
 
     def __init__(self, registry: Registry, lock: Lock | None, opening: Opening | None) -> None:
         self.registry = registry
-        self.stages: dict[str, Plan] = {}
-        self.sources: dict[str, LocatedModel] = {}
-        self.scratch: TemporaryDirectory[str] | None = None
-        self._lock, self._opening = lock, opening
-        self._opened: dict[str, Checkpoint] = {}
+        self.models = ModelOpener(registry, lock, opening)
+        self.stages = StageSet(registry)
         self._shown: dict[str, Checkpoint] = {}
 
-    def open(self, recipe: Recipe, reference: str) -> Checkpoint:
+    def plan(self, recipe: Recipe) -> Plan:
+        """Plan a recipe, and before it every stage that it uses."""
+        self.registry.before_plan(recipe.place.value)
+        method = self._method(recipe)
+        values = ParameterValues(recipe, method)
+        checkpoints: list[Checkpoint] = []
+        positions = self._open_all(recipe, checkpoints)
+        self.registry.prefer(recipe.prefer)  # again, because planning the stages can change the preference
+        plan = _plan(recipe, self, method, values, checkpoints, positions)
+        adapted = [name for name in recipe.models if name in self.stages.plans]
+        stages = self.stages.needed_by([*recipe.stages, *adapted])
+        source = self.models.tokenizer_sources.get((recipe.tokenizer or {}).get("source", ""))
+        return replace(plan, positions=positions, stages=stages, tokenizer_source=source)
+
+    def plan_kept(self, recipe: Recipe, name: str) -> Plan:
+        """Plan a named recipe that is written separately."""
+        if name not in recipe.others:
+            known = f"; its stages are: {', '.join(recipe.others)}" if recipe.others else ""
+            raise InputError(f"--keep {name}: the recipe has no stage with that name{known}")
+        if name not in self.stages.plans:
+            self.stages.plans[name] = self.plan(recipe.others[name])
+        return replace(self.stages.plans[name], recipe=standalone(recipe.others[name]))
+
+    def close(self) -> None:
+        """Close all files, and remove the temporary folder of the stages."""
+        self.models.close()
+        self.stages.close()
+
+    def _method(self, recipe: Recipe) -> type[Method]:
+        try:
+            self.registry.prefer(recipe.prefer)
+        except MergecoreError as error:
+            raise recipe.place.child("prefer").error(str(error)) from None
+        try:
+            method: type[Method] = self.registry.provide("methods", recipe.method)
+        except MergecoreError as error:
+            raise recipe.place.child("merge_method").error(str(error)) from None
+        return method
+
+    def _open_all(self, recipe: Recipe, checkpoints: list[Checkpoint]) -> dict[str, int]:
+        """Open the recipe's models into `checkpoints`, each folder only once. Return the index of each reference."""
+        folders: dict[str, int] = {}
+        positions = {}
+        for reference in recipe.models:
+            checkpoint = self._open(recipe, reference)
+            if checkpoint.origin not in folders:
+                folders[checkpoint.origin] = len(checkpoints)
+                checkpoints.append(checkpoint)
+            positions[reference] = folders[checkpoint.origin]
+        return positions
+
+    def _open(self, recipe: Recipe, reference: str) -> Checkpoint:
         """Open a model or stage that a recipe refers to."""
         if reference not in self._shown:
             stage, adapters = split_adapters(reference)
             if stage not in recipe.stages:
-                model = self._stored(recipe, reference)
+                model = self.models.open(recipe, reference)
             elif adapters:
-                model = self._adapted(recipe, reference, stage, adapters)
+                model = self._open_adapted(recipe, reference, stage, adapters)
             else:
-                model = self._made(reference, recipe.stages[stage])
+                model = self._open_stage(reference, recipe.stages[stage])
             self._shown[reference] = model
         return self._shown[reference]
 
-    def _stored(self, recipe: Recipe, reference: str) -> Checkpoint:
+    def _open_stage(self, reference: str, recipe: Recipe) -> Checkpoint:
         try:
-            opened = self._open(recipe, self._where(reference))
-        except InputError as error:
-            hint = nearest(reference, recipe.others)
-            raise recipe.place_of(reference).error(f"{error}{hint}") from None
-        known = self._opened.setdefault(opened.origin, opened)
-        if known is not opened:
-            opened.close()
-        self._check(reference, known)
-        return replace(known, reference=reference)
-
-    def _adapted(self, recipe: Recipe, reference: str, stage: str, adapters: Sequence[str]) -> Checkpoint:
-        made = self.open(recipe, stage)
-        try:
-            found = [LocatedModel(name, find_adapter(self._where(name)), None) for name in adapters]
-            for source in found:
-                self._check(source.reference, source)
-            plan = plan_adapted(
-                self.stages[stage], made, found, self.registry, recipe_definitions(recipe.architectures)
-            )
-        except InputError as error:
-            raise recipe.place_of(reference).error(str(error)) from None
-        self._opened[reference] = plan.checkpoints[0]
-        return self._shown_as(reference, plan)
-
-    def _open(self, recipe: Recipe, reference: str) -> Checkpoint:
-        if self._opening is not None:
-            return self._opening(reference, self.registry)
-        return open_model(reference, self.registry, recipe_definitions(recipe.architectures))
-
-    def find(self, reference: str) -> Path:
-        """Find the folder of a model used only for its tokenizer. See `find` in `mergecore.api.TokenizerRequest`."""
-        source = self.sources[reference] = LocatedModel(reference, *locate_model(self._where(reference)))
-        self._check(reference, source)
-        return source.folder
-
-    def _where(self, reference: str) -> str:
-        return self._lock.where(reference) if self._lock else reference
-
-    def _check(self, reference: str, model: Checkpoint | LocatedModel) -> None:
-        if self._lock:
-            self._lock.check_input(reference, model.folder, model.snapshot is not None)
-
-    def kept(self, recipe: Recipe, name: str) -> Plan:
-        """Return the plan for writing a named recipe separately."""
-        if name not in recipe.others:
-            known = f"; its stages are: {', '.join(recipe.others)}" if recipe.others else ""
-            raise InputError(f"--keep {name}: the recipe has no stage with that name{known}")
-        if name not in self.stages:
-            self.stages[name] = _plan_of(recipe.others[name], self)
-        return replace(self.stages[name], recipe=standalone(recipe.others[name]))
-
-    def _made(self, reference: str, recipe: Recipe) -> Checkpoint:
-        try:
-            plan = _plan_of(recipe, self)
+            plan = self.plan(recipe)
         except RecipeError:
             raise
         except InputError as error:
             raise recipe.place.error(str(error)) from None
-        return self._shown_as(reference, plan)
+        return self.stages.expose(reference, plan)
 
-    def _shown_as(self, reference: str, plan: Plan) -> Checkpoint:
-        self.scratch = self.scratch or TemporaryDirectory(prefix="mergecore-")
-        self.stages[reference], model = open_stage(reference, plan, Path(self.scratch.name), self.registry)
-        return model
-
-    def explained(self, error: MergecoreError) -> MergecoreError:
-        """Replace the temporary folders of stages in an error message with the names of the stages."""
-        if self.scratch is not None:
-            error.args = tuple(str(text).replace(f"{self.scratch.name}/", "stage ") for text in error.args)
-        return error
-
-    def close(self) -> None:
-        """Close all files."""
-        for checkpoint in self._opened.values():
-            checkpoint.close()
-        if self.scratch is not None:
-            self.scratch.cleanup()
-
-
-def _open_models(recipe: Recipe, models: _Models, checkpoints: list[Checkpoint]) -> dict[str, int]:
-    """Open the recipe's models into `checkpoints`, each folder only once. Return the index of each reference."""
-    folders: dict[str, int] = {}
-    positions = {}
-    for reference in recipe.models:
-        checkpoint = models.open(recipe, reference)
-        if checkpoint.origin not in folders:
-            folders[checkpoint.origin] = len(checkpoints)
-            checkpoints.append(checkpoint)
-        positions[reference] = folders[checkpoint.origin]
-    return positions
+    def _open_adapted(self, recipe: Recipe, reference: str, stage: str, adapters: Sequence[str]) -> Checkpoint:
+        made = self._open(recipe, stage)
+        try:
+            found, own = self.models.locate_adapters(adapters), recipe_definitions(recipe.architectures)
+            plan = plan_adapted(self.stages.plans[stage], made, found, self.registry, own)
+        except InputError as error:
+            raise recipe.place_of(reference).error(str(error)) from None
+        self.models.close_with(reference, plan.checkpoints[0])
+        return self.stages.expose(reference, plan)
 
 
 def _plan(
     recipe: Recipe,
-    models: _Models,
+    planner: _Planner,
     method: type[Method],
     values: ParameterValues,
     checkpoints: list[Checkpoint],
@@ -235,19 +170,14 @@ def _plan(
 ) -> Plan:
     config_source = positions[recipe.base_model or recipe.models[0]]
     architecture, fitted, notes = fit_checkpoints(
-        recipe_definitions(recipe.architectures), models.registry, checkpoints, config_source
+        recipe_definitions(recipe.architectures), planner.registry, checkpoints, config_source
     )
-    aligned = align(recipe, models.registry, architecture, fitted, config_source, models.find)
+    aligned = align(recipe, planner.registry, architecture, fitted, config_source, planner.models.locate_tokenizer)
     checkpoints = list(aligned.checkpoints)
     matcher = Matcher(recipe, method, architecture, checkpoints, positions, config_source)
     matcher.check_accounted()
     builder = JobBuilder(recipe, method, values, aligned)
-    changes: dict[str, Any] = dict(aligned.config)
-    for module, module_recipe, stacks in matcher.modules():
-        if not module_recipe.whole:
-            changes.update(layer_config(architecture, module, stacks, checkpoints, config_source))
-        for match in matcher.matches(module, module_recipe, stacks):
-            builder.add(match)
+    changes = {**aligned.config, **_add_jobs(matcher, builder)}
     changes.update(tied := tie_config(architecture, {job.name for job in builder.jobs}, fitted[config_source]))
     notes += [f"{key}: set to {str(value).lower()} in the result to match its weights" for key, value in tied.items()]
     changes.update(_dtype_config(builder.jobs, checkpoints[config_source].config))
@@ -273,8 +203,20 @@ def _plan(
         ),
         rows=aligned.rows,
         tokenizer_files=aligned.files,
-        evaluations=_evaluations(recipe, models.registry),
+        evaluations=_evaluations(recipe, planner.registry),
     )
+
+
+def _add_jobs(matcher: Matcher, builder: JobBuilder) -> dict[str, Any]:
+    """Create the jobs of all modules. Return the config changes for the modules with selected layers."""
+    changes: dict[str, Any] = {}
+    for module, recipe, stacks in matcher.modules():
+        if not recipe.whole:
+            architecture, checkpoints = matcher.architecture, matcher.checkpoints
+            changes.update(layer_config(architecture, module, stacks, checkpoints, matcher.config_source))
+        for match in matcher.matches(module, recipe, stacks):
+            builder.add(match)
+    return changes
 
 
 def _evaluations(recipe: Recipe, registry: Registry) -> tuple[Evaluation, ...]:

@@ -27,7 +27,7 @@ def open_stage(reference: str, plan: Plan, scratch: Path, registry: Registry) ->
         registry: the plugins.
 
     Returns:
-        The plan with the notes of post-processors, and the model.
+        The plan, including the post-processors' notes, and the model.
     """
     stage, adapters = split_adapters(reference)
     label = "+".join([stage.replace("/", "_"), *(Path(item).name for item in adapters)])

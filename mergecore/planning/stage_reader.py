@@ -7,7 +7,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mergecore.api import ITEM_BYTES, TILE_ELEMENTS, Input, Job, Reader, TensorInfo, TileMerger, Work, torch_dtype
+from mergecore.api import (
+    ITEM_BYTES,
+    TILE_ELEMENTS,
+    DerivedReader,
+    Input,
+    Job,
+    Reader,
+    TensorInfo,
+    TileMerger,
+    Work,
+    torch_dtype,
+)
 from mergecore.models import Checkpoint
 
 if TYPE_CHECKING:
@@ -34,8 +45,8 @@ def read_cost(reader: Reader, name: str, elements: int | None = None) -> ReadCos
     info = reader.tensors[name]
     if isinstance(reader, StageReader):
         whole = reader.cost(name)
-    elif (parts := getattr(reader, "parts", None)) is not None:
-        found = [read_cost(*part) for part in parts(name)]
+    elif isinstance(reader, DerivedReader):
+        found = [read_cost(*part) for part in reader.parts(name)]
         whole = ReadCost(*(sum(getattr(item, key) for item in found) for key in ("once", "each", "memory")))
     else:
         whole = ReadCost(each=info.elements * ITEM_BYTES[info.dtype])
@@ -53,8 +64,8 @@ def stage_readers(reader: Reader, name: str) -> Iterator[tuple[StageReader, str]
     """Yield the stage tensors that a tensor is read from, through all views."""
     if isinstance(reader, StageReader):
         yield reader, name
-    elif (parts := getattr(reader, "parts", None)) is not None:
-        for part, label, _ in parts(name):
+    elif isinstance(reader, DerivedReader):
+        for part, label, _ in reader.parts(name):
             yield from stage_readers(part, label)
 
 

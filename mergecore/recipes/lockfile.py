@@ -12,7 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from mergecore.api import ModelError, read_text
+from mergecore.api import ModelError, read_json
 from mergecore.documents import Place, check
 from mergecore.errors import InputError, RecipeError
 from mergecore.models import matches_fingerprint
@@ -102,11 +102,10 @@ def read_lock(path: Path) -> Lock | None:
         RecipeError: if it is a lock file with an unsupported version or structure.
     """
     try:
-        text = read_text(path, LIMIT)
-        value = json.loads(text) if text.lstrip().startswith("{") else None
-    except (ModelError, ValueError, RecursionError):
+        value = read_json(path, LIMIT)
+    except ModelError:
         return None
-    if not isinstance(value, dict) or LOCK_KEY not in value:
+    if LOCK_KEY not in value:
         return None
     if value[LOCK_KEY] != 1:
         raise RecipeError(

@@ -5,7 +5,8 @@ from mergecore.running.nonfinite import is_finite
 from mergecore.running.output_folder import OutputFolder
 from mergecore.running.prefetch import prefetch
 from mergecore.running.run_identity import input_identity
-from mergecore.running.runner import Listener, Options, available_cores, kept_folder, run_plan, spare_memory
+from mergecore.running.runner import kept_folder, run_plan
+from mergecore.running.settings import Listener, Options, available_cores, spare_memory
 from mergecore.running.tensor_io import FileTensorIO
 
 __all__ = [

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 STEP = 2**20
-"""Elements of an input to check at a time."""
+"""Number of input elements to check at a time."""
 
 
 def is_finite(data: Tensor) -> bool:

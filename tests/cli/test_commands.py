@@ -38,7 +38,7 @@ def with_commands(plugin_env):
         (("greet", "you"), 0, "hello you\n", ""),
         (("count", "refuse"), 2, "", "error: no: mergecore count up 3\n"),
         (("count", "down"), 2, "", "error: No such command 'down'"),
-        (("greet",), 2, "", "error: Missing argument 'name'"),
+        (("greet",), 2, "", "error: Missing argument 'name'|error: Missing argument 'NAME'"),
         (("count",), 2, "", "error: Missing command."),
         (("lost",), 2, "", "command 'lost' from mergecore-lost 1.0 cannot be used"),
         (("cuont", "up", "2"), 2, "", "command 'cuont' is not installed; did you mean 'count'?"),
@@ -48,7 +48,7 @@ def with_commands(plugin_env):
 def test_a_command_of_a_package_is_called_like_cores_own(with_commands, tmp_path, arguments, status, out, err):
     result = with_commands.mergecore(*arguments, cwd=tmp_path)
     assert (result.returncode, result.stdout) == (status, out), result.stderr
-    assert err in result.stderr and "Traceback" not in result.stderr
+    assert any(words in result.stderr for words in err.split("|")) and "Traceback" not in result.stderr
 
 
 def test_the_help_lists_commands_without_importing_them(with_commands):

@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 
 import mergecore
 from mergecore.cli.app import app
-from mergecore.definitions.definition import parse_definition
 from mergecore.definitions.inference import infer_definition
+from mergecore.definitions.parsing import parse_definition
 from mergecore.discovery import registry
 from mergecore.errors import ArchitectureError, MergecoreError, ModelError, RecipeError
 

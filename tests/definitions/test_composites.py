@@ -93,17 +93,15 @@ def test_a_language_model_merges_into_the_text_part(name: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-def test_a_forward_pass_returns_what_it_computes(fault: Fault) -> None:
-    """If a class in transformers has a known bug, all other tests compare the outputs of the model's parts."""
+def test_classes_that_a_release_of_transformers_breaks_run_there_too(fault: Fault) -> None:
+    """All other tests work around these bugs. This test is an expected failure until transformers fixes them."""
     model = tiny(fault.name)
+    assert model.outputs(model.build())
+    options = getattr(transformers, model.config)(**model.options)
     try:
-        with torch.no_grad():
-            result = model.build()(**model.inputs(), return_dict=True)
+        getattr(transformers, model.name)(options).eval()(**model.inputs(), return_dict=True)
     except fault.error as error:
-        if fault.words in str(error):
-            pytest.xfail(str(fault))
-        raise
-    assert torch.isfinite(result.logits).all()
+        pytest.xfail(f"{fault}: {error}")
 
 
 LEGACY = {

@@ -3,16 +3,27 @@
 import pytest
 import tomllib
 
-from mergecore.discovery.scaffold import write_package
+from mergecore.discovery.scaffold import TEMPLATES, Template, write_package
 from mergecore.errors import InputError
 
-KINDS = ("arch", "command", "hooks", "method", "postprocessor")
+KINDS = sorted(kind.value for kind in Template)
+
+
+def test_every_kind_has_a_folder_of_templates():
+    assert sorted(path.name for path in TEMPLATES.iterdir()) == KINDS
+
+
+def test_another_kind_is_refused_with_the_kinds_there_are(plugin_env, tmp_path):
+    result = plugin_env.mergecore("new", "methd", "x", "--into", str(tmp_path))
+    assert result.returncode == 2 and result.stderr.count("\n") == 1
+    assert "'methd' is not one of" in result.stderr and all(f"'{kind}'" in result.stderr for kind in KINDS)
+    assert not (tmp_path / "x").exists()
 
 
 def test_new_packages_of_every_kind_pass_their_tests_and_the_kit(plugin_env, tmp_path):
     for kind in KINDS:
         name = f"my_{kind}"
-        write_package(kind, name, tmp_path)
+        write_package(Template(kind), name, tmp_path)
         project = tomllib.loads((tmp_path / name / "pyproject.toml").read_text())["project"]
         files = {
             str(path.relative_to(tmp_path / name)): path for path in (tmp_path / name).rglob("*") if path.is_file()
@@ -34,7 +45,6 @@ def test_new_packages_of_every_kind_pass_their_tests_and_the_kit(plugin_env, tmp
 @pytest.mark.parametrize(
     ("kind", "name", "words"),
     [
-        ("methd", "x", "use one of: arch, command, hooks, method, postprocessor"),
         ("method", "My-Idea", "lowercase letters"),
         ("method", "taken", "already exists"),
     ],
@@ -42,5 +52,5 @@ def test_new_packages_of_every_kind_pass_their_tests_and_the_kit(plugin_env, tmp
 def test_what_cannot_be_made_is_refused(tmp_path, kind, name, words):
     (tmp_path / "taken").mkdir()
     with pytest.raises(InputError, match=words):
-        write_package(kind, name, tmp_path)
+        write_package(Template(kind), name, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]

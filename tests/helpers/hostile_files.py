@@ -242,6 +242,9 @@ UNQUANTISED = "merge the model's unquantized checkpoint"
 REFUSED = "loading it would run"
 FP8 = torch.ones(4, 4).to(torch.float8_e4m3fn)
 
+BOTTOMLESS = '{"a":' + "[" * 10**5 + "]" * 10**5 + "}"
+TOO_DEEP = "is nested too deeply (more than 50 levels)"
+
 FOLDERS: dict[str, tuple[Damage, str, str]] = {
     # config.json
     "no config": (lambda folder: (folder / CONFIG).unlink(), CONFIG, "no such file"),
@@ -250,8 +253,8 @@ FOLDERS: dict[str, tuple[Damage, str, str]] = {
     "config not UTF-8": (written(CONFIG, b'{"a": "\xff"}'), CONFIG, "cannot be read as text"),
     "config a list": (written(CONFIG, "[1]"), CONFIG, "must contain a JSON object"),
     "config a git-LFS pointer": (written(CONFIG, LFS), CONFIG, "git lfs pull"),
-    "config nested a million deep": (written(CONFIG, '{"a":' + "[" * 10**6 + "]" * 10**6 + "}"), CONFIG, "JSON"),
-    "config nested in hundreds": (written(CONFIG, '{"a":' + "[" * 100 + "]" * 100 + "}"), CONFIG, "nested too deeply"),
+    "config nested a million deep": (written(CONFIG, '{"a":' + "[" * 10**6 + "]" * 10**6 + "}"), CONFIG, TOO_DEEP),
+    "config nested in hundreds": (written(CONFIG, '{"a":' + "[" * 100 + "]" * 100 + "}"), CONFIG, TOO_DEEP),
     "config of 10 GB": (sparse(CONFIG, 10**10), CONFIG, "is larger than the limit of 10 MB"),
     "config a folder": (replaced(CONFIG, Path.mkdir), CONFIG, "is a folder, pipe, or device"),
     "config a pipe": (replaced(CONFIG, os.mkfifo), CONFIG, "is a folder, pipe, or device"),
@@ -297,6 +300,8 @@ FOLDERS: dict[str, tuple[Damage, str, str]] = {
     ),
     # the index
     "index not JSON": (both(indexed(), written(INDEX, "weight_map")), INDEX, "cannot be parsed as JSON"),
+    "index nested without end": (both(indexed(), written(INDEX, BOTTOMLESS)), INDEX, TOO_DEEP),
+    "tokenizer nested without end": (written("tokenizer.json", BOTTOMLESS), "tokenizer.json", TOO_DEEP),
     "index without weight_map": (both(indexed(), written(INDEX, "{}")), INDEX, "'weight_map' must map"),
     "index of lists": (indexed(lambda places: [*places]), INDEX, "'weight_map' must map"),
     "index of numbers": (indexed(lambda places: dict.fromkeys(places, 1)), INDEX, "'weight_map' must map"),
@@ -398,6 +403,7 @@ RECIPES: dict[str, tuple[str | bytes, str]] = {
     "an alias in itself": (GOOD + "x: &x [*x]\n", "aliases expand to too many values"),
     "nested without end": ("[" * 10**5, "nested too deeply"),
     "nested a hundred deep": (GOOD + "x: " + "[" * 100 + "]" * 100, "nested too deeply (more than 50 levels)"),
+    "a lock nested without end": ('{"mergecore_lock": 1, "a": ' + BOTTOMLESS + "}", "nested too deeply"),
     "a command in a tag": (GOOD + "x: !!python/object/apply:os.mkdir [hit]\n", "is not allowed here"),
     "a command in a mapping's tag": (GOOD + "x: !!python/object/new:os.mkdir {args: [hit]}\n", "is not allowed here"),
     "a name in a tag": (GOOD + "x: !!python/name:os.system ''\n", "is not allowed here"),

@@ -9,7 +9,7 @@ import pytest
 
 
 class Refused(NamedTuple):
-    """The arguments of `mergecore`, and text in the error."""
+    """The arguments of `mergecore`, and text in the error, with | between those of different releases of typer."""
 
     arguments: str
     words: str
@@ -37,6 +37,7 @@ def check_refused(
     status, out, err = run(case.arguments.split(), monkeypatch, capfd)
     last = err.splitlines()[-1]
     assert (status, out) == (2, ""), err
-    assert last.startswith("error: ") and case.words in last and "Traceback" not in err, err
+    assert last.startswith("error: ") and "Traceback" not in err, err
+    assert any(words in last for words in case.words.split("|")), err
     assert sum(line.startswith("error: ") for line in err.splitlines()) == 1, err
     assert sorted(folder.rglob("*")) == before

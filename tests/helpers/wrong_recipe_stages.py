@@ -41,7 +41,7 @@ STAGES: dict[str, Wrong] = {
     "a name that is empty": named("", "must be a string, not empty"),
     "a name of no letters": named("''", "must not be empty"),
     "a name that is a path": named("a/b", "'a/b' is not a valid recipe name"),
-    "a name that leads upwards": named("..", "'..' is not a valid recipe name"),
+    "a name that leads upward": named("..", "'..' is not a valid recipe name"),
     "a name like an adapter's": named("a+b", "'a+b' is not a valid recipe name"),
     "a name with a line break": named('"a\\nb"', r"'a\nb' is not a valid recipe name"),
     "a name that nobody has": later(f"{LAST}models: [{{model: mxi}}]\n", 3, "models[0].model",

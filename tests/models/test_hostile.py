@@ -7,7 +7,7 @@ import signal
 
 import pytest
 import torch
-from hostile_files import FOLDERS, GOOD, HEADERS, NAMES, RECIPES, moved_out, safetensors
+from hostile_files import BOTTOMLESS, FOLDERS, GOOD, HEADERS, NAMES, RECIPES, TOO_DEEP, moved_out, safetensors
 from safetensors.torch import load_file
 from tiny_llamas import write_model
 
@@ -125,6 +125,27 @@ def test_a_file_that_may_not_be_read_is_named(file, place, merge, monkeypatch):
 
     monkeypatch.setattr("os.open", refuse)  # the tests might run as root, who can read everything
     check_refused(place, merge, f"{file}: ", "Permission denied")
+
+
+def test_an_adapter_nested_without_end_is_refused(place, merge):
+    (place / "adapter").mkdir()
+    (place / "adapter" / "adapter_config.json").write_text(BOTTOMLESS)
+    (place / "recipe.yml").write_text(GOOD.replace("code", "code+adapter"))
+    check_refused(place, merge, "adapter/adapter_config.json: ", TOO_DEEP)
+
+
+def test_an_architecture_nested_without_end_is_refused(place, merge):
+    (place / "deep.json").write_text(BOTTOMLESS)
+    (place / "recipe.yml").write_text(f"{GOOD}architectures: [deep.json]\n")
+    check_refused(place, merge, "deep.json: ", TOO_DEEP)
+
+
+@pytest.mark.parametrize("wanted", ["tokenizer: {source: base}", "chat_template: chatml"])
+def test_tokenizer_settings_nested_without_end_are_refused(wanted, place, merge):
+    (place / "code" / "tokenizer_config.json").write_text(BOTTOMLESS)
+    (place / "code" / "vocab.txt").write_text("a\nb\n")
+    (place / "recipe.yml").write_text(f"{GOOD}{wanted}\n")
+    check_refused(place, merge, "tokenizer_config.json: ", TOO_DEEP)
 
 
 def test_what_models_say_of_themselves_cannot_forge_the_plans_lines(place, merge):

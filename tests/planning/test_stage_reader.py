@@ -156,6 +156,8 @@ class _Renamed:
     def parts(self, name: str):
         return [(self._views, "half", 200)]
 
+    def close(self) -> None: ...
+
 
 @pytest.mark.parametrize("upper", [Elements(), Rows(), Whole()], ids=lambda method: type(method).__name__)
 @pytest.mark.parametrize("lower", [Elements(), Rows(), Whole(), None], ids=lambda method: type(method).__name__)

@@ -128,6 +128,16 @@ def test_a_command_that_is_not_there_is_seen():
     assert unknown("mergecore run recipe.yml out --threads 2  # --workers") == ["option --threads"]
 
 
+def test_files_of_the_repository_that_pages_name_exist():
+    named = re.compile(
+        r"`((?:mergecore|tests|bench|plugins|architectures|docs|examples)/[\w./-]+\.(?:py|json|md|txt))`"
+    )
+    missing = [
+        f"{page}: {path}" for page, text in PAGES.items() for path in named.findall(text) if not (ROOT / path).exists()
+    ]
+    assert not missing, "\n".join(missing)
+
+
 @pytest.mark.parametrize(("page", "code"), PYTHON, ids=[page for page, _ in PYTHON])
 def test_python_is_python(page, code):
     compile(code, page, "exec")

@@ -15,8 +15,8 @@ PHRASES = {
     r"anew\b": "start over",
     r"before (a person's|people's) eyes": "with progress",
     r"holds? nobody up": "does not block anyone",
-    r"(is|are) no one's": "padding",
-    r"models that see\b": "vision models",
+    r"no one's\b": "padding rows",
+    r"(models|those) that see\b": "vision models",
     r"not as (it|they) (was|were)\b": "changed",
     r"whole or not at all": "atomically",
     r"mend(s|ed|ing)?\b": "fix",
@@ -28,34 +28,37 @@ PHRASES = {
     r"in silence\b": "silently",
     r"without a word\b": "without a warning",
     r"(and|or) the like\b": "name the things",
-    r"(an?|the) \w+ of which\b": "rewrite the clause",
+    r"(an?|the) \w+ of which\b|of which (each|one|the)\b": "rewrite the clause",
     r"who(so)?ever\b|whatever\b": "name the thing",
-    r"(hence|thus|whence|therein|hereby)\b": "cut it, or write so",
+    r"(hence|thus|whence|therein|thereof|wherein|hereby)\b": "cut it, or write so",
     r"cut short\b": "interrupted, truncated",
     r"tak(es?|en|ing) over\b": "copies, uses",
     r"looked at\b": "checked, inspected",
     r"(is|are) wanted\b": "is required, is requested",
     r"sort of\b": "type of",
+    r"is the merge well\b": "is the merge healthy",
+    r"what cures it\b": "how to fix it",
     r"(the first|each) of them\b": "the first, each",
-    r"own words|of one's own\b": "its own, your own",
+    r"(words )?of one's own\b": "its own, your own",
     r"licences?\b": "license",
     r"(mis)?behaviou?r(?<=our)": "behavior",
-    r"(colou?r|favou?r|neighbou?r|honou?r)(?<=our)": "color, favor, neighbor, honor",
-    r"(de|re|un)?(normal|quant|organ|recogn|optim|initial|serial|summar|minim|maxim|general|token|random|real)"
+    r"(colou?r|favou?r|neighbou?r|honou?r|labou?r)(?<=our)": "color, favor, neighbor, honor",
+    r"(de|re|un)?(normal|quant|organ|recogn|optim|initial|serial|summar|minim|maxim|general|token|random|real|special|util|vector|categor)"
     r"is(e[ds]?|er|ers|ing|ations?)\b": "-ize",
     r"analys(e|ed|ing)\b": "analyze",
     r"cent(re|res|red)\b": "center",
     r"grey\b": "gray",
     r"(labell|cancell|modell|signall|travell)(ed|ing)\b": "one l",
     r"artefacts?\b": "artifact",
-    r"towards\b": "toward",
-    r"whilst\b": "while",
+    r"(learnt|spelt|burnt)\b": "-ed",
+    r"(to|after|back|down|up)wards\b(?! compat)": "-ward",
+    r"whilst\b|amongst\b": "while, among",
 }
 """What must not return, as regular expressions that start at a word, with what to write instead."""
 
 REWRITES = [(re.compile(phrase.replace(" ", r"\s+")), instead) for phrase, instead in PHRASES.items()]
 ANY = re.compile(rf"\b(?:{'|'.join(PHRASES)})".replace(" ", r"\s+"), re.IGNORECASE)
-NOT_OURS = {".venv", ".work", ".envs", "build", "results", "node_modules", ".git", "__pycache__"}
+NOT_OURS = {".venv", ".work", ".envs", "build", "results", ".git", "__pycache__", "examples/smollm2/models"}
 QUOTES = re.compile(r"^[a-zA-Z]*('''|\"\"\"|'|\")|('''|\"\"\"|'|\")$")
 DESCRIPTIONS = {
     ".json": re.compile(r'"description": "((?:[^"\\]|\\.)*)"'),
@@ -72,7 +75,7 @@ def files(folder: Path) -> Iterator[Path]:
     """Yield the files with prose under a folder, without generated and installed ones."""
     for path in sorted(folder.iterdir()):
         if path.is_dir():
-            if path.name not in NOT_OURS and not path.name.startswith(".venv"):
+            if not {path.name, path.relative_to(ROOT).as_posix()} & NOT_OURS and not path.name.startswith(".venv"):
                 yield from files(path)
         elif path.suffix in (".py", ".md") or path.name.endswith((".schema.json", "pyproject.toml", "-dev.txt")):
             yield path

@@ -1,4 +1,4 @@
-"""Import rules, the structure of packages, and the modules that start-up can load."""
+"""Import rules, package structure, and the modules that startup can load."""
 
 import ast
 import json

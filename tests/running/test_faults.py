@@ -21,10 +21,10 @@ from mergecore.discovery.registry import Registry
 from mergecore.errors import InputError, MergecoreError, ModelError, RunError
 from mergecore.planning.planner import make_plan
 from mergecore.recipes.composition import load_recipe
-from mergecore.running import journal, runner
+from mergecore.running import journal, runner, settings
 from mergecore.running.run_identity import identity_difference, run_identity
 
-OPTIONS = runner.Options(memory=10**9, workers=1, shard_bytes=2000)
+OPTIONS = settings.Options(memory=10**9, workers=1, shard_bytes=2000)
 NORM = "model.norm.weight"
 
 
@@ -87,7 +87,7 @@ CALLS = ("write", "pwrite", "fsync", "ftruncate", "mkdir", "replace", "open")
 
 
 class Faults:
-    """Runs of one plan in which one call fails, with or without all later calls."""
+    """Run one plan repeatedly. Each time, one call fails, either alone or along with every later call."""
 
     def __init__(self, recipe, monkeypatch):
         self.registry, self.monkeypatch = Registry(warnings.warn), monkeypatch
@@ -105,7 +105,7 @@ class Faults:
             for name in CALLS:
                 patch.setattr(os, name, partial(self._call, getattr(os, name), number, for_good))
             try:
-                runner.run_plan(self.plan, out, self.registry, OPTIONS, runner.Listener(warnings.warn))
+                runner.run_plan(self.plan, out, self.registry, OPTIONS, settings.Listener(warnings.warn))
             except MergecoreError as error:
                 return error
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -28,4 +29,5 @@ class Linear(WeightMethod):
         total = weights[0] * self.weight[0]
         for weight, tensor in zip(self.weight[1:], weights[1:], strict=True):
             total.add_(tensor, alpha=weight)
-        return total.div_(sum(self.weight)) if self.normalize else total
+        # Not sum(), which rounds differently since Python 3.12.
+        return total.div_(math.fsum(self.weight)) if self.normalize else total

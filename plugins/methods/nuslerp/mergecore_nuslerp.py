@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -61,7 +62,7 @@ class NuSlerp(DeltaMethod):
 
     def _factors(self, products: Tensor) -> list[Tensor]:
         """Return the factors of x_1 and x_2, given their dot products [..., 2, 2]."""
-        total = sum(self.weight)
+        total = math.fsum(self.weight)  # sum() rounds differently since Python 3.12
         t = 0.5 if abs(total) < VANISHING else self.weight[1] / total
         cosine = cosines(products)[..., 0, 1]
         angle = cosine.acos()

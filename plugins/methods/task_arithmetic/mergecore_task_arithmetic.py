@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -33,5 +34,5 @@ class TaskArithmetic(DeltaMethod):
         total = deltas[0] * self.weight[0]
         for weight, delta in zip(self.weight[1:], deltas[1:], strict=True):
             total.add_(delta, alpha=weight)
-        divisor = sum(self.weight) if self.normalize else 1.0
+        divisor = math.fsum(self.weight) if self.normalize else 1.0
         return total.mul_(self.lambda_ / (divisor if abs(divisor) >= VANISHING else 1.0))

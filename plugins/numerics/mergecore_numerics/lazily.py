@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class Mapped(Sequence[Sequence[Tensor]]):
-    """Apply `function(tile, offset)` to each tile on every access, so that a pass needs the memory of only one tile.
+    """Apply `function(tile, offset)` to each tile on every access, so that a pass needs memory for only one tile.
 
     `offset` is the flat index of the tile's first element. All tiles except the last have the same length.
     """

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from mergecore.api import torch_dtype
 from mergecore.api.files import TORCH_NAMES
+from mergecore.definitions import Architecture, Module, Weight, parse_definition
 from mergecore.definitions.config import with_keys
-from mergecore.definitions.definition import Architecture, Module, Weight, parse_definition
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from mergecore.api import Context, DeltaMethod, PerModel, Tile, WeightMethod, param
 from mergecore.discovery.registry import Registry
-from mergecore.planning.planner import Plan, make_plan
+from mergecore.planning import Plan, make_plan
 from mergecore.recipes.composition import load_recipe
-from mergecore.running.runner import Listener, Options, run_plan
+from mergecore.running.runner import run_plan
+from mergecore.running.settings import Listener, Options
 from mergecore_testing.checkpoints import write_checkpoint
 
 if TYPE_CHECKING:

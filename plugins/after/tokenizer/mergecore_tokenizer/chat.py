@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mergecore.api import InputError, TokenizerRequest
-from mergecore_tokenizer.files import as_json, read_json
+from mergecore_tokenizer.files import as_json, read_optional
 
 SAMPLE = [
     {"role": "user", "content": "Which is larger, 2 or 3?"},
@@ -52,7 +52,7 @@ def template_of(folder: Path) -> str | None:
     if path.is_file():
         return path.read_text("utf-8")
     for name in ("tokenizer_config.json", "chat_template.json"):
-        value = read_json(folder / name).get("chat_template")
+        value = read_optional(folder / name).get("chat_template")
         if isinstance(value, list):
             named = {item.get("name"): item.get("template") for item in value if isinstance(item, dict)}
             value = named.get("default")

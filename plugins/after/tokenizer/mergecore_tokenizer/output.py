@@ -8,7 +8,7 @@ from typing import Any
 
 from mergecore.api import VOCABULARY_FILES, InputError, ModelError, OutputTokenizer, TokenizerRequest, lies_within
 from mergecore_tokenizer import chat, special
-from mergecore_tokenizer.files import as_json, read_json, tokenizer_files
+from mergecore_tokenizer.files import as_json, read_optional, tokenizer_files
 from mergecore_tokenizer.growing import grown
 from mergecore_tokenizer.reading import PLAIN, Entry, Read, read
 from mergecore_tokenizer.rows import Models, vocabulary
@@ -25,6 +25,7 @@ def make(request: TokenizerRequest) -> OutputTokenizer:
     config_source = request.models[request.config_source]
     folders = [model.folder for model in request.models]
     if request.tokenizer is None:
+        read_optional(config_source.folder / "tokenizer_config.json")  # refuses what `chat.apply` cannot parse
         files, left = _files(config_source.folder)
         notes = [*left, *chat.apply(request, folders, files)]
         return OutputTokenizer(None, files, {}, tuple(notes))
@@ -141,7 +142,7 @@ def _grow(files: Files, source: Read, ids: Mapping[str, int], added: Mapping[str
     for name in list(files):
         if any(Path(name).match(pattern) for pattern in VOCABULARY_FILES):
             del files[name]
-    settings = read_json(source.folder / "tokenizer_config.json")
+    settings = read_optional(source.folder / "tokenizer_config.json")
     if "added_tokens_decoder" in settings:
         entries = sorted(added.values(), key=lambda entry: int(entry["id"]))
         named = {str(entry["id"]): {key: entry.get(key, False) for key in ("content", *PLAIN)} for entry in entries}

@@ -10,7 +10,7 @@ from typing import Any
 
 from mergecore.api import ModelError
 from mergecore_tokenizer import sentencepiece, tiktoken
-from mergecore_tokenizer.files import read_json
+from mergecore_tokenizer.files import read_optional
 
 Entry = Mapping[str, Any]
 """A token as listed in tokenizer.json under `added_tokens`."""
@@ -56,7 +56,7 @@ Known = tuple[Mapping[str, int], Mapping[str, Entry], Callable[[], dict[str, Any
 
 
 def _fast(path: Path) -> Known:
-    value = read_json(path)
+    value = read_optional(path)
     try:
         vocabulary = value["model"]["vocab"]
         listed = isinstance(vocabulary, list)
@@ -77,7 +77,7 @@ def _byte_level(path: Path) -> Known:
             raise ModelError(f"{merges}: no such file; {path.name} cannot be used without it")
         return json.loads(ByteLevelBPETokenizer(str(path), str(merges)).to_str())  # type: ignore[no-any-return]
 
-    return read_json(path), {}, build
+    return read_optional(path), {}, build
 
 
 def _sentencepiece(path: Path) -> Known:
@@ -96,7 +96,7 @@ def _words(path: Path) -> Known:
     def build() -> dict[str, Any]:
         from tokenizers import BertWordPieceTokenizer
 
-        lower = read_json(path.with_name("tokenizer_config.json")).get("do_lower_case", True)
+        lower = read_optional(path.with_name("tokenizer_config.json")).get("do_lower_case", True)
         return json.loads(BertWordPieceTokenizer(str(path), lowercase=lower).to_str())  # type: ignore[no-any-return]
 
     lines = path.read_text("utf-8").split("\n")
@@ -120,8 +120,8 @@ PLAIN = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": F
 def _beside(folder: Path) -> list[dict[str, Any]]:
     """Return the tokens that files other than the vocabulary add to it."""
     entries = []
-    for number, entry in (read_json(folder / "tokenizer_config.json").get("added_tokens_decoder") or {}).items():
+    for number, entry in (read_optional(folder / "tokenizer_config.json").get("added_tokens_decoder") or {}).items():
         entries.append({**PLAIN, **entry, "id": int(number)})
-    for token, number in read_json(folder / "added_tokens.json").items():
+    for token, number in read_optional(folder / "added_tokens.json").items():
         entries.append({**PLAIN, "content": token, "id": number})
     return entries

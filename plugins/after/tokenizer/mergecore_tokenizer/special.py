@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mergecore.api import ModelInfo
-from mergecore_tokenizer.files import as_json, read_json
+from mergecore_tokenizer.files import as_json, read_optional
 from mergecore_tokenizer.reading import Read
 
 ENDS = ("_token_id", "_token_index")
@@ -23,7 +23,7 @@ def changes(
     if source.folder.resolve() == config_source.folder.resolve():
         return {}, []
     tokens = {number: token for token, number in base.ids.items()}
-    config = read_json(source.folder / "config.json")
+    config = read_optional(source.folder / "config.json")
     roles = dict(_special(config))
     lost: list[str] = []
 
@@ -39,9 +39,9 @@ def changes(
         return (new if isinstance(value, list) else new[0]) if new else None
 
     result = {key: moved(key, value, roles) for key, value in _special(config_source.config)}
-    generation = read_json(config_source.folder / "generation_config.json")
+    generation = read_optional(config_source.folder / "generation_config.json")
     if generation:
-        own = {**roles, **dict(_special(read_json(source.folder / "generation_config.json")))}
+        own = {**roles, **dict(_special(read_optional(source.folder / "generation_config.json")))}
         generation |= {key: moved(key, value, own) for key, value in _special(generation)}
         files["generation_config.json"] = as_json(generation)
     notes = [f"{', '.join(dict.fromkeys(lost))}: not set, because {source.reference} has no such token"] if lost else []

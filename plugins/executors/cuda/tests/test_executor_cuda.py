@@ -119,7 +119,7 @@ def test_where_there_is_no_gpu_threads_do_it_and_a_sentence_says_so(tiny):
 
 @pytest.mark.parametrize("method", [name for name in EVERY if "della" not in name])
 def test_no_method_mixes_tensors_of_its_tiles_device_with_others(tiny, method, monkeypatch):
-    """Merge on torch's meta device, which rejects operations with CPU tensors like a GPU does.
+    """Merge on torch's meta device, which, like a GPU, rejects operations that mix in CPU tensors.
 
     Tensors cannot be copied back from it, so this does not cover DELLA, which sorts on the CPU, or cached masks.
     """

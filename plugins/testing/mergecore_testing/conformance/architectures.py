@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mergecore.definitions.definition import parse_definition
+from mergecore.definitions.parsing import parse_definition
 from mergecore.models.adapters import open_model
 from mergecore.models.architecture_lookup import compare_names
 from mergecore_testing.checkpoints import write_checkpoint

@@ -95,7 +95,7 @@ def check_randomness(method: type[Method]) -> None:
         tensors, state = case.tensors(41, 67), torch.get_rng_state()
         with patch.object(Context, "random", autospec=True, side_effect=Context.random) as random:
             result = case.merge(tensors)
-        expect(same(case.merge(tensors), result), f"{case}: merging again changes the result")
+        expect(same(case.merge(tensors), result), f"{case}: merging again produces a different result")
         expect(torch.equal(torch.get_rng_state(), state), f"{case}: uses torch's generator instead of ctx.random")
         other = [case.merge(tensors, seed=1), case.merge(tensors, name="another")]
         changed = [not same(tensor, result) for tensor in other]

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mergecore.api import TensorInfo, torch_dtype
+from mergecore.api import PlacedWriter, TensorInfo, torch_dtype
 from mergecore.models.adapters import open_model
 from mergecore_testing.checkpoints import random_tensors
 from mergecore_testing.conformance.compare import expect, same
@@ -73,7 +73,7 @@ def check_places_are_where_tensors_are(subject: Subject) -> None:
         for piece in _pieces(tensors):
             writer.write(*piece)
         _end(writer)
-        for name, (path, start) in getattr(writer, "places", {}).items():
+        for name, (path, start) in writer.places.items() if isinstance(writer, PlacedWriter) else ():
             held = path.read_bytes()[start : start + INFOS[name].nbytes]
             expect(held == tensors[name].numpy().tobytes(), f"{subject}: {name!r} is not at its location in `places`")
 

@@ -79,7 +79,7 @@ def check_target(path: Path, suffix: str, force: bool) -> None:
     if not path.absolute().parent.is_dir():
         raise InputError(f"{path}: the folder {path.absolute().parent} does not exist; create it first")
     if path.exists() and not force:
-        raise InputError(f"{path}: already exists; choose another name, or pass --force to replace it")
+        raise InputError(f"{path}: already exists; use another name, or --force to replace it")
 
 
 def write_whole(path: Path, content: bytes) -> None:

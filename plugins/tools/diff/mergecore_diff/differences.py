@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mergecore.api import ModelError, read_text
+from mergecore.api import read_json, read_text
 from mergecore.tooling import Checkpoint, leaves, token_ids
 
 ABSENT = "absent"
@@ -61,11 +60,8 @@ def _is_silent(key: str) -> bool:
 
 def _tokenizer_settings(folder: Path) -> dict[str, Any]:
     path, template = folder / "tokenizer_config.json", folder / "chat_template.jinja"
-    try:
-        found = json.loads(read_text(path, LIMIT)) if path.is_file() else {}
-        values = {key: value for key, value in found.items() if key != "added_tokens_decoder"}
-    except (ValueError, RecursionError, AttributeError):
-        raise ModelError(f"{path}: not a JSON object; download the file again") from None
+    found = read_json(path, LIMIT) if path.is_file() else {}
+    values = {key: value for key, value in found.items() if key != "added_tokens_decoder"}
     if template.is_file():
         values["chat_template"] = read_text(template, LIMIT)
     return values

@@ -67,7 +67,7 @@ def init(
 
 def _check_new(path: Path) -> None:
     if path.exists():
-        raise InputError(f"{path}: already exists; choose another name")
+        raise InputError(f"{path}: already exists; use another name")
     if not path.absolute().parent.is_dir():
         raise InputError(f"{path}: the folder {path.absolute().parent} does not exist; create it first")
 

@@ -127,7 +127,7 @@ def test_the_rank_of_wide_matrices_is_estimated(rank: int, tolerance: float) -> 
 
 
 def changed(folder: Path, out: Path, change: object, **config: object) -> Path:
-    """Copy a model, changing its weights with `change(name, tensor)` and its config."""
+    """Copy a model. Apply `change(name, tensor)` to its weights, and change its config."""
     shutil.copytree(folder, out)
     tensors = {name: change(name, tensor) for name, tensor in load_file(folder / "model.safetensors").items()}  # type: ignore[operator]
     save_file({name: tensor for name, tensor in tensors.items() if tensor is not None}, out / "model.safetensors")
@@ -303,8 +303,8 @@ REFUSED = {
     "a file that was cut": Refused("diff base cut", "does not match its shape or the file"),
     "a base that was cut": Refused("diff cut base", "does not match its shape or the file"),
     "a base of no class": Refused("diff classless base", "config.json must name one model class"),
-    "a damaged tokenizer": Refused("diff base tokens", "tokenizer.json: does not contain a valid vocabulary"),
-    "damaged tokenizer settings": Refused("diff base settings", "tokenizer_config.json: not a JSON object"),
+    "a damaged tokenizer": Refused("diff base tokens", "tokenizer.json: must contain a JSON object"),
+    "damaged tokenizer settings": Refused("diff base settings", "tokenizer_config.json: must contain a JSON object"),
     "a page of another suffix": Refused("diff base code --html d.txt", "d.txt: must end in .html"),
     "a picture of another suffix": Refused("diff base code --png d.jpg", "d.jpg: must end in .png"),
     "a page that is there": Refused("diff base code --html there.html", "there.html: already exists"),

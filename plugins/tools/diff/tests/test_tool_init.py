@@ -153,7 +153,7 @@ REFUSED = {
     "a file that was cut": Refused("init base cut", "does not match its shape or the file"),
     "a config that is no JSON": Refused("init base broken", "cannot be parsed as JSON"),
     "a base of no class": Refused("init classless base", "config.json must name one model class"),
-    "a damaged tokenizer": Refused("init base tokens", "does not contain a valid vocabulary"),
+    "a damaged tokenizer": Refused("init base tokens", "tokenizer.json: must contain a JSON object"),
     "no such architectures": Refused("init base code --arch-dir no", "no: no such architecture file or folder"),
 }
 

@@ -88,7 +88,7 @@ def _losses(merge: Figures, parents: Sequence[Figures]) -> str:
     return f"{own}, its {'parents have' if len(parents) > 1 else 'parent has'} {span}"
 
 
-HEADS = ("", "loss per token", "per byte", "divergence", "repeated", "stops", "answer")
+HEADS = ("", "loss per token", "loss per byte", "divergence", "repeated", "stops", "answer")
 
 
 def table(models: Sequence[Figures]) -> list[str]:

@@ -36,7 +36,7 @@ def _record(line: str, where: str, required: Mapping[str, type | tuple[type, ...
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{where}: not valid JSON: {error}") from None
+        raise InputError(f"{where}: cannot be parsed as JSON: {error}") from None
     if not isinstance(record, dict):
         raise InputError(f"{where}: must be a JSON object such as {{{', '.join(f'{key!r}: ...' for key in required)}}}")
     for key, kinds in required.items():

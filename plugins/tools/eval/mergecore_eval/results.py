@@ -21,7 +21,7 @@ class Result:
         model: Name of the model.
         scores: Scores by evaluation, in order.
         about: Other facts about the model: method, models, recipe.
-        when: Time of the measurement in seconds since 1970.
+        when: Time of the measurement as a Unix timestamp.
     """
 
     model: str

@@ -113,7 +113,7 @@ WRONG: dict[str, tuple[str, str | None, str]] = {
     "a stride without context": (asks("loss", "files: a, window: 8, stride: 8"), "a", "leaves no context"),
     "two of one name": (f"[{LOSS[1:-1]}, {LOSS[1:-1]}]", "a", "two evaluations are named 'loss'"),
     "a missing key": (CHOICE, "{}\n{", "a, line 1: 'prompt' is missing"),
-    "broken JSON": (GENERATE, '{"prompt": "a", "expect": "b"}\n{', "a, line 2: not valid JSON"),
+    "broken JSON": (GENERATE, '{"prompt": "a", "expect": "b"}\n{', "a, line 2: cannot be parsed as JSON"),
     "a line that is no object": (GENERATE, "3", "a, line 1: must be a JSON object"),
     "one choice": (CHOICE, '{"prompt": "", "choices": ["b"], "answer": 0}', "question 1: 'choices' must be two or"),
     "no choice's number": (CHOICE, '{"prompt": "", "choices": ["b", "c"], "answer": 2}', "'answer' must be 0 to 1"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,8 +27,39 @@ from mergecore.tooling import (
 
 app = typer.Typer(help="Extract LoRA adapters from fine-tunes, and merge adapters.", no_args_is_help=True)
 
-DTYPES = ("float32", "bfloat16", "float16")
-Dtype = Annotated[str, typer.Option(help="Dtype of the factors: float32, bfloat16, or float16.")]
+
+class FactorDtype(str, Enum):
+    """The dtypes that factors can have."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+class Small(str, Enum):
+    """What to do with a tensor that has no low-rank form."""
+
+    save = "save"
+    drop = "drop"
+
+
+class Large(str, Enum):
+    """What to do with a tensor that can have a low-rank form."""
+
+    lora = "lora"
+    save = "save"
+    drop = "drop"
+
+
+class AddedRows(str, Enum):
+    """What to do with rows that only the fine-tune has."""
+
+    refuse = "refuse"
+    drop = "drop"
+    save = "save"
+
+
+Dtype = Annotated[FactorDtype, typer.Option(help="Dtype of the factors.")]
 Rank = Annotated[int, typer.Option(help="The rank, or with --energy or --error, the maximum rank.", show_default=False)]
 
 
@@ -43,12 +75,12 @@ def extract(
     error: Annotated[
         float, typer.Option(help="Maximum relative error per tensor, such as 0.05.", show_default=False)
     ] = 0.0,
-    keep: Annotated[str, typer.Option(help="Norms, biases, and other small weights: save or drop.")] = "save",
-    embeddings: Annotated[str, typer.Option(help="Embeddings: lora, save, or drop.")] = "lora",
-    head: Annotated[str, typer.Option(help="The head, unless it is tied: lora, save, or drop.")] = "lora",
-    experts: Annotated[str, typer.Option(help="Experts stored as one tensor: lora, save, or drop.")] = "save",
-    added_tokens: Annotated[str, typer.Option(help="Rows that only FINETUNE has: refuse, drop, or save.")] = "refuse",
-    dtype: Dtype = "float32",
+    keep: Annotated[Small, typer.Option(help="Norms, biases, and other small weights.")] = Small.save,
+    embeddings: Annotated[Large, typer.Option(help="Embeddings.")] = Large.lora,
+    head: Annotated[Large, typer.Option(help="The head, unless it is tied.")] = Large.lora,
+    experts: Annotated[Large, typer.Option(help="Experts stored as one tensor.")] = Large.save,
+    added_tokens: Annotated[AddedRows, typer.Option(help="Rows that only FINETUNE has.")] = AddedRows.refuse,
+    dtype: Dtype = FactorDtype.float32,
     memory: Memory = "",
     workers: Workers = 0,
     force: Force = False,
@@ -57,27 +89,19 @@ def extract(
 ) -> None:
     """Extract the difference between FINETUNE and BASE as the LoRA adapter OUT, by default with rank 16."""
     wanted = _wanted(rank, energy, error)
-    for option, value, allowed in (
-        ("--keep", keep, ("save", "drop")),
-        ("--embeddings", embeddings, ("lora", "save", "drop")),
-        ("--head", head, ("lora", "save", "drop")),
-        ("--experts", experts, ("lora", "save", "drop")),
-        ("--added-tokens", added_tokens, ("refuse", "drop", "save")),
-        ("--dtype", dtype, DTYPES),
-    ):
-        _one_of(option, value, allowed)
-    if added_tokens == "save" and "drop" in (embeddings, head):
+    if added_tokens is AddedRows.save and Large.drop in (embeddings, head):
         raise InputError("--added-tokens save stores the embedding and the head; do not drop them")
     import torch
 
     from mergecore_lora.extracting import Choices
     from mergecore_lora.extracting import extract as run
 
+    stored = (keep, embeddings, head, experts, added_tokens)
     report = run(
         finetune,
         base,
         out,
-        Choices(wanted, keep, embeddings, head, experts, added_tokens, getattr(torch, dtype)),
+        Choices(wanted, *(item.value for item in stored), getattr(torch, dtype.value)),
         Registry(warn),
         memory=memory_budget(memory),
         workers=workers or available_cores(),
@@ -94,7 +118,7 @@ def merge(
     weight: Annotated[list[float], typer.Option(help="Weight of an adapter. Repeat for each.")] = [],  # noqa: B006
     parameter: Annotated[list[str], typer.Option("--set", help="A parameter of the method, such as density=0.5.")] = [],  # noqa: B006
     rank: Annotated[int, typer.Option(help="Maximum rank of the result. Default: as high as needed.")] = 0,
-    dtype: Dtype = "float32",
+    dtype: Dtype = FactorDtype.float32,
     force: Force = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -103,7 +127,6 @@ def merge(
     from mergecore_lora.merging import EXACT, MergeOptions, check_weights
     from mergecore_lora.merging import merge as run
 
-    _one_of("--dtype", dtype, DTYPES)
     if rank < 0:
         raise InputError(f"--rank: must be a positive integer, not {rank}")
     if method == EXACT and parameter:
@@ -111,7 +134,7 @@ def merge(
     weights = check_weights(len(adapters), weight)
     import torch
 
-    options = MergeOptions(method, weights, dict(map(_parameter, parameter)), rank or None, getattr(torch, dtype))
+    options = MergeOptions(method, weights, dict(map(_parameter, parameter)), rank or None, getattr(torch, dtype.value))
     report = run(adapters, out, options, Registry(warn), force=force)
     _show(out, report, quiet, as_json)
 
@@ -140,11 +163,6 @@ def _wanted(rank: int, energy: float, error: float) -> Any:
         raise InputError("--energy and --error both set the accuracy; use only one")
     share = energy or (1 - error**2 if error else None)
     return Wanted(rank or (None if share else 16), share)
-
-
-def _one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise InputError(f"{option}: must be {', '.join(allowed[:-1])} or {allowed[-1]}, not {value!r}")
 
 
 def _show(out: Path, report: Mapping[str, Any], quiet: bool, as_json: bool) -> None:

@@ -33,7 +33,7 @@ class Wanted:
     share: float | None = None
 
     def rank_for(self, squares: Tensor, total: float) -> int | None:
-        """Return the lowest rank whose squared singular values reach the share, or None if even all do not."""
+        """Return the lowest rank whose squared singular values reach the share, or None if even all of them do not."""
         if self.share is None:
             return self.rank
         # Rounding of float32 values can keep the sum slightly below the total.

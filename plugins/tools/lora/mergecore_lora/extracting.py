@@ -116,7 +116,7 @@ def _check(pair: Pair, memory: int) -> None:
         if (needed := _room(entry)) > memory:
             raise InputError(
                 f"{entry.name}: its difference needs {needed / 1e6:.0f} MB of memory, more than the"
-                f" {memory / 1e6:.0f} MB allowed; pass --memory {needed // 10**6 + 1}MB"
+                f" {memory / 1e6:.0f} MB allowed; use --memory {needed // 10**6 + 1}MB"
             )
 
 

@@ -243,7 +243,7 @@ class Merger:
 
 
 _NOTE = (
-    "{method} works on single elements, which here are coordinates in the shared directions of the changes instead of"
+    "{method} works on individual elements. Here these are coordinates along the shared directions of the changes, not"
     " weights (Core Space, arXiv 2509.17786), so the result differs from that of a recipe with {method}"
 )
 

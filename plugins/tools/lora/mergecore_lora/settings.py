@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mergecore.api import ModelError, lies_within, read_text
+from mergecore.api import ModelError, lies_within, read_json
 
 CONFIG = "adapter_config.json"
 WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
@@ -120,13 +119,7 @@ def _read(path: Path) -> dict[str, Any]:
     folder = path.parent
     if not lies_within(folder, path):
         raise ModelError(f"{path}: is a link that points outside the adapter's folder; replace it with the file")
-    try:
-        config = json.loads(read_text(path, CONFIG_LIMIT))
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path}: not valid JSON: {error}") from None
-    if not isinstance(config, dict):
-        raise ModelError(f"{path}: must contain a JSON object")
-    return config
+    return read_json(path, CONFIG_LIMIT)
 
 
 def read_settings(folder: Path) -> Settings:

@@ -17,7 +17,6 @@ from mergecore.discovery.registry import Registry
 from mergecore.errors import InputError
 from mergecore.models.adapters import open_model
 from mergecore.models.references import split_adapters
-from mergecore.planning import planner
 
 spec = importlib.util.spec_from_file_location("lora_models", Path(__file__).with_name("lora_models.py"))
 assert spec and spec.loader
@@ -237,7 +236,7 @@ def test_nothing_is_opened_twice_or_left_open(llama, monkeypatch):
 
     close = SafetensorsReader.close
     monkeypatch.setattr(SafetensorsReader, "close", lambda self: (closed.append(self), close(self))[1])
-    planner.Plan.close(mergecore.plan(copy_recipe(f"{llama}/base+{llama}/one")))
+    mergecore.planning.Plan.close(mergecore.plan(copy_recipe(f"{llama}/base+{llama}/one")))
     assert len(closed) == len(set(map(id, closed))) == 2
 
 
@@ -270,7 +269,7 @@ def rename(old, new):
 WRONG = {
     "no such adapter": (lambda f: f.rename(f.with_name("gone")), "no such folder"),
     "no config": (lambda f: (f / CONFIG).unlink(), "no installed package recognizes this adapter"),
-    "no JSON": (lambda f: (f / CONFIG).write_text("{"), "adapter_config.json: not valid JSON"),
+    "no JSON": (lambda f: (f / CONFIG).write_text("{"), "adapter_config.json: cannot be parsed as JSON"),
     "a list": (lambda f: (f / CONFIG).write_text("[]"), "must contain a JSON object"),
     "no weights": (lambda f: (f / "adapter_model.safetensors").unlink(), "has no adapter_model.safetensors"),
     "truncated": (lambda f: (f / "adapter_model.safetensors").write_bytes(b"\x08"), "adapter_model.safetensors: "),

@@ -75,7 +75,10 @@ def test_at_full_rank_base_and_adapter_are_the_fine_tune(name, run, tmp_path):
         model = getattr(transformers, tiny.name).from_pretrained(tmp_path / "base").eval()
         model = peft.PeftModel.from_pretrained(model, tmp_path / "adapter").eval()
         model = model.merge_and_unload() if any(part in name for part in HEAD_FOLLOWS) else model.base_model.model
-    for ours, wanted in zip(tiny.outputs(model), tiny.outputs(tiny.load(tmp_path / "tuned")), strict=True):
+    tuned = tiny.load(tmp_path / "tuned")
+    if hasattr(model, "embed_out"):  # what transformers called the head of GPT-NeoX, at least from 5.0.0 to 5.13.1
+        model.embed_out.weight = tuned.embed_out.weight  # PEFT knows no lm_head there, and leaves the head as it is
+    for ours, wanted in zip(tiny.outputs(model), tiny.outputs(tuned), strict=True):
         assert torch.allclose(ours, wanted, rtol=1e-4, atol=1e-5)
 
 
@@ -224,6 +227,11 @@ def test_an_embedding_that_is_the_head_too_is_saved_as_peft_wants_it(run, tmp_pa
 def test_added_tokens_and_parameters_without_a_module_are_left_out_when_asked(run, tmp_path):
     write_model(tmp_path / "base", 0)
     write_model(tmp_path / "longer", 1, vocab_size=14)
+    base, noise = weights(tmp_path / "base"), weights(tmp_path / "longer")
+    tuned = {name: tensor * 0.1 for name, tensor in noise.items()}
+    for name, tensor in base.items():
+        tuned[name][: len(tensor)] += tensor
+    save_file(tuned, tmp_path / "longer/model.safetensors")
     command = ["lora", "extract", tmp_path / "longer", tmp_path / "base", tmp_path / "adapter", "--quiet"]
     status, _, printed = run(*command)
     assert status == 2 and "pass --added-tokens save to store the whole tensor" in printed
@@ -232,7 +240,7 @@ def test_added_tokens_and_parameters_without_a_module_are_left_out_when_asked(ru
                   tmp_path / "found")  # fmt: skip
     wanted = {name: tensor[:12] if tensor.shape[0] == 14 else tensor
               for name, tensor in weights(tmp_path / "longer").items()}  # fmt: skip
-    assert furthest(weights(tmp_path / "found"), wanted) <= 2e-6  # unrelated models; the last bits depend on the CPU
+    assert furthest(weights(tmp_path / "found"), wanted) <= 1e-6
     save_base(MODELS["MambaForCausalLM"], tmp_path / "mamba")
     fine_tuned(MODELS["MambaForCausalLM"], tmp_path / "mamba", tmp_path / "tuned")
     command = ["lora", "extract", tmp_path / "tuned", tmp_path / "mamba", tmp_path / "other", "--quiet"]
@@ -275,8 +283,8 @@ def rewritten(folder, change):
 WRONG = {
     "no fine-tune": (["gone", "base", "out"], "gone: no such folder"),
     "no base": (["tuned", "gone", "out"], "gone: no such folder"),
-    "no arguments": ([], "Missing argument 'finetune'"),
-    "no out": (["tuned", "base"], "Missing argument 'out'"),
+    "no arguments": ([], "Missing argument 'finetune'|Missing argument 'FINETUNE'"),
+    "no out": (["tuned", "base"], "Missing argument 'out'|Missing argument 'OUT'"),
     "the same model": (["base", "base", "out"], "identical to its base; there is nothing to extract"),
     "other depth": (["deep", "base", "out"], "but base does not; use a fine-tune and its own base"),
     "other width": (["wide", "base", "out"], "use a fine-tune and its own base"),
@@ -288,16 +296,16 @@ WRONG = {
     "energy above 1": (["tuned", "base", "out", "--energy", "90"], "--energy: must be between 0 and 1, not 90"),
     "negative error": (["tuned", "base", "out", "--error", "-1"], "--error: must be between 0 and 1, not -1"),
     "energy and error": (["tuned", "base", "out", "--error", "0.1", "--energy", "0.9"], "use only one"),
-    "odd choice": (["tuned", "base", "out", "--keep", "all"], "--keep: must be save or drop, not 'all'"),
-    "odd embeddings": (["tuned", "base", "out", "--embeddings", "x"], "--embeddings: must be lora, save or drop"),
+    "odd choice": (["tuned", "base", "out", "--keep", "all"], "'all' is not one of 'save', 'drop'"),
+    "odd embeddings": (["tuned", "base", "out", "--embeddings", "x"], "'x' is not one of 'lora', 'save', 'drop'"),
     "tokens saved and dropped": (
         ["tuned", "base", "out", "--added-tokens", "save", "--head", "drop"],
         "--added-tokens save stores the embedding and the head; do not drop them",
     ),
-    "odd tokens": (["tuned", "base", "out", "--added-tokens", "add"], "must be refuse, drop or save, not 'add'"),
-    "odd dtype": (["tuned", "base", "out", "--dtype", "int8"], "--dtype: must be float32, bfloat16 or float16"),
+    "odd tokens": (["tuned", "base", "out", "--added-tokens", "add"], "'add' is not one of 'refuse', 'drop', 'save'"),
+    "odd dtype": (["tuned", "base", "out", "--dtype", "int8"], "'int8' is not one of 'float32', 'bfloat16', 'float16'"),
     "odd memory": (["tuned", "base", "out", "--memory", "much"], "--memory: 'much' is not a size"),
-    "little memory": (["tuned", "base", "out", "--memory", "500"], "more than the 0 MB allowed; pass --memory"),
+    "little memory": (["tuned", "base", "out", "--memory", "500"], "more than the 0 MB allowed; use --memory"),
     "out is there": (["tuned", "base", "tuned"], "tuned: is or contains a model to merge"),
     "out is full": (["tuned", "base", "adapter"], "adapter: already exists; use another name, or --force"),
     "out is a file": (["tuned", "base", "file"], "file: is a file; use the name of a folder"),
@@ -328,5 +336,6 @@ def test_bad_input_to_extract_is_refused_with_a_sentence(arguments, sentence, wr
     monkeypatch.chdir(wrong)
     before = sorted(wrong.rglob("*"))
     status, _, printed = run("lora", "extract", *arguments)
-    assert status == 2 and sentence in printed and printed.count("\n") == 1, printed
+    assert status == 2 and printed.count("\n") == 1, printed
+    assert any(words in printed for words in sentence.split("|")), printed
     assert [path for path in sorted(wrong.rglob("*")) if not path.name.endswith(".lock")] == before

@@ -126,7 +126,7 @@ def test_a_list_gives_each_adapter_a_parameter_of_its_own(run, adapters, tmp_pat
 
 def test_what_other_methods_do_depends_on_the_changes_alone_and_is_said(run, adapters, tmp_path):
     status, out, printed = run("one", "two", "out", "--method", "ties", "--set", "density=0.5", "--json")
-    assert status == 0 and "ties works on single elements" in json.loads(out)["notes"][0], printed
+    assert status == 0 and "ties works on individual elements" in json.loads(out)["notes"][0], printed
     first = changes(tmp_path / "out")
     assert run("two", "one", "other", "--method", "ties", "--set", "density=0.5", "-q")[0] == 0
     path = tmp_path / "one/adapter_model.safetensors"  # the same changes with different factors
@@ -184,7 +184,7 @@ WRONG = {
     "exact with": (NOTHING, ["one", "two", "out", "--set", "density=1"], "the exact sum has no parameters"),
     "count": (NOTHING, ["one", "two", "one", "out", "--method", "slerp", "--set", "t=0.5"], "Slerp takes"),
     "rank below": (NOTHING, ["one", "two", "out", "--rank", "-2"], "--rank: must be a positive integer"),
-    "dtype": (NOTHING, ["one", "two", "out", "--dtype", "int8"], "--dtype: must be"),
+    "dtype": (NOTHING, ["one", "two", "out", "--dtype", "int8"], "'int8' is not one of 'float32', 'bfloat16'"),
     "out is an input": (NOTHING, ["one", "two", "one", "--force"], "one: is or contains a model to merge"),
     "out is there": (NOTHING, ["one", "two", "three"], "three: already exists; use another name, or --force"),
 }  # fmt: skip

@@ -109,7 +109,7 @@ class LayerByLayer:
                 total = (self._memory - self._room + self._needed([prompt])) // 10**6 + 1
                 raise InputError(
                     f"{self._checkpoint.reference}: one layer and a prompt of {len(prompt)} tokens need {total} MB,"
-                    f" more than the {self._memory / 1e6:.1f} MB allowed; pass --memory {total}MB"
+                    f" more than the {self._memory / 1e6:.1f} MB allowed; use --memory {total}MB"
                 )
             if self._needed([*batch, prompt]) > self._room:
                 yield batch

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mergecore.api import ModelError, read_text
+from mergecore.api import ModelError, read_json, read_text
 from mergecore.tooling import Place
 from mergecore_moe.config import Expert
 
@@ -79,10 +78,7 @@ def _first_token(folder: Path) -> str:
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         path = folder / name
         if path.is_file():
-            try:
-                token: Any = json.loads(read_text(path, LIMIT)).get("bos_token")
-            except (ValueError, AttributeError, RecursionError):
-                raise ModelError(f"{path}: not a JSON object") from None
+            token: Any = read_json(path, LIMIT).get("bos_token")
             token = token.get("content") if isinstance(token, dict) else token
             if isinstance(token, str):
                 return token

@@ -1,4 +1,4 @@
-"""The families that support only one class of dense models, those with the same layers from the same vendor."""
+"""The families that support only one class of dense model: the one with the same layers from the same vendor."""
 
 from __future__ import annotations
 

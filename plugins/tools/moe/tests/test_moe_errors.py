@@ -123,7 +123,7 @@ def test_bad_configs_are_refused_in_a_sentence(tmp_path, models, case):
     ("options", "sentence"),
     [
         (("--memory", "much"), r"--memory: 'much' is not a size"),
-        (("--memory", "20KB"), r"one layer and a prompt of \d tokens need 1 MB, .*; pass --memory 1MB"),
+        (("--memory", "20KB"), r"one layer and a prompt of \d tokens need 1 MB, .*; use --memory 1MB"),
         (("--shard-size", "0"), r"--shard-size: must be greater than zero"),
     ],
 )

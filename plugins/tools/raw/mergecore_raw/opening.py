@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mergecore.api import ModelError, Reader, read_text
+from mergecore.api import ModelError, Reader, read_json
 from mergecore.tooling import Checkpoint, Registry, check_link, stamp_file
 
 CLASS = "StateDict"
@@ -122,7 +121,7 @@ def read_index(folder: Path) -> dict[str, Any]:
     """
     path = folder / INDEX
     check_link(folder, path)
-    value = _json(path)
+    value = read_json(path, LIMIT)
     names = [name for name, entry in value.items() if isinstance(entry, list) and not name.startswith("_")]
     if any("/" in name or "\\" in name or name in ("", ".", "..") for name in names):
         raise ModelError(f"{path}: lists a component outside its own folder; download the model again")
@@ -165,19 +164,9 @@ def _check_whole(component: Path, names: Iterable[str]) -> None:
     """Check that every file listed in an index of the chosen files exists."""
     names = set(names)
     for path in component.glob("*.index*.json"):
-        places = _json(path).get("weight_map")
+        places = read_json(path, LIMIT).get("weight_map")
         wanted = set(map(str, places.values())) if isinstance(places, dict) else set()
         if wanted & names and wanted - names:
             raise ModelError(
                 f"{component / min(wanted - names)}: is listed in {path.name} but missing; download it again"
             )
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(read_text(path, LIMIT))
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path}: not valid JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise ModelError(f"{path}: must contain a JSON object")
-    return value

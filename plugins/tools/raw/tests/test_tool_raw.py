@@ -189,8 +189,8 @@ def test_a_diffusers_folder_is_merged_component_by_component(typed: Typed, tmp_p
 
 
 REFUSED = {
-    "no recipe": Refused("raw", "Missing argument 'recipe'"),
-    "no output": Refused("raw good.yml", "Missing argument 'out'"),
+    "no recipe": Refused("raw", "Missing argument 'recipe'|Missing argument 'RECIPE'"),
+    "no output": Refused("raw good.yml", "Missing argument 'out'|Missing argument 'OUT'"),
     "no such recipe": Refused("raw nowhere.yml out.safetensors", "nowhere.yml: no such file"),
     "an output of another format": Refused("raw good.yml out.pt", "out.pt: must end in .safetensors"),
     "an output in no folder": Refused("raw good.yml no/out.safetensors", "does not exist; create it first"),

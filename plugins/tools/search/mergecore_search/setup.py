@@ -75,7 +75,7 @@ def prepare(out: Path, wanted: Path, objective: Sequence[str], memory: str, forc
         InputError: OUT exists, or an evaluation or an objective is invalid.
     """
     if out.exists() and not force:
-        raise InputError(f"{out}: already exists; choose another folder, or pass --force to replace it")
+        raise InputError(f"{out}: already exists; use another folder, or --force to replace it")
     registry = Registry(warn)
     evaluations = load_evaluations(wanted, registry)
     budget = memory_budget(memory)

@@ -111,7 +111,7 @@ def write(path: Path, text: str) -> None:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:
-        raise InputError(f"{path}: already exists; choose another name") from None
+        raise InputError(f"{path}: already exists; use another name") from None
     except FileNotFoundError:
         raise InputError(f"{path}: the folder {path.absolute().parent} does not exist; create it first") from None
     except OSError as error:

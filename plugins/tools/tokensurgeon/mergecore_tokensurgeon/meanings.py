@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mergecore.api import ModelError, read_text
+from mergecore.api import read_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,10 +61,7 @@ class Tokens:
         named: dict[str, Any] = {}
         for file in ("special_tokens_map.json", "tokenizer_config.json"):
             path = self.folder / file
-            try:
-                named |= json.loads(read_text(path, LIMIT)) if path.is_file() else {}
-            except (ValueError, TypeError, RecursionError):
-                raise ModelError(f"{path}: does not contain tokenizer settings in JSON; download it again") from None
+            named |= read_json(path, LIMIT) if path.is_file() else {}
         texts = {role: value["content"] if isinstance(value := named.get(role), dict) else value for role in ROLES}
         numbers = {role: self.numbers.get(text, self.rows) for role, text in texts.items() if isinstance(text, str)}
         return {role: number for role, number in numbers.items() if number < self.rows}

@@ -31,5 +31,5 @@ def check(tables: Mapping[str, Table], settings: Settings, workers: int, memory:
     if total > memory:
         raise InputError(
             f"{', '.join(tables)}: their rows and those of the donor need {total / 1e6:.0f} MB of memory, more than"
-            f" the {memory / 1e6:.0f} MB allowed; pass --memory {total // 10**6 + 1}MB"
+            f" the {memory / 1e6:.0f} MB allowed; use --memory {total // 10**6 + 1}MB"
         )

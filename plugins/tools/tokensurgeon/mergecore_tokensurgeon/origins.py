@@ -60,7 +60,7 @@ class Origins:
 
     @cached_property
     def shared(self) -> Ints:
-        """Like `same`, without untrained-looking pairs. These rows are kept, and new rows are built from them."""
+        """Return `same` without rows that look untrained. These rows are kept, and new ones are built from them."""
         ours, theirs = self._trained
         tokens = np.isin(np.arange(self.size), list(self.theirs.meanings))
         return np.where((ours & theirs) | ~tokens, self.same, ZERO)

@@ -1,4 +1,4 @@
-"""The model and the donor, with their tables that have one row per token."""
+"""The model and the donor, each with its tables that have one row per token."""
 
 from __future__ import annotations
 

@@ -79,9 +79,10 @@ CASES = {
     "k of nothing": (SAME, SAME, ("model", "donor", "out", "-k", "0"), "-k"),
     "a match nowhere": (SAME, SAME, ("model", "donor", "out", "--byte-match", "head"), "'head' is not one of 'no'"),
     "noise below none": (SAME, SAME, ("model", "donor", "out", "--noise", "-1"), "--noise"),
-    "noise of no size": (SAME, SAME, ("model", "donor", "out", "--noise", "nan"), "Invalid value for '--noise'"),
+    "noise of no size": (SAME, SAME, ("model", "donor", "out", "--noise", "nan"),
+                         "Invalid value for '--noise'|--noise: must be a finite number"),
     "scale of no size": (SAME, SAME, ("model", "donor", "out", "--scale", "inf"), "--scale: must be a finite number"),
-    "no memory": (SAME, SAME, ("model", "donor", "out", "--memory", "4KB"), "MB allowed; pass --memory"),
+    "no memory": (SAME, SAME, ("model", "donor", "out", "--memory", "4KB"), "MB allowed; use --memory"),
     "memory in words": (SAME, SAME, ("model", "donor", "out", "--memory", "much"), "--memory: 'much' is not a size"),
     "a donor without tokenizer": (SAME, without("tokenizer.json", "tokenizer_config.json"), ("model", "donor", "out"),
                                   "donor: has no tokenizer files, such as tokenizer.json"),
@@ -115,5 +116,6 @@ def test_a_mistake_is_one_sentence(case, good, tmp_path, monkeypatch, capsys):
     before = sorted(Path().rglob("*"))
     assert surgeon(*words) == 2
     error = capsys.readouterr().err
-    assert sentence in error and "Traceback" not in error and error.count("error:") == 1
+    assert any(words in error for words in sentence.split("|"))
+    assert "Traceback" not in error and error.count("error:") == 1
     assert [path for path in sorted(Path().rglob("*")) if path.suffix != ".lock"] == before

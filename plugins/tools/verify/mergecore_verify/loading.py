@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from mergecore.api import read_text, torch_dtype
+from mergecore.api import read_json, torch_dtype
 from mergecore.tooling import Checkpoint
 from mergecore_verify.findings import Finding, few, skipped
 from mergecore_verify.vocabulary import CONFIG_LIMIT
@@ -29,7 +28,7 @@ def check_loading(checkpoint: Checkpoint) -> Finding:
     model_class = getattr(transformers, str(name), None)
     if model_class is None:
         return skipped(NAME, f"transformers {transformers.__version__} has no class {name}")
-    if "quantization_config" in json.loads(read_text(checkpoint.folder / "config.json", CONFIG_LIMIT)):
+    if "quantization_config" in read_json(checkpoint.folder / "config.json", CONFIG_LIMIT):
         return skipped(NAME, "its weights are quantized")
     try:
         with _quiet(transformers):

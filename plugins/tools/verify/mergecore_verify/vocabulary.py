@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mergecore.api import ModelError, read_text
+from mergecore.api import read_json
 from mergecore.tooling import Checkpoint, leaves, token_ids
 from mergecore_verify.findings import Finding, few, skipped
 
@@ -42,15 +41,7 @@ def _is_size(key: str, value: Any) -> bool:
 
 def _generation(folder: Path) -> Mapping[str, Any]:
     path = folder / "generation_config.json"
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(read_text(path, CONFIG_LIMIT))
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path}: not valid JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise ModelError(f"{path}: must contain a JSON object")
-    return value
+    return read_json(path, CONFIG_LIMIT) if path.is_file() else {}
 
 
 def _special(config: Mapping[str, Any]) -> Iterator[tuple[str, int]]:

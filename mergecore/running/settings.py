@@ -1,0 +1,81 @@
+"""What a run is given: its options, the callbacks for its progress, and the defaults of this machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mergecore.recipes import Lock
+
+SHARD_BYTES = 5 * 10**9
+"""Default maximum size of a weight file, the same as in the Hub's tools."""
+
+
+def spare_memory() -> int:
+    """Return the default memory budget in bytes: half of the machine's available memory."""
+    try:
+        for line in Path("/proc/meminfo").read_text("ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024 // 2
+    except OSError:
+        pass
+    return 2 * 2**30
+
+
+def available_cores() -> int:
+    """Return the number of cores that this process can use."""
+    affinity: Callable[[int], set[int]] | None = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of a run.
+
+    Attributes:
+        memory: memory budget in bytes.
+        workers: number of threads.
+        shard_bytes: maximum size of a weight file. 0 uses the size in the lock file, or `SHARD_BYTES`.
+        executor, writer: names of installed plugins.
+        force: replace OUT if it exists.
+        allow_nonfinite: write NaN and infinity.
+        file: the name of the writer's only file, if OUT is that file instead of a folder.
+        hash_inputs: always record the SHA-256 of the input weight files in the lock file, even if that takes long.
+        without: names of post-processors to skip.
+    """
+
+    memory: int
+    workers: int
+    shard_bytes: int = 0
+    executor: str = "threads"
+    force: bool = False
+    allow_nonfinite: bool = False
+    writer: str = "safetensors"
+    file: str | None = None
+    hash_inputs: bool = False
+    without: tuple[str, ...] = ()
+
+    def settled(self, lock: Lock | None) -> Options:
+        """Return these options with `shard_bytes` set."""
+        return replace(self, shard_bytes=self.shard_bytes or (lock.value["shard_size"] if lock else SHARD_BYTES))
+
+
+@dataclass(frozen=True)
+class Listener:
+    """Callbacks for the progress of a run.
+
+    Attributes:
+        warn: called with each warning.
+        advance: called with the number of output bytes as they are written, from one thread at a time.
+        resume: called with the number of tensors that an earlier run finished, the total number, and the bytes done.
+        fetch: called with the bytes of weights downloaded so far and in total, from one thread at a time.
+        tell: called with each line that post-processors report about the result.
+    """
+
+    warn: Callable[[str], None]
+    advance: Callable[[int], None] = lambda count: None
+    resume: Callable[[int, int, int], None] = lambda done, total, count: None
+    fetch: Callable[[int, int], None] = lambda done, total: None
+    tell: Callable[[str], None] = lambda text: None
