@@ -1,4 +1,4 @@
-"""The Python API has the same results as the command line."""
+"""The Python API produces the same results as the command line."""
 
 import json
 from dataclasses import dataclass

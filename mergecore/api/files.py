@@ -85,7 +85,7 @@ class Reader(Protocol):
     def __init__(self, path: Path) -> None: ...
 
     def read(self, name: str, start: int, out: Tensor) -> None:
-        """Fill `out` (flat, contiguous, on the CPU, in the stored dtype) with elements of the tensor from `start` on.
+        """Fill `out` (flat, contiguous, on the CPU, in the stored dtype) with a tensor's elements, starting at `start`.
 
         Called from several threads at once.
         """

@@ -94,8 +94,8 @@ class Method:
             ctx: same as for `merge`, but with `offset` 0.
 
         Returns:
-            Any value. It is available to `merge` as `ctx.measured`. If tiles are merged on another device than they
-            were measured on, tensors are moved there, including those in tuples, lists, and dicts.
+            Any value. It is available to `merge` as `ctx.measured`. If tiles are merged on a different device than
+            they were measured on, tensors are moved there, including those in tuples, lists, and dicts.
         """
         return None
 

@@ -41,7 +41,9 @@ def new(
     name: Annotated[str, typer.Argument(help="Lowercase letters, digits, and _.")],
     into: Annotated[Path, typer.Option(help="Folder to create the package in.")] = Path("."),
     model: Annotated[str, typer.Option("--from", help="For arch: a model folder to infer the weights from.")] = "",
-    then: Annotated[str, typer.Option("--next", hidden=True, help="Next step to print instead of pip install.")] = "",
+    then: Annotated[
+        str, typer.Option("--next", hidden=True, help="The next step to show instead of pip install.")
+    ] = "",
 ) -> None:
     """Create a package for a new plugin. It installs and passes its tests, ready for you to fill in."""
     from mergecore.discovery import write_package

@@ -20,7 +20,7 @@ PATH_VARIABLE = "MERGECORE_ARCH_PATH"
 """Environment variable with folders of architecture files, separated as in PATH."""
 
 LIMIT = 10**7
-"""Maximum size of an architecture file in bytes. Real files have a few thousand."""
+"""Maximum size of an architecture file in bytes. Real files are a few kilobytes."""
 
 
 def load_definition(path: Path) -> Mapping[str, Any]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 CONFIG_LIMIT, INDEX_LIMIT = 10_000_000, 100_000_000
-"""Maximum sizes of config.json and an index in bytes. The largest known files have a tenth of that."""
+"""Maximum sizes of config.json and an index in bytes. The largest known files are a tenth of that size."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Checkpoint:
         return [self.folder, *(adapter.folder for adapter in self.adapters)]
 
     def read(self, name: str, start: int, out: Tensor) -> None:
-        """Fill `out` with a tensor's elements from `start` on. See `mergecore.api.Reader.read`."""
+        """Fill `out` with a tensor's elements starting at `start`. See `mergecore.api.Reader.read`."""
         try:
             self.readers[name].read(name, start, out)
         except OSError as error:

@@ -53,7 +53,7 @@ class Rows:
         return TensorInfo(dtype, (len(self.origin), *self.infos[0].shape[1:]))
 
     def read(self, start: int, out: Tensor) -> None:
-        """Fill `out` with the elements from `start` on. Consecutive rows of a part are read together."""
+        """Fill `out` with the elements starting at `start`. Consecutive rows of a part are read together."""
         width = math.prod(self.info.shape[1:])
         position, end = start, start + len(out)
         for first, last in self._runs(start // width, -(-end // width)):

@@ -70,7 +70,7 @@ def _compare(kept: Checkpoint, other: Checkpoint, rows: int) -> list[str]:
 
 FILES = ("tokenizer.json", "vocab.json")
 LIMIT = 2 * 10**8
-"""Maximum size of these files in bytes. The largest published ones have about 30 MB."""
+"""Maximum size of these files in bytes. The largest published ones are about 30 MB."""
 
 
 def _same_file(one: Path, other: Path) -> bool:

@@ -22,7 +22,7 @@ LOCK_KEY = "mergecore_lock"
 """The key that identifies a lock file. Its value is the version of the format."""
 
 LIMIT = 10**7
-"""Maximum size of a lock file in bytes. With a thousand files, it has about 200 KB."""
+"""Maximum size of a lock file in bytes. With a thousand files, it is about 200 KB."""
 
 
 @dataclass(frozen=True)

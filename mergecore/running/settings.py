@@ -1,4 +1,4 @@
-"""What a run is given: its options, the callbacks for its progress, and the defaults of this machine."""
+"""The inputs of a run: its options, the callbacks for its progress, and the defaults of this machine."""
 
 from __future__ import annotations
 

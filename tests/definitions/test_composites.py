@@ -148,7 +148,7 @@ def renamed(key: str, prefixes: Mapping[str, str]) -> str:
 
 
 def relabelled(folder: Path, target: Path, name: Any) -> Path:
-    """Copy a checkpoint with other tensor names."""
+    """Copy a checkpoint and rename its tensors."""
     target.mkdir()
     save_file({name(key): value for key, value in weights(folder).items()}, target / "model.safetensors")
     (target / "config.json").write_text((folder / "config.json").read_text("utf-8"), "utf-8")

@@ -35,7 +35,7 @@ def entry(begin: Any, end: Any, shape: Any = (2,), dtype: Any = "F32") -> dict[s
 
 
 def one(**changes: Any) -> bytes:
-    """A file with one valid tensor, with some changes."""
+    """A file with one valid tensor and some changes."""
     return safetensors({"a": {**entry(0, 8), **changes}}, bytes(8))
 
 
@@ -150,7 +150,7 @@ def moved_out(name: str, link: bool = True) -> Damage:
 
 
 def indexed(change: Callable[[dict[str, Any]], Any] = lambda places: places, shard: str = "part.safetensors") -> Damage:
-    """Put the weights into a shard with an index whose weight_map is changed."""
+    """Put the weights into a shard with an index that has a modified weight_map."""
 
     def damage(folder: Path) -> None:
         (folder / "model.safetensors").rename(folder / "part.safetensors")

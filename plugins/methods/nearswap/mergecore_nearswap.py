@@ -22,7 +22,7 @@ class NearSwap(DeltaMethod):
     tile = Tile.ELEMENTS
     models = (1, 1)
 
-    t: float = param(doc="Maximum change of a weight. Weights closer than this become the other model's.", minimum=0)
+    t: float = param(doc="Maximum change of a weight. Weights that differ by less are copied.", minimum=0)
 
     def merge(self, deltas: Sequence[Tensor], ctx: Context) -> Tensor:
         return deltas[0].clamp(-self.t, self.t)

@@ -28,7 +28,7 @@ def largest(tiles: Sequence[Sequence[Tensor]], counts: Sequence[int]) -> list[Cu
     `tiles[i]` holds one flat CPU tensor per model, float32 or float64 (else TypeError). All tiles except the last have
     the same length. `counts` has one number per model. A pass reads every tile once, for all models. Usually there is
     one pass, plus an eighth of the tiles (2 to 32) as a sample, and one more tile per model if ties must be split. The
-    cuts depend only on the values, not on the tiling. At most 50 MB are held, for any values.
+    cuts depend only on the values, not on the tiling. At most 50 MB is held in memory, regardless of the values.
 
     A count of zero or less keeps nothing, `Cut(inf, -1)`. A count of at least the tensor's size N keeps everything,
     `Cut(0.0, N - 1)`. NaN ranks above infinity, so it counts toward the total, but it is never dropped: if there are

@@ -23,7 +23,7 @@ def total(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def dots(tiles: Sequence[Sequence[Tensor]], pairs: Sequence[tuple[int, int]]) -> list[float]:
-    """Return the dot products of pairs of models in one pass over the tiles. A pair `(j, j)` returns a squared norm.
+    """Return the dot products of pairs of models in one pass over the tiles. For `(j, j)`, it is the squared norm.
 
     `tiles[i]` holds one flat CPU tensor per model, float32 or float64. Every tile except the last has a multiple of
     BLOCK elements. Each block of BLOCK elements is summed separately, and the block sums are added in order in float64,

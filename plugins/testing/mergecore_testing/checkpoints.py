@@ -32,7 +32,7 @@ def write_checkpoint(
     """Write config.json and a safetensors file with every tensor in a definition.
 
     Tensor names match real checkpoints. All widths are 8 and the vocabulary has 12 tokens. mergecore merges, slices,
-    and checks the folder like any other, but transformers might expect other shapes.
+    and checks the folder like any other, but transformers might expect different shapes.
 
     Args:
         folder: folder to create.

@@ -87,7 +87,7 @@ def test_config_is_written_with_its_values_and_in_its_order(config: dict[str, An
 
 
 def hub_cache(root: Path) -> Path:
-    """Create a snapshot in the layout of huggingface_hub, with the tokenizer in the store that repositories share."""
+    """Create a snapshot in huggingface_hub's layout, with the tokenizer in the store shared by all repositories."""
     repository = root / "hub" / "models--some--model"
     snapshot = repository / "snapshots" / "0123abc"
     put(repository, "blobs/aa", "a merges file")

@@ -9,7 +9,7 @@ from typing import Any
 from mergecore.api import TOKENIZER_FILES, read_json
 
 LIMIT = 2 * 10**8
-"""Maximum size of a tokenizer's JSON file in bytes. The largest published ones have about 30 MB."""
+"""Maximum size of a tokenizer's JSON file in bytes. The largest published ones are about 30 MB."""
 
 
 def tokenizer_files(folder: Path) -> list[Path]:

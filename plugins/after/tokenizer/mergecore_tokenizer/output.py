@@ -25,7 +25,7 @@ def make(request: TokenizerRequest) -> OutputTokenizer:
     config_source = request.models[request.config_source]
     folders = [model.folder for model in request.models]
     if request.tokenizer is None:
-        read_optional(config_source.folder / "tokenizer_config.json")  # refuses what `chat.apply` cannot parse
+        read_optional(config_source.folder / "tokenizer_config.json")  # rejects files that `chat.apply` cannot parse
         files, left = _files(config_source.folder)
         notes = [*left, *chat.apply(request, folders, files)]
         return OutputTokenizer(None, files, {}, tuple(notes))

@@ -67,7 +67,7 @@ def vocabulary(
         source: position of the model whose vocabulary comes first. Its padding rows are kept unless tokens use
             their IDs.
         wanted: the recipe's `tokens`.
-        multiple: number that the number of rows must be a multiple of.
+        multiple: the number of rows must be a multiple of this.
 
     Returns:
         The rows, and notes.

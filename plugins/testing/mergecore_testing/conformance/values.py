@@ -95,7 +95,7 @@ def _with(tensors: Sequence[Tensor], model: int, place: tuple[int, int], value: 
 
 
 def check_numbers_of_models(method: type[Method]) -> None:
-    """1, 2, and 5 models merge if `models` allows it, and each model affects the result."""
+    """Merging 1, 2, and 5 models works if `models` allows it, and each model affects the result."""
     for count in counts(method):
         moving: set[int] = set()
         for case in cases(method, count):

@@ -1,4 +1,4 @@
-"""`base+adapter` has the same weights as PEFT's merge, no matter how it is read in pieces, or is rejected."""
+"""`base+adapter` has the same weights as PEFT's merge for reads of any pieces, or is rejected."""
 
 from __future__ import annotations
 

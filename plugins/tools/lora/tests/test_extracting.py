@@ -96,7 +96,7 @@ def copied(model, out):
     "name", [pytest.param(name, marks=pytest.mark.slow if OTHERS[name].label else ()) for name in OTHERS], ids=str
 )
 def test_models_that_see_and_those_with_loose_parameters_come_back_too(name, tmp_path):
-    """Test this in recipes, because PEFT uses other names for some of these models' modules."""
+    """Test this in recipes, because PEFT uses different names for some of these models' modules."""
     loose = name.startswith(LOOSE)
     save_base(OTHERS[name], tmp_path / "base")
     fine_tuned(OTHERS[name], tmp_path / "base", tmp_path / "tuned")

@@ -12,7 +12,7 @@ from mergecore.tooling import Place
 from mergecore_moe.config import Expert
 
 LIMIT = 2 * 10**8
-"""Maximum size of a tokenizer file in bytes. The largest published ones have about 30 million."""
+"""Maximum size of a tokenizer file in bytes. The largest published ones are about 30 MB."""
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,7 @@ def soup(
     memory: Memory = "",
     force: Force = False,
 ) -> None:
-    """Average MODELS, adding them greedily while the mean gets no worse (Model Soups), or average all."""
+    """Average MODELS, adding each one that does not make the mean worse (Model Soups), or average all."""
     from mergecore_search.mixing import Mixture, greedy, losses_of_each, measured_mean
     from mergecore_search.objectives import total
     from mergecore_search.reports import report_mixtures

@@ -36,7 +36,7 @@ class Kept:
             self.held = 0
 
     def is_steady(self, place: Hashable, key: Hashable) -> bool:
-        """Return whether a place has had only this key so far."""
+        """Return whether a place has been used only with this key so far."""
         if self._keys.setdefault(place, key) != key:
             self._keys[place] = None
         return self._keys[place] == key

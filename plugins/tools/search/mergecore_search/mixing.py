@@ -35,7 +35,7 @@ def losses_of_each(setup: Setup, models: Sequence[Path]) -> list[tuple[float, ..
 
 
 def greedy(models: Sequence[Mixture], mean: Callable[[tuple[int, ...]], Mixture]) -> list[Mixture]:
-    """Greedy soup (https://arxiv.org/abs/2203.05482): keep the next best model if the mean gets no worse with it.
+    """Greedy soup (https://arxiv.org/abs/2203.05482): keep the next best model unless it makes the mean worse.
 
     Args:
         models: Each model on its own.
