@@ -302,7 +302,7 @@ def test_a_file_that_is_not_what_its_header_said_is_refused(here, hub, tmp_path)
     )
     shard = model.files[0]
     assert isinstance(shard, Shard) and not shard.here
-    with pytest.raises(ModelError, match="is read before it is downloaded"):
+    with pytest.raises(ModelError, match="read before it was downloaded"):
         model.read("model.norm.weight", 0, torch.empty(1))
     assert not pickle.loads(pickle.dumps(shard)).here
     with pytest.raises(ModelError, match="does not match the header that was read"):

@@ -217,7 +217,7 @@ FAULTS: dict[str, list[tuple[str, Any, str]]] = {
     "what_was_synced_stays": [("starts over", Truncating, "differs from what was written")],
     "small_shards_give_several_files": [("one file", OneFile, "as many files as one shard")],
     "places_are_where_tensors_are": [("later", Misplacing, "is not at its location in `places`")],
-    "same_bytes_as_threads": [("louder", executor(louder), "write other bytes")],
+    "same_bytes_as_threads": [("louder", executor(louder), "differs from threads with 1 worker")],
     "tells_of_every_byte": [("silent", executor(silent), "reports 0 of")],
     "an_error_ends_the_run": [("swallows", Swallowing, "without an error")],
     "its_order_can_be_read": [

@@ -275,7 +275,7 @@ def test_a_merge_of_bin_shards_is_that_of_safetensors_byte_for_byte(tmp_path: Pa
 def test_a_bomb_in_a_model_folder_stops_the_plan(tmp_path: Path) -> None:
     llama(tmp_path / "a", 1, True)
     saved(tmp_path / "a" / "pytorch_model-00002-of-00002.bin", {"x": Bomb(tmp_path / "hit")})
-    with pytest.raises(InputError, match="is refused"):
+    with pytest.raises(InputError, match="is rejected"):
         mergecore.plan(
             {"merge_method": "linear", "models": [{"model": str(tmp_path / "a"), "parameters": {"weight": 1}}]}
         )

@@ -21,7 +21,7 @@ def check_same_bytes_as_threads(subject: Subject) -> None:
                 out = _sandbox(subject).run(task, there / f"{name}-{workers}", executor=subject.name, workers=workers)
                 expect(
                     _weights(out) == expected,
-                    f"{subject}: {workers} workers and threads write different bytes ({name})",
+                    f"{subject}: differs from threads with {workers} worker(s) ({name})",
                 )
 
 
@@ -44,7 +44,7 @@ def check_an_error_ends_the_run(subject: Subject) -> None:
         except (ValueError, MergecoreError) as error:
             expect("always fails" in str(error), f"{subject}: raises {error!r}, which hides the original error")
             return
-        expect(False, f"{subject}: a failing method produces a result and no error")
+        expect(False, f"{subject}: a failing method produces a result without an error")
 
 
 def _sandbox(subject: Subject) -> Sandbox:

@@ -198,7 +198,7 @@ def test_what_cannot_be_looked_at_is_left_out_in_a_sentence(
     assert said(replace(model, folder=tmp_path / "bare"), told) == "no health check: the model has no tokenizer"
     with monkeypatch.context() as patch:
         patch.setattr(health, "find_spec", lambda name: None)
-        assert said(model, told).startswith("no health check: transformers is not installed; type: pip install")
+        assert said(model, told).startswith("no health check: transformers is not installed; run: pip install")
     with monkeypatch.context() as patch:
         patch.setattr(health, "SECONDS", 0.5)  # importing torch takes longer
         assert said(model, told) == "no health check: it took longer than 0.5 s"

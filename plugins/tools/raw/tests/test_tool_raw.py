@@ -206,7 +206,7 @@ REFUSED = {
     "a folder of anything": Refused("raw empty.yml out.safetensors", "model_index.json is missing"),
     "a file of another kind": Refused("raw text.yml out.safetensors", "is neither a weight file"),
     "a file that was cut": Refused("raw cut.yml out.safetensors", "cut.safetensors: "),
-    "a pickle that runs code": Refused("raw evil.yml out.safetensors", "is refused, because loading it would run"),
+    "a pickle that runs code": Refused("raw evil.yml out.safetensors", "is rejected, because loading it would run"),
     "a pickle of the wrong sort": Refused("raw list.yml out.safetensors", "holds a list, not a dict of tensors"),
     "other names": Refused("raw names.yml out.safetensors", "but a.safetensors does not"),
     "other shapes": Refused("raw shapes.yml out.safetensors", "only equal shapes can be merged"),

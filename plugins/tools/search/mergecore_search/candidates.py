@@ -105,7 +105,7 @@ class Maker:
             state = {name: tensor for name, tensor in model.state_dict().items() if name in plan.tensors}
             if any(name not in state or state[name].shape != info.shape for name, info in plan.tensors.items()):
                 self.warn(
-                    "transformers and the model's files use different weight names, so every candidate goes to disk"
+                    "transformers and the model's files differ in weight names, so each candidate is written to disk"
                 )
             else:
                 self._loaded = model, {name: tensor.view(-1) for name, tensor in state.items()}
