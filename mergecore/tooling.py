@@ -67,6 +67,7 @@ from mergecore.models import (
 )
 from mergecore.planning import (
     Plan,
+    PublicNames,
     StageReader,
     check_accounted,
     make_plan,
@@ -117,6 +118,7 @@ __all__ = [
     "Place",
     "Plan",
     "Progress",
+    "PublicNames",
     "Quiet",
     "Recipe",
     "RecipePath",

@@ -3,7 +3,15 @@
 from pluggy import HookimplMarker
 
 from mergecore.api.adapters import Adapter, AdapterRequest, Change
-from mergecore.api.cards import license_kind, license_of, license_words, licenses_agree, licenses_conflict, read_card
+from mergecore.api.cards import (
+    hub_reference,
+    license_kind,
+    license_of,
+    license_words,
+    licenses_agree,
+    licenses_conflict,
+    read_card,
+)
 from mergecore.api.evaluation import Evaluation, Evaluator, Score, Subject
 from mergecore.api.execution import TILE_ELEMENTS, Budget, TileMerger, in_threads, keep_freed_pages, merge_piece
 from mergecore.api.files import (
@@ -79,6 +87,7 @@ __all__ = [
     "Work",
     "Writer",
     "hookimpl",
+    "hub_reference",
     "in_threads",
     "keep_freed_pages",
     "license_kind",

@@ -59,6 +59,13 @@ def _is_plain(value: Any) -> bool:
     )
 
 
+def hub_reference(folder: Path) -> str:
+    """Return ``org/name@commit`` for a model folder in a cache of the Hub. Return an empty string for any other."""
+    if folder.parent.name != "snapshots" or not folder.parents[1].name.startswith("models--"):
+        return ""
+    return f"{folder.parents[1].name.removeprefix('models--').replace('--', '/', 1)}@{folder.name}"
+
+
 def license_of(card: Mapping[str, Any]) -> dict[str, str]:
     """Return the license entries of a card. Empty if it states no license, more than one, or ``unknown``."""
     found = {key: value for key in KEYS[:3] if isinstance(value := card.get(key), str)}

@@ -23,6 +23,7 @@ class ModelInfo:
         card: license and language from its README.md, for `license_kind`. See `mergecore.api.read_card`.
         revision: commit hash of a model from the Hub.
         stage: the merge that produces it, if it is a stage that is not written to disk. None for a model in files.
+        name: the reference without paths of this machine, for files of the result, which users share.
     """
 
     reference: str
@@ -31,6 +32,7 @@ class ModelInfo:
     card: Mapping[str, Any] = field(default_factory=dict)
     revision: str | None = None
     stage: MergedModel | None = None
+    name: str = ""
 
 
 @dataclass(frozen=True)

@@ -99,6 +99,7 @@ def run(
         allow_nonfinite=allow_nonfinite,
         hash_inputs=hash_inputs,
         without=("health",) if no_health else (),
+        reads=(*arch_dir, *plugin),
     )
     registry = Registry(warn, local_definitions(arch_dir), files=plugin, hooks=not no_hooks, strict=strict_plugins)
     plan = make_plan(load_recipe(recipe), registry, options.memory, keep)

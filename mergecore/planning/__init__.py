@@ -6,12 +6,14 @@ from mergecore.planning.licenses import check_license
 from mergecore.planning.matching import check_accounted
 from mergecore.planning.plan import Plan, merged_model
 from mergecore.planning.planner import make_plan
+from mergecore.planning.public_names import PublicNames
 from mergecore.planning.stage_reader import StageReader, release, stage_readers
 from mergecore.planning.vocabulary import size_config
 
 __all__ = [
     "CostEstimate",
     "Plan",
+    "PublicNames",
     "StageReader",
     "check_accounted",
     "check_license",

@@ -12,6 +12,7 @@ from typing import Any
 from mergecore.api import Evaluation, Job, MergedModel, Method, TensorInfo, Vocabulary
 from mergecore.definitions import Architecture
 from mergecore.models import Checkpoint, LocatedModel, Shard, Stamp, shards_of
+from mergecore.planning.public_names import PublicNames
 from mergecore.planning.stage_reader import inputs_of, read_cost
 from mergecore.recipes import Recipe
 
@@ -87,6 +88,22 @@ class Plan:
         return list(found.values())
 
     @property
+    def reads(self) -> list[Path]:
+        """Every file and folder that the run reads, for a check that the output replaces none of them."""
+        recipes = [self.recipe, *(stage.recipe for stage in self.stages.values())]
+        found = [path for model in self.models for path in (*model.folders, *model.stamps)]
+        found += [path for recipe in recipes for path in recipe.reads]
+        found += [self.tokenizer_source.folder] if self.tokenizer_source else []
+        values = (value for item in self.evaluations for value in vars(item.evaluator).values())
+        return found + [part for value in values for part in (value if isinstance(value, tuple) else [value])
+                        if isinstance(part, Path)]  # fmt: skip
+
+    @cached_property
+    def public(self) -> PublicNames:
+        """The names of local models in the files of the result, which must not contain private paths."""
+        return PublicNames.of_recipe(self.recipe, [self.tokenizer_source.reference] if self.tokenizer_source else [])
+
+    @property
     def stamps(self) -> dict[Path, Stamp]:
         """Stamps of the models' weight files from when they were opened."""
         local = {path: stamp for checkpoint in self.models for path, stamp in checkpoint.stamps.items()}
@@ -118,8 +135,8 @@ def merged_model(plan: Plan, folder: Path, name: str, warn: Callable[[str], None
     made: dict[str, MergedModel] = {}
     for reference, stage in plan.stages.items():  # in dependency order
         place = next(item.folder for item in _every(plan) if item.reference == reference)
-        made[reference] = _merged(stage, place, reference, warn, made)
-    return _merged(plan, folder, name, warn, made)
+        made[reference] = _merged(stage, place, reference, warn, made, plan.public)
+    return _merged(plan, folder, name, warn, made, plan.public)
 
 
 def _every(plan: Plan) -> Iterator[Checkpoint]:
@@ -128,21 +145,29 @@ def _every(plan: Plan) -> Iterator[Checkpoint]:
 
 
 def _merged(
-    plan: Plan, folder: Path, name: str, warn: Callable[[str], None], stages: Mapping[str, MergedModel]
+    plan: Plan,
+    folder: Path,
+    name: str,
+    warn: Callable[[str], None],
+    stages: Mapping[str, MergedModel],
+    public: PublicNames,
 ) -> MergedModel:
     return MergedModel(
         name=name,
         folder=folder,
-        recipe=plan.recipe.text,
+        recipe=public.text(plan.recipe.text),
         method=plan.recipe.method,
         method_doc=plan.method.__doc__ or "",
-        models=tuple(replace(item.info, stage=stages.get(item.reference)) for item in plan.checkpoints),
+        models=tuple(
+            replace(item.info, stage=stages.get(item.reference), name=public.reference(item.reference))
+            for item in plan.checkpoints
+        ),
         config_source=plan.config_source,
         architecture=plan.architecture.name,
         config=plan.config,
         tensors=plan.tensors,
         base=plan.config_source if plan.recipe.base_model else None,
-        command=plan.command,
+        command=public.text(plan.command),
         tokenizer_files=plan.tokenizer_files,
         evaluations=plan.evaluations,
         warn=warn,

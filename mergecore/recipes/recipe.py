@@ -94,6 +94,15 @@ class Recipe:
         """Every model reference, in recipe order. The base model is last unless it is also an input."""
         return list(dict.fromkeys(model for model, _ in self.references()))
 
+    @property
+    def reads(self) -> list[Path]:
+        """The files that it is read from and that it names, except those of models and evaluations."""
+        named = [path for path, _ in self.architectures]
+        if self.chat_template:  # the name of a file, the name of a bundled template, or its text
+            named.append(self.place.folder / self.chat_template)
+        own = [Path(file) for file in (self.place.file, self.lock and self.lock.file) if file]
+        return [*own, *named]
+
     def place_of(self, model: str) -> Place:
         """Return the first place that refers to a model."""
         return next(place for reference, place in self.references() if reference == model)

@@ -28,7 +28,7 @@ def describe_run(plan: Plan, folder: Path, registry: Registry, shard_bytes: int)
     file = plan.recipe.place.file
     return {
         LOCK_KEY: 1,
-        "recipe": plan.recipe.text,
+        "recipe": plan.public.text(plan.recipe.text),
         "recipe_file": _relative(Path(file) if file else Path("recipe.yml"), folder),
         "seed": plan.recipe.seed,
         "shard_size": shard_bytes,
@@ -66,7 +66,7 @@ def write_lock(
         target.sync()
     inputs = [
         {
-            "reference": reference,
+            "reference": plan.public.reference(reference),
             "folder": None if model.snapshot else _relative(model.folder, target.folder),
             "adapters": [_relative(item.folder, target.folder) for item in _added(model)],
             "revision": model.snapshot.commit if model.snapshot else None,

@@ -16,6 +16,12 @@ from mergecore.errors import InputError
 HOLDER = {"process": 0, "host": "", "since": ""}
 """The JSON contents of a lock file."""
 
+SIZE = 512
+"""Size of a lock file in bytes, always the same so that one write replaces all of it."""
+
+PATIENCE = 1.0
+"""Seconds after which an empty file is not one that another run has just created."""
+
 
 @contextmanager
 def hold_lock(path: Path) -> Iterator[None]:
@@ -39,13 +45,11 @@ def hold_lock(path: Path) -> Iterator[None]:
 
 def _acquire(path: Path) -> int:
     while True:
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        file, new = _open(path)
         try:
-            _lock(path, file)
+            _lock(path, file, new)
             if _is_there(path, file):
-                mine = HOLDER | {"process": os.getpid(), "host": _host(), "since": time.strftime("%F %T %z")}
-                os.ftruncate(file, 0)
-                os.pwrite(file, json.dumps(mine).encode() + b"\n", 0)
+                os.pwrite(file, _mine(), 0)
                 return file
         except BaseException:
             os.close(file)
@@ -53,7 +57,37 @@ def _acquire(path: Path) -> int:
         os.close(file)  # its holder removed it between opening and locking
 
 
-def _lock(path: Path, file: int) -> None:
+def _open(path: Path) -> tuple[int, bool]:
+    """Open a lock file, and return True if it is new. Never change a file that is already there."""
+    started = time.monotonic()
+    while True:
+        with contextlib.suppress(FileExistsError):
+            return _create(path), True
+        with contextlib.suppress(FileNotFoundError):  # its holder has just removed it
+            file = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+            if os.fstat(file).st_size or time.monotonic() - started > PATIENCE:
+                return file, False
+            os.close(file)
+        time.sleep(0.01)
+
+
+def _create(path: Path) -> int:
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+    try:
+        os.pwrite(file, _mine(), 0)
+    except BaseException:  # the disk is full, for example
+        path.unlink()
+        os.close(file)
+        raise
+    return file
+
+
+def _mine() -> bytes:
+    mine = HOLDER | {"process": os.getpid(), "host": _host(), "since": time.strftime("%F %T %z")}
+    return json.dumps(mine).encode().ljust(SIZE - 1) + b"\n"
+
+
+def _lock(path: Path, file: int, new: bool) -> None:
     """Take the system lock, which the process releases on exit. Without lock support, rely on the file contents."""
     sure = True
     try:
@@ -64,21 +98,21 @@ def _lock(path: Path, file: int) -> None:
         ) from None
     except OSError:
         sure = False  # a file system without locks
-    holder = _holder(file)
-    if holder and not (sure and f" on {_host()} " in holder):
+    if new:
+        return
+    if (holder := _holder(file)) is None:
+        raise InputError(f"{path}: is not a lock file of mergecore; rename it, or choose another output folder")
+    if not (sure and f" on {_host()} " in holder):
         raise InputError(f"{path}: {holder} might be writing there; if it is not, delete this file")
 
 
-def _holder(file: int) -> str:
-    """Describe the process that wrote the file. Return an empty string if there is none."""
-    text = os.pread(file, 4096, 0)
-    if not text:
-        return ""
+def _holder(file: int) -> str | None:
+    """Describe the process that wrote the file. Return None if it is not a lock file of mergecore."""
     try:
-        said = HOLDER | json.loads(text)
-    except (ValueError, TypeError):
-        return "another program"
-    return f"process {said['process']} on {said['host']} (since {said['since']})"
+        said = json.loads(os.pread(file, SIZE, 0))
+        return f"process {said['process']} on {said['host']} (since {said['since']})"
+    except (ValueError, TypeError, KeyError):
+        return None
 
 
 def _is_there(path: Path, file: int) -> bool:

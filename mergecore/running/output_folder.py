@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 from mergecore.errors import InputError
+from mergecore.running.exchange import exchange
 from mergecore.running.locks import hold_lock
+from mergecore.running.ownership import MARKER, foreign_entries, is_foreign_file, marker_for, write_marker
+
+NAMED = 5
+"""Maximum number of entries that a message lists."""
 
 
 class OutputFolder:
@@ -34,18 +40,28 @@ class OutputFolder:
         self.result, self.journal = self.partial / "result", self.partial / "journal"
         self._replaced = self.partial / "replaced"
 
-    def check(self, inputs: Iterable[Path], size: int, force: bool) -> None:
-        """Raise InputError if the output exists, contains an input folder, or does not fit on the disk."""
-        for folder in (folder.resolve() for folder in inputs):
-            if folder.is_relative_to(self.folder) or folder.is_relative_to(self.partial):
-                raise InputError(f"{self.out}: is or contains a model to merge; choose another output folder")
+    def check(self, reads: Iterable[Path], size: int, force: bool) -> None:
+        """Check that the output can be written without losing anything.
+
+        Args:
+            reads: every file and folder that the run reads.
+            size: bytes that the result needs.
+            force: whether OUT can be replaced if mergecore wrote it.
+
+        Raises:
+            InputError: if OUT exists, is or contains something that the run reads, or does not fit on the disk.
+        """
+        self._check_apart(reads)
+        self._check_partial()
         if self.folder.exists() and self.folder.is_dir() is not (self._file is None):
             is_, give = ("file", "folder") if self._file is None else ("folder", "file")
             raise InputError(f"{self.out}: is a {is_}; use the name of a {give}")
         if os.path.ismount(self.folder):
             raise InputError(f"{self.out}: is a mount point and cannot be replaced; use a folder inside it")
-        if self.folder.exists() and (self._file or any(self.folder.iterdir())) and not force:
-            raise InputError(f"{self.out}: already exists; use another name, or --force to replace it")
+        if self._occupied():
+            if not force:
+                raise InputError(f"{self.out}: already exists; use another name, or --force to replace it")
+            self._check_replaceable()
         parent = next(path for path in self.folder.parents if path.exists())
         free = shutil.disk_usage(parent).free
         needed = size - sum(path.lstat().st_blocks * 512 for path in self.partial.glob("*/*"))
@@ -53,6 +69,49 @@ class OutputFolder:
             raise InputError(
                 f"{parent}: has {free / 1e9:.1f} GB free, but the result needs {needed / 1e9:.1f} GB; free some space"
             )
+
+    def _check_apart(self, reads: Iterable[Path]) -> None:
+        """Raise InputError if OUT or OUT.partial is or contains the working folder or something that the run reads."""
+        try:
+            here = [Path.cwd()]
+        except FileNotFoundError:  # it was deleted
+            here = []
+        places: dict[Path, Path] = {}
+        for path in (*reads, *here):
+            for place in _lineage(path):
+                places.setdefault(place, path)
+        for folder in (self.folder, self.partial):
+            if found := _first_within(folder, places):
+                what = "the working folder" if found in here else f"{found}, which this run reads"
+                raise InputError(f"{self.out}: is or contains {what}; choose another output folder")
+
+    def _check_partial(self) -> None:
+        """Raise InputError if OUT.partial was not written by mergecore."""
+        if not os.path.lexists(self.partial):
+            return
+        ours = {path.name for path in (self.result, self.journal, self._replaced)} | {MARKER, "journal.new"}
+        entries = set(os.listdir(self.partial)) if self.partial.is_dir() and not self.partial.is_symlink() else {""}
+        if entries and not (MARKER in entries and entries <= ours):
+            raise InputError(
+                f"{self.partial}: was not written by mergecore{_listed(sorted(entries - ours))}, but a run needs this"
+                " name; rename it, or choose another output folder"
+            )
+
+    def _check_replaceable(self) -> None:
+        """Raise InputError if OUT contains anything except an unchanged result of mergecore."""
+        whole = f"to delete it yourself, run: rm -r {shlex.quote(str(self.out))}"
+        if self._file is not None:
+            if is_foreign_file(self.folder):
+                raise InputError(f"{self.out}: was not written by mergecore, so --force does not replace it; {whole}")
+        elif entries := foreign_entries(self.folder):
+            if MARKER in entries or not (self.folder / MARKER).exists():
+                why = f"was not written by mergecore{_listed(entries)}, so --force does not replace it"
+            else:
+                why = f"mergecore did not write everything in it{_listed(entries)}, so --force does not replace it"
+            raise InputError(f"{self.out}: {why}; {whole}")
+
+    def _occupied(self) -> bool:
+        return self.folder.exists() and (self._file is not None or any(self.folder.iterdir()))
 
     def hold(self) -> AbstractContextManager[None]:
         """Hold the run lock, so that no other run writes here.
@@ -67,8 +126,15 @@ class OutputFolder:
         if self._replaced.exists() and not self.folder.exists():
             os.replace(self._replaced, self.folder)
 
+    def start(self) -> None:
+        """Create an empty folder for the result. Files of an unfinished run are removed."""
+        self.clear()
+        self.partial.mkdir(parents=True)
+        write_marker(self.partial / MARKER, [])
+        self.result.mkdir()
+
     def clear(self) -> None:
-        """Remove all files of an unfinished run."""
+        """Remove all files of an unfinished run. `check` has made sure that there are no others."""
         if self.partial.exists():
             shutil.rmtree(self.partial)
 
@@ -90,23 +156,61 @@ class OutputFolder:
 
     def publish(self, force: bool) -> None:
         """Sync the result to disk and rename it to OUT. A folder that it replaces stays in place until then."""
+        if self._occupied() and force:
+            self._check_replaceable()  # again, because somebody might have added files during the run
+        if self._file is None:
+            write_marker(self.result / MARKER, self.files())
         self.sync()
         shutil.rmtree(self._replaced, ignore_errors=True)
         try:
-            if force and self.folder.exists():
-                os.replace(self.folder, self._replaced)
-            self._place()
+            self._place(force)
         except BaseException:
             self.restore()
             raise
         _sync_one(self.folder.parent)
         shutil.rmtree(self.partial, ignore_errors=True)
 
-    def _place(self) -> None:
-        """Rename the result to OUT. Fail if someone else created OUT in the meantime."""
-        if self._file is not None and self.folder.exists():
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(self.folder))
-        os.replace(self.result / (self._file or ""), self.folder)
+    def _place(self, force: bool) -> None:
+        """Rename the result to OUT. Without `force`, fail if somebody created OUT in the meantime."""
+        if self._file is not None:
+            if self.folder.exists() and not force:
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(self.folder))
+            write_marker(marker_for(self.folder), [self.folder.name])
+            os.replace(self.result / self._file, self.folder)
+        elif not (force and self._occupied()):
+            os.replace(self.result, self.folder)
+        elif not exchange(self.result, self.folder):
+            os.replace(self.folder, self._replaced)
+            os.replace(self.result, self.folder)
+
+
+def _lineage(path: Path) -> set[Path]:
+    """Return a path and all folders above it, as written and with links resolved."""
+    path = path.expanduser()
+    absolute, real = Path(os.path.abspath(path)), Path(os.path.realpath(path))
+    return {absolute, *absolute.parents, real, *real.parents}
+
+
+def _first_within(folder: Path, places: Mapping[Path, Path]) -> Path | None:
+    """Return the path of the first place that is the folder, also through a mount or another spelling of its name."""
+    try:
+        there = folder.stat()
+    except OSError:
+        return None
+    for place, path in places.items():
+        try:
+            if os.path.samestat(place.stat(), there):
+                return path
+        except (OSError, ValueError):  # it does not exist, or is not a valid path
+            continue
+    return None
+
+
+def _listed(entries: Sequence[str]) -> str:
+    """Return a clause with the first entries of a folder."""
+    named = [entry for entry in entries if entry][:NAMED]
+    rest = f" and {len(entries) - len(named)} more" if len(entries) > len(named) else ""
+    return f" (it contains {', '.join(named)}{rest})" if named else ""
 
 
 def _sync(folder: Path) -> None:

@@ -47,7 +47,7 @@ def run_plan(
     results = [_Result(item, OutputFolder(kept_folder(out, name))) for name, item in plan.kept.items()]
     results.append(_Result(plan, OutputFolder(out, options.file)))
     for result in results:
-        result.check(options.force)
+        result.check(options)
     run = _begin(plan, registry, options, listener, finishing)
     try:
         locks = _make_all(results, run)
@@ -73,10 +73,9 @@ class _Result:
     plan: Plan
     target: OutputFolder
 
-    def check(self, force: bool) -> None:
+    def check(self, options: Options) -> None:
         """Raise InputError if the output folder cannot be written."""
-        inputs = [folder for checkpoint in self.plan.models for folder in checkpoint.folders]
-        self.target.check(inputs, self.plan.bytes_out, force)
+        self.target.check([*self.plan.reads, *options.reads], self.plan.bytes_out, options.force)
 
 
 @dataclass(frozen=True)
@@ -125,7 +124,7 @@ def _claim(result: _Result, run: _Run) -> Iterator[None]:
     """Hold the run lock of a result. If the run stops, report what the next run can resume."""
     with result.target.hold(), _keeping(result, run.listener):
         result.target.restore()
-        result.check(run.options.force)  # again, because another run might have ended before this one got the lock
+        result.check(run.options)  # again, because another run might have ended before this one got the lock
         yield
 
 

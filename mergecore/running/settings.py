@@ -39,7 +39,8 @@ class Options:
         workers: number of threads.
         shard_bytes: maximum size of a weight file. 0 uses the size in the lock file, or `SHARD_BYTES`.
         executor, writer: names of installed plugins.
-        force: replace OUT if it exists.
+        force: replace OUT if mergecore wrote it.
+        reads: files and folders that the run reads in addition to those in the plan. OUT must not contain them.
         allow_nonfinite: write NaN and infinity.
         file: the name of the writer's only file, if OUT is that file instead of a folder.
         hash_inputs: always record the SHA-256 of the input weight files in the lock file, even if that takes long.
@@ -56,6 +57,7 @@ class Options:
     file: str | None = None
     hash_inputs: bool = False
     without: tuple[str, ...] = ()
+    reads: tuple[Path, ...] = ()
 
     def settled(self, lock: Lock | None) -> Options:
         """Return these options with `shard_bytes` set."""

@@ -62,7 +62,7 @@ def write_tensors(
         follower.wrote(name, 0, plan.tensors[name].elements)
     ends.wrote = follower.wrote
     try:
-        head = {"identity": made_of, "files": target.files()}
+        head = {"identity": made_of, "files": target.files(), "folder": target.result.stat().st_ino}
         with Journal(target.journal, head, done, settle) as journal, follower:
             executor.run(_work(jobs, ends, opening, journal, registry, options, listener))
         digests = follower.digests()  # before anything else can modify the files
@@ -77,12 +77,13 @@ def _resume(target: OutputFolder, made_of: dict[str, Any], listener: Listener) -
     record = read_journal(target.journal)
     if record and record.done:
         reason = identity_difference(record.head.get("identity", {}), made_of)
-        if not reason and target.keep(record.head["files"]):
+        # Another folder is there if a run was killed just after swapping its result with an older OUT.
+        same = target.result.is_dir() and target.result.stat().st_ino == record.head.get("folder")
+        if not reason and same and target.keep(record.head["files"]):
             return set(record.done)
         reason = reason or "its files were changed"
         listener.warn(f"{target.partial}: starting over because {reason}")
-    target.clear()
-    target.result.mkdir(parents=True)
+    target.start()
     return set()
 
 

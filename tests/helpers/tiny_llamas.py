@@ -40,3 +40,17 @@ def write_model(folder: Path, seed: int, *, dtype: str = "float32", **config) ->
     }
     (folder / "config.json").write_text(json.dumps(settings), "utf-8")
     return folder
+
+
+def write_adapter(folder: Path) -> Path:
+    """A LoRA adapter for one module of the tiny Llama, as PEFT saves it."""
+    import torch
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True)
+    settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM"}
+    (folder / "adapter_config.json").write_text(json.dumps(settings), "utf-8")
+    name = "base_model.model.model.layers.0.self_attn.q_proj.lora_"
+    tensors = {f"{name}A.weight": torch.ones(2, HIDDEN), f"{name}B.weight": torch.ones(HIDDEN, 2)}
+    save_file(tensors, folder / "adapter_model.safetensors")
+    return folder

@@ -123,7 +123,7 @@ def test_whichever_call_fails_the_next_run_makes_the_same_result(for_good, tmp_p
     faults = Faults({"merge_method": "passthrough", "models": [{"model": str(model)}]}, monkeypatch)
     assert faults.run(tmp_path / "undisturbed") is None
     expected, total = content(tmp_path / "undisturbed"), faults.calls
-    assert len(expected) == 5 and total > 40
+    assert len(expected) == 6 and total > 40
     for number in range(1, total + 1):
         out = tmp_path / f"out-{number}"
         error = faults.run(out, number, for_good)

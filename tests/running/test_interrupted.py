@@ -15,6 +15,8 @@ from mergecore_testing import PluginEnv
 from safetensors.torch import load_file, save_file
 from tiny_llamas import write_model
 
+from mergecore.running.ownership import MARKER, write_marker
+
 LAYERS = 24
 SLOW = """
 import time
@@ -159,9 +161,10 @@ def test_a_new_version_of_the_method_begins_anew_and_says_so(slowly, tmp_path):
 def test_the_folder_to_replace_stays_whole_until_the_new_one_is_there(slowly, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
-    (out / "mine.txt").write_text("mine")
+    (out / "old.txt").write_text("old")
+    write_marker(out / MARKER, ["old.txt"])
     slowly.cut_short(out, signal.SIGKILL, "--force")
-    assert [path.name for path in out.iterdir()] == ["mine.txt"]
+    assert sorted(path.name for path in out.iterdir()) == [MARKER, "old.txt"]
     assert slowly.start(out, "--force").ended()[0] == 0
     assert content(out) == slowly.expected
 

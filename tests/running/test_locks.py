@@ -29,22 +29,41 @@ def test_the_lock_of_a_dead_process_of_this_machine_holds_nobody_up(tmp_path):
         assert str(os.getpid()) in path.read_text()
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        (
-            '{"process": 7, "host": "elsewhere", "since": "yesterday"}',
-            r"process 7 on elsewhere \(since yesterday\)",
-        ),
-        ("my own file", "another program"),
-    ],
-)
-def test_the_lock_of_another_machine_stays_and_says_what_to_delete(text, words, tmp_path):
+HOLDER = '{"process": 7, "host": "elsewhere", "since": "yesterday"}'
+
+
+def test_the_lock_of_another_machine_stays_and_says_what_to_delete(tmp_path):
+    path = tmp_path / "out.lock"
+    path.write_text(HOLDER)
+    words = r"process 7 on elsewhere \(since yesterday\) might be writing there; if it is not, delete this file"
+    with pytest.raises(InputError, match=rf"out\.lock: {words}"):
+        locks.hold_lock(path).__enter__()
+    assert path.read_text() == HOLDER
+
+
+@pytest.mark.parametrize("text", ["my own file", "", "7", "[]", '{"process": 7}', "\0" * 99])
+def test_a_lock_file_of_another_program_stays_as_it_is(text, tmp_path):
     path = tmp_path / "out.lock"
     path.write_text(text)
-    with pytest.raises(InputError, match=rf"out\.lock: {words} might be writing there; if it is not, delete this"):
+    with pytest.raises(InputError, match=r"out\.lock: is not a lock file of mergecore; rename it, or choose another"):
         locks.hold_lock(path).__enter__()
     assert path.read_text() == text
+
+
+def test_a_folder_or_a_link_in_place_of_a_lock_file_stays_as_it_is(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").symlink_to(tmp_path / "elsewhere")
+    for name in "ab":
+        with pytest.raises(InputError, match=r"cannot be written: .*; choose another output folder"):
+            locks.hold_lock(tmp_path / name).__enter__()
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_full_disk_leaves_no_empty_lock_file(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.pwrite", lambda *args: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left")))
+    with pytest.raises(InputError, match="No space left"):
+        locks.hold_lock(tmp_path / "out.lock").__enter__()
+    assert not list(tmp_path.iterdir())
 
 
 def test_where_the_system_has_no_locks_the_file_is_the_lock(tmp_path, monkeypatch):

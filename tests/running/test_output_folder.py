@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 
 import pytest
 
@@ -49,16 +50,15 @@ def test_a_model_is_never_written_over_or_away(place, models, recipe, tmp_path):
         models[0].rename(tmp_path / "out.partial")
         recipe["models"][0]["model"] = str(tmp_path / "out.partial")
     out = {"model": models[0], "parent": tmp_path}.get(place, tmp_path / "out")
-    with pytest.raises(InputError, match="is or contains a model to merge"):
+    with pytest.raises(InputError, match=r"is or contains .*, which this run reads"):
         mergecore.run(recipe, out, force=True)
 
 
 def test_a_link_to_a_folder_stays_one(recipe, tmp_path):
-    (tmp_path / "disk" / "old").mkdir(parents=True)
+    mergecore.run(recipe, tmp_path / "disk")
     (tmp_path / "out").symlink_to(tmp_path / "disk")
-    mergecore.run(recipe, tmp_path / "out", force=True)
-    assert (tmp_path / "out").is_symlink() and (tmp_path / "disk" / "config.json").exists()
-    assert not (tmp_path / "disk" / "old").exists()
+    mergecore.run({**recipe, "dtype": "float16"}, tmp_path / "out", force=True)
+    assert (tmp_path / "out").is_symlink() and "float16" in (tmp_path / "disk" / "mergecore_recipe.yml").read_text()
 
 
 def test_where_a_disk_is_mounted_is_refused_before_the_start(recipe, tmp_path, monkeypatch):
@@ -77,23 +77,26 @@ def test_a_folder_that_was_filled_meanwhile_is_not_replaced_and_nothing_is_lost(
         with pytest.raises(RunError, match="Directory not empty"):
             mergecore.run(recipe, tmp_path / "out")
     assert (tmp_path / "out" / "mine.txt").read_text() == "mine"
-    mergecore.run(recipe, tmp_path / "out", force=True)
+    with pytest.raises(InputError, match="was not written by mergecore"):
+        mergecore.run(recipe, tmp_path / "out", force=True)
+    (tmp_path / "out" / "mine.txt").unlink()
+    mergecore.run(recipe, tmp_path / "out")
     assert sorted(path.name for path in tmp_path.glob("out*")) == ["out"]
-    assert not (tmp_path / "out" / "mine.txt").exists()
 
 
 @pytest.mark.parametrize("stop", [KeyboardInterrupt(), OSError(errno.EIO, "Input/output error"), None])
-def test_a_run_stopped_between_the_two_renames_puts_the_old_folder_back(stop, recipe, tmp_path, monkeypatch):
-    out, replace = tmp_path / "out", os.replace
-    out.mkdir()
-    (out / "mine.txt").write_text("mine")
+def test_a_run_stopped_between_the_two_renames_puts_the_old_folder_back(stop, recipe, models, tmp_path, monkeypatch):
+    out, replace = mergecore.run(recipe, tmp_path / "out"), os.replace
+    old = (out / "model.safetensors").read_bytes()
+    recipe["models"][0]["model"] = str(models[1])
 
-    def stopping(old, new):
-        if str(old).endswith("result"):
+    def stopping(one, new):
+        if str(one).endswith("result"):
             raise stop or SystemExit
-        replace(old, new)
+        replace(one, new)
 
     with monkeypatch.context() as patch:
+        patch.setattr("mergecore.running.output_folder.exchange", lambda one, other: False)  # not on Linux
         patch.setattr(os, "replace", stopping)
         if stop is None:  # killed, so none of our code runs anymore
             patch.setattr(OutputFolder, "restore", lambda self: None)
@@ -102,9 +105,27 @@ def test_a_run_stopped_between_the_two_renames_puts_the_old_folder_back(stop, re
     assert out.exists() == (stop is not None)
     with pytest.raises(InputError, match="already exists"):
         mergecore.run(recipe, out)
-    assert [path.name for path in out.iterdir()] == ["mine.txt"]
+    assert (out / "model.safetensors").read_bytes() == old
     written = []
     monkeypatch.setattr(SafetensorsWriter, "write", lambda *args: written.append(args))
     mergecore.run(recipe, out, force=True)
     assert sorted(path.name for path in tmp_path.glob("out*")) == ["out"] and (out / "config.json").exists()
-    assert not written
+    assert not written and (out / "model.safetensors").read_bytes() != old
+
+
+@pytest.mark.filterwarnings("ignore:.*starting over because its files were changed")
+def test_a_run_killed_right_after_the_swap_does_not_take_the_old_result_for_its_own(
+    recipe, models, tmp_path, monkeypatch
+):
+    out = mergecore.run(recipe, tmp_path / "out")
+    recipe["models"][0]["model"] = str(models[1])
+    remove = shutil.rmtree
+    with monkeypatch.context() as patch:
+        kept = ["out.partial"]
+        patch.setattr(shutil, "rmtree", lambda path, **options: path.name in kept or remove(path, **options))
+        mergecore.run(recipe, out, force=True)
+    right = (out / "model.safetensors").read_bytes()
+    assert (tmp_path / "out.partial" / "result" / "model.safetensors").read_bytes() != right
+    shutil.rmtree(out)
+    mergecore.run(recipe, out)
+    assert (out / "model.safetensors").read_bytes() == right

@@ -17,6 +17,7 @@ from mergecore.api import (
     MergedModel,
     ModelInfo,
     PostProcessor,
+    hub_reference,
     license_of,
     license_words,
     licenses_agree,
@@ -98,12 +99,8 @@ def files(model: MergedModel) -> list[ModelInfo]:
 
 def hub_id(info: ModelInfo) -> str | None:
     """Return the model's name on the Hub if it comes from there, from its reference or its path in a Hub cache."""
-    folder = info.folder.resolve()
-    repository = folder.parents[1].name if folder.parent.name == "snapshots" else ""
-    if repository.startswith("models--"):
-        name = repository.removeprefix("models--").replace("--", "/", 1)
-    else:
-        name = "" if Path(info.reference).expanduser().exists() else info.reference.partition("@")[0]
+    reference = hub_reference(info.folder.resolve()) or (info.reference if info.revision else "")
+    name = reference.partition("@")[0]
     return name if HUB_ID.fullmatch(name) else None
 
 

@@ -21,7 +21,7 @@ class Evaluate(PostProcessor):
             return
         from mergecore_eval.subjects import Folder
 
-        about = {"method": model.method, "models": [info.reference for info in model.models], "recipe": model.recipe}
+        about = {"method": model.method, "models": [info.name for info in model.models], "recipe": model.recipe}
         result = measure(Folder(model.folder, model.name), model.evaluations, about)
         (model.folder / FILE).write_text(json.dumps(result.plain(), indent=2) + "\n", "utf-8")
         append(result, results_file())

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mergecore.api import ITEM_BYTES, TensorInfo
 from mergecore.api.files import TORCH_NAMES
-from mergecore.tooling import OutputFolder, as_bytes
+from mergecore.tooling import OutputFolder, PublicNames, as_bytes
 from mergecore_lora.applying import PREFIX
 from mergecore_lora.settings import CONFIG, WEIGHTS
 
@@ -23,8 +23,7 @@ REPORT = "mergecore_lora.json"
 
 CARD = """---
 library_name: peft
-base_model: {base}
----
+{base}---
 # {name}
 
 A LoRA adapter created by mergecore-lora, {how}. See `{report}` for the error of each tensor.
@@ -104,20 +103,27 @@ def write_adapter(
     with target.hold():
         target.restore()
         target.check(inputs, 0, force)
-        target.clear()
         try:
-            target.result.mkdir(parents=True)
+            target.start()
             file = TensorFile(target.result / WEIGHTS[0])
             config, report = fill(file)
             file.finish()
             (target.result / CONFIG).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
-            (target.result / REPORT).write_text(json.dumps(report, indent=2) + "\n", "utf-8")
-            card = CARD.format(base=json.dumps(report["base"]), name=out.name, how=report["how"], report=REPORT)
-            (target.result / "README.md").write_text(card, "utf-8", errors="replace")
+            names = PublicNames([str(report["base"]), *map(str, inputs)])
+            text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
+            (target.result / REPORT).write_text(names.text(text), "utf-8", errors="replace")
+            (target.result / "README.md").write_text(names.text(_card(report, out)), "utf-8", errors="replace")
             target.publish(force)
         finally:
             shutil.rmtree(target.partial, ignore_errors=True)
     return report
+
+
+def _card(report: Mapping[str, Any], out: Path) -> str:
+    """Return the text of README.md. It names a base on the Hub only, because a folder's name means nothing there."""
+    base = report["base"]
+    line = f"base_model: {json.dumps(base)}\n" if base and not Path(base).expanduser().exists() else ""
+    return CARD.format(base=line, name=out.name, how=report["how"], report=REPORT)
 
 
 def peft_config(

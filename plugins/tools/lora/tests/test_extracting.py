@@ -306,7 +306,7 @@ WRONG = {
     "odd dtype": (["tuned", "base", "out", "--dtype", "int8"], "'int8' is not one of 'float32', 'bfloat16', 'float16'"),
     "odd memory": (["tuned", "base", "out", "--memory", "much"], "--memory: 'much' is not a size"),
     "little memory": (["tuned", "base", "out", "--memory", "500"], "more than the 0 MB allowed; use --memory"),
-    "out is there": (["tuned", "base", "tuned"], "tuned: is or contains a model to merge"),
+    "out is there": (["tuned", "base", "tuned"], "tuned: is or contains"),
     "out is full": (["tuned", "base", "adapter"], "adapter: already exists; use another name, or --force"),
     "out is a file": (["tuned", "base", "file"], "file: is a file; use the name of a folder"),
     "unknown option": (["tuned", "base", "out", "--ranks", "4"], "No such option"),

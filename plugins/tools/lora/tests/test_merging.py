@@ -185,7 +185,7 @@ WRONG = {
     "count": (NOTHING, ["one", "two", "one", "out", "--method", "slerp", "--set", "t=0.5"], "Slerp takes"),
     "rank below": (NOTHING, ["one", "two", "out", "--rank", "-2"], "--rank: must be a positive integer"),
     "dtype": (NOTHING, ["one", "two", "out", "--dtype", "int8"], "'int8' is not one of 'float32', 'bfloat16'"),
-    "out is an input": (NOTHING, ["one", "two", "one", "--force"], "one: is or contains a model to merge"),
+    "out is an input": (NOTHING, ["one", "two", "one", "--force"], "one: is or contains"),
     "out is there": (NOTHING, ["one", "two", "three"], "three: already exists; use another name, or --force"),
 }  # fmt: skip
 

@@ -49,13 +49,13 @@ def moe(
     """Build a mixture of experts from the dense models in CONFIG, and write it to the folder OUT."""
     from mergecore_moe.config import load_config
 
-    options = run_options(memory, workers, shard_size, force=force)
+    options = run_options(memory, workers, shard_size, force=force, reads=(config,))
     registry = Registry(warn)
     mixture = _open(load_config(config), registry)
     try:
         draft = mixture.plan(_zeros(mixture), registry)
-        inputs = [folder for checkpoint in draft.models for folder in checkpoint.folders]
-        OutputFolder(out).check(inputs, draft.bytes_out, force)  # before running the base, which can take a while
+        # Before running the base, which can take a while.
+        OutputFolder(out).check([*draft.reads, config], draft.bytes_out, force)
         if not quiet:
             print_plan(draft)
         prefetch(draft, lambda done, total: None)  # the prompts run through the base's weights before the merge

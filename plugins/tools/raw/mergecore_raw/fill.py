@@ -61,10 +61,8 @@ def fill(
     sort = "file" if is_file(template) else "components" if is_diffusers(template) else "folder"
     if sort != "folder":
         check_out(out, sort == "components")
-    if Path(model).expanduser().resolve().is_relative_to(out.resolve()):
-        raise InputError(f"{out}: is or contains the model to fill; choose another output")
     registry = Registry(warn, local_definitions(arch_dir))
-    options = _options(sort, memory, shard_size, force)
+    options = replace(_options(sort, memory, shard_size, force), reads=(Path(model), Path(template), *arch_dir))
     whole = _overlaid(model, template, registry, quiet)
     recipe = parse_recipe(Place({"merge_method": "passthrough", "models": [{"model": template}]}), "")
     plan = make_plan(recipe, registry, options.memory, opening=lambda _reference, _registry: whole)

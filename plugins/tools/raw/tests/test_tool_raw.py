@@ -195,7 +195,7 @@ REFUSED = {
     "an output of another format": Refused("raw good.yml out.pt", "out.pt: must end in .safetensors"),
     "an output in no folder": Refused("raw good.yml no/out.safetensors", "does not exist; create it first"),
     "an output that is there": Refused("raw good.yml a.safetensors.bak.safetensors", "already exists"),
-    "an output that is an input": Refused("raw good.yml a.safetensors --force", "is or contains a model to merge"),
+    "an output that is an input": Refused("raw good.yml a.safetensors --force", "is or contains"),
     "an output that is a folder": Refused("raw good.yml folder.safetensors --force", "is a folder; use the name of a"),
     "both ways at once": Refused("raw good.yml out.safetensors -i -u", "cannot be combined; use only one"),
     "a memory that is none": Refused("raw good.yml out.safetensors --memory much", "--memory: 'much' is not a size"),

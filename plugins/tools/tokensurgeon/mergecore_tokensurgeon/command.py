@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from enum import Enum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -87,7 +88,7 @@ def tokensurgeon(
     from mergecore_tokensurgeon.memory import check
     from mergecore_tokensurgeon.transplant import make_transplant
 
-    options = run_options(memory, workers, shard_size, force=force)
+    options = run_options(memory, workers, shard_size, force=force, reads=(Path(model), Path(donor), *arch_dir))
     registry = Registry(warn, local_definitions(arch_dir))
     line = _line(model, donor, settings)
     plan, tables = make_transplant(model, donor, settings, registry, options.workers, line)

@@ -70,8 +70,8 @@ SAME = None
 CASES = {
     "no such model": (SAME, SAME, ("nowhere", "donor", "out"), "nowhere: no such folder"),
     "no such donor": (SAME, SAME, ("model", "nowhere", "out"), "nowhere: no such folder"),
-    "out is the model": (SAME, SAME, ("model", "donor", "model"), "is or contains a model to merge"),
-    "out is the donor": (SAME, SAME, ("model", "donor", "donor", "--force"), "is or contains a model to merge"),
+    "out is the model": (SAME, SAME, ("model", "donor", "model"), "is or contains"),
+    "out is the donor": (SAME, SAME, ("model", "donor", "donor", "--force"), "is or contains"),
     "out is a file": (SAME, text("../out", ""), ("model", "donor", "out"), "is a file; use the name of a folder"),
     "out exists": (SAME, lambda folder: shutil.copytree(folder, folder.parent / "out"), ("model", "donor", "out"),
                    "already exists; use another name, or --force"),
