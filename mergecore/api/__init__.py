@@ -3,6 +3,7 @@
 from pluggy import HookimplMarker
 
 from mergecore.api.adapters import Adapter, AdapterRequest, Change
+from mergecore.api.bounded import Bounded, run_bounded
 from mergecore.api.cards import license_kind, license_of, license_words, licenses_agree, licenses_conflict, read_card
 from mergecore.api.evaluation import Evaluation, Evaluator, Score, Subject
 from mergecore.api.execution import TILE_ELEMENTS, Budget, TileMerger, in_threads, keep_freed_pages, merge_piece
@@ -18,7 +19,7 @@ from mergecore.api.files import (
     torch_dtype,
 )
 from mergecore.api.jobs import Executor, Input, Job, Piece, TensorIO, Tiles, Work
-from mergecore.api.merged_model import MergedModel, ModelInfo, PostProcessor
+from mergecore.api.merged_model import MergedModel, ModelInfo, PostProcessor, replace_file
 from mergecore.api.methods import BLOCK, Base, Context, DeltaMethod, Method, Tile, WeightMethod
 from mergecore.api.parameters import PerModel, param
 from mergecore.api.reading import lies_within, open_file, read_json, read_text
@@ -42,6 +43,7 @@ __all__ = [
     "Adapter",
     "AdapterRequest",
     "Base",
+    "Bounded",
     "Budget",
     "Change",
     "Context",
@@ -93,5 +95,7 @@ __all__ = [
     "read_card",
     "read_json",
     "read_text",
+    "replace_file",
+    "run_bounded",
     "torch_dtype",
 ]

@@ -25,7 +25,10 @@ from mergecore.cli.options import (
     ArchDirs,
     AsJson,
     Force,
+    Health,
+    HealthCheck,
     Memory,
+    NoHealth,
     NoHooks,
     Out,
     PluginFiles,
@@ -76,7 +79,8 @@ def run(
         bool, typer.Option("--hash-inputs", help="Add full SHA-256 hashes of the models to the lock file (1 s per GB).")
     ] = False,
     keep: Annotated[list[str], typer.Option(help="Name of a stage to write as well, to OUT-NAME.")] = [],  # noqa: B006
-    no_health: Annotated[bool, typer.Option("--no-health", help="Skip the health check of the result.")] = False,
+    health: Health = HealthCheck.quick,
+    no_health: NoHealth = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -94,11 +98,12 @@ def run(
         memory,
         workers,
         shard_size,
+        health,
+        no_health,
         executor=executor,
         force=force,
         allow_nonfinite=allow_nonfinite,
         hash_inputs=hash_inputs,
-        without=("health",) if no_health else (),
     )
     registry = Registry(warn, local_definitions(arch_dir), files=plugin, hooks=not no_hooks, strict=strict_plugins)
     plan = make_plan(load_recipe(recipe), registry, options.memory, keep)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mergecore.recipes import Lock
@@ -44,6 +44,7 @@ class Options:
         file: the name of the writer's only file, if OUT is that file instead of a folder.
         hash_inputs: always record the SHA-256 of the input weight files in the lock file, even if that takes long.
         without: names of post-processors to skip.
+        choices: what the user chose for post-processors. See `mergecore.api.MergedModel.choices`.
     """
 
     memory: int
@@ -56,6 +57,7 @@ class Options:
     file: str | None = None
     hash_inputs: bool = False
     without: tuple[str, ...] = ()
+    choices: Mapping[str, str] = field(default_factory=dict)
 
     def settled(self, lock: Lock | None) -> Options:
         """Return these options with `shard_bytes` set."""
@@ -72,6 +74,7 @@ class Listener:
         resume: called with the number of tensors that an earlier run finished, the total number, and the bytes done.
         fetch: called with the bytes of weights downloaded so far and in total, from one thread at a time.
         tell: called with each line that post-processors report about the result.
+        published: called once all output folders are complete and have their final names.
     """
 
     warn: Callable[[str], None]
@@ -79,3 +82,4 @@ class Listener:
     resume: Callable[[int, int, int], None] = lambda done, total, count: None
     fetch: Callable[[int, int], None] = lambda done, total: None
     tell: Callable[[str], None] = lambda text: None
+    published: Callable[[], None] = lambda: None

@@ -12,8 +12,11 @@ from mergecore.tooling import (
     ArchDirs,
     AsJson,
     Force,
+    Health,
+    HealthCheck,
     Memory,
     ModelPath,
+    NoHealth,
     Out,
     Quiet,
     Registry,
@@ -77,6 +80,8 @@ def tokensurgeon(
     workers: Workers = 0,
     shard_size: ShardSize = "",
     force: Force = False,
+    health: Health = HealthCheck.quick,
+    no_health: NoHealth = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -87,7 +92,7 @@ def tokensurgeon(
     from mergecore_tokensurgeon.memory import check
     from mergecore_tokensurgeon.transplant import make_transplant
 
-    options = run_options(memory, workers, shard_size, force=force)
+    options = run_options(memory, workers, shard_size, health, no_health, force=force)
     registry = Registry(warn, local_definitions(arch_dir))
     line = _line(model, donor, settings)
     plan, tables = make_transplant(model, donor, settings, registry, options.workers, line)
