@@ -3,6 +3,7 @@
 from pluggy import HookimplMarker
 
 from mergecore.api.adapters import Adapter, AdapterRequest, Change
+from mergecore.api.bounded import Bounded, run_bounded
 from mergecore.api.cards import (
     hub_reference,
     license_kind,
@@ -50,6 +51,7 @@ __all__ = [
     "Adapter",
     "AdapterRequest",
     "Base",
+    "Bounded",
     "Budget",
     "Change",
     "Context",
@@ -102,5 +104,6 @@ __all__ = [
     "read_card",
     "read_json",
     "read_text",
+    "run_bounded",
     "torch_dtype",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -58,6 +59,8 @@ class MergedModel:
         warn: shows a warning to the user.
         tell: prints a line for the user, unless the run is quiet.
         memory: memory budget of the run in bytes, which the post-processor must respect.
+        wrote: called with the name of each file that `put` has written, to record that it belongs to the result.
+        choices: what the user chose for post-processors, by their names, such as ``{"health": "full"}``.
     """
 
     name: str
@@ -77,6 +80,22 @@ class MergedModel:
     warn: Callable[[str], None] = warnings.warn
     tell: Callable[[str], None] = lambda text: None
     memory: int = 0
+    wrote: Callable[[str], None] = lambda name: None
+    choices: Mapping[str, str] = field(default_factory=dict)
+
+    def put(self, name: str, text: str) -> None:
+        """Write a file into `folder`, or replace it as a whole, so that nobody ever sees half of it.
+
+        Invalid Unicode, which names of folders can contain, is replaced.
+        """
+        path = self.folder / name
+        new = path.with_name(f".{path.name}.new")
+        with new.open("wb") as file:
+            file.write(text.encode("utf-8", "replace"))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(new, path)
+        self.wrote(name)
 
 
 class PostProcessor:
@@ -91,3 +110,10 @@ class PostProcessor:
     def run(self, model: MergedModel) -> None:
         """Add files to `model.folder`."""
         raise NotImplementedError
+
+    def after_publish(self, model: MergedModel) -> None:
+        """Add files to the finished output folder, which is `model.folder` now, or replace them with `model.put`.
+
+        This is for steps that should not delay the output, such as a check of the model. The lock file does not list
+        these files. A failure is shown as a warning, and the output is kept.
+        """

@@ -25,7 +25,10 @@ from mergecore.cli.options import (
     ArchDirs,
     AsJson,
     Force,
+    Health,
+    HealthCheck,
     Memory,
+    NoHealth,
     NoHooks,
     Out,
     PluginFiles,
@@ -76,7 +79,8 @@ def run(
         bool, typer.Option("--hash-inputs", help="Add full SHA-256 hashes of the models to the lock file (1 s per GB).")
     ] = False,
     keep: Annotated[list[str], typer.Option(help="Name of a stage to write as well, to OUT-NAME.")] = [],  # noqa: B006
-    no_health: Annotated[bool, typer.Option("--no-health", help="Skip the health check of the result.")] = False,
+    health: Health = HealthCheck.quick,
+    no_health: NoHealth = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -86,7 +90,7 @@ def run(
     """
     from mergecore.cli.run_with_progress import run_with_progress
     from mergecore.discovery import Registry
-    from mergecore.models import local_definitions
+    from mergecore.models import definition_paths, local_definitions
     from mergecore.planning import make_plan
     from mergecore.recipes import load_recipe
 
@@ -94,12 +98,13 @@ def run(
         memory,
         workers,
         shard_size,
+        health,
+        no_health,
         executor=executor,
         force=force,
         allow_nonfinite=allow_nonfinite,
         hash_inputs=hash_inputs,
-        without=("health",) if no_health else (),
-        reads=(*arch_dir, *plugin),
+        reads=(*definition_paths(arch_dir), *plugin),
     )
     registry = Registry(warn, local_definitions(arch_dir), files=plugin, hooks=not no_hooks, strict=strict_plugins)
     plan = make_plan(load_recipe(recipe), registry, options.memory, keep)

@@ -23,6 +23,16 @@ class RequiredLicense(str, Enum):
         return self.value
 
 
+class HealthCheck(str, Enum):
+    """The values that --health accepts."""
+
+    quick = "quick"
+    full = "full"
+
+    def __str__(self) -> str:
+        return self.value
+
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings and errors.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")]
@@ -46,6 +56,12 @@ RequireLicense = Annotated[
     RequiredLicense | None,
     typer.Option("--require-license", help="Reject models without such a license in the card.", show_default=False),
 ]
+
+Health = Annotated[
+    HealthCheck,
+    typer.Option("--health", help="Check the result alone for at most 20 s, or compare it with the models (full)."),
+]
+NoHealth = Annotated[bool, typer.Option("--no-health", help="Skip the health check of the result.")]
 
 
 def parse_size(text: str, option: str) -> int:
@@ -79,13 +95,21 @@ def memory_budget(memory: str = "") -> int:
     return parse_size(memory, "--memory") if memory else spare_memory()
 
 
-def run_options(memory: str = "", workers: int = 0, shard_size: str = "", **others: Any) -> Options:
-    """Return the options of a run from the values of `--memory`, `--workers`, and `--shard-size`.
+def run_options(
+    memory: str = "",
+    workers: int = 0,
+    shard_size: str = "",
+    health: HealthCheck = HealthCheck.quick,
+    no_health: bool = False,
+    **others: Any,
+) -> Options:
+    """Return the options of a run from the values of the options with the same names.
 
     Args:
         memory: memory budget. Defaults to half of the free memory.
         workers: number of threads. Defaults to one per core.
         shard_size: maximum size of a weight file. Defaults to 5 GB, or the size in a lock file.
+        health, no_health: how to check the result, or not at all.
         others: fields of `Options`.
 
     Raises:
@@ -94,4 +118,11 @@ def run_options(memory: str = "", workers: int = 0, shard_size: str = "", **othe
     from mergecore.running import Options, available_cores
 
     shard_bytes = parse_size(shard_size, "--shard-size") if shard_size else 0
-    return Options(memory_budget(memory), workers or available_cores(), shard_bytes, **others)
+    return Options(
+        memory_budget(memory),
+        workers or available_cores(),
+        shard_bytes,
+        without=("health",) if no_health else (),
+        choices={"health": health.value},
+        **others,
+    )

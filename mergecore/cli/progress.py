@@ -24,7 +24,8 @@ class Progress:
         self._total, self._quiet, self._doing, self._written = total, quiet, doing, 0
         self._bar: Bar | None = None
         self._fetching: TaskID | None = None
-        self._started = self._ended = self._last = time.perf_counter()
+        self._started = self._last = time.perf_counter()
+        self._ended: float | None = None
         self._lines = self._fetched = 0
 
     def __enter__(self) -> Progress:
@@ -76,16 +77,22 @@ class Progress:
             self._lines = self._written * PLAIN_LINES // self._total
             print(f"{self._written / self._total:4.0%}  {self._written / 1e6:,.0f} MB", file=sys.stderr, flush=True)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def published(self) -> None:
+        """Stop the clock and the bar. Checks of the finished result do not count."""
         self._ended = time.perf_counter()
         if self._bar is not None:
             self._bar.stop()
 
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._ended is None:
+            self.published()
+
     @property
     def seconds(self) -> float:
-        return self._ended - self._started
+        """Time from the start, or the end of the download, until the result was complete."""
+        return (self._ended or time.perf_counter()) - self._started
 
     def summary(self) -> str:
         """Summarize bytes, time, and rate. The rate is measured until the last byte, before post-processing."""

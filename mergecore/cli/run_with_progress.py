@@ -32,7 +32,9 @@ def run_with_progress(
         if not quiet:
             print_plan(plan)
         with Progress(sum(item.bytes_out for item in (plan, *plan.kept.values())), quiet) as progress:
-            listener = Listener(warn, progress.advance, progress.resume, progress.fetch, progress.tell)
+            listener = Listener(
+                warn, progress.advance, progress.resume, progress.fetch, progress.tell, progress.published
+            )
             run_plan(plan, out, registry, options, listener, finishing)
         if as_json:
             print(json.dumps({**plan_view(plan), "out": str(out), "seconds": round(progress.seconds, 3)}, indent=2))

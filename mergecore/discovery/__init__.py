@@ -21,7 +21,12 @@ from mergecore.discovery.parameters import (
     parse_level,
     value_for,
 )
-from mergecore.discovery.postprocessors import load_postprocessors, run_for_stage, run_postprocessor
+from mergecore.discovery.postprocessors import (
+    load_postprocessors,
+    run_after_publish,
+    run_for_stage,
+    run_postprocessor,
+)
 from mergecore.discovery.registry import Registry
 from mergecore.discovery.scaffold import Template, write_package
 
@@ -46,6 +51,7 @@ __all__ = [
     "not_installed",
     "parse_level",
     "plugin_summary",
+    "run_after_publish",
     "run_for_stage",
     "run_postprocessor",
     "value_for",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import graphlib
 from collections.abc import Callable, Collection
+from pathlib import Path
 
 from mergecore.api import MergedModel, PostProcessor
 from mergecore.discovery.entry_points import suggest_fix
@@ -59,3 +60,17 @@ def run_postprocessor(name: str, postprocessor: PostProcessor, model: MergedMode
     except Exception as error:
         owner = registry.owner("postprocessors", name)
         raise RunError(f"{owner} failed ({type(error).__name__}: {error}): {suggest_fix(owner, error)}") from error
+
+
+def run_after_publish(
+    name: str, postprocessor: PostProcessor, model: MergedModel, registry: Registry, out: Path
+) -> None:
+    """Let a post-processor finish the published folder `out`. A failure is a warning, because the model is complete."""
+    try:
+        postprocessor.after_publish(model)
+    except Exception as error:
+        owner = registry.owner("postprocessors", name)
+        model.warn(f"{out} is complete, but {owner} failed afterward ({type(error).__name__}: {error})")
+    except BaseException:
+        model.warn(f"{out} is complete; only {name!r}, which runs after the merge, was interrupted")
+        raise

@@ -3,6 +3,7 @@
 from mergecore.models.adapters import find_adapter, open_model, tied_heads, with_adapter
 from mergecore.models.architecture_lookup import (
     compare_names,
+    definition_paths,
     find_architecture,
     fit_checkpoints,
     load_definition,
@@ -38,6 +39,7 @@ __all__ = [
     "check_unchanged",
     "check_vocabularies",
     "compare_names",
+    "definition_paths",
     "explain_hub_errors",
     "fetch_in_parallel",
     "find_adapter",

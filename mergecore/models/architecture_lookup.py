@@ -53,10 +53,14 @@ def load_definitions(paths: Sequence[Path]) -> dict[str, Any]:
     return found
 
 
+def definition_paths(folders: Sequence[Path]) -> list[Path]:
+    """Return these folders, then those in MERGECORE_ARCH_PATH."""
+    return [*folders, *(Path(part) for part in os.environ.get(PATH_VARIABLE, "").split(os.pathsep) if part)]
+
+
 def local_definitions(folders: Sequence[Path]) -> dict[str, Any]:
     """Load the architectures in these folders, then those in MERGECORE_ARCH_PATH."""
-    from_variable = [Path(part) for part in os.environ.get(PATH_VARIABLE, "").split(os.pathsep) if part]
-    return load_definitions([*folders, *from_variable])
+    return load_definitions(definition_paths(folders))
 
 
 def find_architecture(

@@ -13,7 +13,7 @@ from pathlib import Path
 from mergecore.errors import InputError
 from mergecore.running.exchange import exchange
 from mergecore.running.locks import hold_lock
-from mergecore.running.ownership import MARKER, foreign_entries, is_foreign_file, marker_for, write_marker
+from mergecore.running.ownership import MARKER, foreign_entries, is_foreign_file, marker_for, read_marker, write_marker
 
 NAMED = 5
 """Maximum number of entries that a message lists."""
@@ -123,6 +123,7 @@ class OutputFolder:
 
     def restore(self) -> None:
         """Restore the old output folder if a run was interrupted while replacing it."""
+        self._check_partial()
         if self._replaced.exists() and not self.folder.exists():
             os.replace(self._replaced, self.folder)
 
@@ -169,6 +170,11 @@ class OutputFolder:
             raise
         _sync_one(self.folder.parent)
         shutil.rmtree(self.partial, ignore_errors=True)
+
+    def adopt(self, name: str) -> None:
+        """Record that mergecore wrote a file into OUT after publishing it."""
+        marker = self.folder / MARKER
+        write_marker(marker, {*(read_marker(marker) or ()), name})
 
     def _place(self, force: bool) -> None:
         """Rename the result to OUT. Without `force`, fail if somebody created OUT in the meantime."""

@@ -1,4 +1,4 @@
-"""Run a plan: an executor does the jobs, post-processors complete the folder, and it is moved into place atomically."""
+"""Run a plan: an executor does the jobs, post-processors add files, and the folder is moved into place atomically."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mergecore.api import Executor, PostProcessor
-from mergecore.discovery import Registry, load_postprocessors, run_postprocessor
+from mergecore.api import Executor, MergedModel, PostProcessor
+from mergecore.discovery import Registry, load_postprocessors, run_after_publish, run_postprocessor
 from mergecore.errors import RunError
 from mergecore.models import check_unchanged
 from mergecore.planning import Plan, merged_model
@@ -106,26 +106,40 @@ def _begin(
 
 
 def _make_all(results: list[_Result], run: _Run) -> list[dict[str, Any]]:
-    """Make all results, then publish them together. Return the contents of their lock files."""
+    """Make all results, publish them together, and let post-processors finish. Return the contents of the lock files.
+
+    The run locks are held until the end, because post-processors can still replace files.
+    """
     with ExitStack() as stack:
         for result in results:
             stack.enter_context(_claim(result, run))
         for result in results:
             prefetch(result.plan, run.listener.fetch)
-        locks = [_make(result, run) for result in results]
+        made = [_make(result, run) for result in results]
         for result in results:
             check_unchanged(result.plan.stamps)
             result.target.publish(run.options.force)
-    return locks
+        run.listener.published()
+        for result, (model, _) in zip(results, made):
+            published = replace(model, folder=result.target.folder, wrote=result.target.adopt)
+            for name, postprocessor in run.postprocessors.items():
+                run_after_publish(name, postprocessor, published, run.registry, result.target.out)
+    return [lock for _, lock in made]
 
 
 @contextmanager
 def _claim(result: _Result, run: _Run) -> Iterator[None]:
     """Hold the run lock of a result. If the run stops, report what the next run can resume."""
-    with result.target.hold(), _keeping(result, run.listener):
-        result.target.restore()
-        result.check(run.options)  # again, because another run might have ended before this one got the lock
-        yield
+    target = result.target
+    try:
+        with target.hold():
+            target.restore()
+            result.check(run.options)  # again, because another run might have ended before this one got the lock
+            with _keeping(result, run.listener):
+                yield
+    except OSError as error:
+        where = error.filename or target.partial
+        raise RunError(f"{where}: {error.strerror or error}; fix this and run again") from error
 
 
 @contextmanager
@@ -133,32 +147,28 @@ def _keeping(result: _Result, listener: Listener) -> Iterator[None]:
     """If the run stops for any reason, report what the next run can resume. If nothing is finished, keep no files."""
     target = result.target
     try:
-        try:
-            yield
-        except BaseException:
-            record = read_journal(target.journal)
-            if record and record.done:
-                kept = f"has {len(record.done)} of {len(result.plan.jobs)} tensors"
-                listener.warn(f"{target.partial}: {kept}; run the same recipe again to resume")
-            else:
-                target.clear()
-            raise
-    except OSError as error:
-        where = error.filename or target.partial
-        raise RunError(f"{where}: {error.strerror or error}; fix this and run again") from error
+        yield
+    except BaseException:
+        record = read_journal(target.journal)
+        if record and record.done:
+            kept = f"has {len(record.done)} of {len(result.plan.jobs)} tensors"
+            listener.warn(f"{target.partial}: {kept}; run the same recipe again to resume")
+        else:
+            target.clear()
+        raise
 
 
-def _make(result: _Result, run: _Run) -> dict[str, Any]:
-    """Write the tensors, run the post-processors, and write the lock file. Return the contents of the lock file."""
+def _make(result: _Result, run: _Run) -> tuple[MergedModel, dict[str, Any]]:
+    """Write the tensors, run the post-processors, and write the lock file. Return the model and the lock's contents."""
     plan, target, options = result.plan, result.target, run.options
     digests = write_tensors(plan, target, run.registry, run.executor, options, run.listener, run.recorded)
     model = merged_model(plan, target.result, target.folder.name, run.listener.warn)
-    model = replace(model, tell=run.listener.tell, memory=options.memory)
+    model = replace(model, tell=run.listener.tell, memory=options.memory, choices=options.choices)
     for name, postprocessor in run.postprocessors.items():
         run_postprocessor(name, postprocessor, model, run.registry)
     if not run.recorded:
-        return {}
+        return model, {}
     described = describe_run(plan, target.folder, run.registry, options.shard_bytes)
     if plan.recipe.lock and (text := describe_changes(plan.recipe.lock, described)):
         run.listener.warn(text)
-    return write_lock(plan, target, described, digests, options.workers, options.hash_inputs)
+    return model, write_lock(plan, target, described, digests, options.workers, options.hash_inputs)

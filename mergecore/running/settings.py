@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mergecore.recipes import Lock
@@ -45,6 +45,7 @@ class Options:
         file: the name of the writer's only file, if OUT is that file instead of a folder.
         hash_inputs: always record the SHA-256 of the input weight files in the lock file, even if that takes long.
         without: names of post-processors to skip.
+        choices: what the user chose for post-processors. See `mergecore.api.MergedModel.choices`.
     """
 
     memory: int
@@ -57,6 +58,7 @@ class Options:
     file: str | None = None
     hash_inputs: bool = False
     without: tuple[str, ...] = ()
+    choices: Mapping[str, str] = field(default_factory=dict)
     reads: tuple[Path, ...] = ()
 
     def settled(self, lock: Lock | None) -> Options:
@@ -74,6 +76,7 @@ class Listener:
         resume: called with the number of tensors that an earlier run finished, the total number, and the bytes done.
         fetch: called with the bytes of weights downloaded so far and in total, from one thread at a time.
         tell: called with each line that post-processors report about the result.
+        published: called once all output folders are complete and have their final names.
     """
 
     warn: Callable[[str], None]
@@ -81,3 +84,4 @@ class Listener:
     resume: Callable[[int, int, int], None] = lambda done, total, count: None
     fetch: Callable[[int, int], None] = lambda done, total: None
     tell: Callable[[str], None] = lambda text: None
+    published: Callable[[], None] = lambda: None

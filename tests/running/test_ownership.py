@@ -94,6 +94,34 @@ def test_what_was_added_to_a_result_or_changed_in_it_is_never_removed(
     assert tree(out) == before
 
 
+LATE = """
+from mergecore.api import PostProcessor
+
+class Late(PostProcessor):
+    def run(self, model):
+        pass
+    def after_publish(self, model):
+        assert not (model.folder.parent / "out.partial").exists()
+        model.put("late.json", "{}")
+        model.put("README.md", "new")
+"""
+
+
+def test_files_written_after_publishing_belong_to_the_result(
+    recipe: dict[str, Any], tmp_path: Path, inside: Any
+) -> None:
+    (tmp_path / "late.py").write_text(LATE)
+    (tmp_path / "recipe.yml").write_text(json.dumps(recipe))
+    out = tmp_path / "out"
+    for force in ((), ("--force",)):
+        done = inside.mergecore("run", tmp_path / "recipe.yml", out, "--plugin", tmp_path / "late.py", *force)
+        assert done.returncode == 0, done.stderr
+        assert (out / "late.json").read_text() == "{}" and (out / "README.md").read_text() == "new"
+    (out / "late.json").write_text("mine")
+    with pytest.raises(InputError, match=r"it contains late.json \(changed since\)"):
+        mergecore.run(recipe, out, force=True)
+
+
 def test_a_folder_that_mergecore_did_not_make_is_refused_with_the_line_that_removes_it(
     recipe: dict[str, Any], tmp_path: Path
 ) -> None:

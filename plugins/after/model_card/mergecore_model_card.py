@@ -25,6 +25,8 @@ from mergecore.api import (
 )
 
 RECIPE, LOCK = "mergecore_recipe.yml", "mergecore.lock.json"
+HEALTH = "mergecore_health.json"
+"""Written by the `health` post-processor after the result is published."""
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
 
 
@@ -36,8 +38,11 @@ class ModelCard(PostProcessor):
 
     def run(self, model: MergedModel) -> None:
         (model.folder / RECIPE).write_text(model.recipe, "utf-8")
-        # Folder names can contain invalid Unicode.
-        (model.folder / "README.md").write_text(card(model), "utf-8", errors="replace")
+        model.put("README.md", card(model))
+
+    def after_publish(self, model: MergedModel) -> None:
+        if (model.folder / HEALTH).exists():
+            model.put("README.md", card(model))
 
 
 def card(model: MergedModel) -> str:
@@ -213,7 +218,7 @@ def _score_tables(model: MergedModel) -> list[str]:
 
 def _health(model: MergedModel) -> list[str]:
     """Return the health section of the card with verdict and figures, or nothing if there was no check."""
-    path = model.folder / "mergecore_health.json"  # written by the `health` post-processor
+    path = model.folder / HEALTH
     if not path.exists():
         return []
     found = json.loads(path.read_text("utf-8"))

@@ -1,20 +1,20 @@
-"""The subprocess of a health check, which measures a merge and its parents and prints one JSON line for each."""
+"""The subprocess of a health check, where `mergecore.api.run_bounded` calls `check` to measure models."""
 
 from __future__ import annotations
 
 import gc
-import json
 import math
-import os
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401  before the limit on memory is set
 
 from mergecore.api import Subject
 from mergecore_eval.figures import TOKENS, Figures
@@ -28,6 +28,12 @@ WRITTEN = 64
 QUESTION, ANSWER = "Describe the sea in one sentence.", "The sea is wide, deep and never quite still."
 BEGINNING = "The letter arrived on a rainy morning, and"
 """Text to continue if there is no chat template."""
+TEXT_LENGTH, TEXT_SECONDS = 50_000, 5
+"""Limits of what a chat template writes for one question, and of the time it takes."""
+
+
+class Unbounded(Exception):
+    """A chat template exceeds its limits. The message says which."""
 
 
 class NotFinite(Exception):
@@ -43,31 +49,43 @@ class Predictions:
     rows: Tensor
 
 
-def measure(subject: Subject, merge: Predictions | None) -> tuple[Figures, Predictions]:
-    """Return the figures of a model and its predictions. The divergence is measured against `merge`.
+def losses(subject: Subject, merge: Predictions | None) -> tuple[Figures, Predictions]:
+    """Return the losses of a model and its predictions. The divergence is measured against `merge`.
 
     Raises:
         NotFinite: The logits are NaN or infinite.
     """
     predictions, size = predict(subject)
-    losses = -predictions.rows.gather(1, torch.tensor(predictions.ids[1:])[:, None]).double()
-    begun, end = _end_of_turn(subject.tokenizer)
-    stops = _stop_ids(subject.model)
-    answer = written(subject, _prompt(subject.tokenizer), WRITTEN)
+    found = -predictions.rows.gather(1, torch.tensor(predictions.ids[1:])[:, None]).double()
     figures = Figures(
         name=subject.name,
-        loss=float(losses.mean()),
-        loss_per_byte=float(losses.sum()) / size,
+        tokens=sum(token != subject.tokenizer.unk_token_id for token in predictions.ids[1:]),
+        loss=float(found.mean()),
+        loss_per_byte=float(found.sum()) / size,
         guess=math.log(predictions.rows.shape[1]),
         divergence=divergence(predictions, merge) if merge else None,
+    )
+    return figures, predictions
+
+
+def with_answer(figures: Figures, subject: Subject) -> Figures:
+    """Return a model's figures with those about its answer. Raise `NotFinite` as in `losses`."""
+    try:
+        (begun, end), prompt, trouble = _end_of_turn(subject.tokenizer), _prompt(subject.tokenizer), ""
+    except Unbounded as error:
+        begun, end, prompt, trouble = [], None, _beginning(subject.tokenizer), str(error)
+    stops = _stop_ids(subject.model)
+    answer = written(subject, prompt, WRITTEN)
+    return replace(
+        figures,
         repeated=repeated(answer),
         stop=None if end is None else float(_logits(subject.model, begun)[-1].softmax(-1)[end]),
         ends=None if end is None else end in stops,
         written=len(answer),
         stopped=bool(answer) and answer[-1] in stops,
         answer=str(subject.tokenizer.decode(answer)),
+        trouble=trouble,
     )
-    return figures, predictions
 
 
 def predict(subject: Subject) -> tuple[Predictions, float]:
@@ -127,17 +145,49 @@ def _first_not_finite(model: Any, batch: Tensor) -> str:
 
 
 def _chat(tokenizer: Any, messages: Sequence[tuple[str, str]], **options: Any) -> str | None:
-    """Render a chat with the tokenizer's template, or return None if it has none or rejects the chat."""
+    """Render a chat with the tokenizer's template, or return None if it has none or rejects the chat.
+
+    Raises:
+        Unbounded: The template takes too much time or memory, or writes too much.
+    """
     try:
         turns = [{"role": role, "content": content} for role, content in messages]
-        return str(tokenizer.apply_chat_template(turns, tokenize=False, **options))
+        with _limited(TEXT_SECONDS):
+            text = str(tokenizer.apply_chat_template(turns, tokenize=False, **options))
+    except Unbounded:
+        raise
+    except MemoryError:
+        raise Unbounded("its chat template needs too much memory") from None
     except Exception:  # templates can raise anything
         return None
+    if len(text) > TEXT_LENGTH:
+        raise Unbounded(f"its chat template writes {len(text)} characters for one question")
+    return text
+
+
+@contextmanager
+def _limited(seconds: int) -> Iterator[None]:
+    """Raise `Unbounded` in Python code that takes longer. Only the limits of the process stop a single call into C."""
+
+    def stop(_number: int, _frame: Any) -> None:
+        raise Unbounded(f"its chat template takes longer than {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _prompt(tokenizer: Any) -> list[int]:
     text = _chat(tokenizer, [("user", QUESTION)], add_generation_prompt=True)
-    return encode(tokenizer, text) if text else [*start_ids(tokenizer), *encode(tokenizer, BEGINNING)]
+    return encode(tokenizer, text) if text else _beginning(tokenizer)
+
+
+def _beginning(tokenizer: Any) -> list[int]:
+    return [*start_ids(tokenizer), *encode(tokenizer, BEGINNING)]
 
 
 def _end_of_turn(tokenizer: Any) -> tuple[list[int], int | None]:
@@ -173,22 +223,31 @@ def _words(error: Exception, folder: Folder) -> str:
     return text.replace(str(folder.folder), folder.name).removeprefix(f"{folder.name}: ")
 
 
-def main() -> None:
-    """Answer the request on standard input. Redirect anything that libraries print to standard error."""
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)
+def check(request: Sequence[Mapping[str, str]]) -> Iterator[Mapping[str, Any]]:
+    """Measure the models in a request, starting with the merge. Yield what is known about a model, with its number.
+
+    That is what it is ``doing``, the ``figures`` as soon as the loss is known and again when they are complete, the
+    module where ``nonfinite`` numbers start, or an ``error``.
+    """
     merge = None
-    for item in json.load(sys.stdin):
+    for number, item in enumerate(request):
         subject = Folder(Path(item["folder"]), item["name"], item["dtype"])
-        answer: dict[str, Any]
         try:
-            figures, predictions = measure(_of_its_class(subject), merge)
-            merge, answer = merge or predictions, {"figures": asdict(figures)}
+            yield {"model": number, "doing": "using its tokenizer"}
+            encode(subject.tokenizer, SAMPLE.read_text("utf-8"))
+            yield {"model": number, "doing": "loading its weights"}
+            _of_its_class(subject)
+            yield {"model": number, "doing": "measuring its loss"}
+            figures, predictions = losses(subject, merge)
+            yield {"model": number, "doing": "writing an answer", "figures": asdict(figures)}
+            yield {"model": number, "figures": asdict(with_answer(figures, subject))}
+            merge = merge or predictions
         except NotFinite as place:
-            answer = {"nonfinite": str(place)}
+            yield {"model": number, "nonfinite": str(place)}
+        except MemoryError:
+            raise
         except Exception as error:  # transformers can raise anything on an unusual model
-            answer = {"error": _words(error, subject)}
-        print(json.dumps(answer), file=answers, flush=True)
+            yield {"model": number, "error": _words(error, subject)}
         if merge is None:
             return
         del subject

@@ -1,25 +1,36 @@
-"""Compare a merge with its parents in a separate process, and report whether it is healthy."""
+"""Check a finished merge in a separate process, alone or compared with its parents, and report if it is healthy."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from mergecore.api import VOCABULARY_FILES, MergedModel, PostProcessor
+from mergecore.api import (
+    TOKENIZER_FILES,
+    VOCABULARY_FILES,
+    Bounded,
+    MergedModel,
+    PostProcessor,
+    run_bounded,
+)
 from mergecore.tooling import split_adapters
 from mergecore_eval.figures import TOKENS, Figures, Verdict, judge, table
 
 FILE = "mergecore_health.json"
 """Results of the check, which the model card uses."""
-SECONDS = 300
-"""Time limit of a check. Models measured by then still count."""
+SECONDS = {"quick": 20, "full": 300}
+"""Time limit of all checks of a run, by the choice of the user. Models measured by then still count."""
+LIBRARIES = 3 * 10**8
+"""Private memory in bytes that torch and transformers take when they are imported. 0.25 GB were measured."""
+SLACK = 2 * 10**8
+"""Bytes for everything that does not depend on the size of a model."""
+PARSED = 20
+"""Bytes that a loaded tokenizer takes for each byte of its files."""
 
 
 class LeftOut(Exception):
@@ -27,35 +38,59 @@ class LeftOut(Exception):
 
 
 class Health(PostProcessor):
-    """Compare the result with its parents on a short text and a chat, if transformers can load them."""
+    """Check that the finished model writes text, alone or compared with its parents, if transformers can load it."""
 
     after = ("config", "tokenizer")
 
+    def __init__(self) -> None:
+        self._spent = 0.0
+
     def run(self, model: MergedModel) -> None:
+        """Do nothing yet. The check never delays the output."""
+
+    def after_publish(self, model: MergedModel) -> None:
+        mode, begun = model.choices.get("health", "quick"), time.monotonic()
         try:
-            verdict, figures, missing = check(model)
+            left = SECONDS[mode] - self._spent
+            if left <= 0:
+                raise LeftOut(f"the checks of other results took the {SECONDS[mode]} s of this run")
+            found = check(model, mode == "full", left)
         except LeftOut as reason:
             model.tell(f"no health check: {reason}")
             return
-        found = {
-            "verdict": verdict.word,
-            "reason": verdict.reason,
-            "models": [asdict(item) for item in figures],
-            "left_out": missing,
-        }
-        (model.folder / FILE).write_text(json.dumps(found, indent=2) + "\n", "utf-8")
-        for line in table(figures) if figures else ():
+        finally:
+            self._spent += time.monotonic() - begun
+        model.put(FILE, json.dumps(found.plain(), indent=2) + "\n")
+        for line in table(found.figures) if found.figures else ():
             model.tell(line)
-        for name, cause in missing.items():
+        for name, cause in found.missing.items():
             model.tell(f"{name} was not compared: {cause}")
-        if verdict.word == "healthy":
-            model.tell(f"{model.name} is {verdict}")
-        else:
-            model.warn(f"{model.name} is {verdict}")
+        wrong = found.verdict.word in ("broken", "doubtful")
+        (model.warn if wrong else model.tell)(f"{model.name} is {found.verdict}")
+        if found.verdict.word == "inconclusive" and mode == "quick":
+            model.tell("to compare a merge with its parents, use --health full")
 
 
-def check(model: MergedModel) -> tuple[Verdict, list[Figures], dict[str, str]]:
-    """Return the verdict, the figures of the merge and its parents, and why any parents were not measured.
+@dataclass(frozen=True)
+class Checked:
+    """The verdict, the figures of the merge and its parents, and why any parents were not measured."""
+
+    verdict: Verdict
+    figures: list[Figures]
+    missing: dict[str, str]
+
+    def plain(self) -> dict[str, Any]:
+        """Return the content of `FILE`."""
+        return {
+            "verdict": self.verdict.word,
+            "reason": self.verdict.reason,
+            "models": [asdict(item) for item in self.figures],
+            "left_out": self.missing,
+        }
+
+
+def check(model: MergedModel, full: bool, seconds: float) -> Checked:
+    """Measure a merge and, if `full`, its parents.
 
     Raises:
         LeftOut: The merge cannot be measured.
@@ -64,43 +99,55 @@ def check(model: MergedModel) -> tuple[Verdict, list[Figures], dict[str, str]]:
         raise LeftOut("transformers is not installed; run: pip install transformers")
     if not any(next(model.folder.glob(pattern), None) for pattern in ("tokenizer.json", *VOCABULARY_FILES)):
         raise LeftOut("the model has no tokenizer")
-    models, missing, room = _chosen(model)
+    models, missing = _chosen(model, full)
     beside = f" and {len(models) - 1} parent(s)" if len(models) > 1 else ""
     model.tell(f"health check: {model.name}{beside}")
-    answers, cause = _measured(models, room)
-    if not answers or "error" in answers[0]:
-        raise LeftOut(answers[0]["error"] if answers else cause)
-    if "nonfinite" in answers[0]:
-        return Verdict("broken", f"NaN or infinity, starting at {answers[0]['nonfinite']}"), [], missing
-    figures = [Figures(**item["figures"]) for item in answers if "figures" in item]
-    for (name, _), item in zip(models, answers):
+    done = _measured(models, model, seconds)
+    answers: list[dict[str, Any]] = [{} for _ in models]
+    for value in done.values:
+        answers[value["model"]] |= value
+    for answer in answers:
+        if done.cause and "error" not in answer:
+            answer["error"] = f"{done.cause}, {answer['doing']}" if "doing" in answer else done.cause
+    merge, *others = answers
+    if "nonfinite" in merge:
+        return Checked(Verdict("broken", f"NaN or infinity, starting at {merge['nonfinite']}"), [], missing)
+    if "figures" not in merge:
+        if not done.cause:
+            raise LeftOut(merge["error"])
+        return Checked(Verdict("inconclusive", merge["error"]), [], missing)
+    figures = [_figures(item) for item in answers if "figures" in item]
+    for (name, _), item in zip(models[1:], others):
         if "figures" not in item:
             missing[name] = item.get("error", "its logits contain NaN or infinity")
-    missing |= {name: cause for name, _ in models[len(answers) :]}
-    return judge(figures[0], figures[1:]), figures, missing
+    return Checked(judge(figures[0], figures[1:]), figures, missing)
 
 
-def _chosen(model: MergedModel) -> tuple[list[tuple[str, Path]], dict[str, str], int]:
-    """Return the merge and the parents to measure, why others are skipped, and the bytes that a model can use.
+def _figures(answer: dict[str, Any]) -> Figures:
+    """Return a model's figures, with the reason if they are incomplete."""
+    figures = Figures(**answer["figures"])
+    return figures if figures.answer is not None else replace(figures, trouble=answer["error"])
+
+
+def _chosen(model: MergedModel, full: bool) -> tuple[list[tuple[str, Path]], dict[str, str]]:
+    """Return the merge and the parents to measure, and why others are skipped.
 
     Raises:
         LeftOut: The merge would not fit.
     """
-    # The vocabulary has no more rows than the largest matrix. Each token needs four float32 numbers per position.
-    rows = max((info.shape[0] for info in model.tensors.values() if len(info.shape) == 2), default=0)
-    work = 4 * 4 * TOKENS * rows
-    room, allowed = model.memory - work, f"{model.memory / 1e9:.2g} GB (--memory)"
-    if (size := stored(model.folder)) > room:
-        raise LeftOut(f"it needs {(size + work) / 1e9:.2g} GB of memory, but is limited to {allowed}")
+    room, allowed = model.memory - LIBRARIES - work(model), f"{model.memory / 1e9:.2g} GB (--memory)"
+    if (size := needed(model.folder)) > room:
+        total = model.memory - room + size
+        raise LeftOut(f"it needs {total / 1e9:.2g} GB of memory, but is limited to {allowed}")
     models, missing = [(model.name, model.folder)], {}
-    for name, folder, adapters in parents(model):
+    for name, folder, adapters in parents(model) if full else ():
         if adapters:
             missing[name] = "it has an adapter"
-        elif stored(folder) > room:
+        elif needed(folder) > room:
             missing[name] = f"it does not fit into {allowed}"
         else:
             models.append((name, folder))
-    return models, missing, room
+    return models, missing
 
 
 def parents(model: MergedModel) -> Iterator[tuple[str, Path, bool]]:
@@ -118,37 +165,39 @@ def parents(model: MergedModel) -> Iterator[tuple[str, Path, bool]]:
             yield "+".join(names), info.folder, bool(adapters)
 
 
-def stored(folder: Path) -> int:
-    """Return the size of a model's weight files in bytes."""
-    files = list(folder.glob("*.safetensors")) or list(folder.glob("*.bin"))
+def work(model: MergedModel) -> int:
+    """Return the bytes that any model of a check needs besides its weights and its tokenizer."""
+    # The vocabulary has no more rows than the largest matrix. Each token needs four float32 numbers per position.
+    rows = max((info.shape[0] for info in model.tensors.values() if len(info.shape) == 2), default=0)
+    return SLACK + 4 * 4 * TOKENS * rows
+
+
+def needed(folder: Path, wide: bool = False) -> int:
+    """Return the bytes for a model's weights in their stored dtype, or as float32 if `wide`, and for its tokenizer."""
+    weights, copy = list(folder.glob("*.safetensors")), 0
+    if not weights:
+        weights, copy = list(folder.glob("*.bin")), 1  # these are read into memory as a whole
+    # Twice the bytes are enough for float32, as long as the stored dtype is wider than one byte.
+    small = [path for pattern in TOKENIZER_FILES for path in folder.glob(pattern)]
+    return (1 + wide + copy) * _size(weights) + PARSED * _size(small)
+
+
+def _size(files: Sequence[Path]) -> int:
     return sum(file.stat().st_size for file in files)
 
 
-def _measured(models: Sequence[tuple[str, Path]], room: int) -> tuple[list[dict[str, Any]], str]:
-    """Measure models in a subprocess. Return the results, and the reason why some could be missing.
-
-    A crash in a library, or a model that turns out to be too large, then cannot end the run.
-    """
-    # Twice the bytes are enough for float32, as long as the stored dtype is wider than one byte.
-    dtype = "float32" if 2 * max(stored(folder) for _, folder in models) <= room else "auto"
-    request = [{"name": name, "folder": str(folder.absolute()), "dtype": dtype} for name, folder in models]
-    program = "from mergecore_eval.checkup import main; main()"
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", program],
-            input=json.dumps(request).encode(),
-            capture_output=True,
-            timeout=SECONDS,
-            cwd=Path(__file__).parent.parent,  # Python searches for modules there first
-            env={**os.environ, "HF_HUB_OFFLINE": "1"},
-            check=False,
-        )
-        out, cause = done.stdout, f"its process exited with status {done.returncode}"
-        if done.returncode == -9:
-            cause = "its process was killed, most likely because it ran out of memory"
-    except subprocess.TimeoutExpired as late:
-        out, cause = late.stdout or b"", f"it took longer than {SECONDS} s"
-    except OSError as error:
-        out, cause = b"", f"its process cannot be started: {error}"
-    *lines, _ = out.decode("ascii").split("\n")  # ignore an incomplete last line
-    return [json.loads(line) for line in lines], cause
+def _measured(models: Sequence[tuple[str, Path]], model: MergedModel, seconds: float) -> Bounded:
+    """Measure models in a subprocess, so that a library that crashes or a hostile model cannot end the run."""
+    room = model.memory - LIBRARIES - work(model)
+    wide = max(needed(folder, wide=True) for _, folder in models) <= room
+    request = [
+        {"name": name, "folder": str(folder.absolute()), "dtype": "float32" if wide else "auto"}
+        for name, folder in models
+    ]
+    return run_bounded(
+        "mergecore_eval.checkup:check",
+        request,
+        memory=max(needed(folder, wide) for _, folder in models) + work(model),
+        seconds=seconds,
+        environment={"HF_HUB_OFFLINE": "1"},
+    )

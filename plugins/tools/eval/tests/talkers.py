@@ -24,3 +24,20 @@ def write_talker(folder: Path, seed: int) -> Path:
     LlamaForCausalLM(config).save_pretrained(folder)
     fast.save_pretrained(folder)
     return folder
+
+
+def teach(folder: Path, text: str) -> None:
+    """Train a talker on a text until it predicts most of it."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    ids = torch.tensor([AutoTokenizer.from_pretrained(folder)(text)["input_ids"][:512]])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.02)
+    loss = model(ids, labels=ids).loss
+    while loss.item() > 1:
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        loss = model(ids, labels=ids).loss
+    model.save_pretrained(folder)

@@ -11,8 +11,11 @@ import typer
 from mergecore.tooling import (
     AsJson,
     Force,
+    Health,
+    HealthCheck,
     Listener,
     Memory,
+    NoHealth,
     Out,
     OutputFolder,
     Progress,
@@ -43,13 +46,15 @@ def moe(
     workers: Workers = 0,
     shard_size: ShardSize = "",
     force: Force = False,
+    health: Health = HealthCheck.quick,
+    no_health: NoHealth = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Build a mixture of experts from the dense models in CONFIG, and write it to the folder OUT."""
     from mergecore_moe.config import load_config
 
-    options = run_options(memory, workers, shard_size, force=force, reads=(config,))
+    options = run_options(memory, workers, shard_size, health, no_health, force=force, reads=(config,))
     registry = Registry(warn)
     mixture = _open(load_config(config), registry)
     try:
@@ -62,7 +67,9 @@ def moe(
         plan = mixture.plan(_gates(mixture, options.memory, quiet), registry)
         registry.notify("after_plan", tensors=plan.tensors, notes=list(plan.notes))
         with Progress(plan.bytes_out, quiet) as progress:
-            listener = Listener(warn, progress.advance, progress.resume, tell=progress.tell)
+            listener = Listener(
+                warn, progress.advance, progress.resume, tell=progress.tell, published=progress.published
+            )
             run_plan(plan, out, registry, options, listener)
         if as_json:
             view = {**plan_view(plan), "out": str(out), "seconds": round(progress.seconds, 3)}

@@ -24,6 +24,7 @@ from mergecore.tooling import (
     Registry,
     ShardSize,
     Span,
+    definition_paths,
     find_architecture,
     local_definitions,
     make_plan,
@@ -62,7 +63,8 @@ def fill(
     if sort != "folder":
         check_out(out, sort == "components")
     registry = Registry(warn, local_definitions(arch_dir))
-    options = replace(_options(sort, memory, shard_size, force), reads=(Path(model), Path(template), *arch_dir))
+    reads = (Path(model), Path(template), *definition_paths(arch_dir))
+    options = replace(_options(sort, memory, shard_size, force), reads=reads)
     whole = _overlaid(model, template, registry, quiet)
     recipe = parse_recipe(Place({"merge_method": "passthrough", "models": [{"model": template}]}), "")
     plan = make_plan(recipe, registry, options.memory, opening=lambda _reference, _registry: whole)

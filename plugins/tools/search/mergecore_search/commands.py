@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mergecore.api import InputError, RunError
-from mergecore.tooling import Force, Memory, Out, available_cores, say
+from mergecore.tooling import Force, Health, HealthCheck, Memory, NoHealth, Out, available_cores, run_options, say
 
 if TYPE_CHECKING:
     from mergecore_search.history import Trial
@@ -40,6 +40,8 @@ def evolve(
     ray: Ray = "",
     memory: Memory = "",
     force: Force = False,
+    health: Health = HealthCheck.quick,
+    no_health: NoHealth = False,
 ) -> None:
     """Optimize the open values of RECIPE and merge the best candidate into OUT. An interrupted search resumes."""
     from mergecore_search import evolution
@@ -49,7 +51,8 @@ def evolve(
     from mergecore_search.setup import as_yaml, prepare
     from mergecore_search.trials import Task, trying
 
-    setup = prepare(out, wanted, objective, memory, force)
+    options = run_options(memory, health=health, no_health=no_health, force=force)
+    setup = prepare(out, wanted, objective, options)
     space = read_space(recipe, setup.registry)
     setup.check(space.at([0.5] * len(space.dimensions)))
     about = {
@@ -83,6 +86,8 @@ def sweep(
     ray: Ray = "",
     memory: Memory = "",
     force: Force = False,
+    health: Health = HealthCheck.quick,
+    no_health: NoHealth = False,
 ) -> None:
     """Try one or two open values of RECIPE on a grid, draw a heatmap, and merge the best candidate into OUT."""
     from mergecore_search import evolution
@@ -91,7 +96,8 @@ def sweep(
     from mergecore_search.setup import prepare
     from mergecore_search.trials import Task, trying
 
-    setup = prepare(out, wanted, objective, memory, force)
+    options = run_options(memory, health=health, no_health=no_health, force=force)
+    setup = prepare(out, wanted, objective, options)
     space = read_space(recipe, setup.registry)
     if len(space.dimensions) > 2:
         raise space.place.error(f"has {len(space.dimensions)} open values, but a sweep takes at most two; use evolve")
@@ -123,6 +129,8 @@ def soup(
     objective: Objective = [],  # noqa: B006
     memory: Memory = "",
     force: Force = False,
+    health: Health = HealthCheck.quick,
+    no_health: NoHealth = False,
 ) -> None:
     """Average MODELS, adding each one that does not make the mean worse (Model Soups), or average all."""
     from mergecore_search.mixing import Mixture, greedy, losses_of_each, measured_mean
@@ -131,7 +139,8 @@ def soup(
     from mergecore_search.setup import linear, prepare
 
     models, out = split(models)
-    setup = prepare(out, wanted, objective, memory, force)
+    options = run_options(memory, health=health, no_health=no_health, force=force)
+    setup = prepare(out, wanted, objective, options)
     setup.check(linear(models, [1.0] * len(models)))
     mean, maker = measured_mean(setup, models)
     try:
@@ -155,6 +164,8 @@ def cocktail(
     objective: Objective = [],  # noqa: B006
     memory: Memory = "",
     force: Force = False,
+    health: Health = HealthCheck.quick,
+    no_health: NoHealth = False,
 ) -> None:
     """Average MODELS, weighted by how well each does on a few examples (LM-Cocktail)."""
     from mergecore_search.mixing import cocktail_weights, losses_of_each
@@ -163,7 +174,8 @@ def cocktail(
     from mergecore_search.setup import linear, prepare
 
     models, out = split(models)
-    setup = prepare(out, wanted, objective, memory, force)
+    options = run_options(memory, health=health, no_health=no_health, force=force)
+    setup = prepare(out, wanted, objective, options)
     setup.check(linear(models, [1.0] * len(models)))
     losses = losses_of_each(setup, models)
     weights = cocktail_weights([total(row) for row in losses], temperature)

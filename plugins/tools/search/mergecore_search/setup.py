@@ -16,10 +16,8 @@ from mergecore.tooling import (
     Place,
     Progress,
     Registry,
-    available_cores,
     load_evaluations,
     make_plan,
-    memory_budget,
     run_plan,
     say,
     warn,
@@ -30,14 +28,18 @@ from mergecore_search.objectives import Objectives, find_objectives
 
 @dataclass(frozen=True)
 class Setup:
-    """The plugins, evaluations, objectives, memory in bytes, and output folder of a search."""
+    """The plugins, evaluations, objectives, and output folder of a search, and the options of its final run."""
 
     registry: Registry
     evaluations: tuple[Evaluation, ...]
     objectives: Objectives
-    memory: int
     out: Path
-    force: bool
+    options: Options
+
+    @property
+    def memory(self) -> int:
+        """Memory budget in bytes."""
+        return self.options.memory
 
     @property
     def report(self) -> Path:
@@ -54,10 +56,9 @@ class Setup:
         self.write("best.yml", recipe.text)
         plan = make_plan(recipe, self.registry, self.memory)
         try:
-            options = Options(self.memory, available_cores(), force=self.force)
             with Progress(plan.bytes_out, quiet=True) as progress:
                 listener = Listener(warn, progress.advance, progress.resume, tell=say)
-                run_plan(plan, self.out, self.registry, options, listener)
+                run_plan(plan, self.out, self.registry, self.options, listener)
         finally:
             plan.close()
         say(f"wrote {self.out}; see {self.report} for the recipe, table, and plot")
@@ -68,18 +69,17 @@ class Setup:
         (self.report / name).write_text(text, "utf-8")
 
 
-def prepare(out: Path, wanted: Path, objective: Sequence[str], memory: str, force: bool) -> Setup:
+def prepare(out: Path, wanted: Path, objective: Sequence[str], options: Options) -> Setup:
     """Check everything that can be checked before loading a model.
 
     Raises:
         InputError: OUT exists, or an evaluation or an objective is invalid.
     """
-    if out.exists() and not force:
+    if out.exists() and not options.force:
         raise InputError(f"{out}: already exists; use another folder, or --force to replace it")
     registry = Registry(warn)
     evaluations = load_evaluations(wanted, registry)
-    budget = memory_budget(memory)
-    return Setup(registry, evaluations, find_objectives(objective, evaluations), budget, out, force)
+    return Setup(registry, evaluations, find_objectives(objective, evaluations), out, options)
 
 
 def linear(models: Sequence[Path], weights: Sequence[float]) -> Place:

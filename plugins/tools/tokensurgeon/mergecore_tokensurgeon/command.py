@@ -13,13 +13,17 @@ from mergecore.tooling import (
     ArchDirs,
     AsJson,
     Force,
+    Health,
+    HealthCheck,
     Memory,
     ModelPath,
+    NoHealth,
     Out,
     Quiet,
     Registry,
     ShardSize,
     Workers,
+    definition_paths,
     local_definitions,
     run_options,
     run_with_progress,
@@ -78,6 +82,8 @@ def tokensurgeon(
     workers: Workers = 0,
     shard_size: ShardSize = "",
     force: Force = False,
+    health: Health = HealthCheck.quick,
+    no_health: NoHealth = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -88,7 +94,8 @@ def tokensurgeon(
     from mergecore_tokensurgeon.memory import check
     from mergecore_tokensurgeon.transplant import make_transplant
 
-    options = run_options(memory, workers, shard_size, force=force, reads=(Path(model), Path(donor), *arch_dir))
+    reads = (Path(model), Path(donor), *definition_paths(arch_dir))
+    options = run_options(memory, workers, shard_size, health, no_health, force=force, reads=reads)
     registry = Registry(warn, local_definitions(arch_dir))
     line = _line(model, donor, settings)
     plan, tables = make_transplant(model, donor, settings, registry, options.workers, line)

@@ -1,0 +1,133 @@
+"""Run a function in a child process with limits on memory and time, for strangers' tokenizers and templates.
+
+Regular expressions, templates, and libraries can take any amount of either. The limits on memory and CPU time are set
+by the system, so nothing that runs in the child can get around them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+MEMORY_RAN_OUT = 77
+"""Exit status of a child whose function raised `MemoryError`."""
+CHILD = "from mergecore.api.bounded import serve; serve()"
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Bounded:
+    """What a function in a child process returned.
+
+    Attributes:
+        values: the values that it yielded before it ended.
+        cause: why it ended early, as the end of a sentence that starts with what ran. Empty if it did not.
+    """
+
+    values: list[Any]
+    cause: str
+
+
+def run_bounded(
+    function: str, request: Any, *, memory: int, seconds: float, environment: Mapping[str, str] | None = None
+) -> Bounded:
+    """Run a generator function in a child process and collect what it yields.
+
+    Args:
+        function: the function as ``module:name``. It takes the request. What it prints is dropped.
+        request: a JSON value. Paths in it must be absolute, because the child has another working folder.
+        memory: bytes of private memory that the child can take besides what the import of the module takes. The limit
+            is RLIMIT_DATA, which Linux enforces.
+        seconds: limit of the wall time. The child and the processes that it started are killed after it.
+        environment: variables to set for the child.
+    """
+    cpu = int(seconds * (os.cpu_count() or 1)) + 1  # ends a child whose parent was killed
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-c", CHILD, function, str(memory), str(cpu)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd=ROOT,  # Python searches for modules there first
+            env={**os.environ, **(environment or {})},
+            start_new_session=True,  # Ctrl-C in the terminal reaches only the parent, which ends the whole group
+        )
+    except OSError as error:
+        return Bounded([], f"its process cannot be started: {error}")
+    late = False
+    try:
+        out, _ = process.communicate(json.dumps(request).encode(), seconds)
+    except subprocess.TimeoutExpired:
+        late = True
+        _kill(process)
+        out, _ = process.communicate()
+    except BaseException:
+        _kill(process)
+        process.communicate()
+        raise
+    *lines, _ = out.split(b"\n")  # ignore an incomplete last line
+    cause = f"it took longer than {seconds:.3g} s" if late else _cause(process.returncode, memory, seconds)
+    return Bounded([json.loads(line) for line in lines], cause)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it has just ended
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _cause(status: int, memory: int, seconds: float) -> str:
+    """Describe an exit status. Return an empty string if it is 0."""
+    limit = f"{memory / 1e9:.2g} GB of memory"
+    if status == MEMORY_RAN_OUT:
+        return f"it needs more than {limit}"
+    if status == -signal.SIGXCPU:
+        return f"it took longer than {seconds:.3g} s"
+    if status < 0:  # libraries in C++ and Rust abort if they get no memory
+        return f"its process was killed by signal {-status}, most likely because it ran out of its {limit}"
+    return f"its process exited with status {status}" if status else ""
+
+
+def serve() -> None:
+    """Answer the request on standard input. This runs in the child, whose arguments are those of `run_bounded`."""
+    name, memory, cpu = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    function = _find(name)
+    _limit(resource.RLIMIT_CORE, 0)
+    _limit(resource.RLIMIT_CPU, cpu)
+    _limit(resource.RLIMIT_DATA, _private_memory() + memory)
+    try:
+        for value in function(json.load(sys.stdin)):
+            print(json.dumps(value), file=answers, flush=True)
+    except MemoryError:
+        os._exit(MEMORY_RAN_OUT)  # the ordinary exit could need memory again
+
+
+def _find(name: str) -> Callable[[Any], Iterator[Any]]:
+    module, _, attribute = name.partition(":")
+    found: Callable[[Any], Iterator[Any]] = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+def _limit(kind: int, value: int) -> None:
+    _, hard = resource.getrlimit(kind)
+    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(kind, (value, value))
+
+
+def _private_memory() -> int:
+    """Return the bytes of this process that count toward RLIMIT_DATA, or 0 if the system does not say."""
+    try:
+        return int(Path("/proc/self/statm").read_text("ascii").split()[5]) * resource.getpagesize()
+    except OSError:
+        return 0
