@@ -59,7 +59,7 @@ class MergedModel:
         warn: shows a warning to the user.
         tell: prints a line for the user, unless the run is quiet.
         memory: memory budget of the run in bytes, which the post-processor must respect.
-        wrote: called with the name of each file that `put` has written, to record that it belongs to the result.
+        owns: called with the name of each file that `put` writes, before and after, to record that it is not a user's.
         choices: what the user chose for post-processors, by their names, such as ``{"health": "full"}``.
     """
 
@@ -80,7 +80,7 @@ class MergedModel:
     warn: Callable[[str], None] = warnings.warn
     tell: Callable[[str], None] = lambda text: None
     memory: int = 0
-    wrote: Callable[[str], None] = lambda name: None
+    owns: Callable[[str], None] = lambda name: None
     choices: Mapping[str, str] = field(default_factory=dict)
 
     def put(self, name: str, text: str) -> None:
@@ -88,6 +88,7 @@ class MergedModel:
 
         Invalid Unicode, which names of folders can contain, is replaced.
         """
+        self.owns(name)
         path = self.folder / name
         new = path.with_name(f".{path.name}.new")
         with new.open("wb") as file:
@@ -95,7 +96,7 @@ class MergedModel:
             file.flush()
             os.fsync(file.fileno())
         os.replace(new, path)
-        self.wrote(name)
+        self.owns(name)
 
 
 class PostProcessor:

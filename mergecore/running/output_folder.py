@@ -131,7 +131,7 @@ class OutputFolder:
         """Create an empty folder for the result. Files of an unfinished run are removed."""
         self.clear()
         self.partial.mkdir(parents=True)
-        write_marker(self.partial / MARKER, [])
+        (self.partial / MARKER).touch()
         self.result.mkdir()
 
     def clear(self) -> None:

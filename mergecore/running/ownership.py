@@ -16,9 +16,14 @@ def marker_for(file: Path) -> Path:
     return file.with_name(f".{file.name}{MARKER}")
 
 
+def draft_for(path: Path) -> Path:
+    """Return the hidden file next to a path that replaces it once it is complete."""
+    return path.with_name(f".{path.name}.new")
+
+
 def write_marker(marker: Path, names: Iterable[str]) -> None:
     """Replace a marker atomically. `names` are the files of the result, relative to its folder."""
-    draft = marker.with_name(f"{marker.name}.new")
+    draft = draft_for(marker)
     draft.write_text(json.dumps({"written_by": "mergecore", "files": sorted(names)}, indent=2) + "\n", "utf-8")
     os.replace(draft, marker)
 
@@ -42,7 +47,8 @@ def foreign_entries(folder: Path) -> list[str]:
         return sorted(entry.name for entry in os.scandir(folder))
     marked = (folder / MARKER).stat().st_mtime_ns
     parents = {str(parent) for name in names for parent in PurePosixPath(name).parents}
-    return sorted(_foreign(folder, "", {*names, MARKER}, parents, marked))
+    drafts = {draft_for(Path(name)).as_posix() for name in (*names, MARKER)}
+    return sorted(_foreign(folder, "", {*names, MARKER, *drafts}, parents, marked))
 
 
 def is_foreign_file(file: Path) -> bool:

@@ -121,7 +121,7 @@ def _make_all(results: list[_Result], run: _Run) -> list[dict[str, Any]]:
             result.target.publish(run.options.force)
         run.listener.published()
         for result, (model, _) in zip(results, made):
-            published = replace(model, folder=result.target.folder, wrote=result.target.adopt)
+            published = replace(model, folder=result.target.folder, owns=result.target.adopt)
             for name, postprocessor in run.postprocessors.items():
                 run_after_publish(name, postprocessor, published, run.registry, result.target.out)
     return [lock for _, lock in made]

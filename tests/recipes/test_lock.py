@@ -21,6 +21,7 @@ from mergecore.errors import InputError, RunError
 from mergecore.models import fingerprints
 from mergecore.models.fingerprints import fingerprint, known_sha256
 from mergecore.recipes.lockfile import LOCK_NAME
+from mergecore.running.ownership import MARKER
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def test_it_says_what_the_result_was_made_of(made: Path, models: list[Path]) -> 
         for name, entry in files.items():
             data = (folder / name).read_bytes()
             assert entry == {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    assert set(lock["outputs"]) == {path.name for path in made.iterdir()} - {"README.md", LOCK_NAME}
+    assert set(lock["outputs"]) == {path.name for path in made.iterdir()} - {"README.md", LOCK_NAME, MARKER}
     assert str(models[0].parent) not in (made / LOCK_NAME).read_text("utf-8"), "no path on this machine"
 
 
@@ -216,7 +217,7 @@ def test_a_model_of_the_hub_is_locked_to_its_commit(
         inputs = {item["reference"]: item for item in json.loads((out / LOCK_NAME).read_text("utf-8"))["inputs"]}
         assert {name: (item["folder"], item["revision"]) for name, item in inputs.items()} == {
             "org/code@main": (None, commits["org/code"]),
-            str(prose): ("../prose", None),
+            "prose": ("../prose", None),
             "org/base": (None, commits["org/base"]),
         }
         assert set(inputs["org/code@main"]["files"]) == {"config.json", "tokenizer.json", "model.safetensors"}

@@ -53,7 +53,7 @@ def test_kept_stages_are_what_they_are_alone_and_can_be_made_again(models: list[
     assert content(out) == content(apart(every, tmp_path))
     assert content(tmp_path / "out-mix") == content(tmp_path / "apart-0")
     assert content(tmp_path / "out-odd") == content(tmp_path / "apart-1")
-    again = mergecore.run(tmp_path / "out-odd" / "mergecore_recipe.yml", tmp_path / "again")
+    again = mergecore.run(tmp_path / "out-odd" / "mergecore.lock.json", tmp_path / "again")
     assert content(again) == content(tmp_path / "out-odd")
     assert sorted(path.name for path in tmp_path.glob("out*")) == ["out", "out-mix", "out-odd"]
     for folder in (out, tmp_path / "out-odd"):

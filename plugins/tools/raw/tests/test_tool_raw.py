@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import json
 import shutil
 import signal
@@ -105,12 +106,21 @@ def test_an_output_that_is_there_stays_until_the_new_one_is_whole(typed: Typed, 
     save(tmp_path / "a.safetensors", state(0))
     save(tmp_path / "b.safetensors", state(1) | {"scale": torch.tensor(torch.nan)})
     recipe("linear", ["a.safetensors", "b.safetensors"], weight=0.5)
-    (tmp_path / "out.safetensors").write_text("mine")
+    out = tmp_path / "out.safetensors"
+    out.write_text("mine")
     assert typed("raw r.yml out.safetensors")[0] == 2
     status, _, err = typed("raw r.yml out.safetensors --force")
-    assert status == 1 and "NaN" in err and (tmp_path / "out.safetensors").read_text() == "mine"
+    assert status == 2 and "was not written by mergecore" in err and out.read_text() == "mine"
+    out.unlink()
+    assert typed("raw r.yml out.safetensors --allow-nonfinite")[0] == 0
+    old = out.read_bytes()
+    recipe("passthrough", ["b.safetensors"])
+    status, _, err = typed("raw r.yml out.safetensors --force")
+    assert status == 1 and "NaN" in err and out.read_bytes() == old
     assert typed("raw r.yml out.safetensors --force --allow-nonfinite")[0] == 0
-    assert load_file(tmp_path / "out.safetensors")["scale"].isnan()
+    assert load_file(out)["scale"].isnan() and out.read_bytes() != old
+    os.utime(out)
+    assert typed("raw r.yml out.safetensors --force --allow-nonfinite")[0] == 2, "somebody changed it"
 
 
 def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,6 +183,7 @@ def test_a_diffusers_folder_is_merged_component_by_component(typed: Typed, tmp_p
     assert files == {
         "model_index.json", "unet/config.json", "unet/diffusion_pytorch_model.safetensors", "text_encoder/config.json",
         "text_encoder/model.safetensors", "tokenizer/vocab.json", "scheduler/scheduler_config.json",
+        ".mergecore.json",
     }  # fmt: skip
     for seed, file in ((0, "unet/diffusion_pytorch_model"), (10, "text_encoder/model")):
         found = load_file(tmp_path / f"out/{file}.safetensors")
