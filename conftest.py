@@ -1,5 +1,5 @@
-"""Disable the health check after merges in tests, except in its own tests."""
+"""Disable the checks that start other processes after every plan and merge in tests, except in their own tests."""
 
 import os
 
-os.environ["MERGECORE_DISABLE"] = "health"
+os.environ["MERGECORE_DISABLE"] = "health,class-check"

@@ -164,11 +164,18 @@ def mergecore_before_plan(recipe: Mapping[str, Any]) -> None:
 
 
 @hookspec
-def mergecore_after_plan(tensors: Mapping[str, TensorInfo], notes: list[str], models: tuple[ModelInfo, ...]) -> None:
-    """Called when the plan is complete. Raise `InputError` to reject the plan.
+def mergecore_after_plan(
+    tensors: Mapping[str, TensorInfo],
+    notes: list[str],
+    models: tuple[ModelInfo, ...],
+    config: Mapping[str, Any],
+    source: ModelInfo | None,
+) -> None:
+    """Called when the plan of the output, or of a kept stage, is complete. Raise `InputError` to reject the plan.
 
-    `tensors` and `notes` describe the output. `models` contains every model that is read from files, including those
-    of stages and kept stages, with the data from its model card.
+    `tensors` and `config` describe the result. Append to `notes` to tell the user something about it. `models` contains
+    every model that is read from files, including those of stages and kept stages, with the data from its model card.
+    `source` is the model that the config is from, or None if the result has the same names, shapes, and config.
 
     Example::
 

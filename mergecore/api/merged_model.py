@@ -24,6 +24,7 @@ class ModelInfo:
         card: license and language from its README.md, for `license_kind`. See `mergecore.api.read_card`.
         revision: commit hash of a model from the Hub.
         stage: the merge that produces it, if it is a stage that is not written to disk. None for a model in files.
+        tensors: its tensors.
         name: the reference without paths of this machine, for files of the result, which users share.
     """
 
@@ -33,6 +34,7 @@ class ModelInfo:
     card: Mapping[str, Any] = field(default_factory=dict)
     revision: str | None = None
     stage: MergedModel | None = None
+    tensors: Mapping[str, TensorInfo] = field(default_factory=dict)
     name: str = ""
 
 

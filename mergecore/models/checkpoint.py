@@ -76,7 +76,7 @@ class Checkpoint:
     @property
     def info(self) -> ModelInfo:
         """The description of the model for plugins."""
-        return ModelInfo(self.reference, self.folder, self.config, self.card, self.revision)
+        return ModelInfo(self.reference, self.folder, self.config, self.card, self.revision, tensors=self.tensors)
 
     @property
     def revision(self) -> str | None:

@@ -1,5 +1,6 @@
 """Plans: every output tensor with its inputs and parameters, and the estimated cost of a run."""
 
+from mergecore.planning.announcing import announce
 from mergecore.planning.cost_estimate import CostEstimate, estimate_cost
 from mergecore.planning.job_builder import model_input
 from mergecore.planning.licenses import check_license
@@ -15,6 +16,7 @@ __all__ = [
     "Plan",
     "PublicNames",
     "StageReader",
+    "announce",
     "check_accounted",
     "check_license",
     "estimate_cost",

@@ -18,6 +18,7 @@ from mergecore.models import (
     recipe_definitions,
     split_adapters,
 )
+from mergecore.planning.announcing import announce
 from mergecore.planning.config_notes import config_notes
 from mergecore.planning.job_builder import JobBuilder
 from mergecore.planning.layer_config import layer_config, tie_config
@@ -56,9 +57,9 @@ def make_plan(
         unused = recipe.others.keys() - plan.stages.keys() - kept.keys()
         notes = [f"the output does not use recipe {name!r}; --keep {name} writes it" for name in sorted(unused)]
         notes = [*plan.notes, *license_notes(plan.models), *notes]
+        kept = {name: announce(item, registry) for name, item in kept.items()}
         plan = replace(plan, kept=kept, scratch=planner.stages.scratch, notes=tuple(notes))
-        parents = tuple(checkpoint.info for checkpoint in plan.parents)
-        registry.notify("after_plan", tensors=plan.tensors, notes=notes, models=parents)
+        plan = announce(plan, registry)
     except BaseException as error:
         planner.close()
         if isinstance(error, MergecoreError):

@@ -23,6 +23,7 @@ from mergecore.tooling import (
     Registry,
     ShardSize,
     Workers,
+    announce,
     plan_view,
     prefetch,
     print_plan,
@@ -58,14 +59,13 @@ def moe(
     registry = Registry(warn)
     mixture = _open(load_config(config), registry)
     try:
-        draft = mixture.plan(_zeros(mixture), registry)
-        # Before running the base, which can take a while.
+        # Both checks come before running the base, which can take a while.
+        draft = announce(mixture.plan(_zeros(mixture), registry), registry)
         OutputFolder(out).check([*draft.reads, config], draft.bytes_out, force)
         if not quiet:
             print_plan(draft)
         prefetch(draft, lambda done, total: None)  # the prompts run through the base's weights before the merge
         plan = mixture.plan(_gates(mixture, options.memory, quiet), registry)
-        registry.notify("after_plan", tensors=plan.tensors, notes=list(plan.notes))
         with Progress(plan.bytes_out, quiet) as progress:
             listener = Listener(
                 warn, progress.advance, progress.resume, tell=progress.tell, published=progress.published

@@ -23,6 +23,7 @@ from mergecore.tooling import (
     Registry,
     ShardSize,
     Workers,
+    announce,
     definition_paths,
     local_definitions,
     run_options,
@@ -101,7 +102,7 @@ def tokensurgeon(
     plan, tables = make_transplant(model, donor, settings, registry, options.workers, line)
     try:
         check(tables, settings, options.workers, options.memory)
-        registry.notify("after_plan", tensors=plan.tensors, notes=list(plan.notes))
+        plan = announce(plan, registry)
     except BaseException:
         plan.close()
         raise
