@@ -116,11 +116,12 @@ class Trials:
         ended = self.disk.run(arguments, interruption)
         self.disk.free()
         now = look(self.command, self.disk.place)
-        faults = [*self._wrong_end(ended, interruption), *self._wrong_state(now)]
+        finished = now.outputs == self.new.outputs
+        faults = [*self._wrong_end(ended, interruption, finished), *self._wrong_state(now)]
         again = None
         if ended.status:
             again = self.disk.run(arguments, UNDISTURBED)
-            faults += self._wrong_result(again, done=now.outputs == self.new.outputs)
+            faults += self._wrong_result(again, finished)
         elif now.outputs != self.new.outputs or now.others != self.new.others:
             faults.append("ended with 0, but without the result")
         self._count(interruption, ended, now, again)
@@ -128,10 +129,11 @@ class Trials:
         self.tally.faults += [f"{self.command.name}, {interruption}: {fault}{said}" for fault in faults]
         self.tally.counts["good"] += not faults
 
-    def _wrong_end(self, ended: Ended, interruption: Interruption) -> Iterator[str]:
+    def _wrong_end(self, ended: Ended, interruption: Interruption, finished: bool) -> Iterator[str]:
         kind, status = interruption.kind, ended.status
         allowed = {"SIGKILL": (-9, 0), "SIGTERM": (143, 0), "full disk": (0, 1, 2)}[kind]
-        if status not in allowed:
+        exiting = finished and status == -15  # Python has already removed the handler
+        if status not in allowed and not exiting:
             yield f"ended with {status}"
         if "Traceback" in ended.said or "bug in mergecore" in ended.said:
             yield "printed an internal error"
@@ -148,12 +150,15 @@ class Trials:
         for name, lines in now.lines.items():
             if not _grown(lines, old.lines[name], new.lines[name]):
                 yield f"{name} has other lines: {lines}"
-        kept = {name: digest for name, digest in now.others.items() if not UNFINISHED.search(name)}
-        if kept != old.others:
-            yield f"other files changed: {kept.keys() ^ old.others.keys() or kept.keys()}"
+        kept, were = (
+            {name: digest for name, digest in state.others.items() if not UNFINISHED.search(name)}
+            for state in (now, old)
+        )
+        if kept != were:
+            yield f"other files changed: {kept.keys() ^ were.keys() or kept.keys()}"
 
-    def _wrong_result(self, again: Ended, done: bool) -> Iterator[str]:
-        refused = done and again.status == 2 and "already exists" in again.said
+    def _wrong_result(self, again: Ended, finished: bool) -> Iterator[str]:
+        refused = finished and again.status == 2 and "already exists" in again.said
         if again.status and not refused:
             yield f"the next run ended with {again.status}"
             return
