@@ -23,6 +23,7 @@ from mergecore.cli.options import (
 from mergecore.cli.progress import Progress
 from mergecore.cli.render import plan_view, print_plan
 from mergecore.cli.run_with_progress import run_with_progress
+from mergecore.cli.whole_file import write_whole
 from mergecore.definitions import (
     Architecture,
     Weight,
@@ -199,4 +200,5 @@ __all__ = [
     "with_keys",
     "with_layout",
     "with_rows",
+    "write_whole",
 ]

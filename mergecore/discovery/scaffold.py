@@ -6,9 +6,10 @@ import json
 from collections.abc import Mapping
 from enum import Enum
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from mergecore.errors import InputError
+from mergecore.errors import InputError, RunError
 
 TEMPLATES = Path(__file__).parent / "templates"
 """One folder per kind of package. ``@name@``, ``@dist@``, and ``@class@`` are filled in, and ``.txt`` is removed."""
@@ -38,6 +39,7 @@ def write_package(kind: Template, name: str, into: Path, inferred: Mapping[str, 
 
     Raises:
         InputError: if the name is not valid in Python, or the folder exists.
+        RunError: if the package cannot be written.
     """
     if not name.isidentifier() or name != name.lower():
         raise InputError(f"{name!r} is not a valid package name; use lowercase letters, digits, and _")
@@ -51,15 +53,28 @@ def write_package(kind: Template, name: str, into: Path, inferred: Mapping[str, 
         "@dist@": name.replace("_", "-"),
         "@class@": name.title().replace("_", ""),
     }
-    written, source = [], TEMPLATES / kind.value
-    for template in sorted(path for path in source.rglob("*.txt")):
-        target = folder / _fill(str(template.relative_to(source).with_suffix("")), words)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(_fill(template.read_text("utf-8"), words), "utf-8")
-        written.append(target)
-        if inferred and target.suffix == ".json":
-            target.write_text(json.dumps(inferred, indent=2) + "\n", "utf-8")
-    return written
+    source = TEMPLATES / kind.value
+    files = {}
+    for template in sorted(source.rglob("*.txt")):
+        target = _fill(str(template.relative_to(source).with_suffix("")), words)
+        given = json.dumps(inferred, indent=2) + "\n" if inferred and target.endswith(".json") else None
+        files[target] = given or _fill(template.read_text("utf-8"), words)
+    try:
+        _write(folder, files)
+    except OSError as error:
+        raise RunError(f"{folder}: cannot be written: {error.strerror or error}") from None
+    return [folder / target for target in files]
+
+
+def _write(folder: Path, files: Mapping[str, str]) -> None:
+    """Write a folder atomically."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=".new-", dir=folder.parent) as scratch:
+        draft = Path(scratch) / folder.name
+        for name, text in files.items():
+            (draft / name).parent.mkdir(parents=True, exist_ok=True)
+            (draft / name).write_text(text, "utf-8")
+        draft.rename(folder)
 
 
 def _fill(text: str, words: dict[str, str]) -> str:

@@ -98,7 +98,7 @@ def _lock(path: Path, file: int, new: bool) -> None:
         ) from None
     except OSError:
         sure = False  # a file system without locks
-    if new:
+    if new or not os.fstat(file).st_size:  # a run was killed before it wrote the file
         return
     if (holder := _holder(file)) is None:
         raise InputError(f"{path}: is not a lock file of mergecore; rename it, or choose another output folder")

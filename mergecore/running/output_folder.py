@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shlex
@@ -136,8 +137,15 @@ class OutputFolder:
 
     def clear(self) -> None:
         """Remove all files of an unfinished run. `check` has made sure that there are no others."""
-        if self.partial.exists():
-            shutil.rmtree(self.partial)
+        if not self.partial.exists():
+            return
+        self.restore()
+        for folder in (self.result, self._replaced):
+            if folder.exists():
+                shutil.rmtree(folder)
+        for path in sorted(self.partial.iterdir(), key=lambda path: path.name == MARKER):
+            path.unlink()  # the marker last, so that the rest is known as ours if a kill comes before
+        self.partial.rmdir()
 
     def files(self) -> dict[str, int]:
         """Return the size of every file in the result, by relative path."""
@@ -169,7 +177,8 @@ class OutputFolder:
             self.restore()
             raise
         _sync_one(self.folder.parent)
-        shutil.rmtree(self.partial, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self.clear()
 
     def adopt(self, name: str) -> None:
         """Record that mergecore wrote a file into OUT after publishing it."""

@@ -86,7 +86,7 @@ def _main(home: Path, arguments: list[str], plugins: Path | None, environment: M
     signal.signal(signal.SIGINT, signal.default_int_handler)
     changed: list[str] = []
     before, watching = _open_files(), [True]
-    sys.addaudithook(lambda event, args: changed.extend(_changes(event, args)) if watching else None)
+    sys.addaudithook(lambda event, args: changed.extend(file_changes(event, args)) if watching else None)
     try:
         cli.main()
     finally:
@@ -101,7 +101,7 @@ def _open_files() -> set[str]:
     return {f"{name}: {os.readlink(name)}" for name in names if os.path.lexists(name)}
 
 
-def _changes(event: str, args: tuple[Any, ...]) -> list[str]:
+def file_changes(event: str, args: tuple[Any, ...]) -> list[str]:
     """Return the paths that an audited call changes."""
     if event == "open":
         path, _, flags = args

@@ -41,7 +41,15 @@ def test_the_lock_of_another_machine_stays_and_says_what_to_delete(tmp_path):
     assert path.read_text() == HOLDER
 
 
-@pytest.mark.parametrize("text", ["my own file", "", "7", "[]", '{"process": 7}', "\0" * 99])
+def test_an_empty_lock_file_of_a_run_that_was_killed_before_it_wrote_it_is_ignored(tmp_path):
+    path = tmp_path / "out.lock"
+    path.touch()
+    with locks.hold_lock(path):
+        assert str(os.getpid()) in path.read_text()
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("text", ["my own file", "7", "[]", '{"process": 7}', "\0" * 99])
 def test_a_lock_file_of_another_program_stays_as_it_is(text, tmp_path):
     path = tmp_path / "out.lock"
     path.write_text(text)

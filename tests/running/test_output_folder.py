@@ -1,8 +1,11 @@
 """The output folder: valid locations, and atomic, durable writes."""
 
+import contextlib
 import errno
+import itertools
 import os
 import shutil
+from functools import partial
 
 import pytest
 
@@ -119,13 +122,40 @@ def test_a_run_killed_right_after_the_swap_does_not_take_the_old_result_for_its_
 ):
     out = mergecore.run(recipe, tmp_path / "out")
     recipe["models"][0]["model"] = str(models[1])
-    remove = shutil.rmtree
     with monkeypatch.context() as patch:
-        kept = ["out.partial"]
-        patch.setattr(shutil, "rmtree", lambda path, **options: path.name in kept or remove(path, **options))
+        patch.setattr(OutputFolder, "clear", lambda self: None)
         mergecore.run(recipe, out, force=True)
     right = (out / "model.safetensors").read_bytes()
     assert (tmp_path / "out.partial" / "result" / "model.safetensors").read_bytes() != right
     shutil.rmtree(out)
     mergecore.run(recipe, out)
     assert (out / "model.safetensors").read_bytes() == right
+
+
+def test_a_kill_while_an_unfinished_result_is_removed_does_not_turn_it_into_a_strangers(tmp_path, monkeypatch):
+    scandir = os.scandir
+
+    def by_name(folder):  # the marker first, as on some file systems
+        return contextlib.nullcontext(sorted(scandir(folder), key=lambda entry: entry.name))
+
+    for number in itertools.count(1):
+        target, calls = OutputFolder(tmp_path / f"out-{number}"), itertools.count(1)
+        target.start()
+        for path in (target.result / "a", target.result / "b", target.journal):
+            path.touch()
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "scandir", by_name)
+            for name in ("unlink", "rmdir"):
+                patch.setattr(os, name, partial(killing, getattr(os, name), calls, number))
+            with contextlib.suppress(KeyboardInterrupt):
+                target.clear()
+                break
+        target.check([], 0, force=False)
+        target.start()
+    assert number > 5
+
+
+def killing(call, calls, number, *args, **options):
+    if next(calls) == number:
+        raise KeyboardInterrupt
+    return call(*args, **options)

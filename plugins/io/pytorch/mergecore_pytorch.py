@@ -1,4 +1,4 @@
-"""Reader for PyTorch `.bin` checkpoints that maps files into memory and rejects any file that would run code."""
+"""Reader for PyTorch `.bin` checkpoints that reads only what is requested and rejects files that would run code."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import os
 import pickle
 import re
 import shlex
+import struct
 import zipfile
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -34,7 +35,9 @@ class BinReader:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._tensors = _load(path)
+        with os.fdopen(open_file(path), "rb") as file:
+            self._was = _identity(file.fileno())
+        self._tensors, self._base = _load(path)
         self.tensors: Mapping[str, TensorInfo] = {
             name: TensorInfo(NAMES[tensor.dtype], tuple(tensor.shape)) for name, tensor in self._tensors.items()
         }
@@ -43,12 +46,43 @@ class BinReader:
         return BinReader, (self._path.absolute(),)
 
     def read(self, name: str, start: int, out: Tensor) -> None:
-        """See `mergecore.api.Reader.read`."""
-        copy_elements(self._tensors[name], start, out)
+        """See `mergecore.api.Reader.read`. Raise ModelError if the file has changed.
+
+        Only views with gaps are read from the map, because the system kills a process that reads the map of a file
+        after somebody has truncated it.
+        """
+        tensor = self._tensors[name]
+        with os.fdopen(open_file(self._path), "rb", buffering=0) as file:
+            changed = _identity(file.fileno()) != self._was
+            if not changed and self._base and tensor.is_contiguous():
+                at = tensor.data_ptr() - self._base + start * tensor.element_size()
+                changed = not _read_at(file.fileno(), at, out)
+            elif not changed:
+                copy_elements(tensor, start, out)
+        if changed:
+            raise ModelError(
+                f"{self._path}: was changed while it was being read; run again when nothing writes to it anymore"
+            )
 
     def close(self) -> None:
         """Unmap the file."""
         self._tensors = {}
+
+
+def _identity(file: int) -> tuple[int, int, int]:
+    status = os.fstat(file)
+    return status.st_dev, status.st_ino, status.st_size
+
+
+def _read_at(file: int, position: int, out: Tensor) -> bool:
+    """Fill `out` from a position in a file. Return False if the file is too short."""
+    view = memoryview(out.view(torch.uint8).numpy())
+    while view:
+        count = os.preadv(file, [view], position)
+        if not count:
+            return False
+        view, position = view[count:], position + count
+    return True
 
 
 def copy_elements(tensor: Tensor, start: int, out: Tensor) -> None:
@@ -71,11 +105,18 @@ def copy_elements(tensor: Tensor, start: int, out: Tensor) -> None:
         start, out = start + count, out[count:]
 
 
-def _load(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a file, mapped into memory."""
-    sizes = _record_sizes(path)
+def _load(path: Path) -> tuple[dict[str, Tensor], int]:
+    """Return the tensors of a file, mapped into memory, and the address of the map. It is 0 if that is not certain."""
+    records = _records(path)
+    sizes = Counter(size for _, size in records)
+    mapped: list[tuple[int, int]] = []
+
+    def here(storage: Any, _: str) -> Any:
+        mapped.append((storage.data_ptr(), storage.nbytes()))
+        return storage  # on the CPU, regardless of the device that it was saved from
+
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        content = torch.load(path, map_location=here, weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         found = re.search(r"GLOBAL (\S+)", str(error))
         raise ModelError(
@@ -100,16 +141,32 @@ def _load(path: Path) -> dict[str, Tensor]:
     found = Counter({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
     if found - sizes or any(tensor.nbytes > total for tensor in tensors.values()):
         raise ModelError(f"{path}: its tensors do not fit the data in the file; download the file again")
-    return {name: tensor.detach() for name, tensor in tensors.items()}
+    return {name: tensor.detach() for name, tensor in tensors.items()}, _base(mapped, records)
 
 
-def _record_sizes(path: Path) -> Counter[int]:
-    """Count the record sizes in bytes of the file, which must be an uncompressed zip archive."""
+def _base(mapped: list[tuple[int, int]], records: list[tuple[int, int]]) -> int:
+    """Return the only address of the map at which each mapped storage is a record of the file, or 0."""
+    there = set(records)
+    storages = [(address, size) for address, size in mapped if size]
+    if not storages:
+        return 0
+    first, length = max(storages, key=lambda item: item[1])
+    found = [
+        first - position
+        for position, size in there
+        if size == length and all((address - first + position, count) in there for address, count in storages)
+    ]
+    return found[0] if len(found) == 1 else 0
+
+
+def _records(path: Path) -> list[tuple[int, int]]:
+    """Return the position and size in bytes of each record of the file, which must be an uncompressed zip archive."""
     try:
         with os.fdopen(open_file(path), "rb") as file:
             size, start = os.fstat(file.fileno()).st_size, file.read(1)
             with zipfile.ZipFile(file) as archive:
                 records = archive.infolist()
+            starts = [_data_start(file, record.header_offset) for record in records]
     except ModelError:
         raise
     except OSError as error:
@@ -126,7 +183,14 @@ def _record_sizes(path: Path) -> Counter[int]:
         raise ModelError(f"{path}: its records claim more bytes than the file has; download the file again")
     if any(record.file_size > PICKLE_LIMIT for record in records if record.filename.endswith("data.pkl")):
         raise ModelError(f"{path}: its tensor descriptions are larger than {PICKLE_LIMIT / 1e6:.0f} MB")
-    return Counter(record.file_size for record in records)
+    return [(start, record.file_size) for start, record in zip(starts, records, strict=True)]
+
+
+def _data_start(file: BinaryIO, header: int) -> int:
+    """Return where the data of a record starts, after its header, its name, and padding."""
+    file.seek(header + 26)
+    name, padding = struct.unpack("<HH", file.read(4))
+    return header + 30 + int(name) + int(padding)
 
 
 def _check_tensor(path: Path, name: Any, tensor: Any, nested: bool) -> None:

@@ -280,3 +280,30 @@ def test_a_bomb_in_a_model_folder_stops_the_plan(tmp_path: Path) -> None:
             {"merge_method": "linear", "models": [{"model": str(tmp_path / "a"), "parameters": {"weight": 1}}]}
         )
     assert not (tmp_path / "hit").exists()
+
+
+@pytest.mark.parametrize("view", ["plain", "transposed"])
+@pytest.mark.parametrize("change", ["cut", "replaced", "removed"])
+def test_a_file_that_changes_under_the_reader_is_named(tmp_path: Path, view: str, change: str) -> None:
+    data = torch.randn(400, 1000)
+    path = saved(tmp_path / "w.bin", {"x": data if view == "plain" else data.t()})
+    reader = BinReader(path)
+    if change == "cut":
+        os.truncate(path, 4096)  # reading the map beyond this would kill the process
+    elif change == "replaced":
+        saved(tmp_path / "new.bin", {"x": data}).replace(path)
+    else:
+        path.unlink()
+    with pytest.raises(ModelError, match=rf"{path}: (was changed while it was being read|no such file)"):
+        whole(reader, "x", 2**18)
+
+
+def test_contiguous_tensors_are_read_past_the_map(tmp_path: Path) -> None:
+    shared = torch.randn(600, 600)
+    tensors = {"x": shared[3:7], "y": shared, "z": torch.arange(7), "empty": torch.empty(0)}
+    content = {"state_dict": tensors, "optimizer": [torch.zeros(300), torch.ones(5)]}
+    reader = BinReader(saved(tmp_path / "w.bin", content))
+    for mapped in reader._tensors.values():  # nothing of the map is read, so it may hold anything
+        mapped.fill_(-1)
+    for name, tensor in tensors.items():
+        assert torch.equal(whole(reader, name, 999), tensor), name

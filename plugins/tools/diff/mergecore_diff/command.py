@@ -8,8 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mergecore.api import InputError, RunError
-from mergecore.tooling import ArchDirs, AsJson, Progress, Quiet, Registry, available_cores, local_definitions, say, warn
+from mergecore.api import InputError
+from mergecore.tooling import (
+    ArchDirs,
+    AsJson,
+    Progress,
+    Quiet,
+    Registry,
+    available_cores,
+    local_definitions,
+    say,
+    warn,
+    write_whole,
+)
 
 if TYPE_CHECKING:
     from mergecore_diff.survey import Survey
@@ -82,17 +93,6 @@ def check_target(path: Path, suffix: str, force: bool) -> None:
         raise InputError(f"{path}: already exists; use another name, or --force to replace it")
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file atomically."""
-    draft = path.with_name(f".{path.name}.partial")
-    try:
-        draft.write_bytes(content)
-        draft.replace(path)
-    except OSError as error:
-        draft.unlink(missing_ok=True)
-        raise RunError(f"{path}: cannot write the file: {error.strerror or error}") from None
-
-
 def compare(references: list[str], arch_dir: list[Path], quiet: bool) -> Survey:
     """Line up models and measure them, showing progress."""
     from mergecore_diff.lineup import line_up
@@ -115,7 +115,7 @@ def _show(found: Survey, html: Path | None, png: Path | None, weights: bool, qui
     if html:
         from mergecore_diff.page import page
 
-        write_whole(html, page(told).encode("utf-8", "replace"))
+        write_whole(html, page(told))
     if png:
         from mergecore_diff.picture import picture
 

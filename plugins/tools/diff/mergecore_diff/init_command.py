@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mergecore.api import InputError, RunError
+from mergecore.api import InputError
 from mergecore.tooling import (
     ArchDirs,
     Place,
@@ -22,6 +22,7 @@ from mergecore.tooling import (
     parse_recipe,
     say,
     warn,
+    write_whole,
 )
 from mergecore_diff.command import with_base
 
@@ -132,9 +133,5 @@ def _give(text: str, path: Path | None) -> None:
     if path is None:
         typer.echo(text, nl=False)
         return
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise RunError(f"{path}: cannot write the file: {error.strerror or error}") from None
+    write_whole(path, text, new=True)
     say(f"wrote {path}; next: mergecore plan {shlex.quote(str(path))}")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mergecore.api import InputError, Score
-from mergecore.tooling import AsJson, Quiet, Registry, load_evaluations, printable, say, warn
+from mergecore.tooling import AsJson, Quiet, Registry, load_evaluations, printable, say, warn, write_whole
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -60,7 +60,7 @@ def board(
 
     found = load(results or results_file())
     if page is not None:
-        page.write_text(boards.page(boards.gather(found)), "utf-8")
+        write_whole(page, boards.page(boards.gather(found)))
         say(f"wrote {page}")
     elif as_json:
         print(json.dumps([result.plain() for result in found], indent=2))

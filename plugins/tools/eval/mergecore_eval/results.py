@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -55,27 +58,60 @@ def results_file() -> Path:
 
 
 def append(result: Result, path: Path) -> None:
-    """Append a result as one line. Concurrent programs do not interleave their lines."""
+    """Append a result as one line, or nothing. Concurrent programs do not interleave their lines.
+
+    Raises:
+        RunError: It cannot be saved.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "ab", buffering=0) as file:
-            file.write(json.dumps(result.plain()).encode() + b"\n")
+        with open(path, "a+b", buffering=0) as file:
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(file, fcntl.LOCK_EX)
+            _append(file, json.dumps(result.plain()).encode() + b"\n")
     except OSError as error:
         raise RunError(f"{path}: cannot save results there: {error.strerror or error}") from error
 
 
+def _append(file: FileIO, line: bytes) -> None:
+    """Append a line. An incomplete line that a killed program has left is removed."""
+    file.seek(0)
+    *whole, last = file.readall().split(b"\n")
+    if _is_json(last):  # the newline is missing, because somebody edited the file
+        line = b"\n" + line
+    else:
+        file.truncate(sum(len(item) + 1 for item in whole))
+    end, rest = file.seek(0, os.SEEK_END), memoryview(line)
+    try:
+        while rest:
+            rest = rest[file.write(rest) :]
+        os.fsync(file)
+    except BaseException:
+        file.truncate(end)
+        raise
+
+
+def _is_json(text: str | bytes) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
 def load(path: Path) -> list[Result]:
-    """Return all results in a file, the oldest first.
+    """Return all results in a file, the oldest first. An incomplete last line of a killed program is ignored.
 
     Raises:
         InputError: The file does not exist, or a line is not a result.
     """
     try:
-        lines = path.read_text("utf-8").splitlines()
+        *lines, last = path.read_text("utf-8").split("\n")
     except FileNotFoundError:
         raise InputError(f"{path}: no results yet; run: mergecore eval MODEL --with FILE") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from None
+    lines += [last] if _is_json(last) else []
     return [_result(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
 
 

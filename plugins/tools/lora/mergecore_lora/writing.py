@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
+import tempfile
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from torch import Tensor
 
-from mergecore.api import ITEM_BYTES, TensorInfo
+from mergecore.api import ITEM_BYTES, RunError, TensorInfo
 from mergecore.api.files import TORCH_NAMES
 from mergecore.tooling import OutputFolder, PublicNames, as_bytes
 from mergecore_lora.applying import PREFIX
@@ -37,7 +37,7 @@ class TensorFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._spool: BinaryIO = open(path.with_suffix(".spool"), "w+b")  # noqa: SIM115  closed by `finish`
+        self._spool: BinaryIO = tempfile.TemporaryFile(dir=path.parent)  # noqa: SIM115  closed by `close`
         self._places: dict[str, tuple[TensorInfo, int]] = {}
         self._turn = threading.Lock()
 
@@ -67,8 +67,10 @@ class TensorFile:
             for name in list(header)[1:]:
                 info, start = self._places[name]
                 self._copy(start, info.nbytes, out)
+
+    def close(self) -> None:
+        """Remove the tensors that are not in the assembled file."""
         self._spool.close()
-        os.unlink(self._spool.name)
 
     def _copy(self, start: int, count: int, out: BinaryIO) -> None:
         self._spool.seek(start)
@@ -97,6 +99,7 @@ def write_adapter(
 
     Raises:
         InputError: The folder already exists, or another run is writing it.
+        RunError: The folder cannot be written.
     """
     target, inputs = OutputFolder(out), list(inputs)
     target.check(inputs, 0, force)
@@ -105,17 +108,20 @@ def write_adapter(
         target.check(inputs, 0, force)
         try:
             target.start()
-            file = TensorFile(target.result / WEIGHTS[0])
-            config, report = fill(file)
-            file.finish()
+            with closing(TensorFile(target.result / WEIGHTS[0])) as file:
+                config, report = fill(file)
+                file.finish()
             (target.result / CONFIG).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
             names = PublicNames([str(report["base"]), *map(str, inputs)])
             text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
             (target.result / REPORT).write_text(names.text(text), "utf-8", errors="replace")
             (target.result / "README.md").write_text(names.text(_card(report, out)), "utf-8", errors="replace")
             target.publish(force)
+        except OSError as error:
+            where = error.filename or target.partial
+            raise RunError(f"{where}: {error.strerror or error}; fix this and run again") from error
         finally:
-            shutil.rmtree(target.partial, ignore_errors=True)
+            target.clear()
     return report
 
 

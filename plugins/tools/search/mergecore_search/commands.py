@@ -52,28 +52,27 @@ def evolve(
     from mergecore_search.trials import Task, trying
 
     options = run_options(memory, health=health, no_health=no_health, force=force)
-    setup = prepare(out, wanted, objective, options)
-    space = read_space(recipe, setup.registry)
-    setup.check(space.at([0.5] * len(space.dimensions)))
-    about = {
-        "recipe": as_yaml(space.place.value),
-        "evaluations": repr(setup.evaluations),
-        "objectives": setup.objectives.names,
-        "optimizer": optimizer,
-        "population": population,
-        "seed": seed,
-    }
-    search = setup.registry.provide("optimizers", optimizer)(len(space.dimensions), seed, population)
-    setup.report.mkdir(parents=True, exist_ok=True)
-    history = History(setup.report / "history.jsonl", about)
-    if history.resumed:
-        say(f"{history.path}: resuming with {history.resumed} finished candidates")
-    task = Task(space, setup.evaluations, setup.objectives, setup.memory // workers, cores(workers))
-    with trying(task, workers, ray or None) as attempt:
-        evolution.evolve(search, attempt, history, evaluations, workers, told(setup.objectives, evaluations))
-    best = evolution.best(history.trials)
-    report_search(setup, history.trials, best)
-    _merge_best(setup, space, history.trials, best)
+    with prepare(out, wanted, objective, options) as setup:
+        space = read_space(recipe, setup.registry)
+        setup.check(space.at([0.5] * len(space.dimensions)))
+        about = {
+            "recipe": as_yaml(space.place.value),
+            "evaluations": repr(setup.evaluations),
+            "objectives": setup.objectives.names,
+            "optimizer": optimizer,
+            "population": population,
+            "seed": seed,
+        }
+        search = setup.registry.provide("optimizers", optimizer)(len(space.dimensions), seed, population)
+        history = History(setup.make_report() / "history.jsonl", about)
+        if history.resumed:
+            say(f"{history.path}: resuming with {history.resumed} finished candidates")
+        task = Task(space, setup.evaluations, setup.objectives, setup.memory // workers, cores(workers))
+        with trying(task, workers, ray or None) as attempt:
+            evolution.evolve(search, attempt, history, evaluations, workers, told(setup.objectives, evaluations))
+        best = evolution.best(history.trials)
+        report_search(setup, history.trials, best)
+        _merge_best(setup, space, history.trials, best)
 
 
 def sweep(
@@ -97,23 +96,25 @@ def sweep(
     from mergecore_search.trials import Task, trying
 
     options = run_options(memory, health=health, no_health=no_health, force=force)
-    setup = prepare(out, wanted, objective, options)
-    space = read_space(recipe, setup.registry)
-    if len(space.dimensions) > 2:
-        raise space.place.error(f"has {len(space.dimensions)} open values, but a sweep takes at most two; use evolve")
-    setup.check(space.at([0.5] * len(space.dimensions)))
-    axes = [one.grid(steps) for one in space.dimensions]
-    points = list(itertools.product(*axes))
-    task = Task(space, setup.evaluations, setup.objectives, setup.memory // workers, cores(workers))
-    tell, trials = told(setup.objectives, len(points)), []
-    with trying(task, workers, ray or None) as attempt:
-        for start in range(0, len(points), workers):
-            for trial in attempt(points[start : start + workers]):
-                trials.append(trial)
-                tell(trial)
-    best = evolution.best(trials)
-    report_grid(setup, space, axes, trials, best)
-    _merge_best(setup, space, trials, best)
+    with prepare(out, wanted, objective, options) as setup:
+        space = read_space(recipe, setup.registry)
+        if len(space.dimensions) > 2:
+            raise space.place.error(
+                f"has {len(space.dimensions)} open values, but a sweep takes at most two; use evolve"
+            )
+        setup.check(space.at([0.5] * len(space.dimensions)))
+        axes = [one.grid(steps) for one in space.dimensions]
+        points = list(itertools.product(*axes))
+        task = Task(space, setup.evaluations, setup.objectives, setup.memory // workers, cores(workers))
+        tell, trials = told(setup.objectives, len(points)), []
+        with trying(task, workers, ray or None) as attempt:
+            for start in range(0, len(points), workers):
+                for trial in attempt(points[start : start + workers]):
+                    trials.append(trial)
+                    tell(trial)
+        best = evolution.best(trials)
+        report_grid(setup, space, axes, trials, best)
+        _merge_best(setup, space, trials, best)
 
 
 def _merge_best(setup: Setup, space: Space, trials: Sequence[Trial], best: Trial | None) -> None:
@@ -140,21 +141,21 @@ def soup(
 
     models, out = split(models)
     options = run_options(memory, health=health, no_health=no_health, force=force)
-    setup = prepare(out, wanted, objective, options)
-    setup.check(linear(models, [1.0] * len(models)))
-    mean, maker = measured_mean(setup, models)
-    try:
-        if uniform:
-            tried = [mean(tuple(range(len(models))))]
-        else:
-            alone = [Mixture((index,), losses) for index, losses in enumerate(losses_of_each(setup, models))]
-            tried = greedy(alone, mean)
-            tried = [*(one for one in alone if one.models != tried[0].models), *tried]
-    finally:
-        maker.close()
-    best = tried[0] if uniform else min(reversed(tried), key=lambda one: total(one.losses))
-    report_mixtures(setup, models, tried, best)
-    setup.merge(linear([models[index] for index in best.models], [1.0] * len(best.models)))
+    with prepare(out, wanted, objective, options) as setup:
+        setup.check(linear(models, [1.0] * len(models)))
+        mean, maker = measured_mean(setup, models)
+        try:
+            if uniform:
+                tried = [mean(tuple(range(len(models))))]
+            else:
+                alone = [Mixture((index,), losses) for index, losses in enumerate(losses_of_each(setup, models))]
+                tried = greedy(alone, mean)
+                tried = [*(one for one in alone if one.models != tried[0].models), *tried]
+        finally:
+            maker.close()
+        best = tried[0] if uniform else min(reversed(tried), key=lambda one: total(one.losses))
+        report_mixtures(setup, models, tried, best)
+        setup.merge(linear([models[index] for index in best.models], [1.0] * len(best.models)))
 
 
 def cocktail(
@@ -175,12 +176,12 @@ def cocktail(
 
     models, out = split(models)
     options = run_options(memory, health=health, no_health=no_health, force=force)
-    setup = prepare(out, wanted, objective, options)
-    setup.check(linear(models, [1.0] * len(models)))
-    losses = losses_of_each(setup, models)
-    weights = cocktail_weights([total(row) for row in losses], temperature)
-    report_weights(setup, models, losses, weights)
-    setup.merge(linear(models, weights))
+    with prepare(out, wanted, objective, options) as setup:
+        setup.check(linear(models, [1.0] * len(models)))
+        losses = losses_of_each(setup, models)
+        weights = cocktail_weights([total(row) for row in losses], temperature)
+        report_weights(setup, models, losses, weights)
+        setup.merge(linear(models, weights))
 
 
 def split(paths: list[Path]) -> tuple[list[Path], Path]:

@@ -74,9 +74,19 @@ class History:
         return self._known[place]
 
     def add(self, trial: Trial) -> None:
-        """Add a trial. It is on disk when this returns."""
+        """Add a trial. It is on disk when this returns.
+
+        Raises:
+            RunError: It cannot be written.
+        """
         if len(self.trials) >= len(self._known):
-            self._append(asdict(trial))
+            try:
+                self._append(asdict(trial))
+            except OSError as error:
+                raise RunError(
+                    f"{self.path}: cannot be written: {error.strerror or error}; fix this, and run the same command"
+                    " again to resume"
+                ) from error
             self._known.append(trial)
         self.trials.append(trial)
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from mergecore.api import Evaluation, InputError
+from mergecore.api import Evaluation, InputError, RunError
 from mergecore.tooling import (
     Listener,
     Options,
+    OutputFolder,
     Place,
     Progress,
     Registry,
@@ -21,6 +23,7 @@ from mergecore.tooling import (
     run_plan,
     say,
     warn,
+    write_whole,
 )
 from mergecore_search.candidates import recipe_of
 from mergecore_search.objectives import Objectives, find_objectives
@@ -47,8 +50,13 @@ class Setup:
         return self.out.with_name(f"{self.out.name}.search")
 
     def check(self, place: Place) -> None:
-        """Plan a recipe and discard the plan, so that any error is reported before computing anything."""
-        make_plan(recipe_of(place), self.registry, self.memory).close()
+        """Plan a recipe and check OUT, so that any error is reported before computing anything."""
+        plan = make_plan(recipe_of(place), self.registry, self.memory)
+        try:
+            reads = [*plan.reads, *self.options.reads]
+            OutputFolder(self.out).check(reads, plan.bytes_out, self.options.force)
+        finally:
+            plan.close()
 
     def merge(self, place: Place) -> None:
         """Write a recipe to the report folder, and its merge to OUT."""
@@ -63,23 +71,43 @@ class Setup:
             plan.close()
         say(f"wrote {self.out}; see {self.report} for the recipe, table, and plot")
 
+    def make_report(self) -> Path:
+        """Create the report folder, and return it.
+
+        Raises:
+            RunError: It cannot be created.
+        """
+        try:
+            self.report.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"{self.report}: cannot create the folder: {error.strerror}") from None
+        return self.report
+
     def write(self, name: str, text: str) -> None:
         """Write a file to the report folder."""
-        self.report.mkdir(parents=True, exist_ok=True)
-        (self.report / name).write_text(text, "utf-8")
+        write_whole(self.make_report() / name, text)
 
 
-def prepare(out: Path, wanted: Path, objective: Sequence[str], options: Options) -> Setup:
-    """Check everything that can be checked before loading a model.
+@contextmanager
+def prepare(out: Path, wanted: Path, objective: Sequence[str], options: Options) -> Iterator[Setup]:
+    """Check everything that can be checked before loading a model. Hold the run lock of the report folder.
 
     Raises:
-        InputError: OUT exists, or an evaluation or an objective is invalid.
+        InputError: OUT exists, another search is writing there, or an evaluation or an objective is invalid.
     """
     if out.exists() and not options.force:
         raise InputError(f"{out}: already exists; use another folder, or --force to replace it")
     registry = Registry(warn)
     evaluations = load_evaluations(wanted, registry)
-    return Setup(registry, evaluations, find_objectives(objective, evaluations), out, options)
+    options = replace(options, reads=(wanted, *_files(evaluations)))
+    setup = Setup(registry, evaluations, find_objectives(objective, evaluations), out, options)
+    with OutputFolder(setup.report).hold():
+        yield setup
+
+
+def _files(evaluations: Sequence[Evaluation]) -> Iterator[Path]:
+    for value in (value for item in evaluations for value in vars(item.evaluator).values()):
+        yield from (part for part in (value if isinstance(value, tuple) else (value,)) if isinstance(part, Path))
 
 
 def linear(models: Sequence[Path], weights: Sequence[float]) -> Place:

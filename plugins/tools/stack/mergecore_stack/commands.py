@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mergecore.api import InputError
-from mergecore.tooling import ArchDirs, check, load_file, printable, say, warn
+from mergecore.tooling import ArchDirs, check, load_file, printable, say, warn, write_whole
 
 if TYPE_CHECKING:
     from mergecore_stack.drawing import Run
@@ -146,7 +146,7 @@ def _finish(value: Any, made_by: str, write: str, registry: Any) -> None:
         say(f"note: {note}")
     text = recipes.as_yaml(value, printable(made_by))
     if write:
-        recipes.write(Path(write), text)
+        write_whole(Path(write), text, new=True)
         say(f"wrote {write}; next: mergecore run {shlex.quote(write)} OUT")
     else:
         typer.echo(text, nl=False)

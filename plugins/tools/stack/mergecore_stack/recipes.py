@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mergecore.api import InputError, RunError
+from mergecore.api import InputError
 from mergecore.tooling import (
     Architecture,
     Place,
@@ -98,24 +98,6 @@ def as_yaml(value: Any, made_by: str) -> str:
     import yaml
 
     return f"# {made_by}\n{yaml.safe_dump(value, sort_keys=False, default_flow_style=None, width=120)}"
-
-
-def write(path: Path, text: str) -> None:
-    """Write a new file.
-
-    Raises:
-        InputError: The file exists already, or its folder does not exist.
-        RunError: The file cannot be written.
-    """
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError:
-        raise InputError(f"{path}: already exists; use another name") from None
-    except FileNotFoundError:
-        raise InputError(f"{path}: the folder {path.absolute().parent} does not exist; create it first") from None
-    except OSError as error:
-        raise RunError(f"{path}: cannot write the file: {error.strerror or error}") from None
 
 
 def make_registry(arch_dir: Sequence[Path], warn: Any) -> Registry:
