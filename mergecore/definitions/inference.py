@@ -8,14 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from mergecore.api import TensorInfo
-from mergecore.definitions.config import leaves
+from mergecore.definitions.config import get_key, leaves
 
 NUMBERED = re.compile(r"^(?P<prefix>(?:.*?\.)?)(?P<number>\d+)\.(?P<rest>.+)$")
 LAYER_COUNT = re.compile(
     r"(^|\.)(n_layers?|depth|num_blocks|(num_)?(hidden_|(encoder|decoder)_)?layers|num_layers|num_hidden_blocks)$"
 )
 EXPERT_COUNT = re.compile(r"(^|\.)[a-z_]*experts$")
-OF_LAYERS = re.compile(r"layer|block|pattern|type|attn|attention|window|rope|moe|mlp|head")
+NOT_OF_LAYERS = re.compile(r"token|architectures|lang|keys_to_ignore|label")
+"""Config keys of lists that can be as long as the model is deep by chance."""
 FIRST = re.compile(r"embed|wte|wpe|patch|position|token|stem|conv")
 HEADS = ("lm_head.weight", "embed_out.weight", "output.weight", "output_layer.weight", "decoder.weight")
 PARTS = frozenset({"encoder", "decoder", "vision", "audio", "speech", "text", "qformer"})
@@ -116,8 +117,10 @@ def _module(config: Mapping[str, Any], tensors: Tensors, stack: Stack | None, lo
     result: dict[str, Any] = {}
     if stack is not None:
         result["layers"] = {"count": stack.key, "prefix": stack.prefix + "{layer}."}
-        if lists := list(_per_layer_lists(config, stack)):
-            result["per_layer_config"] = lists
+        if keys := list(_per_layer_keys(config, stack)):
+            result["per_layer_config"] = keys
+        if keys := [key for key in _layer_number_keys(config, stack) if key not in keys]:
+            result["layer_numbers"] = keys
     result["before"] = [_entry(name, tensors[name], vocabulary) for name in first]
     if stack is not None:
         result["layer"] = _layer_entries(config, stack)
@@ -130,13 +133,35 @@ def _entry(name: str, info: TensorInfo, vocabulary: Collection[int]) -> Any:
     return name if axis is None else {"name": name, "vocabulary_axis": axis}
 
 
-def _per_layer_lists(config: Mapping[str, Any], stack: Stack) -> Iterator[str]:
-    """Yield the config keys that are siblings of the layer count and hold a list with one entry per layer."""
+def _siblings(config: Mapping[str, Any], stack: Stack) -> Iterator[tuple[str, Any]]:
+    """Yield the config entries, with their dotted keys, that are next to the layer count."""
     parent = stack.key.rpartition(".")[0]
-    for key, value in leaves(config):
-        where, _, last = key.rpartition(".")
-        if where == parent and isinstance(value, list) and len(value) == len(stack.layers) and OF_LAYERS.search(last):
+    inner = get_key(config, parent) if parent else config
+    for key, value in inner.items():
+        yield (f"{parent}.{key}" if parent else key), value
+
+
+def _per_layer_keys(config: Mapping[str, Any], stack: Stack) -> Iterator[str]:
+    """Yield the config keys with one entry per layer: lists, pattern strings, and mappings keyed by layer number."""
+    count = len(stack.layers)
+    for key, value in _siblings(config, stack):
+        last = key.rpartition(".")[2]
+        sequence = isinstance(value, list) or (isinstance(value, str) and "pattern" in last)
+        by_number = isinstance(value, Mapping) and set(value) == set(map(str, range(count)))
+        if by_number or (sequence and len(value) == count and not NOT_OF_LAYERS.search(last)):
             yield key
+
+
+def _layer_number_keys(config: Mapping[str, Any], stack: Stack) -> Iterator[str]:
+    """Yield the config keys of lists of layer numbers that are exactly the layers with, or without, some weight."""
+    names = set[str]().union(*stack.layers)
+    kinds = [{index for index, layer in enumerate(stack.layers) if name in layer} for name in names]
+    every = set(range(len(stack.layers)))
+    for key, value in _siblings(config, stack):
+        if isinstance(value, list) and value and all(type(item) is int for item in value):
+            listed = set(value)
+            if listed < every and any(listed in (kind, every - kind) for kind in kinds):
+                yield key
 
 
 def _layer_entries(config: Mapping[str, Any], stack: Stack) -> list[Any]:

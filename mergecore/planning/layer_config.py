@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mergecore.definitions import Architecture, Module, Period, Weight, first_of, get_key, tie_keys, written_key
+from mergecore.definitions import (
+    Architecture,
+    Module,
+    Period,
+    Weight,
+    first_of,
+    get_key,
+    leaves,
+    tie_keys,
+    written_key,
+)
 from mergecore.errors import ModelError
 from mergecore.models import Checkpoint
 from mergecore.planning.matching import Stack
@@ -45,8 +55,8 @@ def layer_config(
         changes[written_key(config, module.extra_key)] = len(every) - len(rows)
     for key in module.per_layer_config:
         values = [_entry(row, key) for row in rows]
-        if isinstance(get_key(config, key), list) and None not in values:
-            changes[key] = [[values, 1]] if _is_runs(get_key(config, key)) else values
+        if isinstance(get_key(config, key), (list, str, Mapping)) and None not in values:
+            changes[key] = _like(get_key(config, key), values)
     for key in module.layer_numbers:
         if isinstance(get_key(config, key), list):
             changes[key] = [index for index, row in enumerate(rows) if row.number in (row.get(key) or ())]
@@ -59,7 +69,8 @@ def layer_config(
         _check_period(period, rows)
     for weight in module.layer:
         _check_first(weight, rows)
-    if architecture.inferred and not changes:
+    if architecture.inferred:
+        _check_loose(module, rows, checkpoints[config_source])
         _check_alike(module, rows, checkpoints[config_source])
     changes = {written_key(config, (key,)): value for key, value in changes.items()}
     return {**changes, written_key(config, module.layers_key): len(rows)}
@@ -70,10 +81,21 @@ def _is_runs(value: Any) -> bool:
     return all(isinstance(run, list) and len(run) == 2 and isinstance(run[0], list) for run in value) and bool(value)
 
 
+def _like(old: Any, values: list[Any]) -> Any:
+    """Return the entries of layers in the form of an existing value: a list, runs, a string, or a mapping by number."""
+    if isinstance(old, str):
+        return "".join(values)
+    if isinstance(old, Mapping):
+        return {str(number): value for number, value in enumerate(values)}
+    return [[values, 1]] if _is_runs(old) else values
+
+
 def _entry(row: Row, key: str) -> Any:
-    """Return the entry of a per-layer list for a layer, or None if the list is too short."""
+    """Return the entry of a per-layer value for a layer, or None if it has none."""
     values = row.get(key)
-    if not isinstance(values, list):
+    if isinstance(values, Mapping):
+        return values.get(str(row.number))
+    if not isinstance(values, (list, str)):
         return None
     if _is_runs(values):
         values = [item for pattern, times in values for item in pattern * times]
@@ -129,20 +151,80 @@ def _check_first(weight: Weight, rows: Sequence[Row]) -> None:
 
 
 def _check_alike(module: Module, rows: Sequence[Row], config_source: Checkpoint) -> None:
-    """If layers differ and the config has no per-layer settings, check that each moves to a layer of the same type."""
+    """Check that each layer moves to a layer of its own type, unless the config lists the type of each layer.
+
+    For positions beyond the end of the config's model, the types must repeat there.
+    """
+    kinds = _kinds(module, config_source)
+    if len(set(kinds)) < 2 or _explained(module, [*rows, *_rows_of(config_source, len(kinds))]):
+        return
+    period = next((p for p in range(1, len(kinds) // 2 + 1) if kinds[p:] == kinds[:-p]), None)
     for index, row in enumerate(rows):
-        here, there = _kind(module, config_source, index), _kind(module, row.checkpoint, row.number)
-        if here and here != there:
+        there = _kind(module, row.checkpoint, row.number)
+        if index >= len(kinds) and period is None:
+            raise ModelError(
+                f"{row.checkpoint.folder}: layer {row.number} would become layer {index}, beyond the end of"
+                f" {config_source.reference}, whose layers differ, and the inferred architecture does not know which"
+                " config.json key determines that; write a definition: mergecore arch infer MODEL > my.json"
+            )
+        here = kinds[index] if index < len(kinds) else kinds[index % (period or 1)]
+        if here != there:
             raise ModelError(
                 f"{row.checkpoint.folder}: layer {row.number} would become layer {index}, which has different weights"
-                f" ({sorted(here ^ there)[0]!r}), and the inferred architecture does not know which config.json key"
+                f" ({sorted(here ^ there)[0][0]!r}), and the inferred architecture does not know which config.json key"
                 " determines that; write a definition: mergecore arch infer MODEL > my.json"
             )
 
 
-def _kind(module: Module, checkpoint: Checkpoint, number: int) -> set[str]:
-    prefix = module.prefix(number)
-    return {weight.name for weight in module.layer if prefix + weight.name in checkpoint.tensors}
+Kind = frozenset[tuple[str, tuple[int, ...]]]
+"""The names and shapes of a layer's weights."""
+
+
+def _kinds(module: Module, checkpoint: Checkpoint) -> list[Kind]:
+    count = module.counted(checkpoint.config, checkpoint.reference)
+    return [_kind(module, checkpoint, number) for number in range(count)]
+
+
+def _kind(module: Module, checkpoint: Checkpoint, number: int) -> Kind:
+    prefix, tensors = module.prefix(number), checkpoint.tensors
+    names = ((weight.name, prefix + weight.name) for weight in module.layer)
+    return frozenset((short, tensors[name].shape) for short, name in names if name in tensors)
+
+
+def _rows_of(checkpoint: Checkpoint, count: int) -> list[Row]:
+    return [Row(checkpoint, number) for number in range(count)]
+
+
+def _explained(module: Module, rows: Sequence[Row]) -> bool:
+    """Return True if layers with the same per-layer settings always have the same weights."""
+    kinds: dict[str, Kind] = {}
+    if not module.per_layer_config and not module.layer_numbers:
+        return False
+    for row in rows:
+        settings = [_entry(row, key) for key in module.per_layer_config]
+        settings += [row.number in (row.get(key) or ()) for key in module.layer_numbers]
+        kind = _kind(module, row.checkpoint, row.number)
+        if kinds.setdefault(repr(settings), kind) != kind:
+            return False
+    return True
+
+
+def _check_loose(module: Module, rows: Sequence[Row], config_source: Checkpoint) -> None:
+    """Check that no weight outside the layers has parts for each layer, which cannot be cut without a definition."""
+    count = module.counted(config_source.config, config_source.reference)
+    if [row.number for row in rows] == list(range(count)):
+        return
+    sizes = {value for key, value in leaves(config_source.config) if "per_layer" in key and type(value) is int}
+    for weight in (*module.before, *module.after):
+        shape = config_source.tensors[weight.name].shape if weight.name in config_source.tensors else ()
+        if ("per_layer" in weight.name and any(size and size % count == 0 for size in shape)) or any(
+            size == count * each for size in shape for each in sizes if each
+        ):
+            raise ModelError(
+                f"{config_source.folder}: {weight.name!r} {list(shape)} has a part for each of the {count} layers, and"
+                " the inferred architecture cannot select layers of it; write a definition: mergecore arch infer MODEL"
+                " > my.json"
+            )
 
 
 def tie_config(architecture: Architecture, names: set[str], config_source: Checkpoint) -> dict[str, Any]:
