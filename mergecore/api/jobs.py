@@ -83,18 +83,28 @@ class Job:
             return []
         if self.is_whole:
             return [Piece(0, shape, total)]
-        in_rows = self.method is not None and self.method.tile is Tile.ROWS
-        unit = total // shape[0] if in_rows else BLOCK
+        unit = self._unit
         step = max(1, elements // unit) * unit
         end = total if last is None else min(total, -(-last // unit) * unit)
         starts = ((start, min(step, end - start)) for start in range(first // unit * unit, end, step))
-        if in_rows:
+        if self._in_rows:
             return [Piece(start, (count // unit, *shape[1:]), count) for start, count in starts]
         return [Piece(start, (count,), count) for start, count in starts]
 
+    @property
+    def _in_rows(self) -> bool:
+        return self.method is not None and self.method.tile is Tile.ROWS
+
+    @property
+    def _unit(self) -> int:
+        """Number of elements that pieces are multiples of."""
+        return self.info.elements // self.info.shape[0] if self._in_rows else BLOCK
+
     def memory(self, elements: int) -> int:
         """Bytes needed to merge a piece of `elements`: stored, computing, and scratch bytes together."""
-        largest = max((piece.elements for piece in self.pieces(elements)), default=0)
+        largest = self.info.elements
+        if largest and not self.is_whole:
+            largest = min(largest, max(1, elements // self._unit) * self._unit)
         return largest * (self.stored_item_bytes + self.computing_item_bytes) + self.scratch_bytes
 
     @property

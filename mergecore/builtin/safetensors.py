@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mergecore.api import ITEM_BYTES, ModelError, TensorInfo, open_file
+from mergecore.api.files import shared_info
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 HEADER_LIMIT = 100_000_000
 """Maximum header size that the format allows, in bytes."""
+
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+"""An escape in JSON that can be half of a pair. Without its other half, the name is not valid Unicode."""
 
 MAX_AXES = 64
 """Maximum number of axes, as in torch and NumPy."""
@@ -32,7 +37,7 @@ class SafetensorsReader:
             self.close()
             raise
         self.tensors: Mapping[str, TensorInfo] = {
-            name: TensorInfo(entry["dtype"], tuple(entry["shape"])) for name, entry in header.items()
+            name: shared_info(entry["dtype"], tuple(entry["shape"])) for name, entry in header.items()
         }
         self._offsets = {name: data_start + entry["data_offsets"][0] for name, entry in header.items()}
 
@@ -83,10 +88,12 @@ def _read_header(path: Path, file: int) -> tuple[dict[str, Any], int]:
 
 def _parse(text: str) -> Any:
     """Parse JSON as the format defines it: only non-negative integers, no duplicate keys, and valid Unicode."""
+    parse_int = _natural if "-" in text else None  # a call for every number takes as long as the rest
     header = json.loads(
-        text, object_pairs_hook=_once, parse_int=_natural, parse_float=_natural, parse_constant=_natural
+        text, object_pairs_hook=_once, parse_int=parse_int, parse_float=_natural, parse_constant=_natural
     )
-    json.dumps(header, ensure_ascii=False).encode("utf-8")  # fails on an unpaired surrogate
+    if SURROGATE.search(text):
+        json.dumps(header, ensure_ascii=False).encode("utf-8")  # fails on an unpaired surrogate
     return header
 
 
@@ -116,7 +123,7 @@ def _check_entries(path: Path, header: Mapping[str, Any], data_bytes: int) -> No
                 f"{path}: {name!r} is stored as {dtype!r}, which cannot be merged;"
                 " use a checkpoint in float16, bfloat16, or float32"
             )
-        if end - begin != TensorInfo(dtype, tuple(entry["shape"])).nbytes or end > data_bytes:
+        if end - begin != shared_info(dtype, tuple(entry["shape"])).nbytes or end > data_bytes:
             raise ModelError(
                 f"{path}: the size of {name!r} does not match its shape or the file, which might be truncated;"
                 " download it again"
@@ -144,7 +151,8 @@ def _is_whole(entry: Any) -> bool:
     shape, offsets = entry.get("shape"), entry.get("data_offsets")
     if not (isinstance(shape, list) and isinstance(offsets, list) and len(shape) <= MAX_AXES and len(offsets) == 2):
         return False
-    return all(type(number) is int and 0 <= number < 2**63 for number in (*shape, *offsets))
+    numbers = (*shape, *offsets)
+    return set(map(type, numbers)) == {int} and min(numbers) >= 0 and max(numbers) < 2**63
 
 
 class SafetensorsWriter:
