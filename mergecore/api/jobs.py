@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mergecore.api.files import ITEM_BYTES, TensorInfo
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Input:
     """One tensor of one input model, as stored in its files. For a stage, as it would be stored if it were written."""
 
@@ -28,7 +27,7 @@ class Input:
     """Bytes needed to compute a piece of the tensor if the model is a stage of the recipe. 0 if it is in a file."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Piece:
     """A contiguous range of a tensor's elements, and the shape in which it is passed to `merge`."""
 
@@ -37,7 +36,7 @@ class Piece:
     elements: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Job:
     """One output tensor, with its inputs and method.
 
@@ -57,10 +56,12 @@ class Job:
     has_base: bool = False
     seed: int = 0
 
-    @cached_property
+    @property
     def compute_dtype(self) -> str:
         """Dtype of the arithmetic: F64 if the output or any input is F64, otherwise F32."""
-        return "F64" if any(info.dtype == "F64" for info in (self.info, *(i.info for i in self.inputs))) else "F32"
+        if self.info.dtype == "F64":
+            return "F64"
+        return "F64" if any(item.info.dtype == "F64" for item in self.inputs) else "F32"
 
     @property
     def measures(self) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mergecore.api import TILE_ELEMENTS, Input, Job, Reader, TensorInfo, TileMerger, Work, torch_dtype
+from mergecore.api import ITEM_BYTES, TILE_ELEMENTS, Input, Job, Reader, TensorInfo, TileMerger, Work, torch_dtype
 from mergecore.api.files import parts_of
 from mergecore.models import Checkpoint
 
@@ -33,15 +33,17 @@ def read_cost(reader: Reader, name: str, elements: int | None = None) -> ReadCos
     """Return the cost of reading a number of elements of a tensor (default: all)."""
     info = reader.tensors[name]
     if isinstance(reader, StageReader):
-        whole = reader.cost(name)
+        once, each, memory = reader.cost(name)
     elif (parts := parts_of(reader, name)) is not None:
-        found = [read_cost(*part) for part in parts]
-        whole = ReadCost(*map(sum, zip(*found))) if found else ReadCost()
+        once = each = memory = 0
+        for part in parts:
+            cost = read_cost(*part)
+            once, each, memory = once + cost.once, each + cost.each, memory + cost.memory
     else:
-        whole = ReadCost(0, info.nbytes)
-    if elements is None or not info.elements:
-        return whole
-    return ReadCost(whole.once, whole.each * elements // info.elements, whole.memory)
+        return ReadCost(0, (info.elements if elements is None else elements) * ITEM_BYTES[info.dtype])
+    if elements is not None and info.elements:
+        each = each * elements // info.elements
+    return ReadCost(once, each, memory)
 
 
 def inputs_of(job: Job, checkpoints: Sequence[Checkpoint]) -> list[tuple[Reader, str, int]]:
