@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import gc
 import json
+import resource
 import signal
 import sys
 from dataclasses import asdict
@@ -201,6 +203,8 @@ def _stop(number: int, _frame: Any) -> None:
 
 def main() -> NoReturn:
     """Run the command line. Print errors without a traceback and set the exit status."""
+    with contextlib.suppress(ValueError, OSError):  # some systems do not allow their hard limit as a soft limit
+        resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) != signal.SIG_IGN:  # ignored under nohup, for example
             signal.signal(number, _stop)

@@ -7,10 +7,9 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from mergecore.api import Base, DeltaMethod, Job, Method, license_kind, license_of
+from mergecore.api import ITEM_BYTES, Base, DeltaMethod, Job, Method, license_kind, license_of
 from mergecore.definitions import Architecture, Weight
 from mergecore.discovery import NO_VALUE, Parameter, declared
 from mergecore.errors import printable
@@ -48,12 +47,11 @@ def plan_view(plan: Plan) -> dict[str, Any]:
 
 
 def _model_view(checkpoint: Checkpoint) -> dict[str, Any]:
-    stored = (replace(info, dtype=info.kept) for info in checkpoint.tensors.values())
     view = {
         "model": checkpoint.reference,
         "revision": checkpoint.revision,
         "tensors": len(checkpoint.tensors),
-        "bytes": sum(info.nbytes for info in stored),
+        "bytes": sum(info.elements * ITEM_BYTES[info.kept] for info in checkpoint.tensors.values()),
         "license": {**license_of(checkpoint.card), "kind": license_kind(checkpoint.card)},
     }
     added = [{"adapter": str(a.folder), "kind": a.summary, "tensors": a.tensors} for a in checkpoint.adapters]

@@ -14,6 +14,7 @@ from mergecore.discovery.entry_points import (
 from mergecore.discovery.parameters import (
     NO_VALUE,
     Parameter,
+    Rule,
     Setting,
     convert,
     declared,
@@ -37,6 +38,7 @@ __all__ = [
     "Parameter",
     "Plugin",
     "Registry",
+    "Rule",
     "Setting",
     "Template",
     "convert",

@@ -114,7 +114,7 @@ def fit_checkpoints(
     """
     definition, notes = find_architecture(checkpoints[config_source], registry, own)
     kept, used = rename_tensors(checkpoints[config_source], definition)
-    bound = definition.bind(kept.config, kept.reference, frozenset(kept.tensors))
+    bound = definition.bind(kept.config, kept.reference, kept.tensors)
     fitted = []
     for index, checkpoint in enumerate(checkpoints):
         item, prefixes = (kept, used) if index == config_source else rename_tensors(checkpoint, definition)
@@ -164,4 +164,6 @@ def compare_names(definition: Architecture, checkpoint: Checkpoint) -> Findings:
 
 def stored_name(checkpoint: Checkpoint, weight: Weight) -> str | None:
     """Return the name of a weight in a checkpoint, or None if the checkpoint does not have it."""
-    return next((name for name in (weight.name, *weight.aliases) if name in checkpoint.tensors), None)
+    if weight.name in checkpoint.tensors:
+        return weight.name
+    return next((name for name in weight.aliases if name in checkpoint.tensors), None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from mergecore.api import Base, DeltaMethod, Method
 from mergecore.definitions import Architecture, Module, Weight
@@ -12,8 +13,7 @@ from mergecore.models import Checkpoint, stored_name
 from mergecore.recipes import ModuleRecipe, Recipe, Slice, Source
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """One source's contribution to an output weight."""
 
     model: int
@@ -22,8 +22,7 @@ class Part:
     source: Source
 
 
-@dataclass(frozen=True)
-class Match:
+class Match(NamedTuple):
     """An output weight, its inputs, and the part of the recipe that defines them.
 
     Attributes:
@@ -184,7 +183,7 @@ class Matcher:
         layer = 0
         for stack in stacks:
             for k in range(stack.layers):
-                inputs = [list(module.in_layer(start + k)) for start, _ in stack.ranges]
+                inputs = [module.in_layer(start + k) for start, _ in stack.ranges]
                 self._check_groups(inputs, stack)
                 t = k / (stack.layers - 1) if stack.layers > 1 else 1.0
                 for index, weight in enumerate(module.in_layer(layer)):
@@ -220,12 +219,12 @@ class Matcher:
         self, weight: Weight, inputs: Sequence[Weight], recipe: ModuleRecipe, stack: Stack, t: float
     ) -> Iterator[Match]:
         checkpoints = [self.checkpoints[model] for model in stack.models]
-        if weight.may_lack and not any(stored_name(c, item) for c, item in zip(checkpoints, inputs)):
+        names = [stored_name(checkpoint, item) for checkpoint, item in zip(checkpoints, inputs)]
+        if weight.may_lack and not any(names):
             return
         parts, lacking = [], []
-        for model, checkpoint, item, source in zip(stack.models, checkpoints, inputs, stack.sources):
-            tied = Weight(item.tied_to) if item.tied_to else item
-            name = stored_name(checkpoint, item) or stored_name(checkpoint, tied)
+        for model, checkpoint, item, source, found in zip(stack.models, checkpoints, inputs, stack.sources, names):
+            name = found or (stored_name(checkpoint, Weight(item.tied_to)) if item.tied_to else None)
             if name is not None:
                 parts.append(Part(model, name, item, source))
             elif item.optional:
@@ -258,9 +257,8 @@ def check_accounted(architecture: Architecture, checkpoints: Sequence[Checkpoint
         ArchitectureError: if there are unknown tensors. The message names the first one.
     """
     for checkpoint in checkpoints:
-        weights = architecture.weights(checkpoint.config, checkpoint.reference)
-        known = {name for weight in weights for name in (weight.name, *weight.aliases)}
-        unknown = sorted(set(checkpoint.tensors) - known)
+        known = set(architecture.labels(checkpoint.config, checkpoint.reference))
+        unknown = sorted(name for name in checkpoint.tensors if name not in known)
         if unknown:
             more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
             own, wanted = (item.config.get("architectures") for item in (checkpoint, checkpoints[config_source]))

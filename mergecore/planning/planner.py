@@ -184,7 +184,10 @@ def _plan(
     changes.update(_dtype_config(builder.jobs, checkpoints[config_source].config))
     if recipe.tokenizer is None:
         notes += check_vocabularies(builder.tables, checkpoints, config_source)
-    used = {(item.model, item.tensor) for job in builder.jobs for item in job.inputs}
+    used: list[set[str]] = [set() for _ in checkpoints]
+    for job in builder.jobs:
+        for item in job.inputs:
+            used[item.model].add(item.tensor)
     return Plan(
         recipe=recipe,
         method=method,
@@ -193,7 +196,7 @@ def _plan(
         config_source=config_source,
         jobs=tuple(builder.jobs),
         config=with_keys(checkpoints[config_source].config, changes),
-        dropped=sum(len(checkpoint.tensors) for checkpoint in checkpoints) - len(used),
+        dropped=sum(len(checkpoint.tensors) for checkpoint in checkpoints) - sum(map(len, used)),
         notes=(
             *(note for checkpoint in checkpoints for note in checkpoint.notes),
             *notes,

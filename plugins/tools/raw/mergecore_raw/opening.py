@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ class Labelled:
     reader: Reader
     label: str
 
-    @property
+    @cached_property
     def tensors(self) -> Mapping[str, Any]:
         """See `mergecore.api.Reader.tensors`."""
         return {self.label + name: info for name, info in self.reader.tensors.items()}
