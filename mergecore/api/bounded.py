@@ -75,9 +75,10 @@ def run_bounded(
         _kill(process)
         process.communicate()
         raise
-    *lines, _ = out.split(b"\n")  # ignore an incomplete last line
+    lines = [json.loads(line) for line in out.split(b"\n")[:-1]]  # without an incomplete last line
     cause = f"it took longer than {seconds:.3g} s" if late else _cause(process.returncode, memory, seconds)
-    return Bounded([json.loads(line) for line in lines], cause)
+    failed = next((line["failed"] for line in lines if "failed" in line), "")
+    return Bounded([line["value"] for line in lines if "value" in line], failed or cause)
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
@@ -108,9 +109,11 @@ def serve() -> None:
     _limit(resource.RLIMIT_DATA, _private_memory() + memory)
     try:
         for value in function(json.load(sys.stdin)):
-            print(json.dumps(value), file=answers, flush=True)
+            print(json.dumps({"value": value}), file=answers, flush=True)
     except MemoryError:
         os._exit(MEMORY_RAN_OUT)  # the ordinary exit could need memory again
+    except BaseException as error:  # the tokenizers library raises one that is not an Exception
+        print(json.dumps({"failed": f"it failed with {type(error).__name__}: {error}"}), file=answers, flush=True)
 
 
 def _find(name: str) -> Callable[[Any], Iterator[Any]]:

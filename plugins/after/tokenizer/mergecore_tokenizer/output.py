@@ -8,7 +8,7 @@ from typing import Any
 
 from mergecore.api import VOCABULARY_FILES, InputError, ModelError, OutputTokenizer, TokenizerRequest, lies_within
 from mergecore_tokenizer import chat, special
-from mergecore_tokenizer.files import as_json, read_optional, tokenizer_files
+from mergecore_tokenizer.files import as_json, read_bytes, read_optional, tokenizer_files
 from mergecore_tokenizer.growing import grown
 from mergecore_tokenizer.reading import PLAIN, Entry, Read, read
 from mergecore_tokenizer.rows import Models, vocabulary
@@ -131,7 +131,7 @@ def _files(folder: Path) -> tuple[Files, list[str]]:
         if not lies_within(folder, path):
             notes.append(f"{path}: is a link to a file outside the model's folder, so it is not copied")
         else:
-            files[path.relative_to(folder).as_posix()] = path.read_bytes()
+            files[path.relative_to(folder).as_posix()] = read_bytes(path)
     return files, notes
 
 
