@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import gc
 import json
+import os
 import resource
 import signal
 import sys
@@ -23,6 +25,7 @@ except ImportError:
 from mergecore.cli import arch_commands, plugin_commands
 from mergecore.cli.console import say, warn
 from mergecore.cli.external_commands import Commands
+from mergecore.cli.memory_limits import explain_memory
 from mergecore.cli.options import (
     ArchDirs,
     AsJson,
@@ -232,8 +235,13 @@ def main() -> NoReturn:
 
 def _told(error: Exception) -> tuple[str, int]:
     """Return the message and the exit status for an error."""
+    if explained := explain_memory(error):
+        return explained, 1
     if isinstance(error, MergecoreError):
         return str(error), error.exit_code
     if isinstance(error, ClickException):
         return error.format_message(), error.exit_code
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
+        return f"{where}{error.strerror}", 2 if error.errno == errno.ENAMETOOLONG else 1
     return f"{type(error).__name__}: {error}; this is a bug in mergecore: run again with --debug and report it", 1

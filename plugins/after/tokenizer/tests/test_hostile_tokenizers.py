@@ -39,7 +39,7 @@ def change(path: Path, **changes: Any) -> None:
     ("template", "said"),
     [
         ("{{ 'a' * 10**10 }}", "it needs more than 0.3 GB of memory"),
-        ("{% set n = namespace(x='a') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}", "it needs more"),
+        ("{% set n = namespace(x='a') %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}", "needs more"),
     ],
 )
 def test_a_template_that_takes_memory_is_refused(models: list[Path], tmp_path: Path, template: str, said: str) -> None:
