@@ -32,6 +32,7 @@ class Weight:
         each: config.json keys of a count, by the word in the name to number. Empty once bound to a config.
         parts: the weights that replace it in another layout. Empty once bound to a checkpoint.
         from_layer: the first layer that has this weight.
+        ignored: whether the class ignores it when it loads a model, so that fine-tuned models often do not have it.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Weight:
     each: Mapping[str, Keys] = field(default_factory=lambda: NOTHING)
     parts: tuple[str, ...] = ()
     from_layer: int = 0
+    ignored: bool = False
 
     @property
     def may_lack(self) -> bool:
@@ -64,6 +66,7 @@ class Weight:
             NOTHING,
             self.parts,
             self.from_layer,
+            self.ignored,
         )
 
     def count(self, word: str, config: Mapping[str, Any], model: str) -> int:

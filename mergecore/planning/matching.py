@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from mergecore.api import Base, DeltaMethod, Method
@@ -81,6 +81,8 @@ class Matcher:
     """Model reference → position in `checkpoints`."""
     config_source: int
     """Index of the model whose class the output has."""
+    left_out: list[str] = field(default_factory=list)
+    """Weights that the class ignores when it loads a model, and that too few models have to be merged."""
 
     def modules(self) -> Iterator[tuple[Module, ModuleRecipe, list[Stack]]]:
         """Yield the architecture's modules with their recipes and slices.
@@ -235,7 +237,16 @@ class Matcher:
             raise self._lacks(checkpoints[0], weight)
         has_base = stack.has_base and parts[0].source is stack.sources[0]
         lacks_base = stack.has_base and not has_base
-        alone = stack.alone or (len(parts) == 1 and bool(lacking) and all(map(self._is_foreign, lacking)))
+        if weight.ignored and lacking and len(parts) > 1:
+            taken = len(parts) - (has_base and issubclass(self.method, DeltaMethod))
+            if lacks_base or taken < self.method.models[0]:
+                self.left_out.append(weight.name)
+                return
+        alone = (
+            (weight.ignored and len(parts) == 1)
+            or stack.alone
+            or (len(parts) == 1 and bool(lacking) and all(map(self._is_foreign, lacking)))
+        )
         yield Match(
             weight, tuple(parts), tuple(source.model for source in lacking), has_base, lacks_base, t, stack.slice,
             recipe, alone,
@@ -244,6 +255,13 @@ class Matcher:
     def _lacks(self, checkpoint: Checkpoint, weight: Weight) -> ModelError:
         needs = f"{weight.name!r}, which {self.architecture.name} needs"
         return ModelError(f"{checkpoint.folder}: has no tensor {needs}; download the complete checkpoint")
+
+    def notes(self) -> list[str]:
+        """Return a note about weights that are left out, once all matches are made."""
+        if not self.left_out:
+            return []
+        named = f"{self.left_out[0]!r}{f' and {len(self.left_out) - 1} more' if len(self.left_out) > 1 else ''}"
+        return [f"{self.architecture.name} ignores {named}, which not all models have: left out of the result"]
 
     def check_accounted(self) -> None:
         """Check that the architecture knows every tensor of every input. See `check_accounted`."""

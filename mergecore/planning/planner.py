@@ -202,6 +202,7 @@ def _plan(
             *notes,
             *aligned.notes,
             *builder.notes(),
+            *matcher.notes(),
             *values.notes(builder.jobs),
             *config_notes(checkpoints, config_source, set(changes)),
         ),
