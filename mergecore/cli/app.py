@@ -43,7 +43,6 @@ from mergecore.cli.options import (
     ShardSize,
     StrictPlugins,
     Workers,
-    memory_budget,
     run_options,
 )
 from mergecore.errors import MergecoreError
@@ -133,18 +132,18 @@ def plan_command(
     """Check RECIPE and estimate the cost of a run. Read only the headers of the models, and write nothing."""
     from mergecore.cli import render
     from mergecore.discovery import Registry
+    from mergecore.estimating import estimate_cost
     from mergecore.models import local_definitions
-    from mergecore.planning import check_license, estimate_cost, make_plan
+    from mergecore.planning import check_license, make_plan
     from mergecore.recipes import load_recipe
-    from mergecore.running import available_cores
 
-    budget = memory_budget(memory)
+    options = run_options(memory)
     registry = Registry(warn, local_definitions(arch_dir), files=plugin, hooks=not no_hooks, strict=strict_plugins)
-    plan = make_plan(load_recipe(recipe), registry, budget)
+    plan = make_plan(load_recipe(recipe), registry, options.memory)
     try:
         check_license(require_license or "", plan.parents)
-        executor = registry.provide("executors", "threads")()
-        cost = estimate_cost(plan, executor, out, budget, available_cores())
+        executor = registry.provide("executors", options.executor)()
+        cost = estimate_cost(plan, registry, executor, out, options.settled(plan.recipe.lock))
         if as_json:
             view = {**render.plan_view(plan), "estimate": asdict(cost), "weights": render.weights_view(plan)}
             print(json.dumps(view, indent=2))

@@ -25,11 +25,12 @@ from mergecore.api import PostProcessor, Tile
 from mergecore.builtin.safetensors import SafetensorsReader, SafetensorsWriter
 from mergecore.builtin.threads import ThreadsExecutor
 from mergecore.cli.app import app
-from mergecore.discovery import postprocessors
+from mergecore.discovery import Registry, postprocessors
 from mergecore.discovery.entry_points import find_plugin, load_plugin
 from mergecore.errors import InputError, RunError
-from mergecore.planning.cost_estimate import estimate_cost
+from mergecore.estimating import estimate_cost
 from mergecore.planning.stage_reader import StageReader
+from mergecore.running import Options
 from mergecore.running.output_folder import OutputFolder
 
 NORM = "model.norm.weight"
@@ -158,7 +159,7 @@ def test_the_price_is_what_is_read(models, tmp_path, monkeypatch, measured: bool
 
     monkeypatch.setattr(SafetensorsReader, "read", counted)
     plan = mergecore.plan(every)
-    cost = estimate_cost(plan, ThreadsExecutor(), tmp_path, 2**30, 1)
+    cost = estimate_cost(plan, Registry(print), ThreadsExecutor(), tmp_path, Options(2**30, 1))
     plan.close()
     reads.clear()
     mergecore.run(every, tmp_path / "out")
