@@ -11,6 +11,7 @@ import os
 import resource
 import signal
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -46,6 +47,9 @@ from mergecore.cli.options import (
     run_options,
 )
 from mergecore.errors import MergecoreError
+
+STARTED = time.perf_counter()
+"""When this process started, apart from the imports above."""
 
 app = typer.Typer(
     cls=Commands,
@@ -129,7 +133,10 @@ def plan_command(
     weights: Annotated[bool, typer.Option("--weights", help="Show the inputs and parameters of every weight.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check RECIPE and estimate the cost of a run. Read only the headers of the models, and write nothing."""
+    """Check RECIPE and estimate the cost of a run. To measure the speed, merge a sample for about a second.
+
+    Nothing is kept on the disk. Models on the Hub are not downloaded, so the time of their merge is unknown.
+    """
     from mergecore.cli import render
     from mergecore.discovery import Registry
     from mergecore.estimating import estimate_cost
@@ -143,7 +150,7 @@ def plan_command(
     try:
         check_license(require_license or "", plan.parents)
         executor = registry.provide("executors", options.executor)()
-        cost = estimate_cost(plan, registry, executor, out, options.settled(plan.recipe.lock))
+        cost = estimate_cost(plan, registry, executor, out, options.settled(plan.recipe.lock), STARTED)
         if as_json:
             view = {**render.plan_view(plan), "estimate": asdict(cost), "weights": render.weights_view(plan)}
             print(json.dumps(view, indent=2))

@@ -50,7 +50,9 @@ class CostEstimate:
     seconds: float | None
 
 
-def estimate_cost(plan: Plan, registry: Registry, executor: Executor, folder: Path, options: Options) -> CostEstimate:
+def estimate_cost(
+    plan: Plan, registry: Registry, executor: Executor, folder: Path, options: Options, started: float
+) -> CostEstimate:
     """Estimate the cost of a plan. Merge a sample into a temporary folder to measure the speed.
 
     Args:
@@ -59,11 +61,12 @@ def estimate_cost(plan: Plan, registry: Registry, executor: Executor, folder: Pa
         executor: the executor that will run it.
         folder: the output folder. It or one of its parents must exist.
         options: options of the run.
+        started: the value of `time.perf_counter` when this process started to work on the plan.
     """
     import torch  # noqa: F401  a run imports it too, and its time is part of the start
 
-    # The start of a run takes as much computing as that of this process so far, whatever else it waited for.
-    start = time.process_time()
+    # A run has the same start as this process. Its modules were loaded before the clock could be read.
+    start = max(time.process_time(), time.perf_counter() - started)
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
     reads = [sum(job_cost(job, plan.checkpoints)) for job in plan.jobs]
     largest = max((job.memory(TILE_ELEMENTS) for job in plan.jobs), default=0)

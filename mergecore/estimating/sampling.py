@@ -16,14 +16,14 @@ from mergecore.running import Options
 TENSOR_SECONDS, BYTE_SECONDS = 3e-4, 1e-9
 """The time of a job before anything is measured, per tensor and per byte. Only their ratio matters."""
 
-LARGE = 8 * TILE_ELEMENTS
-"""Maximum elements of a part."""
+PILOT, LARGE = 2**16, 8 * TILE_ELEMENTS
+"""Elements of the parts of large tensors in the first trial, and their maximum in the second."""
 
 WHOLE = 2**24
 """Maximum elements of a part that is merged in one piece, which takes longer per element if it exceeds the caches."""
 
 FEW, MANY = 8, 400
-"""Minimum and maximum number of parts per stratum. If parts must be large, there can be fewer."""
+"""Minimum and maximum number of parts per stratum. If there are many strata or parts must be large, 2 are enough."""
 
 TRIAL_BYTES = 2**27
 """Maximum number of bytes that a trial writes."""
@@ -37,8 +37,8 @@ class Stratum:
     """Jobs that take a similar time per element.
 
     Attributes:
-        whole: whether parts of different sizes can take different times per element, because they are not cut into
-            tiles.
+        large: whether the jobs have more than a tile.
+        whole: whether these are not cut into tiles, so that larger ones can take longer per element.
         jobs: the jobs.
         weights: the estimated time of each job, up to a common factor.
         held: the weights divided by the number of jobs that fit into memory at the same time.
@@ -46,6 +46,7 @@ class Stratum:
         growth: exponent with which the time of a job grows with its elements.
     """
 
+    large: bool
     whole: bool
     jobs: list[Job] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)
@@ -124,7 +125,7 @@ def stratify(jobs: Sequence[Job], reads: Sequence[int], options: Options) -> lis
         dtypes = tuple((item.info.dtype, item.info.stored, item.scratch_bytes > 0) for item in job.inputs)
         whole = large and job.is_whole
         key = (type(job.method), large, whole, dtypes, job.info.dtype, large and round(4 * read / elements))
-        stratum = found.setdefault(key, Stratum(whole))
+        stratum = found.setdefault(key, Stratum(large, whole))
         weight = TENSOR_SECONDS + BYTE_SECONDS * (read + job.info.nbytes)
         stratum.jobs.append(job)
         stratum.weights.append(weight)
@@ -143,10 +144,12 @@ def allocate(strata: Sequence[Stratum], seconds: float, *, pilot: bool) -> list[
     for stratum in strata:
         elements = sum(job.info.elements for job in stratum.jobs)
         mean, pace, share = elements / len(stratum.jobs), stratum.seconds / elements, stratum.seconds / total * seconds
-        size, few = (TILE_ELEMENTS, FEW) if pilot else (WHOLE, FEW // 4) if stratum.whole else (LARGE, FEW)
-        count = min(MANY, max(few, round(share / pace / min(size, mean))))
-        size = max(TILE_ELEMENTS, min(size, int(share / pace / count)))
-        parts |= {part.name: part for part in stratum.draw(count, size)}
+        most = PILOT if pilot else WHOLE if stratum.whole else LARGE
+        few = 2 if stratum.whole or len(strata) > FEW else FEW
+        count = min(MANY, max(few, round(share / pace / min(most, mean))))
+        least = PILOT if pilot or stratum.whole else TILE_ELEMENTS
+        size = max(least, min(most, int(share / pace / count)))
+        parts |= {part.name: part for part in stratum.draw(count, size if stratum.large else TILE_ELEMENTS)}
     written = sum(part.elements * ITEM_BYTES[part.job.info.dtype] for part in parts.values())
     if written > TRIAL_BYTES:
         return allocate(strata, seconds * TRIAL_BYTES / written / 2, pilot=pilot)

@@ -124,9 +124,9 @@ def _cut(part: Part, checkpoints: Sequence[Checkpoint]) -> tuple[Job, list[Reade
 
 
 def _range(reader: Reader, name: str, part: Part, label: str, info: TensorInfo) -> Reader:
-    """Return a reader of the elements of a part. A stage measures or computes only these, not the whole tensor."""
+    """Return a reader of the elements of a part. A stage measures only these, instead of the whole tensor."""
     start = part.start
-    if any(stage_readers(reader, name)):
+    if any(maker.cost(stage).once for maker, stage in stage_readers(reader, name)):
         while isinstance(reader, DerivedReader) and len(sources := reader.parts(name)) == 1:
             reader, name, _ = sources[0]
         if isinstance(reader, StageReader):

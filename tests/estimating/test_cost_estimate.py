@@ -36,7 +36,9 @@ MANY, FEW = {"num_hidden_layers": 300}, {"num_hidden_layers": 1, "vocab_size": 3
 
 
 def estimate(plan: Plan, out: Path, memory: int = 2**30, workers: int = 1) -> CostEstimate:
-    return estimate_cost(plan, Registry(print), ThreadsExecutor(), out, Options(memory, workers))
+    return estimate_cost(
+        plan, Registry(print), ThreadsExecutor(), out, Options(memory, workers), cost_estimate.time.perf_counter()
+    )
 
 
 def recipe(models: list[Path], method: str) -> dict[str, object]:
@@ -165,7 +167,7 @@ def test_observers_are_not_notified_of_trials(models: list[Path], tmp_path: Path
     told = list[str]()
     registry = Registry(print)
     registry.notify = lambda event, **_: told.append(event)  # type: ignore[method-assign]
-    estimate_cost(mergecore.plan(recipe(models, "ties")), registry, ThreadsExecutor(), tmp_path, Options(2**30, 1))
+    estimate_cost(mergecore.plan(recipe(models, "ties")), registry, ThreadsExecutor(), tmp_path, Options(2**30, 1), 0.0)
     assert told == []
 
 

@@ -159,7 +159,7 @@ def test_the_price_is_what_is_read(models, tmp_path, monkeypatch, measured: bool
 
     monkeypatch.setattr(SafetensorsReader, "read", counted)
     plan = mergecore.plan(every)
-    cost = estimate_cost(plan, Registry(print), ThreadsExecutor(), tmp_path, Options(2**30, 1))
+    cost = estimate_cost(plan, Registry(print), ThreadsExecutor(), tmp_path, Options(2**30, 1), 0.0)
     plan.close()
     reads.clear()
     mergecore.run(every, tmp_path / "out")
