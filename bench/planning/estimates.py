@@ -50,8 +50,8 @@ _QUARTER, _ONE, _HUGE = SHAPES["llama-0.25b"], SHAPES["tinyllama-1.1b"], SHAPES[
 
 CASES = (
     Case("1 MB", Shape(_LLAMA, 4, 128, 256, 4, 2, 512), "linear"),
-    Case("many tiny", Shape(_MIXTRAL, 60, 64, 32, 4, 4, 1000, experts=500), "linear", sparse=True),
-    Case("more than many copies", Shape(_MIXTRAL, 20, 64, 32, 4, 4, 1000, experts=300), "passthrough", sparse=True),
+    Case("90k tiny", Shape(_MIXTRAL, 60, 64, 32, 4, 4, 1000, experts=500), "linear", sparse=True),
+    Case("tiny copies", Shape(_MIXTRAL, 20, 64, 32, 4, 4, 1000, experts=300), "passthrough", sparse=True),
     Case("quarter billion", _QUARTER, "ties"),
     Case("quarter billion, whole", replace(_QUARTER, layers=4), "sorted_mean"),
     Case("billion", _ONE, "linear"),
