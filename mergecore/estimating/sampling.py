@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -29,7 +28,7 @@ TRIAL_BYTES = 2**27
 """Maximum number of bytes that a trial writes."""
 
 STEEP = 1.4
-"""Exponent above which the time of a method is taken to grow faster than its tensors, not just because of caches."""
+"""Exponent above which the time of a method is taken to grow faster than its tensors, not only because of caches."""
 
 
 @dataclass
@@ -43,7 +42,7 @@ class Stratum:
         weights: the estimated time of each job, up to a common factor.
         held: the weights divided by the number of jobs that fit into memory at the same time.
         wall, cpu: seconds per unit of weight.
-        growth: exponent with which the time of a job grows with its elements.
+        steepness: how much the seconds per element grow with each further element.
     """
 
     large: bool
@@ -53,7 +52,7 @@ class Stratum:
     held: list[float] = field(default_factory=list)
     wall: float = 1.0
     cpu: float = 1.0
-    growth: float = 1.0
+    steepness: float = 0.0
     pace: tuple[float, float] | None = None
     """Mean elements of the parts in the last trial, and the mean seconds per element."""
 
@@ -91,20 +90,21 @@ class Stratum:
             return
         if self.whole:
             self._compare(mine)
-        scales = [
-            (item.part.job.info.elements / item.part.elements) ** self.growth / weights[id(item.part.job)]
-            for item in mine
-        ]
-        self.wall = sum(item.wall * scale for item, scale in zip(mine, scales)) / len(mine)
-        self.cpu = sum(item.cpu * scale for item, scale in zip(mine, scales)) / len(mine)
+        self.wall = sum(self._whole_job(item, item.wall) / weights[id(item.part.job)] for item in mine) / len(mine)
+        self.cpu = sum(self._whole_job(item, item.cpu) / weights[id(item.part.job)] for item in mine) / len(mine)
+
+    def _whole_job(self, timing: Timing, seconds: float) -> float:
+        """Return the seconds of the job of a part, given those of the part."""
+        elements = timing.part.job.info.elements
+        return elements * (seconds / timing.part.elements + self.steepness * (elements - timing.part.elements))
 
     def _compare(self, timings: Sequence[Timing]) -> None:
         """Compare parts with the smaller ones of an earlier trial, to find out how fast the time grows."""
         elements = sum(item.part.elements for item in timings)
         mean, pace = elements / len(timings), sum(item.wall for item in timings) / elements
         if self.pace is not None and mean > 2 * self.pace[0]:
-            growth = 1 + math.log(pace / self.pace[1]) / math.log(mean / self.pace[0])
-            self.growth = growth if growth > STEEP else 1.0
+            steep = pace / self.pace[1] > (mean / self.pace[0]) ** (STEEP - 1)
+            self.steepness = (pace - self.pace[1]) / (mean - self.pace[0]) if steep else 0.0
         self.pace = mean, pace
 
 
