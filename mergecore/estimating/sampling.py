@@ -113,7 +113,7 @@ def stratify(jobs: Sequence[Job], reads: Sequence[int], options: Options) -> lis
 
     Args:
         jobs: the jobs of a plan.
-        reads: the bytes that each of them reads.
+        reads: the bytes that each job reads.
         options: options of the run.
     """
     found: dict[object, Stratum] = {}
