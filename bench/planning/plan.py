@@ -1,9 +1,10 @@
-"""Measure what it costs to plan merges of today's models. Their checkpoints have only headers, so they need no disk."""
+"""Measure plans of today's models, and a run of many tensors. The checkpoints contain only headers."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -24,14 +25,21 @@ HERE = Path(__file__).parents[2]
 RESULTS = HERE / "bench" / "results"
 TINY = "tiny"
 SLICES = 200
+MANY = 45_000
 COUNTS = (1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000)
 
+OUT = WORK / "out"
+
 MODULE = "import sys; sys.path[0] = sys.argv.pop(1); "
+COMMAND = f"{MODULE} from mergecore.cli.app import main; main()"
 COMMANDS = {
-    "plan": f"{MODULE} import mergecore; mergecore.plan(sys.argv[1]).close()",
-    "mergecore plan": f"{MODULE} sys.argv.insert(1, 'plan'); from mergecore.cli.app import main; main()",
+    "plan": [f"{MODULE} import mergecore; mergecore.plan(sys.argv[1]).close()"],
+    "mergecore plan": [COMMAND, "plan"],
+    "mergecore run": [COMMAND, "run", "--quiet", "--force", "--no-health"],
 }
-"""What is measured: the plan alone, and the command, which also merges samples for a second to estimate the time."""
+"""What is measured: plans alone, the command, which also merges samples to estimate the time, and runs."""
+
+MODES = {"models": ("plan", "mergecore plan"), "growth": ("plan", "mergecore plan"), "tensors": ("mergecore run",)}
 
 
 @dataclass(frozen=True)
@@ -45,13 +53,14 @@ class Case:
 
 @dataclass(frozen=True)
 class Run:
-    """One measured plan: CPU seconds above a tiny plan, and peak resident bytes. `failed` has the last line printed."""
+    """One measured process: CPU seconds above a tiny plan, and peak resident bytes. `failed` has its last line."""
 
     case: str
     tensors: int
     code: str
     command: str
     cpu: float
+    wall: float
     peak_rss: int
     failed: str
 
@@ -72,34 +81,40 @@ def _case(name: str, stored: Stored, slices: int = 0) -> Case:
     return Case(name, len(stored.tensors), path)
 
 
-def _cases(growth: bool) -> Iterator[Case]:
+def _cases(mode: str) -> Iterator[Case]:
     yield _case(TINY, tiny())
-    if growth:
-        for count in COUNTS:
-            yield _case(f"{count} tensors", numbered(count))
+    if mode == "models":
+        for name, make in MODELS.items():
+            yield _case(name, make())
+        yield _case(f"Llama-3.1-405B in {SLICES} slices", llama_405b(), SLICES)
         return
-    for name, make in MODELS.items():
-        yield _case(name, make())
-    yield _case(f"Llama-3.1-405B in {SLICES} slices", llama_405b(), SLICES)
+    for count in COUNTS if mode == "growth" else (MANY,):
+        yield _case(f"{count} tensors", numbered(count))
 
 
 def _measured(checkout: Path, command: str, case: Case) -> Usage:
-    return measure([sys.executable, "-c", COMMANDS[command], str(checkout), str(case.recipe)])
+    code, *arguments = COMMANDS[command]
+    out = [str(OUT)] if command != "plan" else []
+    usage = measure([sys.executable, "-c", code, str(checkout), *arguments, str(case.recipe), *out])
+    shutil.rmtree(OUT, ignore_errors=True)
+    return usage
 
 
-def run(codes: dict[str, Path], growth: bool, rounds: int) -> dict[str, Any]:
+def run(codes: dict[str, Path], mode: str, rounds: int) -> dict[str, Any]:
     """Plan each case with each code alternately, and print one line per run."""
-    machine, runs = describe(Path.home()), list[Run]()
+    WORK.mkdir(exist_ok=True)
+    machine, runs = describe(WORK), list[Run]()
     started: dict[tuple[str, str], float] = {}
-    for case in _cases(growth):
+    for case in _cases(mode):
         for turn in range(rounds):
             for code, checkout in list(codes.items())[:: -1 if turn % 2 else 1]:
-                for command in COMMANDS:
+                for command in MODES[mode]:
                     usage = _measured(checkout, command, case)
                     if case.name == TINY:
                         started[code, command] = min(usage.cpu, started.get((code, command), usage.cpu))
                     cpu = usage.cpu - started[code, command]
-                    one = Run(case.name, case.tensors, code, command, cpu, usage.peak_rss, why_failed(usage))
+                    costs = (cpu, usage.wall, usage.peak_rss)
+                    one = Run(case.name, case.tensors, code, command, *costs, why_failed(usage))
                     print(f"  {case.name}, {code}, {command}: {cpu:.2f} s, {one.failed}", flush=True)
                     runs.append(one)
     return {"name": "planning", "machine": machine, "runs": [asdict(one) for one in runs]}
@@ -116,22 +131,23 @@ def table(result: dict[str, Any]) -> Iterator[str]:
         for command, code in columns:
             mine = [one for one in runs if (one["case"], one["command"], one["code"]) == (name, command, code)]
             cpu, rss = median(one["cpu"] for one in mine), max(one["peak_rss"] for one in mine) / 1e6
-            cells.append(f"{cpu:.2f} s, {rss:,.0f} MB{' (refused)' if mine[0]['failed'] else ''}")
+            each = f" ({cpu / tensors * 1e3:.2f} ms per tensor)" if command == "mergecore run" else ""
+            cells.append(f"{cpu:.2f} s{each}, {rss:,.0f} MB{' (refused)' if mine[0]['failed'] else ''}")
         yield f"| {name} | {tensors:,} | {' | '.join(cells)} |"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark, print the table, and save the results."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--growth", action="store_true", help="one model of 1,000 to 1,000,000 tensors instead")
+    parser.add_argument("mode", choices=MODES, help="plans of models, plans of up to 1,000,000 tensors, or a run")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--against", type=Path, help="another checkout of this repository, measured alternately")
     args = parser.parse_args(arguments)
     codes = {"before": args.against, "now": HERE} if args.against else {"now": HERE}
-    result = run(codes, args.growth, args.rounds)
-    path = RESULTS / ("planning-growth" if args.growth else "planning-models")
+    result = run(codes, args.mode, args.rounds)
+    path = RESULTS / f"planning-{args.mode}"
     path.with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
-    if args.growth:
+    if args.mode == "growth":
         path.with_suffix(".svg").write_text(planning(result))
     print(*table(result), sep="\n")
     print(f"CPU seconds above a plan of two tiny models (medians), and peak resident memory. Saved to {path}.json")

@@ -41,12 +41,14 @@ class OpenFile:
         with _TURN:
             if self._ended:
                 raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+            known = self._descriptor is not None
             if self._descriptor is None:
                 self._descriptor = self._opened_again()
             _OPEN.pop(self, None)
             _OPEN[self] = None  # now the most recently used one
             self._users += 1
-            _close_idle()
+            if not known:
+                _close_idle()
             return self._descriptor
 
     def __exit__(self, *_: object) -> None:
