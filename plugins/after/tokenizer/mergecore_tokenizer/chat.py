@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from importlib.resources import files as resources
@@ -73,7 +74,7 @@ def _find(wanted: str, folder: Path) -> str:
     if wanted in known:
         return str(known[wanted].read_text("utf-8"))
     if len(wanted) <= FILE_NAME_LENGTH and "\n" not in wanted and "{" not in wanted:
-        path = folder / Path(wanted).expanduser()
+        path = folder / Path(os.path.expanduser(wanted))
         if path.is_file():
             try:
                 return path.read_text("utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -71,7 +72,7 @@ def with_base(models: list[str], base: str) -> list[str]:
         raise InputError("provide at least two models, with the base first: mergecore diff BASE MODEL [MODEL ...]")
     seen: dict[Path, str] = {}
     for reference in references:
-        other = seen.setdefault(Path(reference).expanduser().absolute(), reference)
+        other = seen.setdefault(Path(os.path.expanduser(reference)).absolute(), reference)
         if other is not reference:
             raise InputError(f"{reference}: given twice; list each model once")
     return references

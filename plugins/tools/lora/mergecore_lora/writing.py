@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -128,7 +129,7 @@ def write_adapter(
 def _card(report: Mapping[str, Any], out: Path) -> str:
     """Return the text of README.md. It names a base on the Hub only, because a folder's name means nothing there."""
     base = report["base"]
-    line = f"base_model: {json.dumps(base)}\n" if base and not Path(base).expanduser().exists() else ""
+    line = f"base_model: {json.dumps(base)}\n" if base and not Path(os.path.expanduser(base)).exists() else ""
     return CARD.format(base=line, name=out.name, how=report["how"], report=REPORT)
 
 
