@@ -17,6 +17,7 @@ from mergecore.tooling import (
     Quiet,
     Registry,
     available_cores,
+    check_unchanged,
     local_definitions,
     say,
     warn,
@@ -102,7 +103,10 @@ def compare(references: list[str], arch_dir: list[Path], quiet: bool) -> Survey:
     lineup = line_up(references, Registry(warn, local_definitions(arch_dir)))
     try:
         with Progress(bytes_to_read(lineup), quiet, "comparing") as progress:
-            return survey(lineup, available_cores(), progress.advance)
+            found = survey(lineup, available_cores(), progress.advance)
+        for checkpoint in lineup.checkpoints:
+            check_unchanged(checkpoint.stamps)
+        return found
     except BaseException:
         lineup.close()
         raise

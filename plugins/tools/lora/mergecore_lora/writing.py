@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mergecore.api import ITEM_BYTES, RunError, TensorInfo
 from mergecore.api.files import TORCH_NAMES
-from mergecore.tooling import OutputFolder, PublicNames, as_bytes
+from mergecore.tooling import OutputFolder, PublicNames, as_bytes, check_unchanged
 from mergecore_lora.applying import PREFIX
 from mergecore_lora.settings import CONFIG, WEIGHTS
 
@@ -84,6 +84,7 @@ class TensorFile:
 def write_adapter(
     out: Path,
     inputs: Iterable[Path],
+    stamps: Mapping[Path, Any],
     force: bool,
     fill: Callable[[TensorFile], tuple[Mapping[str, Any], Mapping[str, Any]]],
 ) -> Mapping[str, Any]:
@@ -92,6 +93,7 @@ def write_adapter(
     Args:
         out: The folder, which is written atomically.
         inputs: Folders that it must not replace.
+        stamps: Stamps of the files that it is computed from, which must not have changed.
         force: Replace the folder if it exists.
         fill: Function that adds the tensors and returns the adapter's config and the report.
 
@@ -100,7 +102,7 @@ def write_adapter(
 
     Raises:
         InputError: The folder already exists, or another run is writing it.
-        RunError: The folder cannot be written.
+        RunError: The folder cannot be written, or an input changed.
     """
     target, inputs = OutputFolder(out), list(inputs)
     target.check(inputs, 0, force)
@@ -117,6 +119,7 @@ def write_adapter(
             text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
             (target.result / REPORT).write_text(names.text(text), "utf-8", errors="replace")
             (target.result / "README.md").write_text(names.text(_card(report, out)), "utf-8", errors="replace")
+            check_unchanged(stamps)
             target.publish(force)
         except OSError as error:
             where = error.filename or target.partial
