@@ -153,7 +153,11 @@ def parse_recipe(place: Place, text: str) -> Recipe:
 
 def _architectures(place: Place) -> tuple[tuple[Path, Place], ...]:
     listed = place.get("architectures")
-    return tuple((place.folder / Path(item.value).expanduser(), item) for item in listed.elements()) if listed else ()
+    return (
+        tuple((place.folder / Path(os.path.expanduser(item.value)), item) for item in listed.elements())
+        if listed
+        else ()
+    )
 
 
 def _tokenizer(place: Place) -> Mapping[str, Any] | None:

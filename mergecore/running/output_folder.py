@@ -231,7 +231,7 @@ class OutputFolder:
 
 def _lineage(path: Path) -> set[Path]:
     """Return a path and all folders above it, as written and with links resolved."""
-    path = path.expanduser()
+    path = Path(os.path.expanduser(path))
     absolute, real = Path(os.path.abspath(path)), Path(os.path.realpath(path))
     return {absolute, *absolute.parents, real, *real.parents}
 

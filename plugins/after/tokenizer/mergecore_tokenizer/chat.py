@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files as resources
 from pathlib import Path
@@ -80,7 +81,7 @@ def _find(wanted: str, folder: Path) -> str:
     if wanted in known:
         return str(known[wanted].read_text("utf-8"))
     if len(wanted) <= FILE_NAME_LENGTH and "\n" not in wanted and "{" not in wanted:
-        path = folder / Path(wanted).expanduser()
+        path = folder / Path(os.path.expanduser(wanted))
         if path.is_file():
             try:
                 return read_bytes(path).decode("utf-8")

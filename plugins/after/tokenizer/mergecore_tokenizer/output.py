@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ def _source(request: TokenizerRequest, readers: Sequence[Read]) -> tuple[Read, i
     name = request.tokenizer.get("source", "union")
     if name in ("union", "base"):
         return readers[request.config_source], request.config_source
-    folder = Path(name).expanduser()
+    folder = Path(os.path.expanduser(name))
     for place, model in enumerate(request.models):
         if name == model.reference or (folder.is_dir() and folder.samefile(model.folder)):
             return readers[place], place

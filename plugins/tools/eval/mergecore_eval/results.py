@@ -53,8 +53,15 @@ def measure(
 
 
 def results_file() -> Path:
-    """Return the default file for results, ``mergecore/results.jsonl`` in the user's data folder."""
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "mergecore" / "results.jsonl"
+    """Return the default file for results, ``mergecore/results.jsonl`` in the user's data folder.
+
+    Raises:
+        InputError: The user has no home folder, as in some containers.
+    """
+    data = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
+    if data.startswith("~"):
+        raise InputError("you have no home folder to save results in; set XDG_DATA_HOME, or use --results")
+    return Path(data) / "mergecore" / "results.jsonl"
 
 
 def append(result: Result, path: Path) -> None:
