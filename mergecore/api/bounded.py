@@ -70,13 +70,11 @@ def run_bounded(
         )
     except OSError as error:
         return Bounded([], f"its process cannot be started: {error}")
-    late = False
     try:
-        out, _ = process.communicate(json.dumps(request).encode(), seconds)
+        (out, _), late = process.communicate(json.dumps(request).encode(), seconds), False
     except subprocess.TimeoutExpired:
-        late = True
         _kill(process)
-        out, _ = process.communicate()
+        (out, _), late = process.communicate(), True
     except BaseException:
         _kill(process)
         process.communicate()
