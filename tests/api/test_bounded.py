@@ -32,6 +32,12 @@ def spin(request):
     while True:
         pass
 
+def signal(request):
+    open(request, "w").close()
+    while True:
+        pass
+    yield
+
 def grandchild(request):
     yield subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"]).pid
     time.sleep(1000)
@@ -90,13 +96,11 @@ def test_processes_that_it_started_end_with_it() -> None:
 
 
 def test_ctrl_c_ends_it(functions: Path) -> None:
-    program = "import sys; from mergecore.api import run_bounded; print('begun', flush=True);"
-    program += "run_bounded('some_functions:spin', 0, memory=10**8, seconds=1000)"
-    parent = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
-    assert parent.stdout and parent.stdout.readline() == "begun\n"
-    children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
-    while not (found := children.read_text().split()):
+    call = f"run_bounded('some_functions:signal', {str(functions / 'begun')!r}, memory=10**8, seconds=1000)"
+    parent = subprocess.Popen([sys.executable, "-c", f"from mergecore.api import run_bounded; {call}"])
+    while not (functions / "begun").exists():
         time.sleep(0.01)
+    found = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
     parent.send_signal(signal.SIGINT)
     assert parent.wait(60) != 0
     assert not alive(int(found[0]))
