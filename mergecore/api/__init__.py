@@ -3,7 +3,7 @@
 from pluggy import HookimplMarker
 
 from mergecore.api.adapters import Adapter, AdapterRequest, Change
-from mergecore.api.bounded import Bounded, run_bounded
+from mergecore.api.bounded import Bounded, encode_texts, run_bounded
 from mergecore.api.cards import (
     hub_reference,
     license_kind,
@@ -89,6 +89,7 @@ __all__ = [
     "WeightMethod",
     "Work",
     "Writer",
+    "encode_texts",
     "hookimpl",
     "hub_reference",
     "in_threads",

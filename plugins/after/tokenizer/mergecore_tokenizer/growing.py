@@ -20,7 +20,7 @@ NEVER = 1e4
 
 SECONDS = 120
 MEMORY, PER_BYTE = 3 * 10**8, 60
-"""Limits of the process that extends a tokenizer: bytes, and bytes for each byte of its files."""
+"""Limits of the process that extends a tokenizer: bytes, and bytes for each byte of its files and the new tokens."""
 
 
 def grown(source: Read, ids: Mapping[str, int], added: Mapping[str, Entry]) -> dict[str, Any]:
@@ -35,6 +35,7 @@ def grown(source: Read, ids: Mapping[str, int], added: Mapping[str, Entry]) -> d
         InputError: the tokenizer cannot represent these IDs.
     """
     size = sum(path.stat().st_size for path in tokenizer_files(source.folder))
+    size += sum(len(token) + 20 for token in ids) + sum(len(token) + 150 for token in added)
     done = run_bounded(
         "mergecore_tokenizer.growing:extended",
         {"reference": source.reference, "folder": str(source.folder.absolute()), "ids": ids, "added": added},

@@ -11,6 +11,7 @@ from typing import Any
 from mergecore.api import Evaluator, InputError, Score, Subject, param
 from mergecore_eval.records import read_records
 from mergecore_eval.shares import share
+from mergecore_eval.tokens import tokenize
 from mergecore_eval.writing import written
 
 
@@ -31,8 +32,11 @@ class Generate(Evaluator):
         self._prompts()
 
     def evaluate(self, subject: Subject) -> Sequence[Score]:
-        right = [_is_right(record, self._answer(subject, record["prompt"])) for record in self._prompts()]
-        return [share("accuracy", right)]
+        records = self._prompts()
+        tokens = tokenize(subject, [record["prompt"] for record in records], "chat" if self.chat else "special")
+        answers = (written(subject, ids, self.tokens) for ids in tokens.ids)
+        texts = (str(subject.tokenizer.decode(answer, skip_special_tokens=True)) for answer in answers)
+        return [share("accuracy", [_is_right(record, text) for record, text in zip(records, texts)])]
 
     def _prompts(self) -> list[dict[str, Any]]:
         records = read_records(self.file, {"prompt": str})
@@ -45,14 +49,6 @@ class Generate(Evaluator):
             except re.error as error:
                 raise InputError(f"{where}: 'pattern' is not a valid regular expression: {error}") from None
         return records[: self.limit]
-
-    def _answer(self, subject: Subject, prompt: str) -> str:
-        tokenizer = subject.tokenizer
-        if self.chat:
-            messages = [{"role": "user", "content": prompt}]
-            prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        ids = tokenizer(prompt, add_special_tokens=not self.chat)["input_ids"]
-        return str(tokenizer.decode(written(subject, ids, self.tokens), skip_special_tokens=True))
 
 
 def _is_right(record: dict[str, Any], answer: str) -> bool:

@@ -1,4 +1,4 @@
-"""Strangers' tokenizers and chat templates cannot make the check of a merge take much time or memory."""
+"""Strangers' tokenizers and chat templates cannot make a health check or an evaluation take much time or memory."""
 
 from __future__ import annotations
 
@@ -12,6 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mergecore_eval import tokens
+from mergecore_eval.checkup import SAMPLE
+from mergecore_eval.generate import Generate
+from mergecore_eval.loss import Loss
+from mergecore_eval.subjects import Folder
+
+from mergecore.api import InputError
 
 MEASURED = """
 import json, resource, sys
@@ -144,3 +151,22 @@ def left_behind(parent: int) -> list[str]:
         if "mergecore_eval.checkup:check" in line:
             found.append(line)
     return found
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [(LOOP, "it took longer than 15 s"), ("{{ 'a' * 10**10 }}", "it needs more than 0.3 GB of memory")],
+)
+def test_evaluations_stop_templates_too(
+    template: str, said: str, talker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": "Well?", "expect": "Yes."}\n')
+    monkeypatch.setattr(tokens, "SECONDS", 15)
+    with pytest.raises(InputError, match=f"talker: its tokenizer cannot be used: {said}"):
+        Generate(file=tmp_path / "prompts.jsonl", chat=True).evaluate(Folder(with_template(talker, template), "talker"))
+
+
+def test_evaluations_refuse_tokenizers_that_the_library_gives_up_on(talker: Path) -> None:
+    folder = Folder(with_tokenizer(talker, pre_tokenizer=GIVES_UP), "talker")
+    with pytest.raises(InputError, match="talker: its tokenizer cannot be used: it failed with PanicException: Onig"):
+        Loss(files=(SAMPLE,)).evaluate(folder)
