@@ -11,15 +11,19 @@ from mergecore.discovery.entry_points import (
     not_installed,
     plugin_summary,
 )
+from mergecore.discovery.parameter_levels import (
+    installed_parameters,
+    known_parameters,
+    missing,
+    parse_level,
+    value_for,
+)
 from mergecore.discovery.parameters import (
     NO_VALUE,
     Parameter,
     Setting,
     convert,
     declared,
-    missing,
-    parse_level,
-    value_for,
 )
 from mergecore.discovery.postprocessors import (
     load_postprocessors,
@@ -43,6 +47,8 @@ __all__ = [
     "declared",
     "examine_plugins",
     "find_plugin",
+    "installed_parameters",
+    "known_parameters",
     "known_plugins",
     "list_plugins",
     "load_plugin",
