@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any
@@ -55,7 +56,8 @@ def merge_tensors(
         A new tensor in the dtype of the inputs, or float32 (float64 if any is) if they differ.
 
     Raises:
-        InputError: if an argument has the wrong type, shapes differ, a dtype cannot be merged, or a parameter is invalid.
+        InputError: if an argument has the wrong type, shapes differ, a dtype cannot be merged, or a parameter is
+            invalid.
     """
     _check_list(tensors, "tensors", base)
     for number, tensor in enumerate(tensors):
@@ -191,12 +193,17 @@ def merge_state_dicts(
         _check_state_dict(model, number)
         if differing := sorted(set(model) ^ set(models[0]), key=str):
             raise InputError(f"only one of model 0 and model {number} has {differing[0]!r}; all need the same keys")
-    merged = {}
+    merged, differing = {}, []
     for name in models[0]:
         tensors = [model[name] for model in models]
         merged[name] = merge_tensors(tensors, method, parameters, base=base, name=name, seed=seed)
         if not allow_nonfinite and not is_finite(merged[name]):
             raise InputError(f"{name}: the result contains NaN or infinity; {_origin(tensors)}")
+        if not merged[name].is_floating_point() and not all(map(merged[name].equal, tensors)):
+            differing.append(name)
+    if differing:
+        count = f"{len(differing)} tensor(s) of whole numbers, such as {differing[0]}, differ"
+        warnings.warn(f"{count}; those of model {base or 0} are used", stacklevel=3)
     return merged
 
 

@@ -77,6 +77,21 @@ class ParameterValues:
         except InputError as error:
             raise match.slice.place.error(f"{error} (for {match.weight.name})") from None
 
+    def copied(self, match: Match) -> Part:
+        """Return the part that a weight is copied from if it cannot be merged.
+
+        It is the only model with a weight other than 0 of several, else the base, else the first model.
+        """
+        shared = [match.slice.parameters, match.module.parameters, self._recipe.parameters]
+        weight, parts = self._parameters.get("weight"), match.parts[match.has_base :]
+        if weight is not None and weight.per_model and len(parts) > 1:
+            levels = [[self._level(place) for place in (part.source.parameters, *shared)] for part in parts]
+            values = [value_for(weight, given, part.weight.name, match.t) for given, part in zip(levels, parts)]
+            if len(chosen := [part for part, value in zip(parts, values) if value]) == 1:
+                return chosen[0]
+        base = match.slice.base_model or self._recipe.base_model
+        return next((part for part in match.parts if part.source.model == base), match.parts[0])
+
     def _value(self, parameter: Parameter, shared: Sequence[Level], match: Match, part: Part | None) -> Any:
         """Return one value of a parameter, for one model's part of the weight or for the whole merge."""
         levels = [self._level(part.source.parameters), *shared] if part else shared
