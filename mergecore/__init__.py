@@ -33,6 +33,7 @@ def plan(recipe: Path | str | Mapping[str, Any] | Sequence[Mapping[str, Any]], *
     from mergecore.recipes import load_recipe
     from mergecore.running import spare_memory
 
+    _check_counts(memory=memory)
     registry = Registry(_warn, local_definitions([]))
     return make_plan(load_recipe(recipe), registry, memory or spare_memory())
 
@@ -71,11 +72,15 @@ def run(
         mergecore.errors.MergecoreError: `InputError` if you need to fix something first, `RunError` if the run fails.
     """
     from mergecore.discovery import Registry
+    from mergecore.errors import InputError
     from mergecore.models import local_definitions
     from mergecore.planning import make_plan
     from mergecore.recipes import load_recipe
     from mergecore.running import Listener, Options, available_cores, run_plan, spare_memory
 
+    _check_counts(memory=memory, workers=workers, shard_bytes=shard_bytes)
+    if not isinstance(out, (str, Path)):
+        raise InputError(f"out must be the path of a folder, not {out!r}")
     options = Options(
         memory=memory or spare_memory(),
         workers=workers or available_cores(),
@@ -105,10 +110,10 @@ def merge_tensors(
 ) -> Tensor:
     """Merge tensors in memory with an installed method. See `mergecore.inmemory.merge_tensors`."""
     from mergecore import inmemory
-    from mergecore.discovery import find_plugin, load_plugin
 
-    found = load_plugin(find_plugin("methods", method))
-    return inmemory.merge_tensors(tensors, found, parameters or {}, base=base, name=name, seed=seed)
+    return inmemory.merge_tensors(
+        tensors, inmemory.find_method(method), parameters or {}, base=base, name=name, seed=seed
+    )
 
 
 def merge_state_dicts(
@@ -118,13 +123,24 @@ def merge_state_dicts(
     *,
     base: int | None = None,
     seed: int = 0,
+    allow_nonfinite: bool = False,
 ) -> dict[str, Tensor]:
     """Merge state dicts in memory with an installed method. See `mergecore.inmemory.merge_state_dicts`."""
     from mergecore import inmemory
-    from mergecore.discovery import find_plugin, load_plugin
 
-    found = load_plugin(find_plugin("methods", method))
-    return inmemory.merge_state_dicts(models, found, parameters or {}, base=base, seed=seed)
+    found = inmemory.find_method(method)
+    return inmemory.merge_state_dicts(
+        models, found, parameters or {}, base=base, seed=seed, allow_nonfinite=allow_nonfinite
+    )
+
+
+def _check_counts(**values: int | None) -> None:
+    """Raise `InputError` if a number that the caller can set is not a whole number above 0."""
+    from mergecore.errors import InputError
+
+    for name, value in values.items():
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise InputError(f"{name} must be a whole number of at least 1, not {value!r}")
 
 
 def _warn(text: str) -> None:

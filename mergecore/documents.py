@@ -1,14 +1,15 @@
-"""Load YAML documents with line numbers for every value, and validate them with readable JSON Schema errors."""
+"""Load YAML documents that know where in the text each value is, for errors that point to it."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from mergecore.errors import RecipeError, nearest
+from mergecore.errors import Excerpt, RecipeError
 
 Path_ = tuple[str | int, ...]
 MERGE = "tag:yaml.org,2002:merge"
@@ -26,6 +27,40 @@ MAX_DIGITS = 100
 """Maximum length of a value that is not a string. PyYAML takes hours to parse some one-megabyte numbers."""
 
 
+class Span(NamedTuple):
+    """A part of one line of a document. `line` and the columns `start` and `end` start at 0."""
+
+    line: int
+    start: int
+    end: int
+
+
+@dataclass
+class Marks:
+    """Where the values of a document are in its text.
+
+    Attributes:
+        lines: the lines of the text.
+        keys: the key of each value of a mapping.
+        values: each value that starts on the line of its key, and each item of a list.
+        aliased: the values that are used again elsewhere with an alias.
+    """
+
+    lines: list[str] = field(default_factory=list)
+    keys: dict[Path_, Span] = field(default_factory=dict)
+    values: dict[Path_, Span] = field(default_factory=dict)
+    aliased: set[Path_] = field(default_factory=set)
+
+    def find(self, path: Path_, key: bool) -> Span | None:
+        """Return the part of the text that a path points to, or else its nearest parent with one."""
+        for count in range(len(path), -1, -1):
+            part = path[:count]
+            span = self.keys.get(part) if key or part not in self.values else self.values[part]
+            if span is not None:
+                return span
+        return self.values.get(())
+
+
 @dataclass(frozen=True)
 class Place:
     """A value in a document with its path. `child` descends one level, and `error` creates an error for this place."""
@@ -33,7 +68,7 @@ class Place:
     value: Any
     path: Path_ = ()
     file: str | None = None
-    lines: Mapping[Path_, int] = field(default_factory=dict)
+    marks: Marks = field(default_factory=Marks)
 
     @property
     def folder(self) -> Path:
@@ -41,7 +76,7 @@ class Place:
         return Path(self.file).parent if self.file else Path()
 
     def child(self, key: str | int) -> Place:
-        return Place(self.value[key], (*self.path, key), self.file, self.lines)
+        return Place(self.value[key], (*self.path, key), self.file, self.marks)
 
     def items(self) -> Iterable[tuple[str, Place]]:
         return ((key, self.child(key)) for key in self.value)
@@ -52,9 +87,24 @@ class Place:
     def get(self, key: str) -> Place | None:
         return self.child(key) if key in self.value else None
 
-    def error(self, message: str) -> RecipeError:
-        line = next((self.lines[p] for n in range(len(self.path), -1, -1) if (p := self.path[:n]) in self.lines), None)
-        return RecipeError(message, file=self.file, line=line, path=spell(self.path))
+    def error(self, message: str, *, key: bool = False) -> RecipeError:
+        """Create an error about the value at this place, or about its key."""
+        return _error(message, self.file, self.marks.lines, self.marks.find(self.path, key), self.path)
+
+    @property
+    def is_helper(self) -> bool:
+        """True if the value is only there to be used elsewhere with an alias, or contains only such values."""
+        if self.path in self.marks.aliased:
+            return True
+        inner = [item for _, item in self.items()] if isinstance(self.value, Mapping) else []
+        inner = self.elements() if isinstance(self.value, list) else inner
+        return bool(inner) and all(item.is_helper for item in inner)
+
+
+def _error(message: str, file: str | None, lines: list[str], span: Span | None, path: Path_) -> RecipeError:
+    line = None if span is None else span.line + 1
+    shown = Excerpt(lines[span.line], span.start, span.end) if span and span.line < len(lines) else None
+    return RecipeError(message, file=file, line=line, path=spell(path), excerpt=shown)
 
 
 def spell(path: Path_) -> str:
@@ -72,17 +122,18 @@ def load_yaml(text: str, file: str | None = None) -> list[Place]:
     """
     import yaml
 
+    lines = re.split("\r\n|[\n\r\x85\u2028\u2029]", text)  # the line breaks of YAML 1.1
     try:
         nodes = list(yaml.compose_all(text, Loader=yaml.SafeLoader))
     except (yaml.YAMLError, ValueError, OverflowError) as error:  # PyYAML does not catch errors from chr()
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        line = mark.line + 1 if mark else None
-        raise RecipeError(f"this is not valid YAML: {problem}", file=file, line=line) from None
+        span = Span(mark.line, mark.column, mark.column + 1) if mark else None
+        raise _error(f"this is not valid YAML: {problem}", file, lines, span, ()) from None
     except RecursionError:
         raise RecipeError("the YAML is nested too deeply", file=file) from None
-    builder = _Builder(file)
-    places = [Place(builder.build(node, ()), (), file, builder.lines_found()) for node in nodes]
+    builder = _Builder(file, lines)
+    places = [Place(builder.build(node, ()), (), file, builder.marks_found()) for node in nodes]
     return [place for place in places if place.value is not None]
 
 
@@ -123,27 +174,37 @@ PLAIN_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "b
 
 
 class _Builder:
-    """Converts YAML nodes to plain values and records the line of each value."""
+    """Converts YAML nodes to plain values and records where each value is."""
 
-    def __init__(self, file: str | None) -> None:
+    def __init__(self, file: str | None, lines: list[str]) -> None:
         import yaml
 
-        self.file, self.yaml, self.nodes = file, yaml, 0
-        self.lines: dict[Path_, int] = {}
+        self.file, self.lines, self.yaml, self.nodes = file, lines, yaml, 0
+        self.marks = Marks(lines)
+        self.first: dict[int, Path_] = {}
         self.open: set[int] = set()
         self.scalars = yaml.SafeLoader("")
 
-    def lines_found(self) -> dict[Path_, int]:
-        """Return the line numbers of the document built last, and reset them for the next document."""
-        lines, self.lines = self.lines, {}
-        return lines
+    def marks_found(self) -> Marks:
+        """Return the marks of the document built last, and reset them for the next document."""
+        marks, self.marks, self.first = self.marks, Marks(self.lines), {}
+        return marks
 
     def fail(self, node: Any, path: Path_, message: str) -> RecipeError:
-        return RecipeError(message, file=self.file, line=node.start_mark.line + 1, path=spell(path))
+        return _error(message, self.file, self.lines, self._span(node), path)
+
+    def _span(self, node: Any) -> Span:
+        start, end = node.start_mark, node.end_mark
+        rest = len("".join(self.lines[start.line : start.line + 1]))
+        return Span(start.line, start.column, end.column if end.line == start.line else rest)
 
     def build(self, node: Any, path: Path_) -> Any:
         self.nodes += 1
-        self.lines.setdefault(path, node.start_mark.line + 1)
+        span, key = self._span(node), self.marks.keys.get(path)
+        if key is None or key.line == span.line:
+            self.marks.values.setdefault(path, span)
+        if (first := self.first.setdefault(id(node), path)) != path:
+            self.marks.aliased.add(first)
         if self.nodes > MAX_NODES or id(node) in self.open:
             raise self.fail(node, path, "the YAML aliases expand to too many values; write the values out")
         if len(path) > MAX_DEPTH:
@@ -184,7 +245,8 @@ class _Builder:
                 raise self.fail(key_node, path, f"the key {show(key)} must be a string; put it in quotes")
             if key in result:
                 raise self.fail(key_node, (*path, key), "duplicate key; keep only one")
-            self.lines[(*path, key)] = key_node.start_mark.line + 1
+            self.marks.keys[(*path, key)] = self._span(key_node)
+            self.marks.values.pop((*path, key), None)  # of a value that this one takes the place of
             result[key] = self.build(value_node, (*path, key))
         return {**merged, **result}
 
@@ -196,64 +258,6 @@ class _Builder:
                 raise self.fail(item, path, "'<<' takes a mapping, or a list of them")
             result.update(self.build(item, path))
         return result
-
-
-def check(place: Place, schema: Mapping[str, Any]) -> None:
-    """Validate a value against a JSON Schema.
-
-    Raises:
-        RecipeError: the first error found, at its place in the document.
-    """
-    from jsonschema import Draft202012Validator
-
-    errors = Draft202012Validator(schema).iter_errors(place.value)
-    for error in sorted(errors, key=lambda e: (len(e.absolute_path), [str(part) for part in e.absolute_path])):
-        where = place
-        for key in error.absolute_path:
-            where = where.child(key)
-        raise _sentence(error, where)
-
-
-def _sentence(error: Any, place: Place) -> RecipeError:
-    rule, wanted, value = error.validator, error.validator_value, error.instance
-    if rule == "additionalProperties":
-        known = list(error.schema.get("properties", {}))
-        key = next(key for key in value if key not in known)
-        hint = nearest(key, known) or f"; known keys: {', '.join(known)}"
-        return place.child(key).error(f"unknown key {key!r}{hint}")
-    if rule == "required":
-        missing = next(key for key in wanted if key not in value)
-        return place.error(f"{missing!r} is missing")
-    return place.error(explain(rule, wanted, value))
-
-
-def explain(rule: str, wanted: Any, value: Any) -> str:
-    """Explain in words why a value violates a JSON Schema rule."""
-    if rule == "type":
-        names = [wanted] if isinstance(wanted, str) else list(wanted)
-        return f"must be {' or '.join(KINDS[name] for name in names)}, not {show(value)}"
-    if rule == "enum":
-        hint = nearest(value, [w for w in wanted if isinstance(w, str)]) if isinstance(value, str) else ""
-        return f"must be one of {', '.join(str(w) for w in wanted)}, not {show(value)}{hint}"
-    if rule in ("minItems", "minLength", "minProperties") and not value:
-        return "must not be empty"
-    if rule in RULES:
-        bound = f"{wanted:g}" if isinstance(wanted, float) else wanted
-        return f"must {RULES[rule].format(bound)}, not {show(value)}"
-    return f"invalid value: {show(value)}"
-
-
-KINDS = {
-    "object": "a mapping", "array": "a list", "string": "a string", "number": "a number",
-    "integer": "a whole number", "boolean": "true or false", "null": "empty",
-}  # fmt: skip
-RULES = {
-    "minimum": "be at least {}",
-    "maximum": "be at most {}",
-    "minItems": "have at least {} items",
-    "maxItems": "have at most {} items",
-    "pattern": "match {}",
-}
 
 
 def show(value: Any) -> str:

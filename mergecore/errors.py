@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 
 class MergecoreError(Exception):
@@ -25,6 +26,14 @@ class InputError(MergecoreError):
     exit_code = 2
 
 
+class Excerpt(NamedTuple):
+    """A line of a document, and the columns `start` to `end` that an error is about."""
+
+    text: str
+    start: int
+    end: int
+
+
 class RecipeError(InputError):
     """An invalid recipe.
 
@@ -33,12 +42,43 @@ class RecipeError(InputError):
         file: path of the recipe, if it was read from a file.
         line: 1-based line in that file.
         path: position in the recipe, such as ``models[1].parameters.weight``.
+        excerpt: that line, if the recipe was read from text.
+
+    Attributes:
+        errors: all errors of the recipe, in the order of its lines. Often only this one.
     """
 
-    def __init__(self, message: str, *, file: str | None = None, line: int | None = None, path: str = "") -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        file: str | None = None,
+        line: int | None = None,
+        path: str = "",
+        excerpt: Excerpt | None = None,
+    ) -> None:
         place = ":".join(str(part) for part in (file, line) if part is not None)
         super().__init__(": ".join(part for part in (place, path, message) if part))
-        self.file, self.line, self.path = file, line, path
+        self.file, self.line, self.path, self.excerpt = file, line, path, excerpt
+        self.errors: tuple[RecipeError, ...] = (self,)
+
+    def __str__(self) -> str:
+        return super().__str__() if len(self.errors) == 1 else "\n".join(map(str, self.errors))
+
+
+def raise_all(found: Sequence[RecipeError]) -> None:
+    """Raise all errors found in a recipe as one, if there are any. An error that was found twice is reported once."""
+    errors = {str(error): error for one in found for error in one.errors}
+    if len(errors) == 1:
+        raise next(iter(errors.values()))
+    if errors:
+        together = RecipeError(f"{len(errors)} errors")
+        together.errors = tuple(sorted(errors.values(), key=_position))
+        raise together
+
+
+def _position(error: RecipeError) -> tuple[int, int]:
+    return error.line or 0, error.excerpt.start if error.excerpt else 0
 
 
 class ModelError(InputError):

@@ -41,7 +41,7 @@ from mergecore.discovery import (
     load_plugin,
     load_postprocessors,
 )
-from mergecore.documents import Place, check, load_file
+from mergecore.documents import Place, load_file
 from mergecore.errors import MergecoreError, nearest, printable
 from mergecore.inmemory import merge_tensors
 from mergecore.models import (
@@ -104,6 +104,7 @@ from mergecore.running import (
     prefetch,
     run_plan,
 )
+from mergecore.validation import check
 
 __all__ = [
     "LOCK_NAME",

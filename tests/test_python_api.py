@@ -2,7 +2,9 @@
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -70,8 +72,89 @@ def test_shapes_and_names_must_agree():
         mergecore.merge_tensors([torch.ones(2), torch.ones(3)], "linear", {"weight": 1})
     with pytest.raises(InputError, match="only one of model 0 and model 1 has 'a'"):
         mergecore.merge_state_dicts([{"a": torch.ones(2)}, {"b": torch.ones(2)}], "linear", {"weight": 1})
-    with pytest.raises(InputError, match="the models' values differ"):
-        mergecore.merge_tensors([torch.tensor(1), torch.tensor(2)], "linear", {"weight": 1})
+    with pytest.raises(InputError, match="different dtypes: I64 and F32"):
+        mergecore.merge_tensors([torch.tensor(1), torch.tensor(2.0)], "linear", {"weight": 1})
+
+
+ONE = {"a": torch.ones(3)}
+merge, dicts, plan = mergecore.merge_tensors, mergecore.merge_state_dicts, mergecore.plan
+MISTAKES = {
+    "no models": (lambda: dicts([], "linear"), "the list of state dicts is empty"),
+    "no tensors": (lambda: merge([], "linear"), "the list of tensors is empty"),
+    "one dict": (lambda: dicts(ONE, "linear"), "must be a list of state dicts, not dict"),
+    "one tensor": (lambda: merge(torch.ones(2, 3), "linear"), "a list of tensors, not torch.Tensor"),
+    "a base beyond": (lambda: dicts([ONE] * 3, "ties", base=3), "base=3 is not the .*; use 0 to 2"),
+    "a base below": (lambda: dicts([ONE] * 3, "ties", base=-1), "base=-1 is not the index"),
+    "a base's name": (lambda: dicts([ONE] * 3, "ties", base="a"), "base='a' is not the index"),
+    "a base as a switch": (lambda: merge([torch.ones(2)] * 2, "ties", base=True), "base=True is not"),
+    "modules": (lambda: dicts([torch.nn.Linear(2, 2)] * 2, "linear"), r"use its state_dict\(\)"),
+    "paths": (lambda: dicts(["a", "b"], "linear"), "model 0 must be a state dict, not str; load it"),
+    "nothing": (lambda: dicts([ONE, None], "linear"), "model 1 must be a state dict, not NoneType"),
+    "arrays": (lambda: merge([np.ones(3)] * 2, "linear"), "convert it with torch.from_numpy"),
+    "numbers": (lambda: dicts([{"a": 1.0}] * 2, "linear"), "a of model 0: must be a torch.Tensor"),
+    "no values": (lambda: merge([torch.ones(2, device="meta")], "linear"), "has no values"),
+    "sparse": (lambda: merge([torch.eye(2).to_sparse()], "linear"), "has no values that can be merged"),
+    "a class": (lambda: merge([torch.ones(2)], inmemory.Method), "must be a name such as 'linear'"),
+    "a list of parameters": (lambda: merge([torch.ones(2)], "linear", [1.0]), "parameters must be a map"),
+    "an array of weights": (lambda: merge([torch.ones(2)], "linear", {"weight": np.ones(1)}),
+                            r"weight: must be a plain Python value, not numpy.ndarray; use .tolist\(\)"),
+    "a tensor as a weight": (lambda: merge([torch.ones(2)], "linear", {"weight": torch.tensor(1)}),
+                             "weight: must be a plain Python value, not torch.Tensor"),
+    "no recipe": (lambda: mergecore.run(None, "out"), "a recipe must be the path of a YAML file, .*, not NoneType"),
+    "a number": (lambda: plan(5), "a recipe must be .* not int"),
+    "a recipe's text": (lambda: plan("merge_method: linear\nmodels: []\n"), "pass yaml.safe_load"),
+    "a path as a model": (lambda: plan(recipe(Path("code"), 1.0)), r"models\[0\].model: .*; use str\(...\)"),
+    "NumPy's number": (lambda: plan(recipe("code", np.float32(1))), "weight: must be .* not numpy.float32; use"),
+    "a set": (lambda: plan({**recipe("code", 1), "prefer": {"a"}}), "prefer: must be a plain .*, not set"),
+    "a key that is none": (lambda: plan({1: 2}), "the key 1 must be a string, not int"),
+    "an output that is none": (lambda: mergecore.run(recipe("code", 1.0), None), "out must be the path of a folder"),
+    "memory in words": (lambda: plan(recipe("code", 1.0), memory="1GB"), "memory must be a whole number"),
+    "half a thread": (lambda: mergecore.run(recipe("code", 1.0), "out", workers=0.5), "workers must be a whole number"),
+}  # fmt: skip
+
+
+def recipe(model, weight):
+    return {"merge_method": "linear", "models": [{"model": model, "parameters": {"weight": weight}}]}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_in_a_notebook_is_one_sentence(name):
+    mistake, words = MISTAKES[name]
+    with pytest.raises(InputError, match=words) as caught:
+        mistake()
+    assert "\n" not in str(caught.value)
+
+
+def test_subclasses_of_plain_values_and_tuples_are_plain(models):
+    plan = mergecore.plan({"merge_method": "linear", "models": ({"model": str(models[1])},),
+                           "parameters": {"weight": np.float64(0.5)}})  # fmt: skip
+    plan.close()
+    assert plan.jobs[0].method.weight == (0.5,)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_not_finite_is_refused_as_in_a_run(value):
+    models = [{"a": torch.ones(2)}, {"a": torch.tensor([1.0, value])}]
+    with pytest.raises(InputError, match="a: the result contains NaN or infinity; model 1 already contains some"):
+        mergecore.merge_state_dicts(models, "linear", {"weight": 0.5})
+    merged = mergecore.merge_state_dicts(models, "linear", {"weight": 0.5}, allow_nonfinite=True)
+    assert not merged["a"].isfinite().all()
+
+
+def test_a_dtype_that_is_too_small_is_named():
+    models = [{"a": torch.full((2,), 65000.0, dtype=torch.float16)}] * 2
+    with pytest.raises(InputError, match="the models are finite, so it comes from the method, or is too large"):
+        mergecore.merge_state_dicts(models, "linear", {"weight": 1, "normalize": False})
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.bool])
+def test_counters_and_masks_that_differ_are_the_base_s(dtype):
+    models = [{"n": torch.tensor(value, dtype=dtype), "w": torch.ones(2)} for value in (0, 1, 1)]
+    for base, kept in ((None, 0), (1, 1)):
+        method = "linear" if base is None else "ties"
+        with pytest.warns(UserWarning, match=f"of whole numbers, such as n, differ; those of model {kept} are used"):
+            merged = mergecore.merge_state_dicts(models, method, {"weight": 1}, base=base)
+        assert torch.equal(merged["n"], models[kept]["n"])
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (3, 0), (1,), (2, 3, 4, 5)])

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from mergecore.api.files import torch_dtype
 from mergecore.api.jobs import Input, Job, Piece, Tiles, Work
 from mergecore.api.methods import Context
-from mergecore.errors import RunError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,10 +68,7 @@ class TileMerger:
         """Return a piece of the result before rounding to the output's dtype. It can share a buffer of this merger."""
         if job.method is not None:
             return merge_piece(job, piece, self.read(job, piece), ctx)
-        first, *others = [self._stored(job, slot, piece) for slot in range(len(job.inputs))]
-        if not all(first.equal(other) for other in others):
-            raise RunError(f"{job.name}: {job.info.dtype} tensors can only be copied, but the models' values differ")
-        return first
+        return self._stored(job, 0, piece)
 
     def read(self, job: Job, piece: Piece) -> Sequence[Tensor]:
         """Return a piece of each input of a job in the dtype of the arithmetic."""

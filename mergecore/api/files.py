@@ -29,7 +29,7 @@ TORCH_NAMES = {
 """The name of each dtype in torch and in recipes, by safetensors name."""
 
 FLOATS = ("F64", "F32", "F16", "BF16")
-"""The dtypes that can be merged. Tensors of all other dtypes are copied if the inputs agree."""
+"""The dtypes that can be merged. Whole numbers and booleans are copied from one model."""
 
 FLOAT8 = ("F8_E4M3", "F8_E5M2")
 """The dtypes that need scales to be turned into values. `mergecore.models.quantized` applies the scales."""

@@ -24,7 +24,7 @@ except ImportError:
     from click.exceptions import ClickException, NoArgsIsHelpError  # type: ignore[assignment,unused-ignore]
 
 from mergecore.cli import arch_commands, plugin_commands
-from mergecore.cli.console import say, warn
+from mergecore.cli.console import say, say_errors, warn
 from mergecore.cli.external_commands import Commands
 from mergecore.cli.memory_limits import explain_memory
 from mergecore.cli.options import (
@@ -46,7 +46,7 @@ from mergecore.cli.options import (
     Workers,
     run_options,
 )
-from mergecore.errors import MergecoreError
+from mergecore.errors import MergecoreError, RecipeError
 
 STARTED = time.perf_counter()
 """When this process started, apart from the imports above."""
@@ -233,6 +233,9 @@ def main() -> NoReturn:
     except Exception as error:
         if debug:
             raise
+        if isinstance(error, RecipeError):
+            say_errors(error)
+            sys.exit(error.exit_code)
         message, code = _told(error)
         say(f"error: {message}")
         sys.exit(code)

@@ -11,8 +11,9 @@ from typing import Any
 
 from mergecore.definitions.config import Keys, Period
 from mergecore.definitions.definition import Architecture, Module, Weight
-from mergecore.documents import Place, check
+from mergecore.documents import Place
 from mergecore.errors import ArchitectureError, RecipeError
+from mergecore.validation import check
 
 
 @lru_cache(maxsize=1)
@@ -44,7 +45,7 @@ def parse_definition(name: str, definition: Any, origin: str) -> Architecture:
         named = {"default": place} if modules is None else dict(modules.items())
         parsed = {key: _module(module, name.partition("/")[0]) for key, module in named.items()}
     except RecipeError as error:
-        raise ArchitectureError(f"architecture {name} ({origin}): {error}") from None
+        raise ArchitectureError(f"architecture {name} ({origin}): {error.errors[0]}") from None
     seen: set[str] = set()
     for label in (label for module in parsed.values() for weight in module.weights(1) for label in _labels(weight)):
         if label in seen:

@@ -11,6 +11,13 @@ from mergecore.discovery.entry_points import (
     not_installed,
     plugin_summary,
 )
+from mergecore.discovery.parameter_levels import (
+    installed_parameters,
+    known_parameters,
+    missing,
+    parse_level,
+    value_for,
+)
 from mergecore.discovery.parameters import (
     NO_VALUE,
     Parameter,
@@ -18,9 +25,6 @@ from mergecore.discovery.parameters import (
     Setting,
     convert,
     declared,
-    missing,
-    parse_level,
-    value_for,
 )
 from mergecore.discovery.postprocessors import (
     load_postprocessors,
@@ -45,6 +49,8 @@ __all__ = [
     "declared",
     "examine_plugins",
     "find_plugin",
+    "installed_parameters",
+    "known_parameters",
     "known_plugins",
     "list_plugins",
     "load_plugin",

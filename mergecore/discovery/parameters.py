@@ -1,4 +1,4 @@
-"""Parameters declared by a method, and their values for a weight from the levels of a recipe."""
+"""Parameters declared by a method, and their settings in a recipe."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mergecore.api import Evaluator, Method
 from mergecore.api.parameters import SPEC, ParamSpec
-from mergecore.documents import Place, explain, show
-from mergecore.errors import RecipeError, nearest
+from mergecore.documents import Place, show
+from mergecore.errors import nearest
+from mergecore.validation import explain
 
 NO_VALUE = object()
 """The value of a setting if none of its filters match."""
@@ -172,16 +173,13 @@ def _conditional(parameter: Parameter, place: Place) -> Rule:
     for key in value:
         if key not in ("value", "filter"):
             hint = nearest(key, ["value", "filter"]) or "; known keys: value, filter"
-            raise place.child(key).error(f"unknown key {key!r}{hint}")
+            raise place.child(key).error(f"unknown key {key!r}{hint}", key=True)
     if "value" not in value:
         raise place.error("'value' is missing")
     pattern = value.get("filter")
     if pattern is not None and not isinstance(pattern, str):
         raise place.child("filter").error(f"must be a string that is part of a weight's name, not {show(pattern)}")
-    rules = _rules(parameter, pattern, place.child("value"))
-    if not rules:
-        raise place.child("value").error("must not be empty")
-    return rules[0]
+    return _rules(parameter, pattern, place.child("value"))[0]
 
 
 def _rules(parameter: Parameter, pattern: str | None, place: Place) -> Setting:
@@ -190,47 +188,7 @@ def _rules(parameter: Parameter, pattern: str | None, place: Place) -> Setting:
     if isinstance(place.value, Mapping):
         raise place.error("must be a value or a list of values, not a mapping")
     gradient = isinstance(place.value, list)
+    if not place.value and gradient:
+        raise place.error("must not be empty")
     values = tuple(convert(parameter, item) for item in place.elements()) if gradient else (convert(parameter, place),)
-    return (Rule(pattern, values, gradient, place),) if values else ()
-
-
-def parse_level(method: type[Method], place: Place | None) -> dict[str, Setting]:
-    """Parse one `parameters` mapping of a recipe, and check its names and values.
-
-    Raises:
-        RecipeError: if a name is unknown (the message suggests the nearest known one) or a value is invalid.
-    """
-    known, level = declared(method), {}
-    for name, item in place.items() if place is not None else ():
-        if name in known:
-            level[name] = parse_setting(known[name], item)
-        elif name not in method.ignored:
-            hint = nearest(name, known) or (f"; it takes: {', '.join(known)}" if known else "; it takes no parameters")
-            raise item.error(f"the method has no parameter {name!r}{hint}")
-    return level
-
-
-def value_for(parameter: Parameter, levels: Sequence[Mapping[str, Setting]], name: str, t: float) -> Any:
-    """Return a parameter's value for one weight, from the first level that has one, or else the default.
-
-    Args:
-        levels: settings from the innermost level (the model) to the top of the recipe.
-        name: the weight's name, for filters.
-        t: relative position in the layers, from 0 to 1, for gradients.
-    """
-    for level in levels:
-        rule = next((rule for rule in level.get(parameter.name, ()) if rule.matches(name)), None)
-        if rule is not None:
-            return rule.at(parameter, t)
-    return parameter.default
-
-
-def missing(
-    parameter: Parameter, levels: Sequence[Mapping[str, Setting]], place: Place, weight: str, model: str | None
-) -> RecipeError:
-    """Create the error for a required parameter that is not set, or whose filters do not match the weight."""
-    name, of = repr(parameter.name), f" of model {model!r}" if model is not None else ""
-    if any(level.get(parameter.name) for level in levels):
-        cure = "none of its filters match; add an entry without a filter for all other weights"
-        return place.error(f"parameter {name} has no value for {weight}{of}: {cure}")
-    return place.error(f"parameter {name} is missing (needed for {weight}{of}); set it under 'parameters'")
+    return (Rule(pattern, values, gradient, place),)

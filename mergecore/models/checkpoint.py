@@ -142,6 +142,8 @@ def open_folder(reference: str, registry: Registry) -> Checkpoint:
         raise
     tensors = {name: reader.tensors[name] for name, reader in readers.items()}
     kept = {key: value for key, value in config.items() if key != quantized.KEY}
+    if snapshot is None and folder != Path(reference).expanduser():
+        notes = (*notes, f"{reference}: is a local folder, so its revision has no effect")
     return Checkpoint(
         reference, folder, kept, tensors, readers, files, stamps, card=read_card(folder), snapshot=snapshot, notes=notes
     )

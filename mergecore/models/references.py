@@ -21,6 +21,8 @@ class LocatedModel(NamedTuple):
 def locate_model(reference: str) -> tuple[Path, hub.Snapshot | None]:
     """Return a model's folder, and its commit if it is on the Hub, with its small files already downloaded.
 
+    A revision of a local folder is ignored.
+
     Raises:
         ModelError: if there is no such model.
     """
@@ -32,8 +34,8 @@ def locate_model(reference: str) -> tuple[Path, hub.Snapshot | None]:
     except (OSError, ValueError, RuntimeError):  # the name is too long or invalid, or has an unknown ~user
         there = True
     name, _, revision = reference.partition("@")
-    if not there and revision and Path(name).is_dir():
-        raise ModelError(f"{reference}: {name} is a local folder, which has no revisions; remove @{revision}")
+    if not there and revision and (folder := Path(name).expanduser()).is_dir():
+        return folder, None
     snapshot = None if there else hub.find_snapshot(reference)
     if snapshot is None:
         raise ModelError(

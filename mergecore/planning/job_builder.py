@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from mergecore.api import FLOATS, Input, Job, Method
+from mergecore.api import FLOAT8, FLOATS, Input, Job, Method
 from mergecore.api.files import common_dtype, shared_info
 from mergecore.errors import ModelError
 from mergecore.models import VOCABULARY_CURE, Checkpoint
@@ -15,6 +15,9 @@ from mergecore.planning.parameter_values import ParameterValues
 from mergecore.planning.stage_reader import read_cost
 from mergecore.planning.vocabulary import Aligned
 from mergecore.recipes import Recipe
+
+QUANTIZED = "weight"
+"""Part of the last word in the names of quantized weights, which are whole numbers but cannot be copied like masks."""
 
 
 def model_input(model: int, checkpoint: Checkpoint, tensor: str) -> Input:
@@ -34,6 +37,7 @@ class JobBuilder:
     jobs: list[Job] = field(default_factory=list)
     tables: list[Job] = field(default_factory=list)
     """The jobs of weights with one row per token."""
+    _copied: dict[str, list[str]] = field(default_factory=dict)
     _lacking: Counter[tuple[str, ...]] = field(default_factory=Counter)
 
     def add(self, match: Match) -> None:
@@ -57,14 +61,25 @@ class JobBuilder:
         shown = self.aligned.dtypes
         dtypes = {shown.get((item.model, item.tensor), item.info.kept) if shown else item.info.kept for item in inputs}
         if not dtypes.issubset(FLOATS):
-            if len(dtypes) > 1:
-                raise ModelError(f"{name}: has dtypes {' and '.join(sorted(dtypes))} in different models")
-            return Job(name, inputs[0].info, inputs, None)
+            return self._copy(match, inputs, dtypes)
         info = shared_info(self.recipe.dtype or common_dtype(dtypes), shape)
         if self._is_lone(match):
             return Job(name, info, inputs[:1], None)
         method = self.values.method_for(match)
         return Job(name, info, inputs, method, match.subtracts(self.method), self.recipe.seed)
+
+    def _copy(self, match: Match, inputs: tuple[Input, ...], dtypes: set[str]) -> Job:
+        """Return the job of a tensor that is not merged, such as a counter or a mask."""
+        name, chosen = match.weight.name, self.values.copied(match)
+        if len(inputs) > 1:
+            if not dtypes.isdisjoint(FLOATS):
+                raise ModelError(f"{name}: has dtypes {' and '.join(sorted(dtypes))} in different models")
+            if not dtypes.isdisjoint(FLOAT8) or QUANTIZED in name.rpartition(".")[2]:
+                found = " and ".join(sorted(dtypes))
+                raise ModelError(f"{name}: has dtype {found}, which cannot be merged; convert it to a float dtype")
+            self._copied.setdefault(chosen.source.model, []).append(name)
+        item = inputs[match.parts.index(chosen)]
+        return Job(name, item.info, (item,), None)
 
     def _check_shapes(self, match: Match, inputs: Sequence[Input]) -> None:
         if all(item.info.shape == inputs[0].info.shape for item in inputs):
@@ -94,7 +109,11 @@ class JobBuilder:
 
     def notes(self) -> list[str]:
         """Return notes about unusual jobs."""
-        return [
+        copied = [
+            f"{len(names)} tensor(s) of whole numbers, such as {names[0]}, copied from {model}"
+            for model, names in self._copied.items()
+        ]
+        return copied + [
             f"{count} optional weight(s) missing from {', '.join(models)}: merged from the models that have them"
             for models, count in self._lacking.items()
         ]

@@ -127,7 +127,9 @@ class Matcher:
             sources.append(own)
         apart = self.method.base is not Base.INPUT and base is not None
         if self.method.base is Base.REQUIRED and base is None:
-            raise self.recipe.place.error(f"method {self.recipe.method!r} needs a base model; add base_model: MODEL")
+            bare = {source.model for source in slice_.sources if source.parameters is None}
+            name = bare.pop() if len(bare) == 1 < len(slice_.sources) else "MODEL"
+            raise self.recipe.place.error(f"method {self.recipe.method!r} needs a base model; add base_model: {name}")
         if apart:
             if own is None:
                 raise slice_.place.error(f"the base model {base!r} must be one of the sources of the slice")

@@ -9,9 +9,9 @@ from typing import Any
 from mergecore.api import Job, Method
 from mergecore.discovery import NO_VALUE, Parameter, Rule, Setting, declared, missing, parse_level, value_for
 from mergecore.documents import Place
-from mergecore.errors import InputError
+from mergecore.errors import InputError, RecipeError, nearest, raise_all
 from mergecore.planning.matching import Match, Part
-from mergecore.recipes import Recipe
+from mergecore.recipes import Recipe, json_schema
 
 Level = Mapping[str, Setting]
 
@@ -20,7 +20,7 @@ class ParameterValues:
     """Parses all `parameters` of a recipe once, and then resolves them for each weight.
 
     Raises:
-        RecipeError: if a parameter is unknown or invalid, or a parameter for the whole merge is set for one model.
+        RecipeError: all parameters that are unknown, invalid, or for the whole merge but set for one model.
     """
 
     def __init__(self, recipe: Recipe, method: type[Method]) -> None:
@@ -30,6 +30,7 @@ class ParameterValues:
         self._ignored: dict[str, None] = {}
         self._base_given: dict[str, None] = {}
         self._made: dict[Any, Method] = {}
+        self._errors: list[RecipeError] = []
         self._parse(recipe.parameters)
         for module in recipe.modules.values():
             self._parse(module.parameters)
@@ -37,17 +38,17 @@ class ParameterValues:
                 self._parse(piece.parameters)
                 for source in piece.sources:
                     self._parse(source.parameters, of_model=True)
+        raise_all(self._errors)
 
     def _parse(self, place: Place | None, of_model: bool = False) -> None:
         if place is None:
             return
-        level = self._levels[id(place)] = parse_level(self._method, place)
+        try:
+            keys = json_schema()["properties"]
+            self._levels[id(place)] = parse_level(self._method, place, keys, of_model)
+        except RecipeError as error:
+            self._errors.append(error)
         self._ignored.update(dict.fromkeys(name for name in place.value if name not in self._parameters))
-        for name in level:
-            if of_model and not self._parameters[name].per_model:
-                raise place.child(name).error(
-                    f"{name!r} applies to all models; move it to the 'parameters' of the recipe or the slice"
-                )
 
     def _level(self, place: Place | None) -> Level:
         return self._levels[id(place)] if place is not None else {}
@@ -98,6 +99,21 @@ class ParameterValues:
         except InputError as error:
             raise match.slice.place.error(f"{error} (for {match.weight.name})") from None
 
+    def copied(self, match: Match) -> Part:
+        """Return the part that a weight is copied from if it cannot be merged.
+
+        It is the only model with a weight other than 0 of several, else the base, else the first model.
+        """
+        shared = [match.slice.parameters, match.module.parameters, self._recipe.parameters]
+        weight, parts = self._parameters.get("weight"), match.parts[match.has_base :]
+        if weight is not None and weight.per_model and len(parts) > 1:
+            levels = [[self._level(place) for place in (part.source.parameters, *shared)] for part in parts]
+            values = [value_for(weight, given, part.weight.name, match.t) for given, part in zip(levels, parts)]
+            if len(chosen := [part for part, value in zip(parts, values) if value]) == 1:
+                return chosen[0]
+        base = match.slice.base_model or self._recipe.base_model
+        return next((part for part in match.parts if part.source.model == base), match.parts[0])
+
     def _value(self, parameter: Parameter, shared: Sequence[Level], match: Match, part: Part | None) -> Any:
         """Return one value of a parameter, for one model's part of the weight or for the whole merge."""
         levels = [self._level(part.source.parameters), *shared] if part else shared
@@ -111,7 +127,11 @@ class ParameterValues:
     def notes(self, jobs: Sequence[Job]) -> Iterator[str]:
         """Yield notes on parameters without effect: ignored ones, those of the base, and filters without a match."""
         for name in self._ignored:
-            yield f"parameter {name!r} has no effect for method {self._recipe.method!r}"
+            hint = nearest(name, self._parameters)
+            yield f"parameter {name!r} has no effect for method {self._recipe.method!r}{hint}"
+        slices = (piece for module in self._recipe.modules.values() for piece in module.slices)
+        if any("residual_weight" in piece.place.value for piece in slices):
+            yield "residual_weight has no effect"
         for model in self._base_given:
             yield f"the parameters of the base model {model} are not used"
         rules = [rule for rule in self._rules() if rule.filter not in (None, "*")]

@@ -3,7 +3,7 @@
 from mergecore.recipes.composition import load_recipe, parse_stages, standalone
 from mergecore.recipes.evaluations import load_evaluations, parse_evaluations
 from mergecore.recipes.lockfile import LOCK_KEY, LOCK_NAME, Lock, read_lock
-from mergecore.recipes.recipe import ModuleRecipe, Recipe, Slice, Source, parse_recipe
+from mergecore.recipes.recipe import ModuleRecipe, Recipe, Slice, Source, json_schema, parse_recipe
 from mergecore.recipes.recipe_schema import recipe_schema, schema_text
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "load_evaluations",
     "load_recipe",
     "parse_evaluations",
+    "json_schema",
     "parse_recipe",
     "parse_stages",
     "read_lock",

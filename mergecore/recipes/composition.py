@@ -12,6 +12,7 @@ from typing import Any
 from mergecore.documents import MAX_DEPTH, Place, load_documents, load_yaml
 from mergecore.errors import RecipeError
 from mergecore.models import split_adapters
+from mergecore.plain_values import plain, type_name
 from mergecore.recipes.lockfile import read_lock
 from mergecore.recipes.recipe import Recipe, is_recipe, parse_recipe
 
@@ -28,12 +29,18 @@ def load_recipe(source: Path | str | Mapping[str, Any] | Sequence[Mapping[str, A
     Raises:
         RecipeError: if it cannot be read, or its structure is invalid.
     """
+    if isinstance(source, str) and "\n" in source:
+        raise RecipeError("the path of a recipe contains a line break; for YAML text, pass yaml.safe_load(text)")
     if isinstance(source, (str, Path)):
         if lock := read_lock(Path(source)):
             text = lock.value["recipe"]
             return replace(parse_stages(load_yaml(text, lock.recipe_file), text, lock.recipe_file), lock=lock)
         return parse_stages(*load_documents(Path(source)), str(source))
-    places = [Place(source)] if isinstance(source, Mapping) else Place(list(source)).elements()
+    if not isinstance(source, (Mapping, list, tuple)):
+        kinds = "the path of a YAML file, a mapping, or a list of mappings"
+        raise RecipeError(f"a recipe must be {kinds}, not {type_name(source)}")
+    value = plain(source)
+    places = [Place(value)] if isinstance(value, dict) else Place(value).elements()
     return parse_stages(places, _dump(place.value for place in places))
 
 

@@ -9,9 +9,10 @@ from typing import Any
 
 from mergecore.api import Evaluation, Evaluator
 from mergecore.discovery import Parameter, Registry, convert, declared
-from mergecore.documents import Place, check, load_file
+from mergecore.documents import Place, load_file
 from mergecore.errors import InputError, MergecoreError, nearest
 from mergecore.recipes.recipe import json_schema
+from mergecore.validation import check
 
 
 def load_evaluations(path: Path, registry: Registry) -> tuple[Evaluation, ...]:

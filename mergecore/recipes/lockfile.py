@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from mergecore.api import ModelError, read_json
-from mergecore.documents import Place, check
+from mergecore.documents import Place
 from mergecore.errors import InputError, RecipeError
 from mergecore.models import matches_fingerprint
+from mergecore.validation import check
 
 LOCK_NAME = "mergecore.lock.json"
 LOCK_KEY = "mergecore_lock"

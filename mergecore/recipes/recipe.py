@@ -6,16 +6,18 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from mergecore.api.files import TORCH_NAMES
-from mergecore.documents import Place, check, show
+from mergecore.discovery import known_parameters
+from mergecore.documents import Place, show
 from mergecore.errors import RecipeError
 from mergecore.recipes.lockfile import Lock
+from mergecore.validation import check
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,9 @@ def parse_recipe(place: Place, text: str) -> Recipe:
     Raises:
         RecipeError: if its structure is invalid.
     """
-    check(place, json_schema())
+    _check_command(place)
+    check(place, json_schema(), _hints())
+    place = replace(place, value={key: item for key, item in place.value.items() if key in json_schema()["properties"]})
     dtypes = [item for key in ("out_dtype", "dtype") if (item := place.get(key))]
     return Recipe(
         method=place.value["merge_method"],
@@ -149,6 +153,28 @@ def parse_recipe(place: Place, text: str) -> Recipe:
         place=place,
         name=place.value.get("name"),
     )
+
+
+OTHER_COMMANDS = {"genome": "evolve", "experts": "moe"}
+"""Keys of files that are not recipes, and the commands that take these files."""
+
+
+def _check_command(place: Place) -> None:
+    if isinstance(place.value, Mapping) and "merge_method" not in place.value:
+        for key in OTHER_COMMANDS.keys() & place.value.keys():
+            command = f"mergecore {OTHER_COMMANDS[key]} {place.file or 'FILE'} OUT"
+            raise place.child(key).error(f"a file with {key!r} is not a recipe; run: {command}", key=True)
+
+
+@lru_cache(maxsize=1)
+def _hints() -> Mapping[str, str]:
+    """Return what to do with keys that belong elsewhere."""
+    layers = "only a source under 'slices: - sources:' can have it; without it, a model has all its layers"
+    return {
+        **dict.fromkeys(known_parameters(), "put it under 'parameters:'"),
+        "layer_range": layers,
+        "random_seed": "write 'seed' at the top level",
+    }
 
 
 def _architectures(place: Place) -> tuple[tuple[Path, Place], ...]:

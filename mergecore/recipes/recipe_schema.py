@@ -32,6 +32,8 @@ def recipe_schema(methods: Mapping[str, type[Method]]) -> dict[str, Any]:
     schema["properties"]["merge_method"] = {"description": "Name of a merge method.", "type": "string", "oneOf": names}
     where = _where(schema, schema)
     definitions = schema["$defs"]
+    known = {name for method in methods.values() for name in (*declared(method), *method.ignored)}
+    definitions["parameter-names"] = {"enum": sorted(known)}
     schema["allOf"] = []
     for name, method in methods.items():
         definitions[f"parameters-of-{name}"] = _parameters(method, definitions, of_model=False)
@@ -82,8 +84,10 @@ def _referring(where: Any, name: str) -> Any:
 def _parameters(method: type[Method], definitions: dict[str, Any], of_model: bool) -> dict[str, Any]:
     items = {name: item for name, item in declared(method).items() if item.per_model or not of_model}
     known = {name: _parameter(item, definitions) for name, item in items.items()}
-    ignored = {name: {"description": "Accepted, but has no effect."} for name in method.ignored}
-    return {"type": ["object", "null"], "properties": {**known, **ignored}, "additionalProperties": False}
+    shared = set() if not of_model else {item.name for item in declared(method).values() if not item.per_model}
+    refused = dict.fromkeys(sorted(shared), False)
+    names = {"$ref": "#/$defs/parameter-names"}  # one that only other methods have is accepted, but has no effect
+    return {"type": ["object", "null"], "properties": {**known, **refused}, "propertyNames": names}
 
 
 def _parameter(item: Parameter, definitions: dict[str, Any]) -> dict[str, Any]:
@@ -106,7 +110,8 @@ def _setting(value: Mapping[str, Any]) -> dict[str, Any]:
         "required": ["value"],
         "additionalProperties": False,
     }
-    return {"anyOf": [value, {"type": "array", "items": value}, filtered, {"type": "array", "items": filtered}]}
+    gradient, rules = ({"type": "array", "items": item, "minItems": 1} for item in (value, filtered))
+    return {"anyOf": [value, gradient, filtered, rules]}
 
 
 def _value(item: Parameter) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def check_refused(
     monkeypatch.chdir(folder)
     before = sorted(folder.rglob("*"))
     status, out, err = run(case.arguments.split(), monkeypatch, capfd)
-    last = err.splitlines()[-1]
+    last = next(line for line in reversed(err.splitlines()) if not line.startswith("  "))  # not an excerpt
     assert (status, out) == (2, ""), err
     assert last.startswith("error: ") and "Traceback" not in err, err
     assert any(words in last for words in case.words.split("|")), err

@@ -28,12 +28,12 @@ NAMES: dict[str, Wrong] = {
     f"{method}'s {name} misspelt": value(method, f"{name}: 1", name, f"has no parameter {name!r}; {hint}")
     for method, name, hint in [
         ("linear", "wieght", "did you mean 'weight'?"),
-        ("linear", "t", "it takes: weight, normalize"),
+        ("linear", "temperature", "it takes: weight, normalize"),
         ("slerp", "T", "did you mean 't'?"),
         ("nuslerp", "nuslerp_flaten", "did you mean 'nuslerp_flatten'?"),
         ("multislerp", "normalise_weights", "did you mean 'normalize_weights'?"),
         ("karcher", "max_iters", "did you mean 'max_iter'?"),
-        ("karcher", "weight", "it takes: max_iter, tol"),
+        ("karcher", "steps", "it takes: max_iter, tol"),
         ("passthrough", "scael", "did you mean 'scale'?"),
         ("task_arithmetic", "lamda", "did you mean 'lambda'?"),
         ("ties", "densty", "did you mean 'density'?"),
@@ -44,7 +44,7 @@ NAMES: dict[str, Wrong] = {
         ("sce", "select_top_k", "did you mean 'select_topk'?"),
         ("model_stock", "filterwise", "did you mean 'filter_wise'?"),
         ("arcee_fusion", "threshold", "it takes no parameters"),
-        ("ram", "alpha", "it takes: epsilon"),
+        ("ram", "beta", "it takes: epsilon"),
         ("ramplus_tl", "Alpha", "did you mean 'alpha'?"),
     ]
 }
@@ -135,7 +135,7 @@ PLACES: dict[str, Wrong] = {
         6, "modules.default.parameters.lamda", "did you mean 'lambda'?"),
     "no t for slerp": lacking("slerp", "", "{model: code}", f"parameter 't' is missing (needed for {EMBEDDING})"),
     "no t for nearswap": lacking("nearswap", "", "{model: code}", "parameter 't' is missing"),
-    "an empty gradient for slerp": lacking("slerp", "t: []", "{model: code}", "parameter 't' is missing"),
+    "an empty gradient for slerp": value("slerp", "t: []", "t", "must not be empty"),
     "no weight for linear": lacking(
         "linear", "", "{model: code, parameters: {weight: 1}}, {model: prose}",
         f"parameter 'weight' is missing (needed for {EMBEDDING} of model 'prose')", "models[1]"),

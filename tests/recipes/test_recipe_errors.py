@@ -60,7 +60,11 @@ def refused(run, folder):
         status, printed, reads = run(text)
         assert (status, reads) == (2, 0), printed
         assert printed.startswith("error: recipe.yml:") and "Traceback" not in printed
-        assert printed.count("\n") == 1 and printed.endswith("\n")
+        lines = printed.splitlines()
+        assert printed.endswith("\n") and len(lines) in (1, 3) and printed.count("error: ") == 1
+        if len(lines) == 3:
+            place, excerpt, marks = re.match(r"error: recipe.yml:(\d+): ", lines[0]), lines[1], lines[2]
+            assert excerpt.startswith(f"  {place[1]} | ") and re.fullmatch(r" +\|  ?.*\^", marks)
         assert not list(folder.glob("out*"))
         return printed
 

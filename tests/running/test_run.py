@@ -98,23 +98,45 @@ def test_a_model_is_never_written_over(models, tmp_path):
         mergecore.run(linear(*models[:2]), models[0], force=True)
 
 
-@pytest.mark.filterwarnings("ignore:.*has 21 of 22 tensors")
+@pytest.mark.filterwarnings("ignore:.*has 21 of 21 tensors", "ignore:.*has 20 of 21 tensors")
 def test_a_failed_run_leaves_an_old_result_alone(models, tmp_path):
-    for model, value in zip(models, (1, 2)):
-        change(model, lambda t, v=value: t.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.tensor([v])}))
     out = mergecore.run(linear(models[0], models[2]), tmp_path / "out")
     old = (out / "model.safetensors").read_bytes()
-    with pytest.raises(RunError, match=r"inv_freq: I64 tensors can only be copied, but the models' values differ"):
+    change(models[1], lambda t: t["model.norm.weight"].fill_(float("nan")))
+    with pytest.raises(RunError, match=r"model.norm.weight: merging .* results in NaN or infinity"):
         mergecore.run(linear(*models[:2]), out, force=True)
     assert (out / "model.safetensors").read_bytes() == old
 
 
-def test_whole_numbers_are_copied_when_they_agree(models, tmp_path):
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool])
+def test_whole_numbers_are_copied_from_one_model(models, tmp_path, dtype):
     name = "model.layers.0.self_attn.rotary_emb.inv_freq"
-    for model in models:
-        change(model, lambda t: t.update({name: torch.tensor([[1, 2], [3, 4]], dtype=torch.uint8)}))
-    merged = weights(mergecore.run(linear(*models, dtype="bfloat16"), tmp_path / "out"))
-    assert torch.equal(merged[name], torch.tensor([[1, 2], [3, 4]], dtype=torch.uint8))
+    values = [torch.tensor(bits, dtype=dtype) for bits in ([0, 1], [1, 0], [1, 1])]
+    for model, value in zip(models, values):
+        change(model, lambda t, v=value: t.update({name: v}))
+    base, *others = models
+    arithmetic = {**linear(*others), "merge_method": "task_arithmetic", "base_model": str(base)}
+    one = linear(*models, dtype="bfloat16")
+    for number, source in enumerate(one["models"]):
+        weight = source["parameters"]["weight"]
+        source["parameters"] = {"weight": [{"filter": "inv_freq", "value": int(number == 2)}, {"value": weight}]}
+    for index, recipe in enumerate((linear(*models, dtype="bfloat16"), {**arithmetic, "models": [
+            {"model": str(model)} for model in others]}, one)):  # fmt: skip
+        plan = mergecore.plan(recipe)
+        plan.close()
+        chosen = models[2 if index == 2 else 0]
+        assert f"1 tensor(s) of whole numbers, such as {name}, copied from {chosen}" in plan.notes
+        merged = weights(mergecore.run(recipe, tmp_path / f"out{index}"))
+        assert torch.equal(merged[name], values[models.index(chosen)])
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float32, torch.int32])
+def test_what_can_neither_be_merged_nor_copied_is_refused_in_the_plan(models, dtype):
+    name = "model.layers.0.self_attn.rotary_emb.inv_freq" if dtype is torch.float32 else "model.norm.weight"
+    change(models[0], lambda t: t.update({name: torch.ones(16).to(dtype)}))
+    change(models[1], lambda t: t.update({name: torch.ones(16).to(torch.int64 if dtype is torch.float32 else dtype)}))
+    with pytest.raises(InputError, match=f"{name}: has dtype"):
+        mergecore.plan(linear(*models[:2]))
 
 
 def test_every_input_tensor_is_accounted_for(models, tmp_path):

@@ -29,6 +29,7 @@ class Slerp(WeightMethod):
     base = Base.REQUIRED
     models = (2, 2)
     copies_lone = True
+    ignored = ("embed_slerp",)
 
     t: float = param(doc="Interpolation factor: 0 is the base model, 1 the other model.")
 

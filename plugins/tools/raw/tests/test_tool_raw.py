@@ -49,6 +49,37 @@ def recipe(method: str, models: list[str], *, base: str = "", **parameters: obje
     Path("r.yml").write_text(json.dumps({**value, **({"base_model": base} if base else {})}))
 
 
+@pytest.mark.parametrize("dtype", [torch.int32, torch.bool])
+def test_counters_come_from_the_model_that_the_recipe_chooses(typed: Typed, tmp_path: Path, dtype: torch.dtype) -> None:
+    names, counters = ("a.safetensors", "b.safetensors", "c.safetensors"), torch.eye(3).to(dtype)
+    for seed, name in enumerate(names):
+        save(tmp_path / name, state(seed, step=counters[seed].clone()))
+    chosen = [{"filter": "step", "value": 0}, {"value": 0.5}]
+    for base, weights, expected in (
+        ("", (0.5, 0.5, 0.5), 0),
+        ("b.safetensors", (0.5, 0.5, 0.5), 1),
+        ("", (chosen, chosen, 0.5), 2),
+        ("b.safetensors", (chosen, 1.0, 0.5), 2),
+    ):
+        models = [{"model": name, "parameters": {"weight": weight}} for name, weight in zip(names, weights)]
+        value = {"merge_method": "task_arithmetic" if base else "linear", "models": models}
+        Path("r.yml").write_text(json.dumps({**value, **({"base_model": base} if base else {})}))
+        status, _, err = typed("raw r.yml out.safetensors --force")
+        assert status == 0 and f"copied from {names[expected]}" in " ".join(err.split())
+        assert torch.equal(load_file(tmp_path / "out.safetensors")["step"], counters[expected])
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int32, torch.uint8])
+def test_quantized_weights_are_refused_before_anything_is_read(
+    typed: Typed, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    for seed in range(2):
+        save(tmp_path / f"{seed}.safetensors", state(seed, **{"a.qweight": torch.ones(2).to(dtype)}))
+    recipe("linear", ["0.safetensors", "1.safetensors"], weight=0.5)
+    status, _, err = typed("raw r.yml out.safetensors --quiet")
+    assert status == 2 and "a.qweight: has dtype" in err and "cannot be merged" in err
+
+
 @pytest.mark.parametrize("suffixes", [("safetensors",) * 3, ("pt", "ckpt", "bin")])
 @pytest.mark.parametrize(
     ("method", "parameters"), [("linear", {"weight": 0.5}), ("ties", {"density": 0.5}), ("karcher", {})]

@@ -43,7 +43,7 @@ def recipe_of(place: Place) -> Recipe:
     """Return the recipe in a document, without its `evaluate` key."""
     value = {key: item for key, item in place.value.items() if key != "evaluate"}
     text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
-    return parse_stages([Place(value, (), place.file, place.lines)], text)
+    return parse_stages([Place(value, (), place.file, place.marks)], text)
 
 
 @dataclass

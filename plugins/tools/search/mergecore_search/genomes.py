@@ -64,6 +64,10 @@ def _recipe(genome: Place, registry: Registry) -> dict[str, Any]:
     for key in ("base_model", "tokenizer_source"):
         if value.get(key):
             recipe[key] = value[key]
+    base = recipe.get("base_model")
+    if method == "linear" and base not in models:  # it would need a weight, but none is searched
+        recipe.pop("base_model", None)
+        base = None
     recipe["parameters"] = {"normalize": method != "task_arithmetic" if normalize is None else normalize}
     size = value.get("layer_granularity", 0)
     groups = _groups(genome, size, registry) if size else []
@@ -71,10 +75,10 @@ def _recipe(genome: Place, registry: Registry) -> dict[str, Any]:
     if value.get("smooth") or not groups:
         recipe["models"] = [_model(model, value, low, max(1, len(groups)), method) for model in models]
         return recipe
-    recipe["slices"] = [
-        {"sources": [{**_model(model, value, low, 1, method), "layer_range": list(group)} for model in models]}
-        for group in groups
-    ]
+    recipe["slices"] = [{"sources": [
+        *({**_model(model, value, low, 1, method), "layer_range": list(group)} for model in models),
+        *([{"model": base, "layer_range": list(group)}] if base and base not in models else []),
+    ]} for group in groups]  # fmt: skip
     return recipe
 
 
