@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -184,10 +184,6 @@ def _plan(
     changes.update(_dtype_config(builder.jobs, checkpoints[config_source].config))
     if recipe.tokenizer is None:
         notes += check_vocabularies(builder.tables, checkpoints, config_source)
-    used: list[set[str]] = [set() for _ in checkpoints]
-    for job in builder.jobs:
-        for item in job.inputs:
-            used[item.model].add(item.tensor)
     return Plan(
         recipe=recipe,
         method=method,
@@ -196,7 +192,7 @@ def _plan(
         config_source=config_source,
         jobs=tuple(builder.jobs),
         config=with_keys(checkpoints[config_source].config, changes),
-        dropped=sum(len(checkpoint.tensors) for checkpoint in checkpoints) - sum(map(len, used)),
+        dropped=_count_dropped(checkpoints, builder.jobs),
         notes=(
             *(note for checkpoint in checkpoints for note in checkpoint.notes),
             *notes,
@@ -210,6 +206,15 @@ def _plan(
         tokenizer_files=aligned.files,
         evaluations=_evaluations(recipe, planner.registry),
     )
+
+
+def _count_dropped(checkpoints: Sequence[Checkpoint], jobs: Iterable[Job]) -> int:
+    """Return the number of tensors in the checkpoints that no job reads."""
+    used: list[set[str]] = [set() for _ in checkpoints]
+    for job in jobs:
+        for item in job.inputs:
+            used[item.model].add(item.tensor)
+    return sum(len(checkpoint.tensors) for checkpoint in checkpoints) - sum(map(len, used))
 
 
 def _add_jobs(matcher: Matcher, builder: JobBuilder) -> dict[str, Any]:

@@ -38,7 +38,7 @@ class Interruption:
         calls: number of function calls after that, to hit what is between two such changes.
         after: seconds since the first visible change, if there is no step.
         space: free bytes on the disk from the start, or -1 for plenty.
-        real: whether the command is started anew instead of forked.
+        real: whether the command starts in a new interpreter instead of a fork.
     """
 
     kind: str

@@ -20,8 +20,8 @@ class Command:
 
     Attributes:
         name: what the table calls it.
-        arguments: the arguments of `mergecore`. `INPUTS` stands for the folder of `write_inputs`.
-        writes: the files and folders that it writes, each atomically. A pattern stands for every match.
+        arguments: the arguments of `mergecore`. `INPUTS` is replaced by the folder of `write_inputs`.
+        writes: the files and folders that it writes, each atomically. A pattern means every match.
         grows: the files to which it appends whole lines.
         before: earlier command lines whose results are there when it starts.
         strays: start of the names of hidden files that stay after a kill.
