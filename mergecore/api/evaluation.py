@@ -59,6 +59,9 @@ class Evaluator:
     def check(self) -> None:
         """Raise `InputError` if the parameters or their files are invalid. Called before any model is loaded."""
 
+    def check_tokenizer(self, tokenizer: Any) -> None:
+        """Raise `InputError` if the evaluation cannot use a model's tokenizer. Called before the model is loaded."""
+
     def evaluate(self, subject: Subject) -> Sequence[Score]:
         """Return the scores of a model. A search uses the first one."""
         raise NotImplementedError

@@ -30,6 +30,22 @@ class Generate(Evaluator):
     def check(self) -> None:
         self._prompts()
 
+    def check_tokenizer(self, tokenizer: Any) -> None:
+        for number, record in enumerate(self._prompts(), 1):
+            where = f"{self.file}, prompt {number}"
+            if self.chat:
+                try:
+                    text = _as_chat(tokenizer, record["prompt"])
+                except Exception as error:  # a template can raise anything
+                    cause = str(error).strip().partition("\n")[0]
+                    if not getattr(tokenizer, "chat_template", None):
+                        cause = "the tokenizer has no chat template; use chat: false"
+                    raise InputError(f"{where}: cannot be formatted as a chat message: {cause}") from None
+            else:
+                text = record["prompt"]
+            if not tokenizer(text, add_special_tokens=not self.chat)["input_ids"]:
+                raise InputError(f"{where}: has no tokens; write a prompt")
+
     def evaluate(self, subject: Subject) -> Sequence[Score]:
         right = [_is_right(record, self._answer(subject, record["prompt"])) for record in self._prompts()]
         return [share("accuracy", right)]
@@ -49,10 +65,14 @@ class Generate(Evaluator):
     def _answer(self, subject: Subject, prompt: str) -> str:
         tokenizer = subject.tokenizer
         if self.chat:
-            messages = [{"role": "user", "content": prompt}]
-            prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            prompt = _as_chat(tokenizer, prompt)
         ids = tokenizer(prompt, add_special_tokens=not self.chat)["input_ids"]
         return str(tokenizer.decode(written(subject, ids, self.tokens), skip_special_tokens=True))
+
+
+def _as_chat(tokenizer: Any, prompt: str) -> str:
+    messages = [{"role": "user", "content": prompt}]
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
 
 def _is_right(record: dict[str, Any], answer: str) -> bool:

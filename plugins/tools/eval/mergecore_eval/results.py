@@ -13,7 +13,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from mergecore.api import Evaluation, InputError, RunError, Score, Subject
+from mergecore.api import Evaluation, Evaluator, InputError, RunError, Score, Subject
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,14 @@ def measure(
     about: Mapping[str, Any] | None = None,
     tell: Callable[[str], None] = lambda name: None,
 ) -> Result:
-    """Run every evaluation on a model, calling `tell` with its name before it starts."""
+    """Run every evaluation on a model, calling `tell` with its name before it starts.
+
+    Raises:
+        InputError: An evaluation cannot use the model's tokenizer. The model has not been loaded then.
+    """
+    for evaluation in evaluations:
+        if type(evaluation.evaluator).check_tokenizer is not Evaluator.check_tokenizer:
+            evaluation.evaluator.check_tokenizer(subject.tokenizer)
     scores: dict[str, Sequence[Score]] = {}
     for evaluation in evaluations:
         tell(evaluation.name)
