@@ -1,8 +1,10 @@
-"""Draw results as SVG without a plotting library: bars of wall time per method, or time over bytes."""
+"""Draw results as SVG without a plotting library: bars of wall time, time over bytes, or planning over tensors."""
 
 from __future__ import annotations
 
+import math
 from html import escape
+from statistics import median
 from typing import Any
 
 from bench.support.competitors import COPY
@@ -86,3 +88,36 @@ def growth(result: dict[str, Any]) -> str:
         parts += [f"<circle cx='{a:.1f}' cy='{b:.1f}' r='4' fill='{color}'/>" for a, b in spots]
         parts.append(_text(spots[-1][0] + 10, spots[-1][1] + 4, f"{tool}, {method}", extra=f"style='fill:{color}'"))
     return _page(height, "Time by bytes read and written", parts, _note(result))
+
+
+def planning(result: dict[str, Any]) -> str:
+    """Draw CPU seconds of plans over stored tensors, both on logarithmic axes, where linear growth has slope 1."""
+    lines: dict[tuple[str, str], dict[int, list[float]]] = {}
+    for run in result["runs"]:
+        if run["tensors"] >= 1000 and not run["failed"]:
+            line = lines.setdefault((run["command"], run["code"]), {})
+            line.setdefault(run["tensors"], []).append(max(run["cpu"], 0.01))
+    counts = sorted({count for line in lines.values() for count in line})
+    most = max(median(values) for line in lines.values() for values in line.values())
+    height, top, bottom, left, right = 480.0, 56.0, 410.0, 70.0, 230.0
+    decades = math.ceil(math.log10(most / 0.01))
+
+    def x(count: int) -> float:
+        return left + (WIDTH - left - right) * math.log(count / counts[0]) / math.log(counts[-1] / counts[0])
+
+    def y(seconds: float) -> float:
+        return bottom - (bottom - top) * math.log10(seconds / 0.01) / decades
+
+    parts = [f"<path d='M{left} {top} V{bottom} H{x(counts[-1]):.1f}' fill='none' stroke='#999'/>"]
+    marks = [0.01 * 10**power for power in range(decades + 1)]
+    parts += [_text(left - 8, y(seconds) + 4, f"{seconds:g} s", "end") for seconds in marks]
+    parts += [_text(x(count), bottom + 20, f"{count:,}", "middle") for count in counts]
+    for (command, code), line in lines.items():
+        color = "#8a8f98" if code == "before" else COLOURS["mergecore"]
+        dash = f"stroke-dasharray='{DASHES[command != 'plan']}'"
+        spots = [(x(count), y(median(values))) for count, values in line.items()]
+        path = " L".join(f"{a:.1f} {b:.1f}" for a, b in spots)
+        parts.append(f"<path d='M{path}' fill='none' stroke='{color}' stroke-width='2' {dash}/>")
+        parts += [f"<circle cx='{a:.1f}' cy='{b:.1f}' r='4' fill='{color}'/>" for a, b in spots]
+        parts.append(_text(spots[-1][0] + 10, spots[-1][1] + 4, f"{command}, {code}", extra=f"style='fill:{color}'"))
+    return _page(height, "CPU time of a plan by stored tensors of each of two models", parts, _note(result))

@@ -3,7 +3,7 @@
 from pluggy import HookimplMarker
 
 from mergecore.api.adapters import Adapter, AdapterRequest, Change
-from mergecore.api.bounded import Bounded, run_bounded
+from mergecore.api.bounded import Bounded, encode_texts, run_bounded
 from mergecore.api.cards import (
     hub_reference,
     license_kind,
@@ -32,7 +32,7 @@ from mergecore.api.methods import BLOCK, Base, Context, DeltaMethod, Method, Til
 from mergecore.api.parameters import PerModel, param
 from mergecore.api.reading import lies_within, open_file, read_json, read_text
 from mergecore.api.search import Optimizer
-from mergecore.api.tokenizer_files import TOKENIZER_FILES, VOCABULARY_FILES
+from mergecore.api.tokenizer_files import TOKENIZER_BYTES, TOKENIZER_FILES, VOCABULARY_FILES
 from mergecore.api.vocabulary import OutputTokenizer, TokenizerRequest, Vocabulary
 from mergecore.errors import ArchitectureError, InputError, ModelError, PluginError, RunError
 
@@ -46,6 +46,7 @@ __all__ = [
     "FLOATS",
     "ITEM_BYTES",
     "TILE_ELEMENTS",
+    "TOKENIZER_BYTES",
     "TOKENIZER_FILES",
     "VOCABULARY_FILES",
     "Adapter",
@@ -88,6 +89,7 @@ __all__ = [
     "WeightMethod",
     "Work",
     "Writer",
+    "encode_texts",
     "hookimpl",
     "hub_reference",
     "in_threads",

@@ -14,15 +14,21 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from mergecore.api.reading import read_text
+from mergecore.api.tokenizer_files import TOKENIZER_BYTES
+from mergecore.errors import ModelError
 
 MEMORY_RAN_OUT = 77
 """Exit status of a child whose function raised `MemoryError`."""
 CHILD = "from mergecore.api.bounded import serve; serve()"
 ROOT = Path(__file__).parents[2]
+ENCODING, PER_BYTE, PER_CHARACTER = 10**8, 20, 1000
+"""Limits of the memory that `encode_texts` uses: bytes, and bytes for each byte of the file and character of text."""
 
 
 @dataclass(frozen=True)
@@ -64,20 +70,53 @@ def run_bounded(
         )
     except OSError as error:
         return Bounded([], f"its process cannot be started: {error}")
-    late = False
     try:
-        out, _ = process.communicate(json.dumps(request).encode(), seconds)
+        (out, _), late = process.communicate(json.dumps(request).encode(), seconds), False
     except subprocess.TimeoutExpired:
-        late = True
         _kill(process)
-        out, _ = process.communicate()
+        (out, _), late = process.communicate(), True
     except BaseException:
         _kill(process)
         process.communicate()
         raise
-    *lines, _ = out.split(b"\n")  # ignore an incomplete last line
+    lines = [json.loads(line) for line in out.split(b"\n")[:-1]]  # without an incomplete last line
     cause = f"it took longer than {seconds:.3g} s" if late else _cause(process.returncode, memory, seconds)
-    return Bounded([json.loads(line) for line in lines], cause)
+    failed = next((line["failed"] for line in lines if "failed" in line), "")
+    return Bounded([line["value"] for line in lines if "value" in line], failed or cause)
+
+
+def encode_texts(file: Path, texts: Sequence[str], seconds: float = 120) -> list[list[int]]:
+    """Return the token IDs of texts without special tokens, from a tokenizer.json in a process with limits.
+
+    Raises:
+        ModelError: the file is missing, too large, or not a tokenizer, or it takes too much time or memory.
+    """
+    size = len(read_text(file, TOKENIZER_BYTES))
+    request = {"file": str(file.absolute()), "texts": list(texts)}
+    memory = ENCODING + PER_BYTE * size + PER_CHARACTER * sum(map(len, texts))
+    done = run_bounded(f"{__name__}:encoded", request, memory=memory, seconds=seconds)
+    if done.cause:
+        raise ModelError(f"{file}: cannot be used to tokenize text: {done.cause}; use another tokenizer")
+    problem, *ids = done.values
+    if problem:
+        raise ModelError(f"{file}: is not a valid tokenizer: {problem}")
+    return ids
+
+
+def encoded(request: Mapping[str, Any]) -> Iterator[Any]:
+    """Yield what is wrong with the file or an empty string, then the IDs of each text. This runs in the child."""
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_file(request["file"])
+    except Exception as error:  # the library raises nothing more specific
+        yield str(error)
+        return
+    yield ""
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    for text in request["texts"]:
+        yield tokenizer.encode(text, add_special_tokens=False).ids
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
@@ -108,9 +147,11 @@ def serve() -> None:
     _limit(resource.RLIMIT_DATA, _private_memory() + memory)
     try:
         for value in function(json.load(sys.stdin)):
-            print(json.dumps(value), file=answers, flush=True)
+            print(json.dumps({"value": value}), file=answers, flush=True)
     except MemoryError:
         os._exit(MEMORY_RAN_OUT)  # the ordinary exit could need memory again
+    except BaseException as error:  # the tokenizers library raises one that is not an Exception
+        print(json.dumps({"failed": f"it failed with {type(error).__name__}: {error}"}), file=answers, flush=True)
 
 
 def _find(name: str) -> Callable[[Any], Iterator[Any]]:

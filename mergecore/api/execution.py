@@ -62,7 +62,7 @@ class TileMerger:
 
     def context(self, job: Job) -> Context:
         """Return the context for the tiles of a job, with measurements if the method uses them."""
-        return job.context(Tiles(job, job.pieces(self.tile), self.read))
+        return job.context(Tiles(job, job.pieces(self.tile), self.read) if job.measures else ())
 
     def made(self, job: Job, piece: Piece, ctx: Context) -> Tensor:
         """Return a piece of the result before rounding to the output's dtype. It can share a buffer of this merger."""
@@ -103,7 +103,7 @@ class TileMerger:
 
 def merge_piece(job: Job, piece: Piece, tensors: Sequence[Tensor], ctx: Context) -> Tensor:
     """Merge a piece of a job's inputs."""
-    return job.merge(tensors, replace(ctx, offset=piece.start))
+    return job.merge(tensors, replace(ctx, offset=piece.start) if piece.start else ctx)
 
 
 class Budget:

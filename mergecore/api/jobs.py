@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mergecore.api.files import ITEM_BYTES, TensorInfo
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Input:
     """One tensor of one input model, as stored in its files. For a stage, as it would be stored if it were written."""
 
@@ -28,7 +27,7 @@ class Input:
     """Bytes needed to compute a piece of the tensor if the model is a stage of the recipe. 0 if it is in a file."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Piece:
     """A contiguous range of a tensor's elements, and the shape in which it is passed to `merge`."""
 
@@ -37,7 +36,7 @@ class Piece:
     elements: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Job:
     """One output tensor, with its inputs and method.
 
@@ -57,10 +56,12 @@ class Job:
     has_base: bool = False
     seed: int = 0
 
-    @cached_property
+    @property
     def compute_dtype(self) -> str:
         """Dtype of the arithmetic: F64 if the output or any input is F64, otherwise F32."""
-        return "F64" if any(info.dtype == "F64" for info in (self.info, *(i.info for i in self.inputs))) else "F32"
+        if self.info.dtype == "F64":
+            return "F64"
+        return "F64" if any(item.info.dtype == "F64" for item in self.inputs) else "F32"
 
     @property
     def measures(self) -> bool:
@@ -83,18 +84,28 @@ class Job:
             return []
         if self.is_whole:
             return [Piece(0, shape, total)]
-        in_rows = self.method is not None and self.method.tile is Tile.ROWS
-        unit = total // shape[0] if in_rows else BLOCK
+        unit = self._unit
         step = max(1, elements // unit) * unit
         end = total if last is None else min(total, -(-last // unit) * unit)
         starts = ((start, min(step, end - start)) for start in range(first // unit * unit, end, step))
-        if in_rows:
+        if self._in_rows:
             return [Piece(start, (count // unit, *shape[1:]), count) for start, count in starts]
         return [Piece(start, (count,), count) for start, count in starts]
 
+    @property
+    def _in_rows(self) -> bool:
+        return self.method is not None and self.method.tile is Tile.ROWS
+
+    @property
+    def _unit(self) -> int:
+        """Number of elements that pieces are multiples of."""
+        return self.info.elements // self.info.shape[0] if self._in_rows else BLOCK
+
     def memory(self, elements: int) -> int:
         """Bytes needed to merge a piece of `elements`: stored, computing, and scratch bytes together."""
-        largest = max((piece.elements for piece in self.pieces(elements)), default=0)
+        largest = self.info.elements
+        if largest and not self.is_whole:
+            largest = min(largest, max(1, elements // self._unit) * self._unit)
         return largest * (self.stored_item_bytes + self.computing_item_bytes) + self.scratch_bytes
 
     @property

@@ -1,4 +1,4 @@
-"""Names of the tokenizer files in a model folder."""
+"""Names of the tokenizer files in a model folder, and their maximum size."""
 
 VOCABULARY_FILES = (
     "added_tokens.json",
@@ -42,3 +42,6 @@ TOKENIZER_FILES = (
 )
 """Glob patterns for all tokenizer files, relative to the model folder. They cover the files that transformers, its
 remote-code tokenizers, and mistral-common read."""
+
+TOKENIZER_BYTES = 64 * 10**6
+"""Maximum size of a tokenizer file. The largest published ones have about 35 MB. Parsing can take 25 times as much."""

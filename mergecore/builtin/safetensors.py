@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mergecore.api import ITEM_BYTES, ModelError, TensorInfo, open_file
+from mergecore.api.files import shared_info
+from mergecore.builtin.open_files import OpenFile
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 HEADER_LIMIT = 100_000_000
 """Maximum header size that the format allows, in bytes."""
+
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+"""An escape in JSON that can be half of a pair. Without its other half, the name is not valid Unicode."""
 
 MAX_AXES = 64
 """Maximum number of axes, as in torch and NumPy."""
@@ -25,14 +31,15 @@ class SafetensorsReader:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file = open_file(path)
+        self._file = OpenFile(path, open_file(path))
         try:
-            header, data_start = _read_header(path, self._file)
+            with self._file as file:
+                header, data_start = _read_header(path, file)
         except BaseException:
             self.close()
             raise
         self.tensors: Mapping[str, TensorInfo] = {
-            name: TensorInfo(entry["dtype"], tuple(entry["shape"])) for name, entry in header.items()
+            name: shared_info(entry["dtype"], tuple(entry["shape"])) for name, entry in header.items()
         }
         self._offsets = {name: data_start + entry["data_offsets"][0] for name, entry in header.items()}
 
@@ -43,14 +50,15 @@ class SafetensorsReader:
         """See `mergecore.api.Reader.read`. Raise ModelError if the file is truncated."""
         view = as_bytes(out)
         position = self._offsets[name] + start * ITEM_BYTES[self.tensors[name].dtype]
-        while view:
-            count = os.preadv(self._file, [view], position)
-            if count == 0:
-                raise ModelError(f"{self._path}: the file is truncated inside {name!r}; download it again")
-            view, position = view[count:], position + count
+        with self._file as file:
+            while view:
+                count = os.preadv(file, [view], position)
+                if count == 0:
+                    raise ModelError(f"{self._path}: the file is truncated inside {name!r}; download it again")
+                view, position = view[count:], position + count
 
     def close(self) -> None:
-        os.close(self._file)
+        self._file.close()
 
 
 def as_bytes(tensor: Tensor) -> memoryview:
@@ -83,10 +91,12 @@ def _read_header(path: Path, file: int) -> tuple[dict[str, Any], int]:
 
 def _parse(text: str) -> Any:
     """Parse JSON as the format defines it: only non-negative integers, no duplicate keys, and valid Unicode."""
+    parse_int = _natural if "-" in text else None  # a call for every number takes as long as the rest
     header = json.loads(
-        text, object_pairs_hook=_once, parse_int=_natural, parse_float=_natural, parse_constant=_natural
+        text, object_pairs_hook=_once, parse_int=parse_int, parse_float=_natural, parse_constant=_natural
     )
-    json.dumps(header, ensure_ascii=False).encode("utf-8")  # fails on an unpaired surrogate
+    if SURROGATE.search(text):
+        json.dumps(header, ensure_ascii=False).encode("utf-8")  # fails on an unpaired surrogate
     return header
 
 
@@ -116,7 +126,7 @@ def _check_entries(path: Path, header: Mapping[str, Any], data_bytes: int) -> No
                 f"{path}: {name!r} is stored as {dtype!r}, which cannot be merged;"
                 " use a checkpoint in float16, bfloat16, or float32"
             )
-        if end - begin != TensorInfo(dtype, tuple(entry["shape"])).nbytes or end > data_bytes:
+        if end - begin != shared_info(dtype, tuple(entry["shape"])).nbytes or end > data_bytes:
             raise ModelError(
                 f"{path}: the size of {name!r} does not match its shape or the file, which might be truncated;"
                 " download it again"
@@ -144,7 +154,8 @@ def _is_whole(entry: Any) -> bool:
     shape, offsets = entry.get("shape"), entry.get("data_offsets")
     if not (isinstance(shape, list) and isinstance(offsets, list) and len(shape) <= MAX_AXES and len(offsets) == 2):
         return False
-    return all(type(number) is int and 0 <= number < 2**63 for number in (*shape, *offsets))
+    numbers = (*shape, *offsets)
+    return set(map(type, numbers)) == {int} and min(numbers) >= 0 and max(numbers) < 2**63
 
 
 class SafetensorsWriter:
@@ -152,14 +163,15 @@ class SafetensorsWriter:
 
     def __init__(self, folder: Path, tensors: Mapping[str, TensorInfo], shard_bytes: int, stem: str = "model") -> None:
         self._folder, self._tensors, self._stem = folder, tensors, stem
-        self._files: dict[Path, int] = {}
-        self._unsafe: set[int] = set()
+        self._files: dict[Path, OpenFile] = {}
+        self._unsafe: set[OpenFile] = set()
         self.places: dict[str, tuple[Path, int]] = {}
         self._shards = _split(tensors, shard_bytes)
         self._names = shard_names(len(self._shards), stem)
         try:
             for name, shard in zip(self._names, self._shards):
-                self._files[folder / name] = os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o666)
+                descriptor = os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o666)
+                self._files[folder / name] = OpenFile(folder / name, descriptor, written=True)
                 self._lay_out(folder / name, shard)
         except BaseException:
             self.close()
@@ -168,7 +180,6 @@ class SafetensorsWriter:
     def _lay_out(self, path: Path, shard: Mapping[str, TensorInfo]) -> None:
         # Use the order in which executors write tensors, so that files grow from their start.
         order = sorted(shard, key=lambda name: (_unaligning(shard[name]), -shard[name].nbytes))
-        file = self._files[path]
         header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
         end = 0
         for name in order:
@@ -176,23 +187,25 @@ class SafetensorsWriter:
             header[name] = {"dtype": shard[name].dtype, "shape": list(shard[name].shape), "data_offsets": [begin, end]}
         text = json.dumps(header, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)
-        write_at(file, memoryview(len(text).to_bytes(8, "little") + text), 0)
-        os.ftruncate(file, 8 + len(text) + end)
+        with self._files[path] as file:
+            write_at(file, memoryview(len(text).to_bytes(8, "little") + text), 0)
+            os.ftruncate(file, 8 + len(text) + end)
         for name in order:
             self.places[name] = (path, 8 + len(text) + header[name]["data_offsets"][0])
 
     def write(self, name: str, start: int, data: Tensor) -> None:
         """See `mergecore.api.Writer.write`."""
         path, position = self.places[name]
-        file = self._files[path]
-        write_at(file, as_bytes(data), position + start * ITEM_BYTES[self._tensors[name].dtype])
-        self._unsafe.add(file)
+        with self._files[path] as file:
+            write_at(file, as_bytes(data), position + start * ITEM_BYTES[self._tensors[name].dtype])
+        self._unsafe.add(self._files[path])
 
     def sync(self) -> None:
         """See `mergecore.api.Writer.sync`."""
         for file in list(self._unsafe):
             self._unsafe.discard(file)  # before fsync, so that concurrent writes mark it again
-            os.fsync(file)
+            with file as descriptor:  # also syncs what was written before the file was closed and opened again
+                os.fsync(descriptor)
 
     def finish(self) -> None:
         """Write the index if there are several files."""
@@ -207,7 +220,7 @@ class SafetensorsWriter:
     def close(self) -> None:
         """See `mergecore.api.Writer.close`."""
         while self._files:
-            os.close(self._files.popitem()[1])
+            self._files.popitem()[1].close()
 
 
 def _unaligning(info: TensorInfo) -> int:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
+import errno
 import gc
 import json
+import os
+import resource
 import signal
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -21,6 +26,7 @@ except ImportError:
 from mergecore.cli import arch_commands, plugin_commands
 from mergecore.cli.console import say, say_errors, warn
 from mergecore.cli.external_commands import Commands
+from mergecore.cli.memory_limits import explain_memory
 from mergecore.cli.options import (
     ArchDirs,
     AsJson,
@@ -38,10 +44,12 @@ from mergecore.cli.options import (
     ShardSize,
     StrictPlugins,
     Workers,
-    memory_budget,
     run_options,
 )
 from mergecore.errors import MergecoreError, RecipeError
+
+STARTED = time.perf_counter()
+"""When this process started, apart from the imports above."""
 
 app = typer.Typer(
     cls=Commands,
@@ -107,7 +115,7 @@ def run(
         reads=(*definition_paths(arch_dir), *plugin),
     )
     registry = Registry(warn, local_definitions(arch_dir), files=plugin, hooks=not no_hooks, strict=strict_plugins)
-    plan = make_plan(load_recipe(recipe), registry, options.memory, keep)
+    plan = make_plan(load_recipe(recipe, registry), registry, options.memory, keep)
     license_ = require_license or ""
     run_with_progress(plan, out, registry, options, quiet=quiet, as_json=as_json, require_license=license_)
 
@@ -125,21 +133,24 @@ def plan_command(
     weights: Annotated[bool, typer.Option("--weights", help="Show the inputs and parameters of every weight.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check RECIPE and estimate the cost of a run. Read only the headers of the models, and write nothing."""
+    """Check RECIPE and estimate the cost of a run. To measure the speed, merge a sample for about a second.
+
+    Nothing is kept on the disk. Models on the Hub are not downloaded, so the time of their merge is unknown.
+    """
     from mergecore.cli import render
     from mergecore.discovery import Registry
+    from mergecore.estimating import estimate_cost
     from mergecore.models import local_definitions
-    from mergecore.planning import check_license, estimate_cost, make_plan
+    from mergecore.planning import check_license, make_plan
     from mergecore.recipes import load_recipe
-    from mergecore.running import available_cores
 
-    budget = memory_budget(memory)
+    options = run_options(memory)
     registry = Registry(warn, local_definitions(arch_dir), files=plugin, hooks=not no_hooks, strict=strict_plugins)
-    plan = make_plan(load_recipe(recipe), registry, budget)
+    plan = make_plan(load_recipe(recipe, registry), registry, options.memory)
     try:
         check_license(require_license or "", plan.parents)
-        executor = registry.provide("executors", "threads")()
-        cost = estimate_cost(plan, executor, out, budget, available_cores())
+        executor = registry.provide("executors", options.executor)()
+        cost = estimate_cost(plan, registry, executor, out, options.settled(plan.recipe.lock), STARTED)
         if as_json:
             view = {**render.plan_view(plan), "estimate": asdict(cost), "weights": render.weights_view(plan)}
             print(json.dumps(view, indent=2))
@@ -201,6 +212,8 @@ def _stop(number: int, _frame: Any) -> None:
 
 def main() -> NoReturn:
     """Run the command line. Print errors without a traceback and set the exit status."""
+    with contextlib.suppress(ValueError, OSError):  # some systems do not allow their hard limit as a soft limit
+        resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) != signal.SIG_IGN:  # ignored under nohup, for example
             signal.signal(number, _stop)
@@ -231,8 +244,13 @@ def main() -> NoReturn:
 
 def _told(error: Exception) -> tuple[str, int]:
     """Return the message and the exit status for an error."""
+    if explained := explain_memory(error):
+        return explained, 1
     if isinstance(error, MergecoreError):
         return str(error), error.exit_code
     if isinstance(error, ClickException):
         return error.format_message(), error.exit_code
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, (str, bytes)) else ""
+        return f"{where}{error.strerror}", 2 if error.errno == errno.ENAMETOOLONG else 1
     return f"{type(error).__name__}: {error}; this is a bug in mergecore: run again with --debug and report it", 1

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from mergecore.api import Base, DeltaMethod, Job, Method, license_kind, license_of
+from mergecore.api import ITEM_BYTES, Base, DeltaMethod, Job, Method, license_kind, license_of
 from mergecore.definitions import Architecture, Weight
 from mergecore.discovery import NO_VALUE, Parameter, declared
 from mergecore.errors import printable
@@ -19,7 +17,7 @@ from mergecore.planning import Plan
 
 if TYPE_CHECKING:
     from mergecore.discovery import Finding
-    from mergecore.planning import CostEstimate
+    from mergecore.estimating import CostEstimate
 
 
 def _console() -> Any:
@@ -48,12 +46,11 @@ def plan_view(plan: Plan) -> dict[str, Any]:
 
 
 def _model_view(checkpoint: Checkpoint) -> dict[str, Any]:
-    stored = (replace(info, dtype=info.kept) for info in checkpoint.tensors.values())
     view = {
         "model": checkpoint.reference,
         "revision": checkpoint.revision,
         "tensors": len(checkpoint.tensors),
-        "bytes": sum(info.nbytes for info in stored),
+        "bytes": sum(info.elements * ITEM_BYTES[info.kept] for info in checkpoint.tensors.values()),
         "license": {**license_of(checkpoint.card), "kind": license_kind(checkpoint.card)},
     }
     added = [{"adapter": str(a.folder), "kind": a.summary, "tensors": a.tensors} for a in checkpoint.adapters]
@@ -143,7 +140,7 @@ def print_plan(plan: Plan, cost: CostEstimate | None = None) -> None:
 def _time(plan: Plan, cost: CostEstimate) -> str:
     if cost.seconds is not None:
         return f"about {_span(cost.seconds)}"
-    return "unknown until the weights are downloaded" if plan.download else "too short to estimate"
+    return "unknown until the weights are downloaded" if plan.download else "unknown, because OUT cannot be written"
 
 
 def _dtypes(view: Mapping[str, Any]) -> str:
@@ -156,9 +153,12 @@ def _bytes(count: int) -> str:
 
 
 def _span(seconds: float) -> str:
-    whole = math.ceil(seconds)
-    hours, minutes = whole // 3600, whole % 3600 // 60
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"
+    """Return a time with the precision of an estimate."""
+    if seconds < 100:
+        return f"{max(1, round(seconds))} s"
+    if seconds < 100 * 60:
+        return f"{round(seconds / 60)} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 10 * 3600 else f"{round(seconds / 3600):,} h"
 
 
 def print_weights(plan: Plan) -> None:

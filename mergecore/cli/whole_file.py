@@ -20,10 +20,12 @@ def write_whole(path: Path, content: str | bytes, *, new: bool = False) -> None:
         new: whether to refuse to replace a file.
 
     Raises:
-        InputError: if the folder does not exist, or `new` is set and the file exists.
+        InputError: if it is a folder, its folder does not exist, or `new` is set and the file exists.
         RunError: if the file cannot be written.
     """
     target = Path(os.path.realpath(path))
+    if target.is_dir():
+        raise InputError(f"{path}: is a folder; use the name of a file")
     draft = target.with_name(f".{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:8]}.partial")
     data = memoryview(content if isinstance(content, bytes) else content.encode("utf-8", "replace"))
     try:

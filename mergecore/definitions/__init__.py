@@ -13,7 +13,7 @@ from mergecore.definitions.config import (
     written_key,
 )
 from mergecore.definitions.definition import Architecture, Module, Weight, fill, numbers
-from mergecore.definitions.inference import infer_definition
+from mergecore.definitions.inference import infer_definition, is_ignored
 from mergecore.definitions.parsing import parse_definition
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "first_of",
     "get_key",
     "infer_definition",
+    "is_ignored",
     "is_tied",
     "leaves",
     "numbers",

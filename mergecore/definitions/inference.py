@@ -18,6 +18,10 @@ EXPERT_COUNT = re.compile(r"(^|\.)[a-z_]*experts$")
 NOT_OF_LAYERS = re.compile(r"token|architectures|lang|keys_to_ignore|label")
 """Config keys of lists that can be as long as the model is deep by chance."""
 FIRST = re.compile(r"embed|wte|wpe|patch|position|token|stem|conv")
+IGNORED = re.compile(r"(^|\.)(mtp|nextn)([._]|$)|rotary_emb\.inv_freq$|\.masked_bias$")
+"""Weights that classes ignore when they load a model: those that predict more than one token, and computed buffers."""
+SHARED = re.compile(r"(^|\.)(k_proj|v_proj|k_norm|v_norm)\.")
+"""Weights that layers do not use if they share the keys and values of earlier layers."""
 HEADS = ("lm_head.weight", "embed_out.weight", "output.weight", "output_layer.weight", "decoder.weight")
 PARTS = frozenset({"encoder", "decoder", "vision", "audio", "speech", "text", "qformer"})
 SYNONYMS = {"language": "text", "visual": "vision"}
@@ -36,6 +40,12 @@ class Stack:
     def has(self, name: str) -> bool:
         found = NUMBERED.match(name)
         return found is not None and found["prefix"] == self.prefix
+
+
+def is_ignored(config: Mapping[str, Any], name: str) -> bool:
+    """Return True if a class that nobody has described ignores a weight when it loads a model."""
+    shares = any(key.endswith("num_kv_shared_layers") and value for key, value in leaves(config))
+    return IGNORED.search(name) is not None or (shares and SHARED.search(name) is not None)
 
 
 def infer_definition(config: Mapping[str, Any], tensors: Tensors) -> dict[str, Any]:
@@ -121,16 +131,19 @@ def _module(config: Mapping[str, Any], tensors: Tensors, stack: Stack | None, lo
             result["per_layer_config"] = keys
         if keys := [key for key in _layer_number_keys(config, stack) if key not in keys]:
             result["layer_numbers"] = keys
-    result["before"] = [_entry(name, tensors[name], vocabulary) for name in first]
+    result["before"] = [_entry(name, tensors[name], vocabulary, config) for name in first]
     if stack is not None:
         result["layer"] = _layer_entries(config, stack)
-    result["after"] = [_entry(name, tensors[name], vocabulary) for name in after]
+    result["after"] = [_entry(name, tensors[name], vocabulary, config) for name in after]
     return result
 
 
-def _entry(name: str, info: TensorInfo, vocabulary: Collection[int]) -> Any:
+def _entry(name: str, info: TensorInfo, vocabulary: Collection[int], config: Mapping[str, Any]) -> Any:
     axis = next((axis for axis, size in enumerate(info.shape) if size in vocabulary and size > 1), None)
-    return name if axis is None else {"name": name, "vocabulary_axis": axis}
+    found: dict[str, Any] = {"name": name} if axis is None else {"name": name, "vocabulary_axis": axis}
+    if is_ignored(config, name):
+        found["ignored"] = True
+    return found if len(found) > 1 else name
 
 
 def _siblings(config: Mapping[str, Any], stack: Stack) -> Iterator[tuple[str, Any]]:
@@ -175,6 +188,8 @@ def _layer_entries(config: Mapping[str, Any], stack: Stack) -> list[Any]:
         entry: dict[str, Any] = {"name": label}
         if not all(name in layer for layer in stack.layers):
             entry["optional"] = True
+        if is_ignored(config, stack.prefix + name):
+            entry["ignored"] = True
         if key is not None:
             entry["each"] = {"expert": key}
         entries[label] = entry if len(entry) > 1 else label

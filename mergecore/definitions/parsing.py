@@ -103,8 +103,18 @@ def _weight(
     each: Mapping[str, str | Sequence[str]] | None = None,
     parts: Sequence[str] = (),
     classes: Sequence[str] = (),
+    ignored: bool = False,
     **rest: Any,
 ) -> Weight:
     group = optional if isinstance(optional, str) else None
     counts = {word: _keys(keys) for word, keys in (each or {}).items()}
-    return Weight(name, bool(optional), tuple(aliases), group=group, each=counts, parts=tuple(parts), **rest)
+    return Weight(
+        name,
+        bool(optional) or ignored,
+        tuple(aliases),
+        group=group,
+        each=counts,
+        parts=tuple(parts),
+        ignored=ignored,
+        **rest,
+    )

@@ -21,6 +21,7 @@ from mergecore.discovery.parameter_levels import (
 from mergecore.discovery.parameters import (
     NO_VALUE,
     Parameter,
+    Rule,
     Setting,
     convert,
     declared,
@@ -41,6 +42,7 @@ __all__ = [
     "Parameter",
     "Plugin",
     "Registry",
+    "Rule",
     "Setting",
     "Template",
     "convert",

@@ -8,8 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mergecore.api import read_json
-from mergecore.definitions import Architecture, Weight, class_name, infer_definition, leaves, parse_definition
+from mergecore.api import TensorInfo, read_json
+from mergecore.definitions import (
+    Architecture,
+    Weight,
+    class_name,
+    infer_definition,
+    is_ignored,
+    leaves,
+    parse_definition,
+)
 from mergecore.discovery import Registry, known_plugins
 from mergecore.documents import Place
 from mergecore.errors import ArchitectureError, ModelError
@@ -64,7 +72,7 @@ def local_definitions(folders: Sequence[Path]) -> dict[str, Any]:
 
 
 def find_architecture(
-    checkpoint: Checkpoint, registry: Registry, own: Mapping[str, Any]
+    checkpoint: Checkpoint, registry: Registry, own: Mapping[str, Any], others: Sequence[Checkpoint] = ()
 ) -> tuple[Architecture, list[str]]:
     """Find the architecture of a checkpoint. Return it with notes about where it comes from.
 
@@ -72,6 +80,8 @@ def find_architecture(
         checkpoint: the checkpoint, whose config.json names its class.
         registry: the plugins.
         own: definitions that take precedence over all others.
+        others: models of the same recipe. If the architecture is inferred, it includes weights that only these have and
+            that the class ignores when it loads a model.
     """
     name = class_name(checkpoint.config, str(checkpoint.folder))
     kinds = [value for key, value in leaves(checkpoint.config) if key.split(".")[-1] == "model_type"]
@@ -79,12 +89,24 @@ def find_architecture(
         definition = own.get(label) or registry.definitions.get(label) or registry.provide("architectures", label)
         if definition is not None:
             return parse_definition(name, definition, f"for {checkpoint.folder}"), []
-    return infer_architecture(checkpoint, name)
+    extra = {
+        key: info
+        for other in others
+        if other.config.get("architectures") == checkpoint.config.get("architectures")
+        for key, info in other.tensors.items()
+        if key not in checkpoint.tensors and is_ignored(other.config, key)
+    }
+    return infer_architecture(checkpoint, name, extra)
 
 
-def infer_architecture(checkpoint: Checkpoint, name: str) -> tuple[Architecture, list[str]]:
-    """Infer the architecture of a checkpoint from its headers and config. Return it with a note that says so."""
-    definition = infer_definition(checkpoint.config, checkpoint.tensors)
+def infer_architecture(
+    checkpoint: Checkpoint, name: str, extra: Mapping[str, TensorInfo] | None = None
+) -> tuple[Architecture, list[str]]:
+    """Infer the architecture of a checkpoint from its headers and config. Return it with a note that says so.
+
+    `extra` contains more tensors that the class can have.
+    """
+    definition = infer_definition(checkpoint.config, {**checkpoint.tensors, **(extra or {})})
     architecture = replace(parse_definition(name, definition, f"inferred from {checkpoint.folder}"), inferred=True)
     stacks = [module for module in architecture.modules.values() if module.layers_key]
     seen = ", ".join(
@@ -112,9 +134,9 @@ def fit_checkpoints(
         ArchitectureError: if there is no class name, or a definition is invalid.
         ModelError: if a checkpoint cannot be converted to the layout.
     """
-    definition, notes = find_architecture(checkpoints[config_source], registry, own)
+    definition, notes = find_architecture(checkpoints[config_source], registry, own, checkpoints)
     kept, used = rename_tensors(checkpoints[config_source], definition)
-    bound = definition.bind(kept.config, kept.reference, frozenset(kept.tensors))
+    bound = definition.bind(kept.config, kept.reference, kept.tensors)
     fitted = []
     for index, checkpoint in enumerate(checkpoints):
         item, prefixes = (kept, used) if index == config_source else rename_tensors(checkpoint, definition)
@@ -164,4 +186,6 @@ def compare_names(definition: Architecture, checkpoint: Checkpoint) -> Findings:
 
 def stored_name(checkpoint: Checkpoint, weight: Weight) -> str | None:
     """Return the name of a weight in a checkpoint, or None if the checkpoint does not have it."""
-    return next((name for name in (weight.name, *weight.aliases) if name in checkpoint.tensors), None)
+    if weight.name in checkpoint.tensors:
+        return weight.name
+    return next((name for name in weight.aliases if name in checkpoint.tensors), None)

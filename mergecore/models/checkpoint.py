@@ -230,6 +230,6 @@ def _read_index(path: Path, suffix: str, names: Set[str]) -> Mapping[str, str]:
 
 def _check_index(index: Index, stored: Mapping[str, str]) -> None:
     """Check that an index matches the headers. Otherwise, the folder contains files from two checkpoints."""
-    wrong = index.places.items() ^ stored.items()
-    if wrong:
-        raise ModelError(f"{index.path}: does not match its files for {min(wrong)[0]!r}; download the checkpoint again")
+    if index.places != stored:
+        wrong = min(index.places.items() ^ stored.items())[0]
+        raise ModelError(f"{index.path}: does not match its files for {wrong!r}; download the checkpoint again")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mergecore.api import Reader, TensorInfo
-from mergecore.definitions import Architecture, Keys, Module, Weight, fill, first_of, numbers, with_keys, written_key
+from mergecore.definitions import Architecture, Module, Weight, fill, first_of, numbers, with_keys, written_key
 from mergecore.errors import ModelError
 from mergecore.models.checkpoint import Checkpoint
 
@@ -95,31 +96,32 @@ def _completed(checkpoint: Checkpoint, definition: Architecture) -> Checkpoint:
     Layers are counted by their names. For a model of another class, missing counts are 0.
     """
     config, counts = checkpoint.config, dict[str, int]()
-    starts = [("", ""), *definition.prefixes.items()]
-    names = {here + name.removeprefix(there) for there, here in starts for name in checkpoint.tensors
-             if name.startswith(there)}  # fmt: skip
     foreign = config.get("architectures") != [definition.name]
-
-    def state(keys: Keys, count: int) -> None:
-        if first_of(config, keys) is None and (count or foreign):
-            counts[written_key(config, keys)] = count
-
     for module in definition.modules.values():
-        if module.layers_key:
-            pattern = re.compile(re.escape(module.layer_prefix).replace(r"\{layer\}", r"(\d+)"))
-            state(module.layers_key, len({found[1] for name in names if (found := pattern.match(name))}))
+        if module.layers_key and first_of(config, module.layers_key) is None:
+            count = _count_layers(checkpoint, definition, module)
+            if count or foreign:
+                counts[written_key(config, module.layers_key)] = count
         for weight in (*module.before, *module.layer, *module.after):
             for keys in weight.each.values():
-                state(keys, 0)
+                if foreign and first_of(config, keys) is None:
+                    counts[written_key(config, keys)] = 0
     return replace(checkpoint, config=with_keys(config, counts)) if counts else checkpoint
+
+
+def _count_layers(checkpoint: Checkpoint, definition: Architecture, module: Module) -> int:
+    starts = [("", ""), *definition.prefixes.items()]
+    names = (here + name.removeprefix(there) for there, here in starts for name in checkpoint.tensors
+             if name.startswith(there))  # fmt: skip
+    pattern = re.compile(re.escape(module.layer_prefix).replace(r"\{layer\}", r"(\d+)"))
+    return len({found[1] for name in names if (found := pattern.match(name))})
 
 
 def _labels(definition: Architecture, checkpoint: Checkpoint) -> Iterator[str]:
     """Yield every name that a definition knows for a checkpoint with this config, in all layouts."""
     for stored in (EVERYTHING, frozenset[str]()):
         bound = definition.bind(checkpoint.config, checkpoint.reference, stored)
-        for weight in bound.weights(checkpoint.config, checkpoint.reference):
-            yield from (weight.name, *weight.aliases)
+        yield from bound.labels(checkpoint.config, checkpoint.reference)
 
 
 class _Everything(frozenset[str]):
@@ -176,21 +178,25 @@ def convert_layout(
     Raises:
         ModelError: if the size of a tensor does not match its parts.
     """
-    wanted = {weight.name for weight in bound.weights(checkpoint.config, checkpoint.reference)}
-    tensors = dict(checkpoint.tensors)
-    spans = {name: [Span(name, 0, info.elements)] for name, info in tensors.items()}
-    for module in definition.modules.values():
-        for whole in _wholes(module, checkpoint):
-            if whole.name in wanted and whole.name not in tensors and all(part in tensors for part in whole.parts):
-                tensors[whole.name] = _joined(whole, [tensors.pop(part) for part in whole.parts])
-                spans[whole.name] = [span for part in whole.parts for span in spans.pop(part)]
-            elif whole.name in tensors and whole.name not in wanted:
+    tensors, spans = dict(checkpoint.tensors), dict[str, list[Span]]()
+
+    def spans_of(name: str) -> list[Span]:
+        return spans.pop(name, None) or [Span(name, 0, checkpoint.tensors[name].elements)]
+
+    for key, module in definition.modules.items():
+        for whole in _wholes(module, bound.modules[key], checkpoint, tensors):
+            if whole.name not in tensors:
+                if all(part in tensors for part in whole.parts):
+                    tensors[whole.name] = _joined(whole, [tensors.pop(part) for part in whole.parts])
+                    spans[whole.name] = [span for part in whole.parts for span in spans_of(part)]
+            else:
                 info, start = tensors.pop(whole.name), 0
-                del spans[whole.name]
                 for part, piece in zip(whole.parts, _cut(whole, info, module, checkpoint, like)):
                     tensors[part], spans[part] = piece, [Span(whole.name, start, piece.elements)]
                     start += piece.elements
-    return checkpoint if tensors.keys() == checkpoint.tensors.keys() else with_layout(checkpoint, tensors, spans)
+    if tensors.keys() == checkpoint.tensors.keys():
+        return checkpoint
+    return with_layout(checkpoint, tensors, {name: spans_of(name) for name in tensors})
 
 
 def join_parts(checkpoint: Checkpoint, definition: Architecture) -> tuple[Checkpoint, Architecture]:
@@ -199,29 +205,47 @@ def join_parts(checkpoint: Checkpoint, definition: Architecture) -> tuple[Checkp
     return convert_layout(checkpoint, definition, bound, checkpoint), bound
 
 
-def _wholes(module: Module, checkpoint: Checkpoint) -> Iterator[Whole]:
-    """Yield every weight that has parts, using the counts in the checkpoint's config."""
-    layers = range(module.layer_count(checkpoint.config, checkpoint.reference))
-    outside = [(weight, "") for weight in (*module.before, *module.after)]
-    inside = [(weight, module.prefix(index)) for index in layers for weight in module.layer]
-    for weight, prefix in (*outside, *inside):
-        if weight.parts:
-            yield from _as_wholes(weight, prefix, module.layer_prefix if prefix else "", checkpoint)
+def _wholes(
+    module: Module, bound: Module, checkpoint: Checkpoint, tensors: Mapping[str, TensorInfo]
+) -> Iterator[Whole]:
+    """Yield every weight with parts that is either in `tensors` or in the target layout `bound`, but not in both.
+
+    The counts are those in the checkpoint's config.
+    """
+    outside = {weight.name for weight in (*bound.before, *bound.after)}
+    inside = {weight.name for weight in bound.layer}
+    places = [("", "", (*module.before, *module.after), outside)]
+    for index in range(module.layer_count(checkpoint.config, checkpoint.reference)):
+        places.append((module.prefix(index), module.layer_prefix, module.layer, inside))
+    for prefix, pattern, weights, wanted in places:
+        for weight in weights:
+            if weight.parts:
+                for values, whole in _as_wholes(weight, prefix, pattern, checkpoint):
+                    name = fill(weight.name, values)
+                    if (name in wanted) is not (prefix + name in tensors):
+                        yield whole()
 
 
-def _as_wholes(weight: Weight, prefix: str, pattern: str, checkpoint: Checkpoint) -> Iterator[Whole]:
+def _as_wholes(
+    weight: Weight, prefix: str, pattern: str, checkpoint: Checkpoint
+) -> Iterator[tuple[Mapping[str, int], Callable[[], Whole]]]:
+    """Yield the numbers in the name of each whole tensor of a weight, and a function that lists its parts."""
     counts = {word: weight.count(word, checkpoint.config, checkpoint.reference) for word in weight.each}
     outer = [word for word in counts if f"{{{word}}}" in weight.name]
-    inner = [word for word in counts if word not in outer]
-    for values in numbers({word: counts[word] for word in outer}):
-        blocks = list(numbers({word: counts[word] for word in inner}))
+    inner = {word: count for word, count in counts.items() if word not in outer}
+
+    def made(values: Mapping[str, int]) -> Whole:
+        blocks = list(numbers(inner))
         parts = [fill(part, {**values, **block}) for block in blocks for part in weight.parts]
-        yield Whole(
+        return Whole(
             prefix + fill(weight.name, values),
             tuple(prefix + part for part in parts),
             len(blocks) if inner else 0,
             tuple(pattern + part for part in parts),
         )
+
+    for values in numbers({word: counts[word] for word in outer}):
+        yield values, partial(made, values)
 
 
 def _joined(whole: Whole, infos: Sequence[TensorInfo]) -> TensorInfo:

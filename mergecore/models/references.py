@@ -10,7 +10,6 @@ from typing import NamedTuple
 from mergecore.errors import ModelError, closest
 from mergecore.models import hub
 
-
 ALIKE = 0.8
 """Minimum similarity of the first part of ``org/name`` to a local folder to count as a typo of the folder."""
 
@@ -98,7 +97,7 @@ def _similar(reference: str) -> str | None:
     found = Path(path.anchor)
     for part in path.parts[1 if path.anchor else 0 :]:
         try:
-            names = [item.name for item in os.scandir(found) if item.is_dir()] if not (found / part).is_dir() else [part]
+            names = [part] if (found / part).is_dir() else [item.name for item in os.scandir(found) if item.is_dir()]
         except (OSError, ValueError):
             return None
         close = closest(part, names)

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mergecore.api import DerivedReader, Reader, TensorInfo
+from mergecore.api import Reader, TensorInfo
+from mergecore.api.files import parts_of
 from mergecore.builtin import HEADER_LIMIT
 from mergecore.errors import ModelError
 from mergecore.models.hub import CONNECTIONS, Snapshot, fetch_in_parallel
@@ -144,9 +145,8 @@ def shards_of(reader: Reader, name: str) -> Iterator[Shard]:
     """Yield the files on the Hub that a tensor is read from, through all views."""
     if isinstance(reader, Shard):
         yield reader
-    if isinstance(reader, DerivedReader):
-        for inner, tensor, _ in reader.parts(name):
-            yield from shards_of(inner, tensor)
+    for inner, tensor, _ in parts_of(reader, name) or ():
+        yield from shards_of(inner, tensor)
 
 
 def _looked_into(snapshot: Snapshot, name: str, make: type[Reader]) -> tuple[Mapping[str, TensorInfo], int]:

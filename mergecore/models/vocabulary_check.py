@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import filecmp
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mergecore.api import Job, read_json
+from mergecore.api import TOKENIZER_BYTES, Job, read_json
 from mergecore.errors import ModelError
 from mergecore.models.checkpoint import Checkpoint
 
@@ -69,14 +70,12 @@ def _compare(kept: Checkpoint, other: Checkpoint, rows: int) -> list[str]:
 
 
 FILES = ("tokenizer.json", "vocab.json")
-LIMIT = 2 * 10**8
-"""Maximum size of these files in bytes. The largest published ones are about 30 MB."""
 
 
 def _same_file(one: Path, other: Path) -> bool:
     """Return True if two folders have the same tokenizer file, byte for byte."""
     name = next((name for name in FILES if (one / name).is_file()), None)
-    return name is not None and (other / name).is_file() and (one / name).read_bytes() == (other / name).read_bytes()
+    return name is not None and (other / name).is_file() and filecmp.cmp(one / name, other / name, shallow=False)
 
 
 def token_ids(folder: Path) -> Mapping[str, int] | None:
@@ -88,7 +87,7 @@ def token_ids(folder: Path) -> Mapping[str, int] | None:
     path = next((folder / name for name in FILES if (folder / name).is_file()), None)
     if path is None:
         return None
-    value = read_json(path, LIMIT)
+    value = read_json(path, TOKENIZER_BYTES)
     try:
         return dict(_in_tokenizer(value) if path.name == FILES[0] else value)
     except (ValueError, TypeError, KeyError, AttributeError):

@@ -1,25 +1,23 @@
-"""Plans: every output tensor with its inputs and parameters, and the estimated cost of a run."""
+"""Plans: every output tensor with its inputs and parameters."""
 
 from mergecore.planning.announcing import announce
-from mergecore.planning.cost_estimate import CostEstimate, estimate_cost
 from mergecore.planning.job_builder import model_input
 from mergecore.planning.licenses import check_license
 from mergecore.planning.matching import check_accounted
 from mergecore.planning.plan import Plan, merged_model
 from mergecore.planning.planner import make_plan
 from mergecore.planning.public_names import PublicNames
-from mergecore.planning.stage_reader import StageReader, release, stage_readers
+from mergecore.planning.stage_reader import StageReader, job_cost, release, stage_readers
 from mergecore.planning.vocabulary import size_config
 
 __all__ = [
-    "CostEstimate",
     "Plan",
     "PublicNames",
     "StageReader",
     "announce",
     "check_accounted",
     "check_license",
-    "estimate_cost",
+    "job_cost",
     "make_plan",
     "merged_model",
     "model_input",

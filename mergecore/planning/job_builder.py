@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from mergecore.api import FLOAT8, FLOATS, Input, Job, Method, TensorInfo
-from mergecore.api.files import common_dtype
+from mergecore.api import FLOAT8, FLOATS, Input, Job, Method
+from mergecore.api.files import common_dtype, shared_info
 from mergecore.errors import ModelError
 from mergecore.models import VOCABULARY_CURE, Checkpoint
-from mergecore.planning.matching import Match
+from mergecore.planning.matching import Match, Part
 from mergecore.planning.parameter_values import ParameterValues
 from mergecore.planning.stage_reader import read_cost
 from mergecore.planning.vocabulary import Aligned
@@ -42,9 +42,7 @@ class JobBuilder:
 
     def add(self, match: Match) -> None:
         """Add the job of one output weight."""
-        inputs = tuple(
-            model_input(part.model, self.aligned.checkpoints[part.model], part.tensor) for part in match.parts
-        )
+        inputs = tuple(self._input(part) for part in match.parts)
         self._check_shapes(match, inputs)
         if match.lacking:
             self._lacking[match.lacking] += 1
@@ -52,12 +50,19 @@ class JobBuilder:
         if match.weight.vocabulary_axis == 0:
             self.tables.append(self.jobs[-1])
 
+    def _input(self, part: Part) -> Input:
+        checkpoint = self.aligned.checkpoints[part.model]
+        if self.recipe.stages:
+            return model_input(part.model, checkpoint, part.tensor)
+        return Input(part.model, part.tensor, checkpoint.tensors[part.tensor])  # nothing is computed from stages
+
     def _job(self, match: Match, inputs: tuple[Input, ...]) -> Job:
         name, shape = match.weight.name, inputs[0].info.shape
-        dtypes = {self.aligned.dtypes.get((item.model, item.tensor), item.info.kept) for item in inputs}
-        if not dtypes <= set(FLOATS):
+        shown = self.aligned.dtypes
+        dtypes = {shown.get((item.model, item.tensor), item.info.kept) if shown else item.info.kept for item in inputs}
+        if not dtypes.issubset(FLOATS):
             return self._copy(match, inputs, dtypes)
-        info = TensorInfo(self.recipe.dtype or common_dtype(dtypes), shape)
+        info = shared_info(self.recipe.dtype or common_dtype(dtypes), shape)
         if self._is_lone(match):
             return Job(name, info, inputs[:1], None)
         method = self.values.method_for(match)
@@ -77,13 +82,14 @@ class JobBuilder:
         return Job(name, item.info, (item,), None)
 
     def _check_shapes(self, match: Match, inputs: Sequence[Input]) -> None:
+        if all(item.info.shape == inputs[0].info.shape for item in inputs):
+            return
         shapes: dict[tuple[int, ...], str] = {}
         for item in inputs:
             shapes.setdefault(item.info.shape, self.aligned.checkpoints[item.model].reference)
-        if len(shapes) > 1:
-            found = ", ".join(f"{list(shape)} in {model}" for shape, model in shapes.items())
-            cure = "only equal shapes can be merged" if match.weight.vocabulary_axis is None else VOCABULARY_CURE
-            raise ModelError(f"{match.weight.name}: the models have different shapes: {found}; {cure}")
+        found = ", ".join(f"{list(shape)} in {model}" for shape, model in shapes.items())
+        cure = "only equal shapes can be merged" if match.weight.vocabulary_axis is None else VOCABULARY_CURE
+        raise ModelError(f"{match.weight.name}: the models have different shapes: {found}; {cure}")
 
     def _is_lone(self, match: Match) -> bool:
         """Return True if only one model has the weight and it is copied from there."""

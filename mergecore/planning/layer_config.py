@@ -97,7 +97,7 @@ def _entry(row: Row, key: str) -> Any:
         return values.get(str(row.number))
     if not isinstance(values, (list, str)):
         return None
-    if _is_runs(values):
+    if isinstance(values, list) and _is_runs(values):
         values = [item for pattern, times in values for item in pattern * times]
     return values[row.number] if row.number < len(values) else None
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from mergecore.api import Base, DeltaMethod, Method
 from mergecore.definitions import Architecture, Module, Weight
@@ -12,8 +13,7 @@ from mergecore.models import Checkpoint, stored_name
 from mergecore.recipes import ModuleRecipe, Recipe, Slice, Source
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """One source's contribution to an output weight."""
 
     model: int
@@ -22,8 +22,7 @@ class Part:
     source: Source
 
 
-@dataclass(frozen=True)
-class Match:
+class Match(NamedTuple):
     """An output weight, its inputs, and the part of the recipe that defines them.
 
     Attributes:
@@ -82,6 +81,8 @@ class Matcher:
     """Model reference → position in `checkpoints`."""
     config_source: int
     """Index of the model whose class the output has."""
+    left_out: list[str] = field(default_factory=list)
+    """Weights that the class ignores when it loads a model, and that too few models have to be merged."""
 
     def modules(self) -> Iterator[tuple[Module, ModuleRecipe, list[Stack]]]:
         """Yield the architecture's modules with their recipes and slices.
@@ -186,7 +187,7 @@ class Matcher:
         layer = 0
         for stack in stacks:
             for k in range(stack.layers):
-                inputs = [list(module.in_layer(start + k)) for start, _ in stack.ranges]
+                inputs = [module.in_layer(start + k) for start, _ in stack.ranges]
                 self._check_groups(inputs, stack)
                 t = k / (stack.layers - 1) if stack.layers > 1 else 1.0
                 for index, weight in enumerate(module.in_layer(layer)):
@@ -222,12 +223,12 @@ class Matcher:
         self, weight: Weight, inputs: Sequence[Weight], recipe: ModuleRecipe, stack: Stack, t: float
     ) -> Iterator[Match]:
         checkpoints = [self.checkpoints[model] for model in stack.models]
-        if weight.may_lack and not any(stored_name(c, item) for c, item in zip(checkpoints, inputs)):
+        names = [stored_name(checkpoint, item) for checkpoint, item in zip(checkpoints, inputs)]
+        if weight.may_lack and not any(names):
             return
         parts, lacking = [], []
-        for model, checkpoint, item, source in zip(stack.models, checkpoints, inputs, stack.sources):
-            tied = Weight(item.tied_to) if item.tied_to else item
-            name = stored_name(checkpoint, item) or stored_name(checkpoint, tied)
+        for model, checkpoint, item, source, found in zip(stack.models, checkpoints, inputs, stack.sources, names):
+            name = found or (stored_name(checkpoint, Weight(item.tied_to)) if item.tied_to else None)
             if name is not None:
                 parts.append(Part(model, name, item, source))
             elif item.optional:
@@ -238,7 +239,16 @@ class Matcher:
             raise self._lacks(checkpoints[0], weight)
         has_base = stack.has_base and parts[0].source is stack.sources[0]
         lacks_base = stack.has_base and not has_base
-        alone = stack.alone or (len(parts) == 1 and bool(lacking) and all(map(self._is_foreign, lacking)))
+        if weight.ignored and lacking and len(parts) > 1:
+            taken = len(parts) - (has_base and issubclass(self.method, DeltaMethod))
+            if lacks_base or taken < self.method.models[0]:
+                self.left_out.append(weight.name)
+                return
+        alone = (
+            (weight.ignored and len(parts) == 1)
+            or stack.alone
+            or (len(parts) == 1 and bool(lacking) and all(map(self._is_foreign, lacking)))
+        )
         yield Match(
             weight, tuple(parts), tuple(source.model for source in lacking), has_base, lacks_base, t, stack.slice,
             recipe, alone,
@@ -247,6 +257,13 @@ class Matcher:
     def _lacks(self, checkpoint: Checkpoint, weight: Weight) -> ModelError:
         needs = f"{weight.name!r}, which {self.architecture.name} needs"
         return ModelError(f"{checkpoint.folder}: has no tensor {needs}; download the complete checkpoint")
+
+    def notes(self) -> list[str]:
+        """Return a note about weights that are left out, once all matches are made."""
+        if not self.left_out:
+            return []
+        named = f"{self.left_out[0]!r}{f' and {len(self.left_out) - 1} more' if len(self.left_out) > 1 else ''}"
+        return [f"{self.architecture.name} ignores {named}, which not all models have: left out of the result"]
 
     def check_accounted(self) -> None:
         """Check that the architecture knows every tensor of every input. See `check_accounted`."""
@@ -260,9 +277,8 @@ def check_accounted(architecture: Architecture, checkpoints: Sequence[Checkpoint
         ArchitectureError: if there are unknown tensors. The message names the first one.
     """
     for checkpoint in checkpoints:
-        weights = architecture.weights(checkpoint.config, checkpoint.reference)
-        known = {name for weight in weights for name in (weight.name, *weight.aliases)}
-        unknown = sorted(set(checkpoint.tensors) - known)
+        known = set(architecture.labels(checkpoint.config, checkpoint.reference))
+        unknown = sorted(name for name in checkpoint.tensors if name not in known)
         if unknown:
             more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
             own, wanted = (item.config.get("architectures") for item in (checkpoint, checkpoints[config_source]))

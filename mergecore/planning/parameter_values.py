@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from mergecore.api import Job, Method
-from mergecore.discovery import NO_VALUE, Parameter, Setting, declared, missing, parse_level, value_for
+from mergecore.discovery import NO_VALUE, Parameter, Rule, Setting, declared, missing, parse_level, value_for
 from mergecore.documents import Place
 from mergecore.errors import InputError, RecipeError, nearest, raise_all
 from mergecore.planning.matching import Match, Part
@@ -28,6 +29,7 @@ class ParameterValues:
         self._levels: dict[int, Level] = {}
         self._ignored: dict[str, None] = {}
         self._base_given: dict[str, None] = {}
+        self._made: dict[Any, Method] = {}
         self._errors: list[RecipeError] = []
         self._parse(recipe.parameters)
         for module in recipe.modules.values():
@@ -51,8 +53,28 @@ class ParameterValues:
     def _level(self, place: Place | None) -> Level:
         return self._levels[id(place)] if place is not None else {}
 
+    @cached_property
+    def _is_uniform(self) -> bool:
+        """Whether no parameter depends on a weight's name or layer."""
+        return not any(rule.gradient or rule.filter not in (None, "*") for rule in self._rules())
+
+    def _rules(self) -> Iterator[Rule]:
+        return (rule for level in self._levels.values() for setting in level.values() for rule in setting)
+
     def method_for(self, match: Match) -> Method:
-        """Return the method's instance for one output weight.
+        """Return the method's instance for one output weight. Weights with the same values share one.
+
+        See `_method_for`.
+        """
+        if not self._is_uniform:
+            return self._method_for(match)
+        key = (id(match.slice), id(match.module), match.has_base, *(id(part.source) for part in match.parts))
+        if key not in self._made:
+            self._made[key] = self._method_for(match)
+        return self._made[key]
+
+    def _method_for(self, match: Match) -> Method:
+        """Create the method's instance for one output weight.
 
         Raises:
             RecipeError: if a required parameter has no value, or the method rejects the values.
@@ -112,8 +134,8 @@ class ParameterValues:
             yield "residual_weight has no effect"
         for model in self._base_given:
             yield f"the parameters of the base model {model} are not used"
-        names = {name for job in jobs for name in (job.name, *(item.tensor for item in job.inputs))}
-        rules = (rule for level in self._levels.values() for setting in level.values() for rule in setting)
+        rules = [rule for rule in self._rules() if rule.filter not in (None, "*")]
+        names = {name for job in jobs for name in (job.name, *(item.tensor for item in job.inputs))} if rules else ()
         for rule in rules:
             if not any(rule.matches(name) for name in names):
                 yield f"the filter {rule.filter!r} matches no weight"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +10,7 @@ from mergecore.api import BLOCK, FLOATS, Evaluation, Job, Method, Tile
 from mergecore.api.files import TORCH_NAMES, common_dtype
 from mergecore.definitions import with_keys
 from mergecore.discovery import Registry, find_plugin
-from mergecore.errors import InputError, MergecoreError, PluginError, RecipeError
+from mergecore.errors import InputError, MergecoreError, PluginError, RecipeError, raise_all
 from mergecore.models import (
     Checkpoint,
     check_vocabularies,
@@ -30,7 +30,7 @@ from mergecore.planning.plan import Plan
 from mergecore.planning.stage_checkpoint import plan_adapted
 from mergecore.planning.stage_set import StageSet
 from mergecore.planning.vocabulary import align
-from mergecore.recipes import Lock, Recipe, parse_evaluations, standalone
+from mergecore.recipes import Lock, Recipe, parse_evaluations, standalone, with_more_errors
 
 
 def make_plan(
@@ -62,6 +62,9 @@ def make_plan(
         plan = announce(plan, registry)
     except BaseException as error:
         planner.close()
+        if isinstance(error, RecipeError) and opening is None and recipe.lock is None:
+            documents = [recipe.place, *(other.place for other in recipe.others.values())]
+            error = with_more_errors(error, documents, registry)
         if isinstance(error, MergecoreError):
             raise planner.stages.explain(error)  # noqa: B904
         raise
@@ -120,12 +123,18 @@ class _Planner:
         """Open the recipe's models into `checkpoints`, each folder only once. Return the index of each reference."""
         folders: dict[str, int] = {}
         positions = {}
+        errors: list[RecipeError] = []
         for reference in recipe.models:
-            checkpoint = self._open(recipe, reference)
+            try:
+                checkpoint = self._open(recipe, reference)
+            except RecipeError as error:
+                errors.append(error)
+                continue
             if checkpoint.origin not in folders:
                 folders[checkpoint.origin] = len(checkpoints)
                 checkpoints.append(checkpoint)
             positions[reference] = folders[checkpoint.origin]
+        raise_all(errors)
         return positions
 
     def _open(self, recipe: Recipe, reference: str) -> Checkpoint:
@@ -184,7 +193,6 @@ def _plan(
     changes.update(_dtype_config(builder.jobs, checkpoints[config_source].config))
     if recipe.tokenizer is None:
         notes += check_vocabularies(builder.tables, checkpoints, config_source)
-    used = {(item.model, item.tensor) for job in builder.jobs for item in job.inputs}
     return Plan(
         recipe=recipe,
         method=method,
@@ -193,12 +201,13 @@ def _plan(
         config_source=config_source,
         jobs=tuple(builder.jobs),
         config=with_keys(checkpoints[config_source].config, changes),
-        dropped=sum(len(checkpoint.tensors) for checkpoint in checkpoints) - len(used),
+        dropped=_count_dropped(checkpoints, builder.jobs),
         notes=(
             *(note for checkpoint in checkpoints for note in checkpoint.notes),
             *notes,
             *aligned.notes,
             *builder.notes(),
+            *matcher.notes(),
             *values.notes(builder.jobs),
             *config_notes(checkpoints, config_source, set(changes)),
         ),
@@ -206,6 +215,15 @@ def _plan(
         tokenizer_files=aligned.files,
         evaluations=_evaluations(recipe, planner.registry),
     )
+
+
+def _count_dropped(checkpoints: Sequence[Checkpoint], jobs: Iterable[Job]) -> int:
+    """Return the number of tensors in the checkpoints that no job reads."""
+    used: list[set[str]] = [set() for _ in checkpoints]
+    for job in jobs:
+        for item in job.inputs:
+            used[item.model].add(item.tensor)
+    return sum(len(checkpoint.tensors) for checkpoint in checkpoints) - sum(map(len, used))
 
 
 def _add_jobs(matcher: Matcher, builder: JobBuilder) -> dict[str, Any]:

@@ -5,28 +5,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mergecore.api import (
-    ITEM_BYTES,
-    TILE_ELEMENTS,
-    DerivedReader,
-    Input,
-    Job,
-    Reader,
-    TensorInfo,
-    TileMerger,
-    Work,
-    torch_dtype,
-)
+from mergecore.api import ITEM_BYTES, TILE_ELEMENTS, Input, Job, Reader, TensorInfo, TileMerger, Work, torch_dtype
+from mergecore.api.files import parts_of
 from mergecore.models import Checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-@dataclass(frozen=True)
-class ReadCost:
+class ReadCost(NamedTuple):
     """The cost of reading a tensor.
 
     Attributes:
@@ -44,15 +33,17 @@ def read_cost(reader: Reader, name: str, elements: int | None = None) -> ReadCos
     """Return the cost of reading a number of elements of a tensor (default: all)."""
     info = reader.tensors[name]
     if isinstance(reader, StageReader):
-        whole = reader.cost(name)
-    elif isinstance(reader, DerivedReader):
-        found = [read_cost(*part) for part in reader.parts(name)]
-        whole = ReadCost(*(sum(getattr(item, key) for item in found) for key in ("once", "each", "memory")))
+        once, each, memory = reader.cost(name)
+    elif (parts := parts_of(reader, name)) is not None:
+        once = each = memory = 0
+        for part in parts:
+            cost = read_cost(*part)
+            once, each, memory = once + cost.once, each + cost.each, memory + cost.memory
     else:
-        whole = ReadCost(each=info.elements * ITEM_BYTES[info.dtype])
-    if elements is None or not info.elements:
-        return whole
-    return ReadCost(whole.once, whole.each * elements // info.elements, whole.memory)
+        return ReadCost(0, (info.elements if elements is None else elements) * ITEM_BYTES[info.dtype])
+    if elements is not None and info.elements:
+        each = each * elements // info.elements
+    return ReadCost(once, each, memory)
 
 
 def inputs_of(job: Job, checkpoints: Sequence[Checkpoint]) -> list[tuple[Reader, str, int]]:
@@ -64,8 +55,8 @@ def stage_readers(reader: Reader, name: str) -> Iterator[tuple[StageReader, str]
     """Yield the stage tensors that a tensor is read from, through all views."""
     if isinstance(reader, StageReader):
         yield reader, name
-    elif isinstance(reader, DerivedReader):
-        for part, label, _ in reader.parts(name):
+    else:
+        for part, label, _ in parts_of(reader, name) or ():
             yield from stage_readers(part, label)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,7 @@ def _one(parameter: Parameter, place: Place) -> Any:
     value = convert(parameter, place)
     if parameter.schema.get("format") != "path":
         return value
-    path = place.folder / Path(value).expanduser()
+    path = place.folder / Path(os.path.expanduser(value))
     if not path.exists():
         raise place.error(f"{path}: no such file")
     return path.absolute()

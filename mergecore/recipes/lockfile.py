@@ -59,7 +59,7 @@ class Lock:
         if entry["folder"] is None:
             return f"{reference.partition('@')[0]}@{entry['revision']}"
         folder = Path(os.path.normpath(self.file.parent / entry["folder"]))
-        if found := next((path for path in (folder, Path(reference).expanduser()) if path.is_dir()), None):
+        if found := next((path for path in (folder, Path(os.path.expanduser(reference))) if path.is_dir()), None):
             return str(found)
         raise InputError(f"{self.file}: the model {reference} is not in {folder}; move it there, or change its"
                          " 'folder' in the lock file")  # fmt: skip

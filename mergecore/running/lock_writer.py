@@ -111,7 +111,7 @@ def _added(model: Checkpoint | LocatedModel) -> Sequence[Added]:
 
 
 def _relative(path: Path, folder: Path) -> str:
-    return Path(os.path.relpath(path.expanduser(), folder)).as_posix()
+    return Path(os.path.relpath(os.path.expanduser(path), folder)).as_posix()
 
 
 def describe_changes(lock: Lock, described: Mapping[str, Any]) -> str:

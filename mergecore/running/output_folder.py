@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import shlex
@@ -14,7 +13,15 @@ from pathlib import Path
 from mergecore.errors import InputError
 from mergecore.running.exchange import exchange
 from mergecore.running.locks import hold_lock
-from mergecore.running.ownership import MARKER, foreign_entries, is_foreign_file, marker_for, read_marker, write_marker
+from mergecore.running.ownership import (
+    MARKER,
+    draft_for,
+    foreign_entries,
+    is_foreign_file,
+    marker_for,
+    read_marker,
+    write_marker,
+)
 
 NAMED = 5
 """Maximum number of entries that a message lists."""
@@ -26,6 +33,7 @@ class OutputFolder:
     Args:
         out: the output path as given.
         file: the name of the result's only file, if OUT is that file instead of a folder.
+        early: whether it is published before another output of the same run, which can still fail.
 
     Attributes:
         out: the output path as given.
@@ -34,8 +42,8 @@ class OutputFolder:
         journal: lists the tensors in it that are finished.
     """
 
-    def __init__(self, out: Path, file: str | None = None) -> None:
-        self.out, self._file = out, file
+    def __init__(self, out: Path, file: str | None = None, early: bool = False) -> None:
+        self.out, self._file, self._early = out, file, early
         self.folder = Path(os.path.realpath(out))
         self.lock, self.partial = (self.folder.parent / f"{self.folder.name}.{what}" for what in ("lock", "partial"))
         self.result, self.journal = self.partial / "result", self.partial / "journal"
@@ -50,8 +58,10 @@ class OutputFolder:
             force: whether OUT can be replaced if mergecore wrote it.
 
         Raises:
-            InputError: if OUT exists, is or contains something that the run reads, or does not fit on the disk.
+            InputError: if OUT exists, is or contains something that the run reads, or does not fit on the disk, or if
+                its name is too long.
         """
+        self._check_name()
         self._check_apart(reads)
         self._check_partial()
         if self.folder.exists() and self.folder.is_dir() is not (self._file is None):
@@ -59,7 +69,7 @@ class OutputFolder:
             raise InputError(f"{self.out}: is a {is_}; use the name of a {give}")
         if os.path.ismount(self.folder):
             raise InputError(f"{self.out}: is a mount point and cannot be replaced; use a folder inside it")
-        if self._occupied():
+        if self._occupied() and not self._waits():
             if not force:
                 raise InputError(f"{self.out}: already exists; use another name, or --force to replace it")
             self._check_replaceable()
@@ -70,6 +80,15 @@ class OutputFolder:
             raise InputError(
                 f"{parent}: has {free / 1e9:.1f} GB free, but the result needs {needed / 1e9:.1f} GB; free some space"
             )
+
+    def _check_name(self) -> None:
+        """Raise InputError if the name of OUT is so long that its neighbors cannot be created."""
+        for neighbor in (self.partial, *([draft_for(marker_for(self.folder))] if self._file is not None else [])):
+            try:
+                os.lstat(neighbor)
+            except OSError as error:
+                if error.errno == errno.ENAMETOOLONG:
+                    raise InputError(f"{self.out}: the name is too long; use a shorter one") from None
 
     def _check_apart(self, reads: Iterable[Path]) -> None:
         """Raise InputError if OUT or OUT.partial is or contains the working folder or something that the run reads."""
@@ -114,6 +133,11 @@ class OutputFolder:
     def _occupied(self) -> bool:
         return self.folder.exists() and (self._file is not None or any(self.folder.iterdir()))
 
+    def _waits(self) -> bool:
+        """Return whether a run has published this folder, but was stopped before it published the others."""
+        waits = self._early and self.journal.exists() and not self.result.exists()
+        return waits and self.folder.exists() and not foreign_entries(self.folder)
+
     def hold(self) -> AbstractContextManager[None]:
         """Hold the run lock, so that no other run writes here.
 
@@ -123,8 +147,13 @@ class OutputFolder:
         return hold_lock(self.lock)
 
     def restore(self) -> None:
-        """Restore the old output folder if a run was interrupted while replacing it."""
+        """Restore the old output folder if a run was interrupted while replacing it, or take back an early one."""
         self._check_partial()
+        self._put_back()
+        if self._waits():
+            os.replace(self.folder, self.result)
+
+    def _put_back(self) -> None:
         if self._replaced.exists() and not self.folder.exists():
             os.replace(self._replaced, self.folder)
 
@@ -139,7 +168,7 @@ class OutputFolder:
         """Remove all files of an unfinished run. `check` has made sure that there are no others."""
         if not self.partial.exists():
             return
-        self.restore()
+        self._put_back()
         for folder in (self.result, self._replaced):
             if folder.exists():
                 shutil.rmtree(folder)
@@ -164,7 +193,10 @@ class OutputFolder:
         _sync(self.result)
 
     def publish(self, force: bool) -> None:
-        """Sync the result to disk and rename it to OUT. A folder that it replaces stays in place until then."""
+        """Sync the result to disk and rename it to OUT. A folder that it replaces stays in place until then.
+
+        Call `clear` once all outputs of the run are published.
+        """
         if self._occupied() and force:
             self._check_replaceable()  # again, because somebody might have added files during the run
         if self._file is None:
@@ -174,11 +206,9 @@ class OutputFolder:
         try:
             self._place(force)
         except BaseException:
-            self.restore()
+            self._put_back()
             raise
         _sync_one(self.folder.parent)
-        with contextlib.suppress(OSError):
-            self.clear()
 
     def adopt(self, name: str) -> None:
         """Record that mergecore wrote a file into OUT after publishing it."""
@@ -201,7 +231,7 @@ class OutputFolder:
 
 def _lineage(path: Path) -> set[Path]:
     """Return a path and all folders above it, as written and with links resolved."""
-    path = path.expanduser()
+    path = Path(os.path.expanduser(path))
     absolute, real = Path(os.path.abspath(path)), Path(os.path.realpath(path))
     return {absolute, *absolute.parents, real, *real.parents}
 

@@ -54,8 +54,19 @@ def plan_digest(plan: Plan) -> str:
     return _digest(found)
 
 
+BATCH = 1000
+"""Number of jobs to turn into JSON at a time."""
+
+
 def _jobs(plan: Plan, models: Sequence[Any]) -> str:
-    return _digest([repr(plan.architecture), *(_job(job, models) for job in plan.jobs)])
+    """Return the digest of a list with the architecture and all jobs, without holding it in memory."""
+    digest = hashlib.sha256(_json([repr(plan.architecture)])[:-1])
+    for start in range(0, len(plan.jobs), BATCH):
+        parameters: dict[int, Any] = {}
+        batch = [_job(job, models, parameters) for job in plan.jobs[start : start + BATCH]]
+        digest.update(b", " + _json(batch)[1:-1])
+    digest.update(b"]")
+    return digest.hexdigest()
 
 
 def identity_difference(before: dict[str, Any], now: dict[str, Any]) -> str:
@@ -136,13 +147,15 @@ def _recipe(plan: Plan) -> str:
     return _jobs(plan, models)
 
 
-def _job(job: Job, models: Sequence[Any]) -> list[Any]:
-    parameters = job.method and {
-        field.name: getattr(job.method, field.name)
-        for field in dataclasses.fields(job.method)  # type: ignore[arg-type]
-    }
+def _job(job: Job, models: Sequence[Any], parameters: dict[int, Any]) -> list[Any]:
+    """Return a job as JSON-compatible values. `parameters` keeps those of methods that several jobs share."""
+    if id(job.method) not in parameters:
+        parameters[id(job.method)] = job.method and {
+            field.name: getattr(job.method, field.name)
+            for field in dataclasses.fields(job.method)  # type: ignore[arg-type]
+        }
     inputs = [[models[item.model], item.tensor, item.info.dtype, item.info.shape] for item in job.inputs]
-    return [job.name, job.info.dtype, job.info.shape, inputs, parameters, job.has_base, job.seed]
+    return [job.name, job.info.dtype, job.info.shape, inputs, parameters[id(job.method)], job.has_base, job.seed]
 
 
 def _rows(plan: Plan) -> str:
@@ -151,4 +164,8 @@ def _rows(plan: Plan) -> str:
 
 
 def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=repr).encode()).hexdigest()
+    return hashlib.sha256(_json(value)).hexdigest()
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, default=repr).encode()

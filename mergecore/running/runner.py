@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ def run_plan(
         RunError: if the run failed, in which case finished tensors are kept for the next run, or if the run finished
             but the result does not match the lock file.
     """
-    results = [_Result(item, OutputFolder(kept_folder(out, name))) for name, item in plan.kept.items()]
+    results = [_Result(item, OutputFolder(kept_folder(out, name), early=True)) for name, item in plan.kept.items()]
     results.append(_Result(plan, OutputFolder(out, options.file)))
     for result in results:
         result.check(options)
@@ -119,6 +119,9 @@ def _make_all(results: list[_Result], run: _Run) -> list[dict[str, Any]]:
         for result in results:
             check_unchanged(result.plan.stamps)
             result.target.publish(run.options.force)
+        for result in results:
+            with suppress(OSError):
+                result.target.clear()
         run.listener.published()
         for result, (model, _) in zip(results, made):
             published = replace(model, folder=result.target.folder, owns=result.target.adopt)

@@ -1,8 +1,7 @@
-"""The inputs of a run: its options, the callbacks for its progress, and the defaults of this machine."""
+"""The inputs of a run: its options and the callbacks for its progress."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,23 +10,6 @@ from mergecore.recipes import Lock
 
 SHARD_BYTES = 5 * 10**9
 """Default maximum size of a weight file, the same as in the Hub's tools."""
-
-
-def spare_memory() -> int:
-    """Return the default memory budget in bytes: half of the machine's available memory."""
-    try:
-        for line in Path("/proc/meminfo").read_text("ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024 // 2
-    except OSError:
-        pass
-    return 2 * 2**30
-
-
-def available_cores() -> int:
-    """Return the number of cores that this process can use."""
-    affinity: Callable[[int], set[int]] | None = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)

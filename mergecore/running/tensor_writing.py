@@ -48,7 +48,8 @@ def write_tensors(
     jobs = [job for job in plan.jobs if job.name not in done]
     if done:
         listener.resume(len(done), len(plan.jobs), plan.bytes_out - sum(job.info.nbytes for job in jobs))
-    open_writer = partial(make_writer, target.result, plan.tensors, options.shard_bytes)
+    tensors = plan.tensors
+    open_writer = partial(make_writer, target.result, tensors, options.shard_bytes)
     opening = partial(FileTensorIO, plan.checkpoints, plan.jobs, open_writer, options.allow_nonfinite)
     ends = opening()
 
@@ -57,9 +58,9 @@ def write_tensors(
         ends.sync()
 
     places = ends.writer.places if hashed and isinstance(ends.writer, PlacedWriter) else {}
-    follower = StreamingHash(places, plan.tensors)
+    follower = StreamingHash(places, tensors)
     for name in done:
-        follower.wrote(name, 0, plan.tensors[name].elements)
+        follower.wrote(name, 0, tensors[name].elements)
     ends.wrote = follower.wrote
     try:
         head = {"identity": made_of, "files": target.files(), "folder": target.result.stat().st_ino}

@@ -1,10 +1,13 @@
 """A new package passes its tests without any changes."""
 
+import errno
+from pathlib import Path
+
 import pytest
 import tomllib
 
 from mergecore.discovery.scaffold import TEMPLATES, Template, write_package
-from mergecore.errors import InputError
+from mergecore.errors import InputError, RunError
 
 KINDS = sorted(kind.value for kind in Template)
 
@@ -54,3 +57,21 @@ def test_what_cannot_be_made_is_refused(tmp_path, kind, name, words):
     with pytest.raises(InputError, match=words):
         write_package(Template(kind), name, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+def test_a_package_is_there_as_a_whole_or_not_at_all(tmp_path, monkeypatch):
+    write, calls = Path.write_text, []
+
+    def failing(path, *rest):
+        calls.append(path)
+        if len(calls) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", failing)
+        with pytest.raises(RunError, match="mine: cannot be written: No space left on device"):
+            write_package(Template.method, "mine", tmp_path)
+    assert not list(tmp_path.iterdir())
+    written = write_package(Template.method, "mine", tmp_path)
+    assert set(written) == {path for path in tmp_path.rglob("*") if path.is_file()}

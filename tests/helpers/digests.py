@@ -29,8 +29,8 @@ import mergecore
 
 transformers.utils.logging.disable_progress_bar()
 DTYPES = ("float32", "bfloat16")
-TEXTS = ("mergecore.lock.json", "mergecore_recipe.yml", "README.md")
-"""Files with paths, versions, or prose. All other output files are compared."""
+TEXTS = ("mergecore.lock.json", "mergecore_recipe.yml", "README.md", ".mergecore.json")
+"""Files with paths, versions, or prose, and the list of files. All other output files are compared."""
 
 Case = tuple[str, Any]
 

@@ -20,10 +20,12 @@ MOUNT_SIZE = 2**28
 PATIENCE = 120.0
 """Seconds after which a command counts as hanging."""
 
-FORKING.set_forkserver_preload(
-    ["mergecore.tooling", "mergecore_search.commands", "mergecore_search.trials", "mergecore_diff.survey",
-     "transformers.models.llama.modeling_llama", "transformers.models.auto.modeling_auto", "rich.progress"]
-)  # fmt: skip
+
+def preload(evaluating: bool) -> None:
+    """Import what commands need in the process that is forked, which saves seconds for each."""
+    models = ["transformers.models.llama.modeling_llama", "transformers.models.auto.modeling_auto"]
+    evaluation = ["mergecore_search.commands", "mergecore_search.trials", *models]
+    FORKING.set_forkserver_preload(["mergecore.tooling", "rich.progress", *(evaluation if evaluating else [])])
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Interruption:
         calls: number of function calls after that, to hit what is between two such changes.
         after: seconds since the first visible change, if there is no step.
         space: free bytes on the disk from the start, or -1 for plenty.
-        real: whether the command is started anew instead of forked.
+        real: whether the command starts in a new interpreter instead of a fork.
     """
 
     kind: str

@@ -30,8 +30,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from interrupted_processes import Disk, Ended, Interruption
-from writing_commands import COMMANDS, Command, write_inputs
+from interrupted_processes import Disk, Ended, Interruption, preload
+from writing_commands import COMMANDS, WITH, Command, write_inputs
 
 UNFINISHED = re.compile(r"(^|/)(\.[^/]*|[^/]*\.(partial|lock))(/|$)")
 """Paths that an interrupted command can leave: hidden drafts, OUT.partial, and OUT.lock."""
@@ -220,6 +220,7 @@ def kinds(kills: int, full_disks: int) -> list[str]:
 
 def run_all(commands: list[Command], kills: int, full_disks: int, seed: int, root: Path) -> dict[str, Tally]:
     """Spread interruptions over commands, two at a time. Return what happened, by command."""
+    preload(evaluating=any(WITH in command.arguments for command in commands))
     inputs, disks = root / "inputs", queue.SimpleQueue[Disk]()
     for number in range(2):
         disks.put(Disk(root / f"disk-{number}"))
@@ -234,7 +235,7 @@ def run_all(commands: list[Command], kills: int, full_disks: int, seed: int, roo
         if ended.status:
             raise SystemExit(f"mergecore {line} ended with {ended.status}:\n{ended.said}")
 
-    write_inputs(inputs, prepare)
+    write_inputs(inputs, commands, prepare)
     disks.put(first)
     untouched = _digest(inputs)
     plan: dict[str, list[str]] = {command.name: [] for command in commands}

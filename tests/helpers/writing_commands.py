@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ class Command:
 
     Attributes:
         name: what the table calls it.
-        arguments: the arguments of `mergecore`. `INPUTS` stands for the folder of `write_inputs`.
-        writes: the files and folders that it writes, each atomically. A pattern stands for every match.
+        arguments: the arguments of `mergecore`. `INPUTS` is replaced by the folder of `write_inputs`.
+        writes: the files and folders that it writes, each atomically. A pattern means every match.
         grows: the files to which it appends whole lines.
         before: earlier command lines whose results are there when it starts.
         strays: start of the names of hidden files that stay after a kill.
@@ -111,8 +111,8 @@ COMMANDS = [
 ]
 
 
-def write_inputs(folder: Path, run: Callable[[str], None]) -> None:
-    """Write the models and recipes that the commands read. Call `run` with command lines that write the others."""
+def write_inputs(folder: Path, commands: Sequence[Command], run: Callable[[str], None]) -> None:
+    """Write the models and recipes that commands read. Call `run` with command lines that write the others."""
     folder.mkdir(parents=True)
     base = load_file(model(folder / "base", 0, byte_level("sea"), num_hidden_layers=LAYERS) / "model.safetensors")
     for seed, name in enumerate(("one", "two"), 1):
@@ -130,9 +130,12 @@ def write_inputs(folder: Path, run: Callable[[str], None]) -> None:
         (folder / name / "model_index.json").write_text('{"unet": ["diffusers", "UNet2DConditionModel"]}')
         (folder / name / "unet" / "config.json").write_text('{"in": 4}')
         save_file(base, folder / name / "unet" / "diffusion_pytorch_model.safetensors")
+    read = " ".join(command.arguments for command in commands)
     for name in ("one", "two"):
-        run(f"lora extract INPUTS/{name} INPUTS/base INPUTS/adapter-{name} --rank 3 --keep drop")
-    run(f"eval INPUTS/base {WITH} --results INPUTS/results.jsonl")
+        if "INPUTS/adapter" in read:
+            run(f"lora extract INPUTS/{name} INPUTS/base INPUTS/adapter-{name} --rank 3 --keep drop")
+    if "INPUTS/results" in read:
+        run(f"eval INPUTS/base {WITH} --results INPUTS/results.jsonl")
 
 
 def _documents(folder: Path) -> dict[str, Any]:

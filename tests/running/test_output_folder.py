@@ -102,7 +102,7 @@ def test_a_run_stopped_between_the_two_renames_puts_the_old_folder_back(stop, re
         patch.setattr("mergecore.running.output_folder.exchange", lambda one, other: False)  # not on Linux
         patch.setattr(os, "replace", stopping)
         if stop is None:  # killed, so none of our code runs anymore
-            patch.setattr(OutputFolder, "restore", lambda self: None)
+            patch.setattr(OutputFolder, "_put_back", lambda self: None)
         with pytest.raises((KeyboardInterrupt, RunError, SystemExit)):
             mergecore.run(recipe, out, force=True)
     assert out.exists() == (stop is not None)

@@ -22,14 +22,16 @@ from typer.testing import CliRunner
 
 import mergecore
 from mergecore.api import PostProcessor, Tile
-from mergecore.builtin.safetensors import SafetensorsReader
+from mergecore.builtin.safetensors import SafetensorsReader, SafetensorsWriter
 from mergecore.builtin.threads import ThreadsExecutor
 from mergecore.cli.app import app
-from mergecore.discovery import postprocessors
+from mergecore.discovery import Registry, postprocessors
 from mergecore.discovery.entry_points import find_plugin, load_plugin
 from mergecore.errors import InputError, RunError
-from mergecore.planning.cost_estimate import estimate_cost
+from mergecore.estimating import estimate_cost
 from mergecore.planning.stage_reader import StageReader
+from mergecore.running import Options
+from mergecore.running.output_folder import OutputFolder
 
 NORM = "model.norm.weight"
 
@@ -157,7 +159,7 @@ def test_the_price_is_what_is_read(models, tmp_path, monkeypatch, measured: bool
 
     monkeypatch.setattr(SafetensorsReader, "read", counted)
     plan = mergecore.plan(every)
-    cost = estimate_cost(plan, ThreadsExecutor(), tmp_path, 2**30, 1)
+    cost = estimate_cost(plan, Registry(print), ThreadsExecutor(), tmp_path, Options(2**30, 1), 0.0)
     plan.close()
     reads.clear()
     mergecore.run(every, tmp_path / "out")
@@ -254,3 +256,30 @@ def test_post_processors_are_told_of_stages_and_other_ones_do_not_run_for_them(m
     card = (tmp_path / "out" / "README.md").read_text("utf-8")
     assert "from 3 pretrained model(s)" in card and "base_model_relation" not in card
     assert "- the stage odd: `ties` of code (a local folder), mix (a stage of the recipe)\n" in card
+
+
+def test_a_run_stopped_between_its_outputs_resumes_with_all_of_them(
+    models: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = {name: content(folder) for name, folder in written(recipes(models), tmp_path / "whole")}
+    place = OutputFolder._place
+
+    def stopping(self: OutputFolder, force: bool) -> None:
+        if self.folder.name == "out":
+            raise KeyboardInterrupt
+        place(self, force)
+
+    with monkeypatch.context() as patch, pytest.warns(UserWarning, match="run the same recipe again to resume"):
+        patch.setattr(OutputFolder, "_place", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            mergecore.run(recipes(models), tmp_path / "out", keep=["mix"])
+    assert (tmp_path / "out-mix").exists() and not (tmp_path / "out").exists()
+    jobs: list[Any] = []
+    monkeypatch.setattr(SafetensorsWriter, "write", lambda *args: jobs.append(args))
+    assert {name: content(folder) for name, folder in written(recipes(models), tmp_path / "out")} == expected
+    assert not jobs
+    assert sorted(path.name for path in tmp_path.glob("out*")) == ["out", "out-mix"]
+
+
+def written(every: list[dict[str, Any]], out: Path) -> Any:
+    return {"out": mergecore.run(every, out, keep=["mix"]), "mix": out.with_name(f"{out.name}-mix")}.items()

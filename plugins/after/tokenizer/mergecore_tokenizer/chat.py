@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files as resources
 from pathlib import Path
 from typing import Any
 
-from mergecore.api import InputError, TokenizerRequest
-from mergecore_tokenizer.files import as_json, read_optional
+from mergecore.api import InputError, TokenizerRequest, run_bounded
+from mergecore_tokenizer.files import as_json, read_bytes, read_optional
 
 SAMPLE = [
     {"role": "user", "content": "Which is larger, 2 or 3?"},
@@ -20,6 +20,8 @@ SAMPLE = [
 """Has no system message, because some templates reject one."""
 
 FILE_NAME_LENGTH = 255
+SECONDS, MEMORY = 10, 3 * 10**8
+"""Limits of the process that renders the sample, and of its memory in bytes."""
 
 
 def apply(request: TokenizerRequest, folders: Sequence[Path], files: dict[str, bytes]) -> list[str]:
@@ -31,11 +33,11 @@ def apply(request: TokenizerRequest, folders: Sequence[Path], files: dict[str, b
     wanted = request.chat_template
     if not wanted:
         return []
-    template = _most_frequent(folders) if wanted == "auto" else _find(wanted, request.folder)
+    template, where = _most_frequent(folders) if wanted == "auto" else (_find(wanted, request.folder), "")
     if template is None:
         return ["chat_template: none of the models has a chat template, so the result has none"]
     settings: dict[str, Any] = json.loads(files.get("tokenizer_config.json", b"{}"))
-    check(template, settings)
+    check(template, settings, where)
     _put(template, settings, files)
     return []
 
@@ -50,7 +52,7 @@ def template_of(folder: Path) -> str | None:
     """Return the chat template of a model folder. If there are several, return the one called default."""
     path = folder / "chat_template.jinja"
     if path.is_file():
-        return path.read_text("utf-8")
+        return read_bytes(path).decode("utf-8")
     for name in ("tokenizer_config.json", "chat_template.json"):
         value = read_optional(folder / name).get("chat_template")
         if isinstance(value, list):
@@ -61,10 +63,16 @@ def template_of(folder: Path) -> str | None:
     return None
 
 
-def _most_frequent(folders: Sequence[Path]) -> str | None:
-    """Return the template that most models have. The first one wins a tie."""
-    found = Counter(template.strip() for folder in folders if (template := template_of(folder)))
-    return max(found, key=found.__getitem__) if found else None
+def _most_frequent(folders: Sequence[Path]) -> tuple[str | None, str]:
+    """Return the template that most models have, and the start of messages about it. The first one wins a tie."""
+    found: dict[str, list[Path]] = {}
+    for folder in folders:
+        if template := template_of(folder):
+            found.setdefault(template.strip(), []).append(folder)
+    if not found:
+        return None, ""
+    best = max(found, key=lambda template: len(found[template]))
+    return best, f"{found[best][0]}: "
 
 
 def _find(wanted: str, folder: Path) -> str:
@@ -73,10 +81,10 @@ def _find(wanted: str, folder: Path) -> str:
     if wanted in known:
         return str(known[wanted].read_text("utf-8"))
     if len(wanted) <= FILE_NAME_LENGTH and "\n" not in wanted and "{" not in wanted:
-        path = folder / Path(wanted).expanduser()
+        path = folder / Path(os.path.expanduser(wanted))
         if path.is_file():
             try:
-                return path.read_text("utf-8")
+                return read_bytes(path).decode("utf-8")
             except (OSError, ValueError) as error:
                 raise InputError(f"{path}: cannot be read as text: {error}") from None
     if "{" not in wanted:
@@ -85,12 +93,22 @@ def _find(wanted: str, folder: Path) -> str:
     return wanted
 
 
-def check(template: str, settings: dict[str, Any]) -> None:
-    """Check a template by rendering a sample conversation, as transformers would.
+def check(template: str, settings: dict[str, Any], where: str = "") -> None:
+    """Check a template by rendering a sample conversation, in a process with limits on memory and time.
 
     Raises:
         InputError: it fails, or its output omits what the user said.
     """
+    request = {"template": template, "settings": settings}
+    done = run_bounded("mergecore_tokenizer.chat:rendered", request, memory=MEMORY, seconds=SECONDS)
+    if done.cause:
+        raise InputError(f"{where}the template cannot be rendered: {done.cause}; choose another one")
+    if done.values[0]:
+        raise InputError(f"{where}{done.values[0]}")
+
+
+def rendered(request: Mapping[str, Any]) -> Iterator[str]:
+    """Render the sample as transformers would. Yield what is wrong with the template, or an empty string."""
     import jinja2
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -105,15 +123,18 @@ def check(template: str, settings: dict[str, Any]) -> None:
     )
     environment.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
     environment.globals |= {"raise_exception": raise_exception, "strftime_now": lambda form: form}
-    tokens = {role: _text(settings.get(role)) for role in ("bos_token", "eos_token", "pad_token", "unk_token")}
+    roles = ("bos_token", "eos_token", "pad_token", "unk_token")
+    tokens = {role: _text(request["settings"].get(role)) for role in roles}
     try:
-        text = environment.from_string(template).render(messages=SAMPLE, add_generation_prompt=True, **tokens)
+        template = environment.from_string(request["template"])
+        text = template.render(messages=SAMPLE, add_generation_prompt=True, **tokens)
+        yield "" if SAMPLE[0]["content"] in text else "the template omits what the user says; it must use `messages`"
+    except MemoryError:
+        raise
     except jinja2.TemplateSyntaxError as error:
-        raise InputError(f"the template is not valid Jinja (line {error.lineno}): {error.message}") from None
+        yield f"the template is not valid Jinja (line {error.lineno}): {error.message}"
     except Exception as error:
-        raise InputError(f"the template fails on a conversation between user and assistant: {error}") from None
-    if SAMPLE[0]["content"] not in text:
-        raise InputError("the template omits what the user says; it must use `messages`")
+        yield f"the template fails on a conversation between user and assistant: {error}"
 
 
 def _text(token: Any) -> str:

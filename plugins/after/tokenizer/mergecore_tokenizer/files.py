@@ -6,10 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mergecore.api import TOKENIZER_FILES, read_json
-
-LIMIT = 2 * 10**8
-"""Maximum size of a tokenizer's JSON file in bytes. The largest published ones are about 30 MB."""
+from mergecore.api import TOKENIZER_BYTES, TOKENIZER_FILES, ModelError, read_json
 
 
 def tokenizer_files(folder: Path) -> list[Path]:
@@ -19,7 +16,18 @@ def tokenizer_files(folder: Path) -> list[Path]:
 
 def read_optional(path: Path) -> dict[str, Any]:
     """Return the JSON object in a file, or an empty dict if the file does not exist. See `mergecore.api.read_json`."""
-    return read_json(path, LIMIT) if path.is_file() else {}
+    return read_json(path, TOKENIZER_BYTES) if path.is_file() else {}
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the content of a tokenizer file.
+
+    Raises:
+        ModelError: it is too large.
+    """
+    if path.stat().st_size > TOKENIZER_BYTES:
+        raise ModelError(f"{path}: is larger than the limit of {TOKENIZER_BYTES / 1e6:.0f} MB; download it again")
+    return path.read_bytes()
 
 
 def as_json(value: Any) -> bytes:

@@ -6,18 +6,25 @@ off before anything else. Otherwise, another model's "ing" would split the base 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-from mergecore.api import InputError
-from mergecore_tokenizer.reading import Entry, Read
+from mergecore.api import InputError, run_bounded
+from mergecore.errors import MergecoreError
+from mergecore_tokenizer.files import tokenizer_files
+from mergecore_tokenizer.reading import Entry, Read, read
 
 NEVER = 1e4
 """Amount by which new Unigram pieces score below the worst existing piece, so that no text is split into them."""
 
+SECONDS = 120
+MEMORY, PER_BYTE = 3 * 10**8, 60
+"""Limits of the process that extends a tokenizer: bytes, and bytes for each byte of its files and the new tokens."""
+
 
 def grown(source: Read, ids: Mapping[str, int], added: Mapping[str, Entry]) -> dict[str, Any]:
-    """Return the content of the extended tokenizer.json.
+    """Return the content of the extended tokenizer.json, which a process with limits on memory and time computes.
 
     Args:
         source: tokenizer to extend.
@@ -27,6 +34,34 @@ def grown(source: Read, ids: Mapping[str, int], added: Mapping[str, Entry]) -> d
     Raises:
         InputError: the tokenizer cannot represent these IDs.
     """
+    size = sum(path.stat().st_size for path in tokenizer_files(source.folder))
+    size += sum(len(token) + 20 for token in ids) + sum(len(token) + 150 for token in added)
+    done = run_bounded(
+        "mergecore_tokenizer.growing:extended",
+        {"reference": source.reference, "folder": str(source.folder.absolute()), "ids": ids, "added": added},
+        memory=MEMORY + PER_BYTE * size,
+        seconds=SECONDS,
+    )
+    if done.cause:
+        raise InputError(f"{source.folder}: its tokenizer cannot be extended: {done.cause}; use another tokenizer")
+    (answer,) = done.values
+    if "error" in answer:
+        raise InputError(answer["error"])
+    value: dict[str, Any] = answer["value"]
+    return value
+
+
+def extended(request: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """Yield the ``value`` of `grown`, or the ``error`` that it should raise."""
+    source = read(request["reference"], Path(request["folder"]))
+    assert source is not None
+    try:
+        yield {"value": _extended(source, request["ids"], request["added"])}
+    except MergecoreError as error:
+        yield {"error": str(error)}
+
+
+def _extended(source: Read, ids: Mapping[str, int], added: Mapping[str, Entry]) -> dict[str, Any]:
     from tokenizers import Tokenizer
 
     value = dict(source.build())

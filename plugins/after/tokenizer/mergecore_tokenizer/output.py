@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mergecore.api import VOCABULARY_FILES, InputError, ModelError, OutputTokenizer, TokenizerRequest, lies_within
 from mergecore_tokenizer import chat, special
-from mergecore_tokenizer.files import as_json, read_optional, tokenizer_files
+from mergecore_tokenizer.files import as_json, read_bytes, read_optional, tokenizer_files
 from mergecore_tokenizer.growing import grown
 from mergecore_tokenizer.reading import PLAIN, Entry, Read, read
 from mergecore_tokenizer.rows import Models, vocabulary
@@ -74,7 +75,7 @@ def _source(request: TokenizerRequest, readers: Sequence[Read]) -> tuple[Read, i
     name = request.tokenizer.get("source", "union")
     if name in ("union", "base"):
         return readers[request.config_source], request.config_source
-    folder = Path(name).expanduser()
+    folder = Path(os.path.expanduser(name))
     for place, model in enumerate(request.models):
         if name == model.reference or (folder.is_dir() and folder.samefile(model.folder)):
             return readers[place], place
@@ -131,7 +132,7 @@ def _files(folder: Path) -> tuple[Files, list[str]]:
         if not lies_within(folder, path):
             notes.append(f"{path}: is a link to a file outside the model's folder, so it is not copied")
         else:
-            files[path.relative_to(folder).as_posix()] = path.read_bytes()
+            files[path.relative_to(folder).as_posix()] = read_bytes(path)
     return files, notes
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from mergecore.api import ModelError
 from mergecore_tokenizer import sentencepiece, tiktoken
-from mergecore_tokenizer.files import read_optional
+from mergecore_tokenizer.files import read_bytes, read_optional
 
 Entry = Mapping[str, Any]
 """A token as listed in tokenizer.json under `added_tokens`."""
@@ -99,7 +99,7 @@ def _words(path: Path) -> Known:
         lower = read_optional(path.with_name("tokenizer_config.json")).get("do_lower_case", True)
         return json.loads(BertWordPieceTokenizer(str(path), lowercase=lower).to_str())  # type: ignore[no-any-return]
 
-    lines = path.read_text("utf-8").split("\n")
+    lines = read_bytes(path).decode("utf-8").split("\n")
     return {token: number for number, token in enumerate(lines) if token}, {}, build
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +36,7 @@ class Models:
         """
         if name in self.names:
             return list(self.names).index(name)
-        folder = Path(name).expanduser()
+        folder = Path(os.path.expanduser(name))
         for place, reader in enumerate(self.readers):
             if folder.is_dir() and folder.samefile(reader.folder):
                 return place

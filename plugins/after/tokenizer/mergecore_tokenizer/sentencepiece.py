@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mergecore.api import ModelError
+from mergecore_tokenizer.files import read_bytes
 
 BPE = 2
 UNKNOWN, CONTROL, USER_DEFINED = 2, 3, 4
@@ -49,7 +50,7 @@ def read(path: Path) -> Model:
         pieces: list[Piece] = []
         trainer: dict[int, Any] = {}
         normalizer: dict[int, Any] = {}
-        for number, value in _fields(path.read_bytes()):
+        for number, value in _fields(read_bytes(path)):
             if number == 1:
                 entry = dict(_fields(value))
                 score = struct.unpack("<f", entry[2])[0] if 2 in entry else 0.0
@@ -93,6 +94,8 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
         at, shift = at + 1, shift + 7
         if byte < 128:
             return value, at
+        if shift >= 70:
+            raise ValueError("a number has more than 64 bits")
 
 
 def added_tokens(model: Model) -> dict[str, dict[str, Any]]:

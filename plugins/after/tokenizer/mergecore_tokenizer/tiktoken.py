@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mergecore.api import ModelError
+from mergecore_tokenizer.files import read_bytes
 
 WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -24,7 +25,7 @@ def read(path: Path) -> dict[bytes, int]:
         ModelError: the file is not a rank file.
     """
     try:
-        pairs = (line.split() for line in path.read_bytes().splitlines() if line.strip())
+        pairs = (line.split() for line in read_bytes(path).splitlines() if line.strip())
         return {base64.b64decode(token, validate=True): int(number) for token, number in pairs}
     except (OSError, ValueError):
         raise ModelError(f"{path}: is not a tiktoken rank file; download it again") from None

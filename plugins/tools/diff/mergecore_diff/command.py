@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +17,7 @@ from mergecore.tooling import (
     Quiet,
     Registry,
     available_cores,
+    check_unchanged,
     local_definitions,
     say,
     warn,
@@ -71,7 +73,7 @@ def with_base(models: list[str], base: str) -> list[str]:
         raise InputError("provide at least two models, with the base first: mergecore diff BASE MODEL [MODEL ...]")
     seen: dict[Path, str] = {}
     for reference in references:
-        other = seen.setdefault(Path(reference).expanduser().absolute(), reference)
+        other = seen.setdefault(Path(os.path.expanduser(reference)).absolute(), reference)
         if other is not reference:
             raise InputError(f"{reference}: given twice; list each model once")
     return references
@@ -101,7 +103,10 @@ def compare(references: list[str], arch_dir: list[Path], quiet: bool) -> Survey:
     lineup = line_up(references, Registry(warn, local_definitions(arch_dir)))
     try:
         with Progress(bytes_to_read(lineup), quiet, "comparing") as progress:
-            return survey(lineup, available_cores(), progress.advance)
+            found = survey(lineup, available_cores(), progress.advance)
+        for checkpoint in lineup.checkpoints:
+            check_unchanged(checkpoint.stamps)
+        return found
     except BaseException:
         lineup.close()
         raise

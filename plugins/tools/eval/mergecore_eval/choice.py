@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from mergecore.api import Evaluator, InputError, Score, Subject, param
 from mergecore_eval.records import read_records
 from mergecore_eval.shares import share
+from mergecore_eval.tokens import tokenize
 
 KEYS = {"prompt": str, "choices": list, "answer": int}
 
@@ -29,9 +31,12 @@ class Choice(Evaluator):
         self._questions()
 
     def evaluate(self, subject: Subject) -> Sequence[Score]:
-        right, right_by_bytes = [], []
-        for question in self._questions():
-            sums = _likelihoods(subject, question["prompt"], question["choices"])
+        right, right_by_bytes, questions = [], [], self._questions()
+        texts = [question["prompt"] + choice for question in questions for choice in ("", *question["choices"])]
+        tokens = tokenize(subject, texts)
+        ids = iter(tokens.ids)
+        for question in questions:
+            sums = _likelihoods(subject, tokens.start, next(ids), list(islice(ids, len(question["choices"]))))
             by_bytes = [total / len(choice.encode()) for total, choice in zip(sums, question["choices"], strict=True)]
             right.append(sums.index(max(sums)) == question["answer"])
             right_by_bytes.append(by_bytes.index(max(by_bytes)) == question["answer"])
@@ -48,13 +53,12 @@ class Choice(Evaluator):
         return questions[: self.limit]
 
 
-def _likelihoods(subject: Subject, prompt: str, choices: Sequence[str]) -> list[float]:
-    """Return the log-likelihood of each choice given the prompt."""
-    from mergecore_eval.likelihood import encode, log_likelihoods, shared, start_ids
+def _likelihoods(
+    subject: Subject, start: Sequence[int], begun: Sequence[int], whole: Sequence[Sequence[int]]
+) -> list[float]:
+    """Return the log-likelihood of each choice, given the IDs of the prompt and of the prompt with each choice."""
+    from mergecore_eval.likelihood import log_likelihoods, shared
 
-    start = start_ids(subject.tokenizer)
-    begun = encode(subject.tokenizer, prompt)
-    whole = [encode(subject.tokenizer, prompt + choice) for choice in choices]
     rows = log_likelihoods(subject.model, [[*start, *ids] for ids in whole])
     sums = []
     for ids, row in zip(whole, rows, strict=True):

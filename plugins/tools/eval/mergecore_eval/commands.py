@@ -33,7 +33,7 @@ def evaluate(
     from mergecore_eval.results import append, measure, results_file
     from mergecore_eval.subjects import Folder
 
-    evaluations = load_evaluations(wanted, Registry(warn))
+    evaluations, path = load_evaluations(wanted, Registry(warn)), results or results_file()
     for model in models:
         if not (model / "config.json").is_file():
             raise InputError(f"{model}: not a model folder; it has no config.json")
@@ -42,7 +42,7 @@ def evaluate(
         subject = Folder(model.absolute(), str(model))
         tell = partial(_tell, quiet, str(model))
         found.append(measure(subject, evaluations, tell=tell))
-        append(found[-1], results or results_file())
+        append(found[-1], path)
     if as_json:
         print(json.dumps([result.plain() for result in found], indent=2))
     else:

@@ -11,6 +11,7 @@ from typing import Any
 from mergecore.api import Evaluator, InputError, Score, Subject, param
 from mergecore_eval.records import read_records
 from mergecore_eval.shares import share
+from mergecore_eval.tokens import tokenize
 from mergecore_eval.writing import written
 
 
@@ -30,25 +31,21 @@ class Generate(Evaluator):
     def check(self) -> None:
         self._prompts()
 
-    def check_tokenizer(self, tokenizer: Any) -> None:
-        for number, record in enumerate(self._prompts(), 1):
-            where = f"{self.file}, prompt {number}"
-            if self.chat:
-                try:
-                    text = _as_chat(tokenizer, record["prompt"])
-                except Exception as error:  # a template can raise anything
-                    cause = str(error).strip().partition("\n")[0]
-                    if not getattr(tokenizer, "chat_template", None):
-                        cause = "the tokenizer has no chat template; use chat: false"
-                    raise InputError(f"{where}: cannot be formatted as a chat message: {cause}") from None
-            else:
-                text = record["prompt"]
-            if not tokenizer(text, add_special_tokens=not self.chat)["input_ids"]:
-                raise InputError(f"{where}: has no tokens; write a prompt")
+    def check_subject(self, subject: Subject) -> None:
+        for number, ids in enumerate(self._ids(subject), 1):
+            if not ids:
+                raise InputError(f"{self.file}, prompt {number}: has no tokens in the form that {subject.name} takes")
 
     def evaluate(self, subject: Subject) -> Sequence[Score]:
-        right = [_is_right(record, self._answer(subject, record["prompt"])) for record in self._prompts()]
-        return [share("accuracy", right)]
+        records = self._prompts()
+        answers = (written(subject, ids, self.tokens) for ids in self._ids(subject))
+        texts = (str(subject.tokenizer.decode(answer, skip_special_tokens=True)) for answer in answers)
+        return [share("accuracy", [_is_right(record, text) for record, text in zip(records, texts)])]
+
+    def _ids(self, subject: Subject) -> list[list[int]]:
+        """Return the token IDs of each prompt."""
+        prompts = [record["prompt"] for record in self._prompts()]
+        return tokenize(subject, prompts, "chat" if self.chat else "special").ids
 
     def _prompts(self) -> list[dict[str, Any]]:
         records = read_records(self.file, {"prompt": str})
@@ -61,18 +58,6 @@ class Generate(Evaluator):
             except re.error as error:
                 raise InputError(f"{where}: 'pattern' is not a valid regular expression: {error}") from None
         return records[: self.limit]
-
-    def _answer(self, subject: Subject, prompt: str) -> str:
-        tokenizer = subject.tokenizer
-        if self.chat:
-            prompt = _as_chat(tokenizer, prompt)
-        ids = tokenizer(prompt, add_special_tokens=not self.chat)["input_ids"]
-        return str(tokenizer.decode(written(subject, ids, self.tokens), skip_special_tokens=True))
-
-
-def _as_chat(tokenizer: Any, prompt: str) -> str:
-    messages = [{"role": "user", "content": prompt}]
-    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
 
 def _is_right(record: dict[str, Any], answer: str) -> bool:

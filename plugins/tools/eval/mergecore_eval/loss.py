@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mergecore.api import Evaluator, InputError, Score, Subject, param
 from mergecore_eval.records import read_texts
+from mergecore_eval.tokens import tokenize
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,9 @@ class Loss(Evaluator):
     def evaluate(self, subject: Subject) -> Sequence[Score]:
         from mergecore_eval.likelihood import log_likelihoods
 
-        cut = [window for path in self.files for text in read_texts(path) for window in self._windows(subject, text)]
+        texts = [text for path in self.files for text in read_texts(path)]
+        tokens = tokenize(subject, texts)
+        cut = [window for text, ids in zip(texts, tokens.ids) for window in self._windows(text, [*tokens.start, *ids])]
         if self.limit is not None and len(cut) > self.limit:
             cut = [cut[index * len(cut) // self.limit] for index in range(self.limit)]
         rows = log_likelihoods(subject.model, [window.ids for window in cut])
@@ -45,11 +48,7 @@ class Loss(Evaluator):
             _ratio("loss_per_byte", losses, [window.bytes for window in cut]),
         ]
 
-    def _windows(self, subject: Subject, text: str) -> list[_Window]:
-        from mergecore_eval.likelihood import encode, start_ids
-
-        tokenizer = subject.tokenizer
-        ids = [*start_ids(tokenizer), *encode(tokenizer, text)]
+    def _windows(self, text: str, ids: Sequence[int]) -> list[_Window]:
         found, counted = [], 1  # the first token has no context to be predicted from
         a_token = len(text.encode()) / max(1, len(ids) - 1)
         while counted < len(ids):
@@ -65,7 +64,7 @@ class Loss(Evaluator):
 class _Window:
     """Token ids of a window. The last `counted` are new and make up about `bytes` bytes of text."""
 
-    ids: list[int]
+    ids: Sequence[int]
     counted: int
     bytes: float
 

@@ -13,7 +13,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from mergecore.api import Evaluation, Evaluator, InputError, RunError, Score, Subject
+from mergecore.api import Evaluation, InputError, RunError, Score, Subject
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,10 @@ def measure(
     """Run every evaluation on a model, calling `tell` with its name before it starts.
 
     Raises:
-        InputError: An evaluation cannot use the model's tokenizer. The model has not been loaded then.
+        InputError: An evaluation cannot be used for the model. The model has not been loaded then.
     """
     for evaluation in evaluations:
-        if type(evaluation.evaluator).check_tokenizer is not Evaluator.check_tokenizer:
-            evaluation.evaluator.check_tokenizer(subject.tokenizer)
+        evaluation.evaluator.check_subject(subject)
     scores: dict[str, Sequence[Score]] = {}
     for evaluation in evaluations:
         tell(evaluation.name)
@@ -60,8 +59,15 @@ def measure(
 
 
 def results_file() -> Path:
-    """Return the default file for results, ``mergecore/results.jsonl`` in the user's data folder."""
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "mergecore" / "results.jsonl"
+    """Return the default file for results, ``mergecore/results.jsonl`` in the user's data folder.
+
+    Raises:
+        InputError: The user has no home folder, as in some containers.
+    """
+    data = os.environ.get("XDG_DATA_HOME") or os.path.expanduser("~/.local/share")
+    if data.startswith("~"):
+        raise InputError("you have no home folder to save results in; set XDG_DATA_HOME, or use --results")
+    return Path(data) / "mergecore" / "results.jsonl"
 
 
 def append(result: Result, path: Path) -> None:

@@ -22,6 +22,7 @@ class Evaluate(PostProcessor):
         from mergecore_eval.subjects import Folder
 
         about = {"method": model.method, "models": [info.name for info in model.models], "recipe": model.recipe}
+        path = results_file()  # an error must come before the work
         result = measure(Folder(model.folder, model.name), model.evaluations, about)
         (model.folder / FILE).write_text(json.dumps(result.plain(), indent=2) + "\n", "utf-8")
-        append(result, results_file())
+        append(result, path)

@@ -8,15 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from mergecore.api import InputError
+from mergecore_eval.tokens import check_tokenizer
 
 
 @dataclass(frozen=True)
 class Folder:
-    """A model folder (see `mergecore.api.Subject`), loaded in `dtype` on a CPU and in its stored dtype on a GPU."""
+    """A model folder (see `mergecore.api.Subject`), loaded in `dtype` on a CPU and in its stored dtype on a GPU.
+
+    If it is `guarded`, its tokenizer is first loaded in a process with limits on memory and time.
+    """
 
     folder: Path
     name: str
     dtype: str = "float32"
+    guarded: bool = True
 
     @cached_property
     def model(self) -> Any:
@@ -31,6 +36,8 @@ class Folder:
     def tokenizer(self) -> Any:
         from transformers import AutoTokenizer
 
+        if self.guarded:
+            check_tokenizer(self.folder)
         return self._load(AutoTokenizer)
 
     def _load(self, kind: Any, **options: Any) -> Any:

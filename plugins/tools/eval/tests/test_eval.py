@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
 import venv
@@ -16,13 +17,13 @@ from mergecore_eval.board import gather, page
 from mergecore_eval.choice import Choice
 from mergecore_eval.generate import Generate
 from mergecore_eval.loss import Loss
-from mergecore_eval.results import load, measure
+from mergecore_eval.results import Result, append, load, measure
 from mergecore_eval.subjects import Folder
 from talkers import write_talker
 
 import mergecore
 from mergecore.discovery.registry import Registry
-from mergecore.errors import InputError
+from mergecore.errors import InputError, RunError
 from mergecore.recipes.evaluations import load_evaluations
 
 TEXT = "To be, or not to be, that is the question: whether 'tis nobler. Größe, naïveté, 目。" * 3
@@ -204,9 +205,9 @@ metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
 
 
 UNUSABLE: dict[str, tuple[str | None, str, str]] = {
-    "no chat template": (None, "hi", "the tokenizer has no chat template; use chat: false"),
+    "no chat template": (None, "hi", "it has no chat template; set chat: false"),
     "a template that refuses": ("{{ raise_exception('a system message must come first') }}", "hi", "must come first"),
-    "a template that is none": ("{% for %}", "hi", "cannot be formatted as a chat message"),
+    "a template that is none": ("{% for %}", "hi", "its tokenizer fails: "),
     "a template that leaves nothing": ("{% if false %}{% endif %}", "hi", "has no tokens"),
 }
 
@@ -224,9 +225,8 @@ def test_what_the_tokenizer_cannot_do_is_found_before_any_model_is_loaded(
     (tmp_path / "eval.yml").write_text(f"evaluate: [{asks('loss', 'files: text')[1:-1]}, {chat[1:-1]}]\n")
     evaluations = load_evaluations(tmp_path / "eval.yml", Registry(print))
     monkeypatch.setattr(Folder, "model", property(lambda self: pytest.fail("loaded a model")))
-    with pytest.raises(InputError, match=said) as caught:
+    with pytest.raises(InputError, match=said):
         measure(Folder(talker, ""), evaluations)
-    assert f"{tmp_path}/a, prompt 1: " in str(caught.value)
 
 
 @pytest.fixture
@@ -268,3 +268,30 @@ def test_lm_eval_scores_as_its_own_command_line_does(talker: Path, tmp_path: Pat
     results = json.loads(next(own.rglob("results*.json")).read_text())["results"]["bytes"]
     assert (score["name"], score["count"]) == ("bytes/acc", 20)
     assert score["value"] == pytest.approx(results["acc,none"], abs=1e-5)
+
+
+def test_a_line_of_results_is_whole_or_not_there(tmp_path: Path) -> None:
+    path, result = tmp_path / "results.jsonl", Result("a", {}, {"recipe": "x" * 1000})
+    append(result, path)
+    before, limits = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 100, limits[1]))  # like a full disk
+    try:
+        with pytest.raises(RunError, match=r"results\.jsonl: cannot save results there: File too large"):
+            append(result, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == before
+    path.write_bytes(before + before[:100])  # like after a kill
+    assert [found.model for found in load(path)] == ["a"]
+    append(result, path)
+    assert path.read_bytes() == before * 2
+
+
+def test_a_last_line_whose_newline_an_editor_removed_stays(tmp_path: Path) -> None:
+    path, result = tmp_path / "results.jsonl", Result("a", {})
+    append(result, path)
+    line = path.read_bytes()
+    path.write_bytes(line.rstrip())
+    assert [found.model for found in load(path)] == ["a"]
+    append(result, path)
+    assert path.read_bytes() == line * 2

@@ -106,7 +106,8 @@ def extract(
         _check(pair, memory)
         folders = [*pair.finetune.folders, *pair.base.folders]
         extractor = Extractor(pair, choices, Budget(memory), advance)
-        return write_adapter(out, folders, force, lambda file: extractor.fill(file, workers))
+        stamps = {**pair.finetune.stamps, **pair.base.stamps}
+        return write_adapter(out, folders, stamps, force, lambda file: extractor.fill(file, workers))
     finally:
         pair.close()
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mergecore.api import Base, DeltaMethod, InputError, Method, ModelError, Reader
-from mergecore.tooling import Registry, check_link, find_adapter, merge_tensors
+from mergecore.tooling import Registry, check_link, find_adapter, merge_tensors, stamp_file
 from mergecore_lora.applying import PART, PREFIX
 from mergecore_lora.changes import Stored
 from mergecore_lora.settings import WEIGHTS, Settings, base_name, read_settings
@@ -32,11 +32,13 @@ class Opened:
 
     Attributes:
         pairs: Whether it is an embedding, A (rank, in), and B (out, rank) as stored, by module.
+        stamps: The stamp of its weight file.
     """
 
     folder: Path
     settings: Settings
     pairs: Mapping[str, tuple[bool, Stored, Stored]]
+    stamps: Mapping[Path, Any]
 
     def factors(self, module: str) -> tuple[Tensor, Tensor] | None:
         """Return scale · B (out, rank) and A (rank, in) of a module in float32, or None if it is unchanged."""
@@ -80,7 +82,8 @@ def merge(adapters: Sequence[str], out: Path, options: MergeOptions, registry: R
         bases = list(dict.fromkeys(base_name(item.folder) for item in opened))
         merger = Merger(opened, options, method)
         folders = [item.folder for item in opened]
-        return write_adapter(out, folders, force, lambda file: merger.fill(file, bases))
+        stamps = {path: stamp for item in opened for path, stamp in item.stamps.items()}
+        return write_adapter(out, folders, stamps, force, lambda file: merger.fill(file, bases))
 
 
 @contextmanager
@@ -99,9 +102,10 @@ def _open(folder: Path, registry: Registry, files: list[Reader]) -> Opened:
     if path is None:
         raise ModelError(f"{folder}: has no {WEIGHTS[0]}; download the complete adapter")
     check_link(folder, path)
+    stamps = {path: stamp_file(path)}
     reader: Reader = registry.provide("readers", path.suffix.removeprefix("."))(path)
     files.append(reader)
-    return Opened(folder, settings, _pairs(path, reader, settings))
+    return Opened(folder, settings, _pairs(path, reader, settings), stamps)
 
 
 def _pairs(path: Path, reader: Reader, settings: Settings) -> dict[str, tuple[bool, Stored, Stored]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from mergecore.api import ITEM_BYTES, RunError, TensorInfo
 from mergecore.api.files import TORCH_NAMES
-from mergecore.tooling import OutputFolder, PublicNames, as_bytes
+from mergecore.tooling import OutputFolder, PublicNames, as_bytes, check_unchanged
 from mergecore_lora.applying import PREFIX
 from mergecore_lora.settings import CONFIG, WEIGHTS
 
@@ -83,6 +84,7 @@ class TensorFile:
 def write_adapter(
     out: Path,
     inputs: Iterable[Path],
+    stamps: Mapping[Path, Any],
     force: bool,
     fill: Callable[[TensorFile], tuple[Mapping[str, Any], Mapping[str, Any]]],
 ) -> Mapping[str, Any]:
@@ -91,6 +93,7 @@ def write_adapter(
     Args:
         out: The folder, which is written atomically.
         inputs: Folders that it must not replace.
+        stamps: Stamps of the files that it is computed from, which must not have changed.
         force: Replace the folder if it exists.
         fill: Function that adds the tensors and returns the adapter's config and the report.
 
@@ -99,7 +102,7 @@ def write_adapter(
 
     Raises:
         InputError: The folder already exists, or another run is writing it.
-        RunError: The folder cannot be written.
+        RunError: The folder cannot be written, or an input changed.
     """
     target, inputs = OutputFolder(out), list(inputs)
     target.check(inputs, 0, force)
@@ -116,6 +119,7 @@ def write_adapter(
             text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
             (target.result / REPORT).write_text(names.text(text), "utf-8", errors="replace")
             (target.result / "README.md").write_text(names.text(_card(report, out)), "utf-8", errors="replace")
+            check_unchanged(stamps)
             target.publish(force)
         except OSError as error:
             where = error.filename or target.partial
@@ -128,7 +132,7 @@ def write_adapter(
 def _card(report: Mapping[str, Any], out: Path) -> str:
     """Return the text of README.md. It names a base on the Hub only, because a folder's name means nothing there."""
     base = report["base"]
-    line = f"base_model: {json.dumps(base)}\n" if base and not Path(base).expanduser().exists() else ""
+    line = f"base_model: {json.dumps(base)}\n" if base and not Path(os.path.expanduser(base)).exists() else ""
     return CARD.format(base=line, name=out.name, how=report["how"], report=REPORT)
 
 

@@ -114,7 +114,7 @@ def _gates(mixture: Mixture, memory: int, quiet: bool) -> Tensor:
     if not config.prompted:
         return gates.drawn(config.mode, (mixture.layers, len(config.experts), mixture.hidden), config.seed)
     tokens = Tokens(base.folder, base.tensors[EMBEDDING].shape[0], base.config.get("max_position_embeddings"))
-    prompts = [tokens.of(expert) for expert in mixture.prompted]
+    prompts = tokens.of(mixture.prompted)
     if config.mode == "cheap_embed":
         found = gates.embedded(base, prompts, mixture.layers)
     else:

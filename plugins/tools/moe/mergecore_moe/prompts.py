@@ -7,12 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mergecore.api import ModelError, read_json, read_text
+from mergecore.api import TOKENIZER_BYTES, ModelError, encode_texts, read_json
 from mergecore.tooling import Place
 from mergecore_moe.config import Expert
-
-LIMIT = 2 * 10**8
-"""Maximum size of a tokenizer file in bytes. The largest published ones are about 30 MB."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +29,10 @@ class Tokens:
         longest: Maximum number of tokens in the model's context. None: unknown.
 
     Raises:
-        ModelError: tokenizer.json is missing or cannot be read.
+        ModelError: tokenizer.json is missing.
     """
 
     def __init__(self, folder: Path, rows: int, longest: int | None) -> None:
-        from tokenizers import Tokenizer
-
         path = folder / "tokenizer.json"
         if not path.is_file():
             save = f"from transformers import AutoTokenizer as T; T.from_pretrained({str(folder)!r}).save_pretrained"
@@ -45,26 +40,29 @@ class Tokens:
                 f"{path}: is missing, but required for prompts; to create it from other tokenizer files:"
                 f' python -c "{save}({str(folder)!r})"'
             )
-        try:
-            self._tokenizer = Tokenizer.from_str(read_text(path, LIMIT))
-        except ModelError:
-            raise
-        except Exception as error:  # the library raises nothing more specific
-            raise ModelError(f"{path}: is not a valid tokenizer: {error}") from None
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-        self._first, self._rows, self._longest = _first_token(folder), rows, longest
+        self._path, self._first, self._rows, self._longest = path, _first_token(folder), rows, longest
 
-    def of(self, expert: Expert) -> Prompts:
-        """Return the prompts of an expert as token IDs."""
-        positive, negative = (
-            [self._encode(text, expert.place.child(key).child(number)) for number, text in enumerate(texts)]
-            for key, texts in (("positive_prompts", expert.positive), ("negative_prompts", expert.negative))
-        )
-        return Prompts(positive, negative)
+    def of(self, experts: Sequence[Expert]) -> list[Prompts]:
+        """Return the prompts of each expert as token IDs.
 
-    def _encode(self, text: str, place: Place) -> list[int]:
-        ids: list[int] = self._tokenizer.encode(self._first + text, add_special_tokens=False).ids
+        Raises:
+            InputError: A prompt does not fit the model, or the tokenizer takes too much time or memory.
+        """
+        texts = [self._first + text for expert in experts for text in (*expert.positive, *expert.negative)]
+        ids = iter(encode_texts(self._path, texts))
+        found = []
+        for expert in experts:
+            positive, negative = (
+                [
+                    self._checked(next(ids), text, expert.place.child(key).child(number))
+                    for number, text in enumerate(texts)
+                ]
+                for key, texts in (("positive_prompts", expert.positive), ("negative_prompts", expert.negative))
+            )
+            found.append(Prompts(positive, negative))
+        return found
+
+    def _checked(self, ids: list[int], text: str, place: Place) -> list[int]:
         if not text or not ids:
             raise place.error("is an empty prompt; write text that the expert is meant for")
         if max(ids) >= self._rows:
@@ -78,7 +76,7 @@ def _first_token(folder: Path) -> str:
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
         path = folder / name
         if path.is_file():
-            token: Any = read_json(path, LIMIT).get("bos_token")
+            token: Any = read_json(path, TOKENIZER_BYTES).get("bos_token")
             token = token.get("content") if isinstance(token, dict) else token
             if isinstance(token, str):
                 return token

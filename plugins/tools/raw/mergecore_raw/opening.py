@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +33,14 @@ WEIGHTS = re.compile(
 
 def is_file(reference: str) -> bool:
     """Return whether a reference is a weight file."""
-    return Path(reference).suffix.removeprefix(".").lower() in READERS and not Path(reference).expanduser().is_dir()
+    return (
+        Path(reference).suffix.removeprefix(".").lower() in READERS and not Path(os.path.expanduser(reference)).is_dir()
+    )
 
 
 def is_diffusers(reference: str) -> bool:
     """Return whether a reference is a diffusers folder."""
-    return (Path(reference).expanduser() / INDEX).is_file()
+    return (Path(os.path.expanduser(reference)) / INDEX).is_file()
 
 
 def open_state(reference: str, registry: Registry) -> Checkpoint:
@@ -48,7 +52,7 @@ def open_state(reference: str, registry: Registry) -> Checkpoint:
     Raises:
         ModelError: The reference is neither, or cannot be read.
     """
-    path = Path(reference).expanduser()
+    path = Path(os.path.expanduser(reference))
     if is_diffusers(reference):
         return _opened(reference, path, _component_files(path), registry)
     if is_file(reference):
@@ -99,7 +103,7 @@ class Labelled:
     reader: Reader
     label: str
 
-    @property
+    @cached_property
     def tensors(self) -> Mapping[str, Any]:
         """See `mergecore.api.Reader.tensors`."""
         return {self.label + name: info for name, info in self.reader.tensors.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from mergecore.tooling import (
     Place,
     Progress,
     Registry,
+    check_unchanged,
     load_evaluations,
     make_plan,
     run_plan,
@@ -38,6 +39,8 @@ class Setup:
     objectives: Objectives
     out: Path
     options: Options
+    stamps: dict[Path, Any] = field(default_factory=dict)
+    """Stamps of the models' files when the search began."""
 
     @property
     def memory(self) -> int:
@@ -53,13 +56,15 @@ class Setup:
         """Plan a recipe and check OUT, so that any error is reported before computing anything."""
         plan = make_plan(recipe_of(place), self.registry, self.memory)
         try:
+            self.stamps.update(plan.stamps)
             reads = [*plan.reads, *self.options.reads]
             OutputFolder(self.out).check(reads, plan.bytes_out, self.options.force)
         finally:
             plan.close()
 
     def merge(self, place: Place) -> None:
-        """Write a recipe to the report folder, and its merge to OUT."""
+        """Write a recipe to the report folder, and its merge to OUT. All candidates must have had the same models."""
+        check_unchanged(self.stamps)
         recipe = recipe_of(place)
         self.write("best.yml", recipe.text)
         plan = make_plan(recipe, self.registry, self.memory)

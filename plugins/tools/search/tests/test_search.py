@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from opened import open_recipe
 import mergecore
 from mergecore.discovery.registry import Registry
 from mergecore.documents import load_yaml
-from mergecore.errors import InputError
+from mergecore.errors import InputError, RunError
 
 
 def quadratic(point: Any) -> Trial:
@@ -237,3 +238,24 @@ def test_a_recipe_that_cannot_be_merged_is_refused_at_once(target: Any, three: l
     result = run(target, "evolve", recipe, tmp_path / "out", "--with", tmp_path / "eval.yml")
     assert result.returncode == 2 and "did you mean 'lambda'" in result.stderr
     assert "search.yml:3" in result.stderr
+
+
+def test_a_full_disk_loses_no_candidate_and_is_named(tmp_path: Path) -> None:
+    path, limits = tmp_path / "history.jsonl", resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def search(count: int) -> None:
+        evolve(
+            Cma(2, 3), lambda points: [quadratic(p) for p in points], History(path, {}), count, 2, lambda trial: None
+        )
+
+    search(5)
+    before = path.read_bytes()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 50, limits[1]))
+    try:
+        with pytest.raises(RunError, match=r"history\.jsonl: cannot be written: File too large; .* again to resume"):
+            search(9)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes().startswith(before)
+    search(9)
+    assert path.read_bytes().count(b"\n") == 10 and path.read_bytes().startswith(before)

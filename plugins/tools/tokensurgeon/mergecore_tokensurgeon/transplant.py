@@ -16,12 +16,14 @@ from mergecore.api import (
     Input,
     InputError,
     Job,
+    ModelError,
     ModelInfo,
     OutputTokenizer,
     PluginError,
     Tile,
     TokenizerRequest,
     WeightMethod,
+    encode_texts,
 )
 from mergecore.tooling import Place, Plan, Recipe, Registry, parse_recipe, size_config, with_keys
 from mergecore_tokensurgeon import meanings
@@ -147,19 +149,14 @@ def _task(origins: Origins, pieces: Callable[[int], Sequence[int]], head: bool, 
 
 def _pieces(origins: Origins) -> Callable[[int], Sequence[int]]:
     """Return a function that maps a donor row to the model's rows for the same text."""
-    from tokenizers import Tokenizer
-
     path = origins.ours.folder / "tokenizer.json"
+    texts = {row: meanings.text(meaning) for row, meaning in origins.theirs.meanings.items()}
     try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except Exception:  # the library raises only this class
-        raise InputError(f"{path}: --method subword needs it to tokenize text, but it is missing or broken") from None
-
-    def pieces(row: int) -> Sequence[int]:
-        text = meanings.text(origins.theirs.meanings[row])
-        return [number for number in tokenizer.encode(text, add_special_tokens=False).ids if number < origins.ours.rows]
-
-    return pieces
+        ids = encode_texts(path, list(texts.values()))
+    except ModelError as error:
+        raise InputError(f"--method subword needs the model's tokenizer: {error}") from None
+    found = {row: [number for number in numbers if number < origins.ours.rows] for row, numbers in zip(texts, ids)}
+    return found.__getitem__
 
 
 def _plan(

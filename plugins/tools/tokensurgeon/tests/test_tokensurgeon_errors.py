@@ -94,7 +94,7 @@ CASES = {
                                "tokenizer_config.json"),
     "no token in common": (SAME, strangers, ("model", "donor", "out"), "have no token in common"),
     "subword without text": (text("tokenizer.json", '{"model": {"vocab": {"w1": 1}}}'), SAME,
-                             ("model", "donor", "out", "-a", "subword"), "--method subword needs it to tokenize text"),
+                             ("model", "donor", "out", "-a", "subword"), "--method subword needs the model's"),
     "no rotation": (SAME, edited("config.json", num_attention_heads=7), ("model", "donor", "out", "-a", "mp_rope"),
                     "--method mp_rope: requires rotary position embeddings"),
     "a head of another size": (SAME, reshaped(few_heads), ("model", "donor", "out"), "rows, but the embedding has 32"),
