@@ -35,7 +35,7 @@ def plan(recipe: Path | str | Mapping[str, Any] | Sequence[Mapping[str, Any]], *
 
     _check_counts(memory=memory)
     registry = Registry(_warn, local_definitions([]))
-    return make_plan(load_recipe(recipe), registry, memory or spare_memory())
+    return make_plan(load_recipe(recipe, registry), registry, memory or spare_memory())
 
 
 def run(
@@ -92,7 +92,7 @@ def run(
         without=tuple(without),
     )
     registry = Registry(_warn, local_definitions([]))
-    made = make_plan(load_recipe(recipe), registry, options.memory, keep)
+    made = make_plan(load_recipe(recipe, registry), registry, options.memory, keep)
     try:
         return run_plan(made, Path(out), registry, options, Listener(_warn))
     finally:

@@ -66,15 +66,20 @@ class RecipeError(InputError):
         return super().__str__() if len(self.errors) == 1 else "\n".join(map(str, self.errors))
 
 
-def raise_all(found: Sequence[RecipeError]) -> None:
-    """Raise all errors found in a recipe as one, if there are any. An error that was found twice is reported once."""
+def joined(found: Sequence[RecipeError]) -> RecipeError:
+    """Return all errors found in a recipe as one. An error that was found twice is reported once."""
     errors = {str(error): error for one in found for error in one.errors}
     if len(errors) == 1:
-        raise next(iter(errors.values()))
-    if errors:
-        together = RecipeError(f"{len(errors)} errors")
-        together.errors = tuple(sorted(errors.values(), key=_position))
-        raise together
+        return next(iter(errors.values()))
+    together = RecipeError(f"{len(errors)} errors")
+    together.errors = tuple(sorted(errors.values(), key=_position))
+    return together
+
+
+def raise_all(found: Sequence[RecipeError]) -> None:
+    """Raise all errors found in a recipe as one, if there are any."""
+    if found:
+        raise joined(found)
 
 
 def _position(error: RecipeError) -> tuple[int, int]:

@@ -59,6 +59,12 @@ class Evaluator:
     def check(self) -> None:
         """Raise `InputError` if the parameters or their files are invalid. Called before any model is loaded."""
 
+    def check_subject(self, subject: Subject) -> None:
+        """Raise `InputError` if a model cannot be evaluated, for example because its tokenizer has no chat template.
+
+        Called for all evaluations before the model is loaded, so use only its folder and tokenizer.
+        """
+
     def evaluate(self, subject: Subject) -> Sequence[Score]:
         """Return the scores of a model. A search uses the first one."""
         raise NotImplementedError

@@ -115,7 +115,7 @@ def run(
         reads=(*definition_paths(arch_dir), *plugin),
     )
     registry = Registry(warn, local_definitions(arch_dir), files=plugin, hooks=not no_hooks, strict=strict_plugins)
-    plan = make_plan(load_recipe(recipe), registry, options.memory, keep)
+    plan = make_plan(load_recipe(recipe, registry), registry, options.memory, keep)
     license_ = require_license or ""
     run_with_progress(plan, out, registry, options, quiet=quiet, as_json=as_json, require_license=license_)
 
@@ -146,7 +146,7 @@ def plan_command(
 
     options = run_options(memory)
     registry = Registry(warn, local_definitions(arch_dir), files=plugin, hooks=not no_hooks, strict=strict_plugins)
-    plan = make_plan(load_recipe(recipe), registry, options.memory)
+    plan = make_plan(load_recipe(recipe, registry), registry, options.memory)
     try:
         check_license(require_license or "", plan.parents)
         executor = registry.provide("executors", options.executor)()

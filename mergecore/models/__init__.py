@@ -16,7 +16,7 @@ from mergecore.models.fingerprints import CHUNK, fingerprint, matches_fingerprin
 from mergecore.models.hub import fetch_in_parallel
 from mergecore.models.hub_errors import explain_hub_errors
 from mergecore.models.layout_reader import LayoutReader, Span, join_parts, rename_tensors, with_layout
-from mergecore.models.references import LocatedModel, locate_model, split_adapters
+from mergecore.models.references import LocatedModel, check_path, locate_model, split_adapters
 from mergecore.models.remote_files import Shard, shards_of
 from mergecore.models.row_reader import MEAN, ZERO, Rows, with_rows
 from mergecore.models.stamps import Stamp, check_unchanged, stamp_file
@@ -36,6 +36,7 @@ __all__ = [
     "Span",
     "Stamp",
     "check_link",
+    "check_path",
     "check_unchanged",
     "check_vocabularies",
     "compare_names",

@@ -116,8 +116,14 @@ class Snapshot:
             return bytes(data[:count]), int(whole or response.headers["Content-Length"])
 
 
-def find_snapshot(reference: str) -> Snapshot | None:
-    """Resolve a reference to a commit and download its small files. Return None if it is not a Hub reference.
+def is_hub_reference(reference: str) -> bool:
+    """Return True if a reference can name a model on the Hub."""
+    match = REFERENCE.fullmatch(reference)
+    return match is not None and is_repo_name(match["repo"])
+
+
+def find_snapshot(reference: str) -> Snapshot:
+    """Resolve a Hub reference to a commit and download its small files.
 
     If the Hub is not reachable or not allowed (``HF_HUB_OFFLINE``), use the commit in the cache.
 
@@ -125,8 +131,7 @@ def find_snapshot(reference: str) -> Snapshot | None:
         ModelError: if there is no such model or revision, or it cannot be downloaded.
     """
     match = REFERENCE.fullmatch(reference)
-    if match is None or not is_repo_name(match["repo"]):
-        return None
+    assert match is not None
     repo, revision = match["repo"], match["revision"] or "main"
     try:
         with explain_hub_errors(repo, revision):

@@ -42,7 +42,7 @@ class ModelOpener:
         try:
             opened = self._open(recipe, self._where(reference))
         except InputError as error:
-            hint = nearest(reference, recipe.others)
+            hint = nearest(reference, recipe.others) if "did you mean" not in str(error) else ""
             raise recipe.place_of(reference).error(f"{error}{hint}") from None
         known = self._opened.setdefault(opened.origin, opened)
         if known is not opened:

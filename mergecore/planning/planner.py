@@ -10,7 +10,7 @@ from mergecore.api import BLOCK, FLOATS, Evaluation, Job, Method, Tile
 from mergecore.api.files import TORCH_NAMES, common_dtype
 from mergecore.definitions import with_keys
 from mergecore.discovery import Registry, find_plugin
-from mergecore.errors import InputError, MergecoreError, PluginError, RecipeError
+from mergecore.errors import InputError, MergecoreError, PluginError, RecipeError, raise_all
 from mergecore.models import (
     Checkpoint,
     check_vocabularies,
@@ -30,7 +30,7 @@ from mergecore.planning.plan import Plan
 from mergecore.planning.stage_checkpoint import plan_adapted
 from mergecore.planning.stage_set import StageSet
 from mergecore.planning.vocabulary import align
-from mergecore.recipes import Lock, Recipe, parse_evaluations, standalone
+from mergecore.recipes import Lock, Recipe, parse_evaluations, standalone, with_more_errors
 
 
 def make_plan(
@@ -62,6 +62,9 @@ def make_plan(
         plan = announce(plan, registry)
     except BaseException as error:
         planner.close()
+        if isinstance(error, RecipeError) and opening is None and recipe.lock is None:
+            documents = [recipe.place, *(other.place for other in recipe.others.values())]
+            error = with_more_errors(error, documents, registry)
         if isinstance(error, MergecoreError):
             raise planner.stages.explain(error)  # noqa: B904
         raise
@@ -120,12 +123,18 @@ class _Planner:
         """Open the recipe's models into `checkpoints`, each folder only once. Return the index of each reference."""
         folders: dict[str, int] = {}
         positions = {}
+        errors: list[RecipeError] = []
         for reference in recipe.models:
-            checkpoint = self._open(recipe, reference)
+            try:
+                checkpoint = self._open(recipe, reference)
+            except RecipeError as error:
+                errors.append(error)
+                continue
             if checkpoint.origin not in folders:
                 folders[checkpoint.origin] = len(checkpoints)
                 checkpoints.append(checkpoint)
             positions[reference] = folders[checkpoint.origin]
+        raise_all(errors)
         return positions
 
     def _open(self, recipe: Recipe, reference: str) -> Checkpoint:

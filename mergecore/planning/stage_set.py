@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from mergecore.discovery import Registry
-from mergecore.errors import MergecoreError
+from mergecore.errors import MergecoreError, RecipeError
 from mergecore.models import Checkpoint
 from mergecore.planning.plan import Plan
 from mergecore.planning.stage_checkpoint import open_stage
@@ -41,7 +41,8 @@ class StageSet:
     def explain(self, error: MergecoreError) -> MergecoreError:
         """Replace the temporary folders of stages in an error message with the names of the stages."""
         if self.scratch is not None:
-            error.args = tuple(str(text).replace(f"{self.scratch.name}/", "stage ") for text in error.args)
+            for item in error.errors if isinstance(error, RecipeError) else (error,):
+                item.args = tuple(str(text).replace(f"{self.scratch.name}/", "stage ") for text in item.args)
         return error
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 from mergecore.recipes.composition import load_recipe, parse_stages, standalone
 from mergecore.recipes.evaluations import load_evaluations, parse_evaluations
 from mergecore.recipes.lockfile import LOCK_KEY, LOCK_NAME, Lock, read_lock
+from mergecore.recipes.more_errors import with_more_errors
 from mergecore.recipes.recipe import ModuleRecipe, Recipe, Slice, Source, json_schema, parse_recipe
 from mergecore.recipes.recipe_schema import recipe_schema, schema_text
 
@@ -24,4 +25,5 @@ __all__ = [
     "recipe_schema",
     "schema_text",
     "standalone",
+    "with_more_errors",
 ]

@@ -9,22 +9,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mergecore.discovery import Registry
 from mergecore.documents import MAX_DEPTH, Place, load_documents, load_yaml
-from mergecore.errors import RecipeError
+from mergecore.errors import RecipeError, raise_all
 from mergecore.models import split_adapters
 from mergecore.plain_values import plain, type_name
 from mergecore.recipes.lockfile import read_lock
+from mergecore.recipes.more_errors import with_more_errors
 from mergecore.recipes.recipe import Recipe, is_recipe, parse_recipe
 
 NAME = re.compile(r"\w[\w.-]*( [\w.-]+)*")
 """Valid names for recipes. A name becomes part of a folder name, and must not look like a path or reference."""
 
 
-def load_recipe(source: Path | str | Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> Recipe:
+def load_recipe(
+    source: Path | str | Mapping[str, Any] | Sequence[Mapping[str, Any]], registry: Registry | None = None
+) -> Recipe:
     """Load the main recipe, which produces the output.
 
     Args:
         source: a YAML file, the lock file of an earlier run, a mapping with the same keys, or a list of such mappings.
+        registry: the plugins, if the errors of an invalid recipe should include those that planning would find.
 
     Raises:
         RecipeError: if it cannot be read, or its structure is invalid.
@@ -35,13 +40,21 @@ def load_recipe(source: Path | str | Mapping[str, Any] | Sequence[Mapping[str, A
         if lock := read_lock(Path(source)):
             text = lock.value["recipe"]
             return replace(parse_stages(load_yaml(text, lock.recipe_file), text, lock.recipe_file), lock=lock)
-        return parse_stages(*load_documents(Path(source)), str(source))
+        places, text = load_documents(Path(source))
+        return _parsed(places, text, registry, str(source))
     if not isinstance(source, (Mapping, list, tuple)):
         kinds = "the path of a YAML file, a mapping, or a list of mappings"
         raise RecipeError(f"a recipe must be {kinds}, not {type_name(source)}")
     value = plain(source)
     places = [Place(value)] if isinstance(value, dict) else Place(value).elements()
-    return parse_stages(places, _dump(place.value for place in places))
+    return _parsed(places, _dump(place.value for place in places), registry)
+
+
+def _parsed(places: Sequence[Place], text: str, registry: Registry | None, file: str | None = None) -> Recipe:
+    try:
+        return parse_stages(places, text, file)
+    except RecipeError as error:
+        raise (with_more_errors(error, places, registry) if registry else error) from None
 
 
 def parse_stages(places: Sequence[Place], text: str, file: str | None = None) -> Recipe:
@@ -56,7 +69,13 @@ def parse_stages(places: Sequence[Place], text: str, file: str | None = None) ->
         subject = "the file " if file else "the list of recipes "
         raise RecipeError(f"{subject}is empty; a recipe needs at least 'merge_method' and 'models'", file=file)
     recipes = _Recipes()
-    documents = [parse_recipe(place, text) for place in places]
+    documents, errors = [], []
+    for place in places:
+        try:
+            documents.append(parse_recipe(place, text))
+        except RecipeError as error:
+            errors.append(error)
+    raise_all(errors)
     unnamed = [recipe for recipe in documents if recipe.name is None]
     if len(unnamed) > 1:
         raise unnamed[1].place.error("two recipes in this file have no name; add a 'name:' to all except the main one")

@@ -235,10 +235,16 @@ def _source(place: Place) -> Source:
     span = place.get("layer_range")
     layers = None
     if span is not None:
+        check_layers(span)
         layers = (int(span.value[0]), int(span.value[1]))
-        if layers[0] >= layers[1]:
-            raise span.error(f"the end must be greater than the start, not {show(span.value)}; the end is exclusive")
     return Source(model, layers, _parameters(place), place)
+
+
+def check_layers(place: Place) -> None:
+    """Raise `RecipeError` if a range of layers is empty. The schema checks its type."""
+    start, *rest = [item for item in place.value if isinstance(item, int)] or [0]
+    if len(rest) == 1 and start >= rest[0]:
+        raise place.error(f"the end must be greater than the start, not {show(place.value)}; the end is exclusive")
 
 
 def _parameters(place: Place) -> Place | None:
@@ -288,4 +294,6 @@ def _label(value: Mapping[str, Any]) -> str:
     return name if isinstance(name, str) and name else f"{value['merge_method']}#{digest[:6]}"
 
 
-__all__ = ["ModuleRecipe", "Recipe", "RecipeError", "Slice", "Source", "is_recipe", "json_schema", "parse_recipe"]
+__all__ = [
+    "ModuleRecipe", "Recipe", "RecipeError", "Slice", "Source", "check_layers", "is_recipe", "json_schema", "parse_recipe"
+]  # fmt: skip

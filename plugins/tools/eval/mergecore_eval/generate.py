@@ -31,12 +31,21 @@ class Generate(Evaluator):
     def check(self) -> None:
         self._prompts()
 
+    def check_subject(self, subject: Subject) -> None:
+        for number, ids in enumerate(self._ids(subject), 1):
+            if not ids:
+                raise InputError(f"{self.file}, prompt {number}: has no tokens in the form that {subject.name} takes")
+
     def evaluate(self, subject: Subject) -> Sequence[Score]:
         records = self._prompts()
-        tokens = tokenize(subject, [record["prompt"] for record in records], "chat" if self.chat else "special")
-        answers = (written(subject, ids, self.tokens) for ids in tokens.ids)
+        answers = (written(subject, ids, self.tokens) for ids in self._ids(subject))
         texts = (str(subject.tokenizer.decode(answer, skip_special_tokens=True)) for answer in answers)
         return [share("accuracy", [_is_right(record, text) for record, text in zip(records, texts)])]
+
+    def _ids(self, subject: Subject) -> list[list[int]]:
+        """Return the token IDs of each prompt."""
+        prompts = [record["prompt"] for record in self._prompts()]
+        return tokenize(subject, prompts, "chat" if self.chat else "special").ids
 
     def _prompts(self) -> list[dict[str, Any]]:
         records = read_records(self.file, {"prompt": str})

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
-from mergecore.api import Evaluator, InputError, RunError, Score, Subject, param
+from mergecore.api import Evaluator, InputError, Score, Subject, param
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,22 +26,25 @@ class LmEval(Evaluator):
     def check(self) -> None:
         if find_spec("lm_eval") is None:
             raise InputError("evaluator 'lm_eval' requires the lm-eval package: pip install 'mergecore-eval[lm-eval]'")
+        known = self._manager().all_tasks
+        if unknown := [task for task in self.tasks if task not in known]:
+            raise InputError(f"lm-eval has no task {unknown[0]!r}; to list all tasks, run: lm_eval ls tasks")
+
+    def _manager(self) -> Any:
+        from lm_eval.tasks import TaskManager
+
+        return TaskManager(include_path=str(self.folder) if self.folder else None)
 
     def evaluate(self, subject: Subject) -> Sequence[Score]:
         import lm_eval
         from lm_eval.models.huggingface import HFLM
-        from lm_eval.tasks import TaskManager
 
-        manager = TaskManager(include_path=str(self.folder) if self.folder else None)
-        unknown = [task for task in self.tasks if task not in manager.all_tasks]
-        if unknown:
-            raise RunError(f"lm-eval has no task {unknown[0]!r}; to list all tasks, run: lm_eval ls tasks")
         found = lm_eval.simple_evaluate(
             model=HFLM(pretrained=subject.model, tokenizer=subject.tokenizer, batch_size=self.batch),
             tasks=list(self.tasks),
             num_fewshot=self.shots,
             limit=self.limit,
-            task_manager=manager,
+            task_manager=self._manager(),
             bootstrap_iters=0,
         )
         assert found is not None

@@ -29,5 +29,7 @@ def answers(request: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def _chat(tokenizer: Any, text: str) -> str:
+    if not tokenizer.chat_template:
+        raise ValueError("it has no chat template; set chat: false")
     turns = [{"role": "user", "content": text}]
     return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shlex
+import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ class Command(Evaluator):
             words = shlex.split(self.run)
         except ValueError as error:
             raise InputError(f"{self.run!r} cannot be split into arguments: {error}") from None
+        if not words or (shutil.which(words[0]) is None and "{model}" not in words[0]):
+            raise InputError(f"there is no program {words[0] if words else ''!r}; check the name, or use its full path")
         if not any("{model}" in word for word in words):
             raise InputError("the command does not contain {model}; add it where the path of the model folder belongs")
 

@@ -44,7 +44,13 @@ def measure(
     about: Mapping[str, Any] | None = None,
     tell: Callable[[str], None] = lambda name: None,
 ) -> Result:
-    """Run every evaluation on a model, calling `tell` with its name before it starts."""
+    """Run every evaluation on a model, calling `tell` with its name before it starts.
+
+    Raises:
+        InputError: An evaluation cannot be used for the model. The model has not been loaded then.
+    """
+    for evaluation in evaluations:
+        evaluation.evaluator.check_subject(subject)
     scores: dict[str, Sequence[Score]] = {}
     for evaluation in evaluations:
         tell(evaluation.name)

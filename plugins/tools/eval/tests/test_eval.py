@@ -17,7 +17,7 @@ from mergecore_eval.board import gather, page
 from mergecore_eval.choice import Choice
 from mergecore_eval.generate import Generate
 from mergecore_eval.loss import Loss
-from mergecore_eval.results import Result, append, load
+from mergecore_eval.results import Result, append, load, measure
 from mergecore_eval.subjects import Folder
 from talkers import write_talker
 
@@ -122,6 +122,8 @@ WRONG: dict[str, tuple[str, str | None, str]] = {
     "a broken pattern": (GENERATE, '{"prompt": "a", "pattern": "("}', "'pattern' is not a valid regular expression"),
     "an empty file": (GENERATE, "\n", "a: is empty"),
     "a program without a model": (asks("command", "run: 'true'"), None, "the command does not contain {model}"),
+    "a program that is not there": (asks("command", "run: 'no-such-program {model}'"), None, "no program 'no-such-p"),
+    "a program of no words": (asks("command", "run: ''"), None, "there is no program ''"),
     "a program that is no words": (asks("command", 'run: "a \'b"'), None, "cannot be split into arguments"),
     "an unknown key": ("[{evaluator: loss, with: a}]", None, "unknown key 'with'"),
     "an empty list": ("[]", None, "must not be empty"),
@@ -200,6 +202,31 @@ doc_to_target: answer
 target_delimiter: ""
 metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
 """
+
+
+UNUSABLE: dict[str, tuple[str | None, str, str]] = {
+    "no chat template": (None, "hi", "it has no chat template; set chat: false"),
+    "a template that refuses": ("{{ raise_exception('a system message must come first') }}", "hi", "must come first"),
+    "a template that is none": ("{% for %}", "hi", "its tokenizer fails: "),
+    "a template that leaves nothing": ("{% if false %}{% endif %}", "hi", "has no tokens"),
+}
+
+
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_what_the_tokenizer_cannot_do_is_found_before_any_model_is_loaded(
+    name: str, talker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    template, prompt, said = UNUSABLE[name]
+    if template is not None:
+        (talker / "chat_template.jinja").write_text(template)
+    (tmp_path / "text").write_text(TEXT)
+    (tmp_path / "a").write_text(json.dumps({"prompt": prompt, "expect": "b"}))
+    chat = asks("generate", "file: a, chat: true")
+    (tmp_path / "eval.yml").write_text(f"evaluate: [{asks('loss', 'files: text')[1:-1]}, {chat[1:-1]}]\n")
+    evaluations = load_evaluations(tmp_path / "eval.yml", Registry(print))
+    monkeypatch.setattr(Folder, "model", property(lambda self: pytest.fail("loaded a model")))
+    with pytest.raises(InputError, match=said):
+        measure(Folder(talker, ""), evaluations)
 
 
 @pytest.fixture
