@@ -9,7 +9,8 @@ interruption:
 
 - every output has its old or its new content (a folder as a whole),
 - all other files are unchanged, and only the files of an unfinished run are left,
-- a SIGTERM ended with status 143, or by the signal if Python was exiting, a full disk with a message that says so, and no process is left,
+- a SIGTERM ended with status 143 (by the signal if Python was exiting), a full disk with a message that says so, and
+  no process is left,
 - the next run finishes with the same bytes as an undisturbed run, and leaves nothing else.
 """
 
