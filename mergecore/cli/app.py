@@ -210,6 +210,13 @@ def _stop(number: int, _frame: Any) -> None:
     raise Stopped(number)
 
 
+def _stop_anyway(unraisable: Any) -> None:
+    """End the process if the signal came in a destructor, where Python drops what the handler raises."""
+    if isinstance(unraisable.exc_value, Stopped):
+        signal.raise_signal(unraisable.exc_value.number)
+    sys.__unraisablehook__(unraisable)
+
+
 def main() -> NoReturn:
     """Run the command line. Print errors without a traceback and set the exit status."""
     with contextlib.suppress(ValueError, OSError):  # some systems do not allow their hard limit as a soft limit
@@ -217,6 +224,7 @@ def main() -> NoReturn:
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) != signal.SIG_IGN:  # ignored under nohup, for example
             signal.signal(number, _stop)
+    sys.unraisablehook = _stop_anyway
     # Imported modules stay in memory. Repeated garbage collection would add 0.25 s to the import of torch.
     gc.set_threshold(100_000)
     atexit.register(gc.freeze)  # skip the collection at exit, which takes just as long

@@ -9,7 +9,8 @@ interruption:
 
 - every output has its old or its new content (a folder as a whole),
 - all other files are unchanged, and only the files of an unfinished run are left,
-- a SIGTERM ended with status 143, a full disk with a message that says so, and no process is left,
+- a SIGTERM ended with status 143 (by the signal if Python was exiting), a full disk with a message that says so, and
+  no process is left,
 - the next run finishes with the same bytes as an undisturbed run, and leaves nothing else.
 """
 
@@ -117,7 +118,7 @@ class Trials:
         self.disk.free()
         now = look(self.command, self.disk.place)
         finished = now.outputs == self.new.outputs
-        faults = [*self._wrong_end(ended, interruption, finished), *self._wrong_state(now)]
+        faults = [*self._wrong_end(ended, interruption), *self._wrong_state(now)]
         again = None
         if ended.status:
             again = self.disk.run(arguments, UNDISTURBED)
@@ -129,11 +130,10 @@ class Trials:
         self.tally.faults += [f"{self.command.name}, {interruption}: {fault}{said}" for fault in faults]
         self.tally.counts["good"] += not faults
 
-    def _wrong_end(self, ended: Ended, interruption: Interruption, finished: bool) -> Iterator[str]:
+    def _wrong_end(self, ended: Ended, interruption: Interruption) -> Iterator[str]:
         kind, status = interruption.kind, ended.status
-        allowed = {"SIGKILL": (-9, 0), "SIGTERM": (143, 0), "full disk": (0, 1, 2)}[kind]
-        exiting = finished and status == -15  # Python has already removed the handler
-        if status not in allowed and not exiting:
+        allowed = {"SIGKILL": (-9, 0), "SIGTERM": (143, -15, 0), "full disk": (0, 1, 2)}[kind]
+        if status not in allowed:
             yield f"ended with {status}"
         if "Traceback" in ended.said or "bug in mergecore" in ended.said:
             yield "printed an internal error"

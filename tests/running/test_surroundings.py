@@ -236,3 +236,14 @@ def test_an_input_that_changes_under_a_command_is_named(command, edit, models, t
     said = result.stderr.splitlines()[-1]
     assert result.returncode in (1, 2) and re.search(rf"{path}: (was changed|the file is truncated)", said), said
     assert not list(tmp_path.glob("out")) and not list(tmp_path.glob("out.html"))
+
+
+def test_a_signal_in_a_destructor_ends_the_process_too():
+    code = (
+        "import os, signal, sys\nfrom mergecore.cli import app\n"
+        "class Dying:\n    def __del__(self):\n        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "def command(**_):\n    Dying()\n    print('went on', flush=True)\n"
+        "app.app = command\napp.main()\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (-signal.SIGTERM, "")
