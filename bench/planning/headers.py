@@ -11,16 +11,14 @@ from pathlib import Path
 from bench.planning.shapes import Stored, Tensors
 from mergecore.api import ITEM_BYTES
 
-SHARD_BYTES = 5 * 10**9
 
-
-def _split(tensors: Tensors) -> list[dict[str, tuple[str, tuple[int, ...], int]]]:
-    """Split tensors, in order, into shards of about 5 GB. Each entry is the dtype, shape, and number of bytes."""
+def _split(tensors: Tensors, shard_bytes: int) -> list[dict[str, tuple[str, tuple[int, ...], int]]]:
+    """Split tensors, in order, into shards. Each entry is the dtype, shape, and number of bytes."""
     shards: list[dict[str, tuple[str, tuple[int, ...], int]]] = [{}]
     filled = 0
     for name, (dtype, shape) in tensors.items():
         size = math.prod(shape) * ITEM_BYTES[dtype]
-        if shards[-1] and filled + size > SHARD_BYTES:
+        if shards[-1] and filled + size > shard_bytes:
             shards.append({})
             filled = 0
         shards[-1][name] = dtype, shape, size
@@ -28,11 +26,11 @@ def _split(tensors: Tensors) -> list[dict[str, tuple[str, tuple[int, ...], int]]
     return shards
 
 
-def write_headers(folder: Path, stored: Stored) -> Path:
+def write_headers(folder: Path, stored: Stored, shard_bytes: int = 5 * 10**9) -> Path:
     """Write a checkpoint without data, and its index if it has several files. Return the folder."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    shards = _split(stored.tensors)
+    shards = _split(stored.tensors, shard_bytes)
     places, total = {}, 0
     for number, shard in enumerate(shards, 1):
         name = "model.safetensors" if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
@@ -49,5 +47,5 @@ def write_headers(folder: Path, stored: Stored) -> Path:
     (folder / "config.json").write_text(json.dumps(stored.config, indent=2))
     if len(shards) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": places}
-        (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index, separators=(",", ":")))
     return folder

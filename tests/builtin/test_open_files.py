@@ -73,6 +73,7 @@ def value(reader: SafetensorsReader) -> float:
 
 def test_threads_read_more_files_than_are_open(tmp_path, monkeypatch):
     monkeypatch.setattr(open_files, "MOST", 3)
+    monkeypatch.setattr(open_files, "_OPEN", {})  # without the files of other tests
     before = len(os.listdir("/proc/self/fd"))
     readers = [SafetensorsReader(path) for path in files(tmp_path, 20)]
     most, stop = [0], threading.Event()
