@@ -31,15 +31,12 @@ def why_no_model(reference: str, names: Set[str], folder: Path | None) -> str:
         return AN_ADAPTER.replace("ADAPTER", reference)
     if folder is None:
         return f"has no config.json at {endpoint()}, so it cannot be merged"
-    inside = [
-        name for name in names if (folder / name / "config.json").is_file() or (folder / name / ADAPTER).is_file()
-    ]
+    inside = {name for name in names for file in ("config.json", ADAPTER) if (folder / name / file).is_file()}
     if inside:
         last = max(inside, key=lambda name: [int(number) for number in re.findall(r"\d+", name)] or [-1])
         kind = "a model" if (folder / last / "config.json").is_file() else "an adapter"
-        return (
-            f"is not a model, but a folder with {len(inside)} of them; for {kind} in it, write {Path(reference) / last}"
-        )
+        found = f"is not a model, but a folder with {len(inside)} of them"
+        return f"{found}; for {kind} in it, write {Path(reference) / last}"
     if any(name.endswith((".safetensors", ".bin", ".pt", ".ckpt")) for name in names):
         return "has weights but no config.json; copy that of its base model, or merge weight files with mergecore raw"
     return "has no config.json, so it is not a model"

@@ -46,7 +46,7 @@ def test_an_adapter_in_place_of_a_model(refused, tmp_path, config):
 
 @pytest.mark.parametrize(("inside", "said"), [
     (("checkpoint-100",), "a folder with 1 of them; for a model in it, write run/checkpoint-100"),
-    (("checkpoint-900", "checkpoint-1000", "logs"), "a folder with 2 of them; for a model in it, write run/checkpoint-1000"),
+    (("checkpoint-900", "checkpoint-1000", "logs"), "with 2 of them; for a model in it, write run/checkpoint-1000"),
     (("final",), "for a model in it, write run/final"),
     (("+checkpoint-5",), "for an adapter in it, write run/+checkpoint-5"),
     ((), "has no config.json, so it is not a model"),
