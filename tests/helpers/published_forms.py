@@ -1,9 +1,84 @@
-"""Recipes written after public ones that run: anchors, stages, tokenizers, and other forms.
+"""Recipes written after public ones that run: slices, adapters, anchors, stages, and tokenizers.
 
 They have the forms of recipes in model cards, issues, and manuals, with tiny models in place of the published ones.
 """
 
 MORE: dict[str, str] = {
+    "a frankenmerge": """\
+dtype: float16
+merge_method: passthrough
+slices:
+- sources:
+  - layer_range: [0, 3]
+    model: code
+- sources:
+  - layer_range: [1, 4]
+    model: prose
+""",
+    "a model stacked on itself": """\
+slices:
+  - sources: [{model: base, layer_range: [0, 2]}]
+  - sources: [{model: base, layer_range: [0, 2]}]
+  - sources: [{model: base, layer_range: [2, 4]}]
+merge_method: passthrough
+""",
+    "layers that start as nothing": """\
+slices:
+  - sources:
+      - {model: base, layer_range: [0, 4]}
+  - sources:
+      - model: base
+        layer_range: [3, 4]
+        parameters:
+          scale:
+            - {filter: o_proj, value: 0.0}
+            - {filter: down_proj, value: 0.0}
+            - {value: 1.0}
+merge_method: passthrough
+dtype: bfloat16
+""",
+    "a slice with a residual weight": """\
+slices:
+  - sources:
+      - {model: base, layer_range: [0, 4]}
+      - {model: code, layer_range: [0, 4]}
+    residual_weight: 0.5
+    parameters: {t: 0.5}
+merge_method: slerp
+base_model: base
+""",
+    "slices of several methods' parameters": """\
+slices:
+  - sources:
+      - {model: base, layer_range: [0, 2]}
+      - {model: code, layer_range: [0, 2], parameters: {weight: 0.5, density: 0.2}}
+  - sources:
+      - {model: base, layer_range: [2, 4]}
+      - {model: code, layer_range: [2, 4], parameters: {weight: 0.9, density: 0.8, gamma: 0.1}}
+merge_method: dare_ties
+base_model: base
+""",
+    "an adapter baked in": """\
+models:
+  - model: base+adapter
+merge_method: passthrough
+dtype: bfloat16
+""",
+    "adapters as mappings": """\
+base_model: {model: {path: base}}
+models:
+  - model: {model: base, lora: adapter}
+    parameters: {weight: 0.5}
+  - model: code
+merge_method: task_arithmetic
+""",
+    "a revision of a local folder": """\
+base_model: {path: base, revision: main}
+models:
+  - model: code@v1.0
+  - {model: {model: {path: prose, revision: 0123abc}}}
+merge_method: ties
+""",
     "anchors under x-": """\
 x-common: &common {weight: 0.5, density: 0.6}
 x-base: &base base
