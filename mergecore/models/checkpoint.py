@@ -11,7 +11,7 @@ from mergecore.api import ModelInfo, Reader, TensorInfo, lies_within, read_card,
 from mergecore.discovery import Registry, list_plugins
 from mergecore.errors import ModelError, RunError
 from mergecore.models import hub, quantized
-from mergecore.models.hub_errors import endpoint
+from mergecore.models.not_models import ADAPTER, AN_ADAPTER, check_unwrapped, why_no_model
 from mergecore.models.references import listed_names, locate_model
 from mergecore.models.remote_files import open_files
 from mergecore.models.stamps import Stamp
@@ -115,8 +115,8 @@ def open_folder(reference: str, registry: Registry) -> Checkpoint:
     """
     folder, snapshot = locate_model(reference)
     names = snapshot.names if snapshot else listed_names(folder)
-    if snapshot and "config.json" not in names:
-        raise ModelError(f"{reference}: has no config.json at {endpoint()}, so it cannot be merged")
+    if "config.json" not in names:
+        raise ModelError(f"{reference}: {why_no_model(reference, names, None if snapshot else folder)}")
     check_link(folder, folder / "config.json")
     config = read_json(folder / "config.json", CONFIG_LIMIT)
     quantized.check_config(folder / "config.json", config)
@@ -132,6 +132,7 @@ def open_folder(reference: str, registry: Registry) -> Checkpoint:
     files, stamps, notes = open_files(snapshot, paths, formats)
     try:
         stored = _owners(paths, files)
+        check_unwrapped(folder, stored)
         if index is not None:
             places = {name: path.name for path, file in zip(paths, files) for name in file.tensors}
             _check_index(index, places)
@@ -204,8 +205,8 @@ def _suffixes() -> Iterator[str]:
 
 
 def _why_no_weights(names: Set[str]) -> str:
-    if "adapter_config.json" in names:
-        return "is an adapter, not a model; add it to its base model as BASE+ADAPTER"
+    if ADAPTER in names:
+        return AN_ADAPTER
     found = sorted(name for name in names if name.endswith((".bin", ".pt", ".pth", ".gguf")))
     if not found:
         return "has no weight files, such as model.safetensors"

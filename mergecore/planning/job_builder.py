@@ -88,7 +88,9 @@ class JobBuilder:
         for item in inputs:
             shapes.setdefault(item.info.shape, self.aligned.checkpoints[item.model].reference)
         found = ", ".join(f"{list(shape)} in {model}" for shape, model in shapes.items())
-        cure = "only equal shapes can be merged" if match.weight.vocabulary_axis is None else VOCABULARY_CURE
+        axis = match.weight.vocabulary_axis
+        widths = {shape[:axis] + shape[axis + 1 :] for shape in shapes} if axis is not None else shapes
+        cure = "only models of the same sizes can be merged" if len(widths) > 1 else VOCABULARY_CURE
         raise ModelError(f"{match.weight.name}: the models have different shapes: {found}; {cure}")
 
     def _is_lone(self, match: Match) -> bool:

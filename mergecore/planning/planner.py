@@ -19,6 +19,7 @@ from mergecore.models import (
     split_adapters,
 )
 from mergecore.planning.announcing import announce
+from mergecore.planning.class_errors import explain_classes
 from mergecore.planning.config_notes import config_notes
 from mergecore.planning.job_builder import JobBuilder
 from mergecore.planning.layer_config import layer_config, tie_config
@@ -185,9 +186,10 @@ def _plan(
     aligned = align(recipe, planner.registry, architecture, fitted, config_source, planner.models.locate_tokenizer)
     checkpoints = list(aligned.checkpoints)
     matcher = Matcher(recipe, method, architecture, checkpoints, positions, config_source)
-    matcher.check_accounted()
     builder = JobBuilder(recipe, method, values, aligned)
-    changes = {**aligned.config, **_add_jobs(matcher, builder)}
+    with explain_classes(checkpoints, config_source):
+        matcher.check_accounted()
+        changes = {**aligned.config, **_add_jobs(matcher, builder)}
     changes.update(tied := tie_config(architecture, {job.name for job in builder.jobs}, fitted[config_source]))
     notes += [f"{key}: set to {str(value).lower()} in the result to match its weights" for key, value in tied.items()]
     changes.update(_dtype_config(builder.jobs, checkpoints[config_source].config))

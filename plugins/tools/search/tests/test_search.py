@@ -210,6 +210,21 @@ def test_mergekits_genomes_are_read(three: list[Path], tmp_path: Path) -> None:
     assert value["models"][0]["parameters"]["weight"] == [{"filter": "mlp", "value": [0.25] * 2}, {"value": [0.25] * 2}]
 
 
+@pytest.mark.parametrize("method", ["linear", "task_arithmetic", "ties", "dare_ties"])
+@pytest.mark.parametrize("listed", [False, True])
+@pytest.mark.parametrize("form", [{}, {"layer_granularity": 1}, {"layer_granularity": 1, "smooth": True}])
+def test_the_base_of_a_genome_need_not_be_a_source(
+    three: list[Path], tmp_path: Path, method: str, listed: bool, form: dict[str, Any]
+) -> None:
+    path, names = tmp_path / "genome.yml", [str(folder) for folder in three]
+    genome = {"models": names if listed else names[1:], "merge_method": method, "base_model": names[0], **form}
+    path.write_text(yaml.safe_dump({"genome": genome}))
+    space = read_space(path, Registry(print))
+    plan = mergecore.plan(space.at([0.5] * len(space.dimensions)).value)
+    plan.close()
+    assert all(job.method is not None for job in plan.jobs)
+
+
 WRONG = {
     "nothing open": ("merge_method: linear", "has no open values"),
     "one value": ("a: {search: [1]}", "two numbers, or two or more choices"),
