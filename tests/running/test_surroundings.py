@@ -116,6 +116,14 @@ def test_a_user_without_rights_a_home_and_a_name_reads_read_only_models(place, r
     else:
         assert result.returncode == 2
         assert result.stderr.endswith("out.lock: cannot be written: Permission denied; choose another output folder\n")
+    page = subprocess.run(
+        [*become, SCRIPT, "diff", *models, "--html", tmp_path / "page.html"],
+        env=environment,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert page.returncode == 2 and page.stderr.endswith("is read-only; use another one\n")
     board = subprocess.run(
         [*become, SCRIPT, "board"], cwd=work, env=environment, check=False, capture_output=True, text=True
     )
@@ -147,9 +155,10 @@ def test_diff_ends_cleanly_on_sigterm(tmp_path):
     models = [write_model(tmp_path / name, seed, num_hidden_layers=400) for seed, name in enumerate("ab")]
     before = set(os.listdir(tmp_path))
     run = cli_processes.start(tmp_path / "home", "diff", *models, "--html", tmp_path / "page.html", "--quiet")
-    time.sleep(1)
-    assert run.process.is_alive()
-    children = Path(f"/proc/{run.process.pid}/task/{run.process.pid}/children").read_text()
+    threads = Path(f"/proc/{run.process.pid}/task")
+    while run.process.is_alive() and len(os.listdir(threads)) == 1:  # until it measures
+        time.sleep(0.001)
+    children = (threads / str(run.process.pid) / "children").read_text()
     assert run.ended(signal.SIGTERM) == (143, "stopped\n")
     assert children == "" and set(os.listdir(tmp_path)) == before | {"home"}
 

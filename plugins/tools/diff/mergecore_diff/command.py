@@ -83,7 +83,7 @@ def check_target(path: Path, suffix: str, force: bool) -> None:
     """Reject an output file that cannot be written before the long comparison starts.
 
     Raises:
-        InputError: The suffix is wrong, the file exists already, or its folder does not exist.
+        InputError: The suffix is wrong, the file exists already, or its folder does not exist or is read-only.
     """
     if path.suffix.lower() != suffix:
         raise InputError(f"{path}: must end in {suffix}")
@@ -91,6 +91,8 @@ def check_target(path: Path, suffix: str, force: bool) -> None:
         raise InputError(f"{path}: is a folder; provide a file name")
     if not path.absolute().parent.is_dir():
         raise InputError(f"{path}: the folder {path.absolute().parent} does not exist; create it first")
+    if not os.access(path.absolute().parent, os.W_OK):
+        raise InputError(f"{path}: the folder {path.absolute().parent} is read-only; use another one")
     if path.exists() and not force:
         raise InputError(f"{path}: already exists; use another name, or --force to replace it")
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from mergecore.api import TOKENIZER_FILES, InputError, Subject, run_bounded
 
@@ -51,7 +50,7 @@ def check_tokenizer(folder: Path, texts: Sequence[str] = (), form: str = "plain"
 def _tokenized(folder: Path, stamp: Sequence[tuple[str, int, int]], texts: Sequence[str], form: str) -> Tokens:
     length = sum(map(len, texts))
     done = run_bounded(
-        "mergecore_eval.tokens:answers",
+        "mergecore_eval.limited_tokenizer:answers",
         {"folder": str(folder), "texts": texts, "form": form},
         memory=MEMORY + PER_BYTE * sum(size for _, size, _ in stamp) + PER_CHARACTER * length,
         seconds=SECONDS + length / SPEED,
@@ -63,29 +62,3 @@ def _tokenized(folder: Path, stamp: Sequence[tuple[str, int, int]], texts: Seque
         raise InputError(done.values[-1]["error"])
     first, *others = done.values
     return Tokens(first["start"], [item["ids"] for item in others])
-
-
-def answers(request: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """Yield the start of texts and the IDs of each text, or an error. This runs in the limited process."""
-    from mergecore_eval.likelihood import start_ids
-    from mergecore_eval.subjects import Folder
-
-    special = request["form"] == "special"
-    try:
-        tokenizer = Folder(Path(request["folder"]), "", guarded=False).tokenizer
-        yield {"start": start_ids(tokenizer)}
-        for text in request["texts"]:
-            prompt = _chat(tokenizer, text) if request["form"] == "chat" else text
-            yield {"ids": list(tokenizer(prompt, add_special_tokens=special, verbose=False)["input_ids"])}
-    except MemoryError:
-        raise
-    except Exception as error:  # tokenizers and templates can raise anything
-        text = str(error) or type(error).__name__
-        yield {"error": text if request["folder"] in text else f"{request['folder']}: its tokenizer fails: {text}"}
-
-
-def _chat(tokenizer: Any, text: str) -> str:
-    if not tokenizer.chat_template:
-        raise ValueError("it has no chat template; set chat: false")
-    turns = [{"role": "user", "content": text}]
-    return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))

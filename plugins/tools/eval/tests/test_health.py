@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -242,3 +243,10 @@ def test_a_check_that_ends_early_is_inconclusive(talker: Path, tmp_path: Path, m
             told.clear()
             health.Health().after_publish(model)
             assert told[1].startswith("out is inconclusive: its process ") and cause in told[1]
+
+
+@pytest.mark.parametrize("name", ["run", "moe", "tokensurgeon", "evolve", "sweep", "soup", "cocktail"])
+def test_every_command_that_merges_has_the_same_options(name: str) -> None:
+    words = [sys.executable, "-m", "mergecore", name, "--help"]
+    said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    assert re.search(r"--health\W+quick\|full\W", said) and "--no-health" in said

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from multiprocessing import active_children, parent_process
 from typing import Any
 
 from mergecore_eval.results import measure
@@ -64,7 +67,15 @@ _TRIER: list[Trier] = []
 
 
 def _open(task: Task) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _TRIER[:] = [Trier(task)]
+
+
+def _end_with_parent() -> None:
+    """End this process once its parent has been killed. It would wait for work forever."""
+    if (parent := parent_process()) is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _attempt(point: Sequence[float]) -> Trial:
@@ -96,6 +107,11 @@ class Processes:
                 " command again with fewer --workers or less --memory"
             ) from None
 
+    def stop(self) -> None:
+        """End the processes without waiting for their candidates."""
+        for process in active_children():
+            process.kill()
+
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
 
@@ -114,6 +130,10 @@ class Cluster:
         """Return a trial for each point, in order."""
         return list(self._pool.map(_attempt, points, chunksize=1))
 
+    def stop(self) -> None:
+        """End the processes without waiting for their candidates."""
+        self._pool.terminate()
+
     def close(self) -> None:
         self._pool.terminate()
         self._pool.join()
@@ -125,7 +145,11 @@ def trying(task: Task, processes: int, ray: str | None) -> Iterator[Callable[[Se
     if processes > 1 or ray is not None:
         pool = Processes(task, processes) if ray is None else Cluster(task, processes, ray)
         with closing(pool):
-            yield pool.attempt
+            try:
+                yield pool.attempt
+            except BaseException:
+                pool.stop()
+                raise
         return
     trier = Trier(task)
     with closing(trier):

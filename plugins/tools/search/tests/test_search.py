@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
@@ -102,6 +103,39 @@ def test_a_killed_search_goes_on_to_the_same_end(target: Any, three: list[Path],
     assert (tmp_path / "cut" / "model.safetensors").read_bytes() == (
         tmp_path / "whole" / "model.safetensors"
     ).read_bytes()
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)])
+def test_a_stopped_search_leaves_no_process(
+    number: int, status: int, target: Any, three: list[Path], tmp_path: Path
+) -> None:
+    recipe = open_recipe(tmp_path, three, "{search: [0, 1]}", "{search: [0, 1]}")
+    evaluations = yaml.safe_load((tmp_path / "eval.yml").read_text())
+    evaluations["evaluate"][0]["parameters"]["slow"] = 10**6
+    (tmp_path / "eval.yml").write_text(yaml.safe_dump(evaluations))
+    words = ["-m", "mergecore", "evolve", recipe, tmp_path / "out", "--with", tmp_path / "eval.yml", "--workers", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(target.folder), "TMPDIR": str(tmp_path)}
+    process = subprocess.Popen([sys.executable, *words], env=environment, start_new_session=True)
+    while process.poll() is None and len(list(tmp_path.glob("mergecore-search-*/candidate/config.json"))) < 2:
+        time.sleep(0.05)
+    os.kill(process.pid, number)
+    assert process.wait() == status
+    end = time.monotonic() + 60
+    while (left := members(process.pid)) and time.monotonic() < end:
+        time.sleep(0.05)
+    if left:
+        os.killpg(process.pid, signal.SIGKILL)
+    assert not left and not (tmp_path / "out").exists()
+
+
+def members(session: int) -> list[str]:
+    """Return the command lines of the processes in a session."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            if entry.name.isdigit() and os.getsid(int(entry.name)) == session:
+                found.append((entry / "cmdline").read_text())
+    return found
 
 
 FATAL = """
