@@ -295,6 +295,6 @@ def _label(value: Mapping[str, Any]) -> str:
 
 
 __all__ = [
-    "ModuleRecipe", "Recipe", "RecipeError", "Slice", "Source", "check_layers", "is_recipe", "json_schema",
-    "parse_recipe",
+    "ModuleRecipe", "Recipe", "RecipeError", "Slice", "Source",
+    "check_layers", "is_recipe", "json_schema", "parse_recipe",
 ]  # fmt: skip
