@@ -153,21 +153,13 @@ def _check_first(weight: Weight, rows: Sequence[Row]) -> None:
 def _check_alike(module: Module, rows: Sequence[Row], config_source: Checkpoint) -> None:
     """Check that each layer moves to a layer of its own type, unless the config lists the type of each layer.
 
-    For positions beyond the end of the config's model, the types must repeat there.
+    See `_expected` for positions beyond the end of the config's model.
     """
     kinds = _kinds(module, config_source)
     if len(set(kinds)) < 2 or _explained(module, [*rows, *_rows_of(config_source, len(kinds))]):
         return
-    period = next((p for p in range(1, len(kinds) // 2 + 1) if kinds[p:] == kinds[:-p]), None)
     for index, row in enumerate(rows):
-        there = _kind(module, row.checkpoint, row.number)
-        if index >= len(kinds) and period is None:
-            raise ModelError(
-                f"{row.checkpoint.folder}: layer {row.number} would become layer {index}, beyond the end of"
-                f" {config_source.reference}, whose layers differ, and the inferred architecture does not know which"
-                " config.json key determines that; write a definition: mergecore arch infer MODEL > my.json"
-            )
-        here = kinds[index] if index < len(kinds) else kinds[index % (period or 1)]
+        here, there = _expected(kinds, index), _kind(module, row.checkpoint, row.number)
         if here != there:
             raise ModelError(
                 f"{row.checkpoint.folder}: layer {row.number} would become layer {index}, which has different weights"
@@ -178,6 +170,19 @@ def _check_alike(module: Module, rows: Sequence[Row], config_source: Checkpoint)
 
 Kind = frozenset[tuple[str, tuple[int, ...]]]
 """The names and shapes of a layer's weights."""
+
+
+def _expected(kinds: Sequence[Kind], index: int) -> Kind:
+    """Return the type of the layer at a position, also beyond the end, where the types repeat or the last ones go on.
+
+    This is a guess. If transformers is installed, the class itself is asked about the result.
+    """
+    if index < len(kinds):
+        return kinds[index]
+    repeats = (period for period in range(1, len(kinds) // 2 + 1) if kinds[period:] == kinds[:-period])
+    if (period := next(repeats, None)) is None and kinds[-1] == kinds[-2]:
+        return kinds[-1]
+    return kinds[index % (period or len(kinds))]
 
 
 def _kinds(module: Module, checkpoint: Checkpoint) -> list[Kind]:

@@ -59,7 +59,8 @@ class PublicNames:
         """Return a text, such as a recipe or a command line, without private paths."""
         known = self._names | self._files
         for path in sorted(known, key=len, reverse=True):
-            whole = rf"{re.escape(path.rstrip('/'))}/*(?:\.(?=\+))?(?![\w.-])"
+            plain = r"\s+".join(map(re.escape, path.rstrip("/").split(" ")))  # YAML can fold a line at a space
+            whole = plain + r"/*(?:\.(?=\+))?(?![\w.-])"
             text = re.sub(whole, lambda _, name=known[path]: name, text)  # type: ignore[misc]
         return _PATH.sub(_shortened, text)
 

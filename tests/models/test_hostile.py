@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from tiny_llamas import write_model
 
 from mergecore import cli
+from mergecore.running.ownership import MARKER, write_marker
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +30,7 @@ def place(good_models, tmp_path, monkeypatch):
     (tmp_path / "recipe.yml").write_text(GOOD)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")
+    write_marker(tmp_path / "out" / MARKER, ["mine.txt"])
     monkeypatch.chdir(tmp_path)
     signal.signal(signal.SIGALRM, lambda *_: pytest.fail("it hangs"))
     signal.alarm(120)  # opening a pipe blocks forever, and so would the tests
@@ -58,7 +60,9 @@ def check_refused(place, merge, named, words):
     status, printed = merge("--quiet")
     assert status == 2, printed
     assert printed.startswith("error: ") and printed.endswith("\n")
-    assert printed[:-1].isprintable(), "one line without control characters"
+    first, *excerpt = printed[:-1].split("\n")
+    assert all(line.isprintable() for line in (first, *excerpt)), "no control characters"
+    assert all(line.startswith("  ") and "|" in line for line in excerpt), "one line, and the line of the recipe"
     assert named in printed and words in printed, printed[:1000]
     assert "bug in mergecore" not in printed
     assert listing(place) == before, "no result, no partial result, and nothing created by a payload"

@@ -72,7 +72,11 @@ def test_layer_numbers_are_renumbered_if_they_fit_the_weights(key: str, tmp_path
     ("kinds", "spans", "words"),
     [
         ("amam", [(0, 3), (0, 1)], "layer 0 would become layer 3, which has different weights"),
-        ("aamm", [(0, 4), (0, 1)], "beyond the end of .*odd, whose layers differ"),
+        ("aamm", [(0, 4), (0, 1)], "layer 0 would become layer 4, which has different weights"),
+        ("ammm", [(0, 4), (0, 4)], "layer 0 would become layer 4, which has different weights"),
+        ("ammm", [(0, 4), (1, 4)], ""),
+        ("mmma", [(0, 4), (3, 4)], "layer 3 would become layer 4, which has different weights"),
+        ("mmma", [(0, 4), (0, 4)], ""),
         ("amam", [(0, 4), (1, 2)], "layer 1 would become layer 4, which has different weights"),
         ("amam", [(0, 4), (0, 2)], ""),
         ("aaaa", [(0, 4), (3, 4)], ""),

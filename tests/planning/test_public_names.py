@@ -53,6 +53,13 @@ models:
     assert names.reference(f"{tmp_path}/d+{tmp_path}/x+{tmp_path}/y") == "d+x+y"
 
 
+def test_a_path_can_be_folded_over_lines(tmp_path: Path) -> None:
+    path = tmp_path / "one two" / "three four"
+    text = f"merge_method: linear\nmodels:\n- model: {tmp_path}/one two/three\n    four\n"
+    assert public(text, tmp_path)[1] == "merge_method: linear\nmodels:\n- model: three four\n"
+    assert public(linear(f'"{path}"'), tmp_path)[1] == linear('"three four"')
+
+
 def test_names_stay_different_from_each_other_and_from_models_on_the_hub(tmp_path: Path) -> None:
     text = linear("/a/final", "/b/final", "final-2", "gpt2", "/c/gpt2", "/a/final/")
     names, made = public(text, tmp_path)

@@ -121,7 +121,7 @@ def test_the_card_says_what_to_type_again(tmp_path):
     line = next(
         line for line in (tmp_path / "out/README.md").read_text().splitlines() if line.startswith("mergecore tok")
     )
-    words = line.split()[2:-7] + [tmp_path / "again", *line.split()[-6:]]
-    assert "OUT" in line and surgeon(*words) == 0
+    assert line.split()[2:5] == ["model", "donor", "OUT"], "no private paths"
+    assert surgeon(model, donor, tmp_path / "again", *line.split()[5:]) == 0
     again, out = ((tmp_path / name / "model.safetensors").read_bytes() for name in ("again", "out"))
     assert again == out
