@@ -58,7 +58,8 @@ def check_refused(place, merge, named, words):
     status, printed = merge("--quiet")
     assert status == 2, printed
     assert printed.startswith("error: ") and printed.endswith("\n")
-    assert printed[:-1].isprintable(), "one line without control characters"
+    assert all(line.isprintable() for line in printed.split("\n")), "no control characters"
+    assert all(line.startswith("  ") for line in printed[:-1].split("\n")[1:]), "one error with its line of YAML"
     assert named in printed and words in printed, printed[:1000]
     assert "bug in mergecore" not in printed
     assert listing(place) == before, "no result, no partial result, and nothing created by a payload"
