@@ -59,7 +59,9 @@ def check_refused(place, merge, named, words):
     assert status == 2, printed
     assert printed.startswith("error: ") and printed.endswith("\n")
     assert all(line.isprintable() for line in printed.split("\n")), "no control characters"
-    assert all(line.startswith(("  ", "error: ")) for line in printed[:-1].split("\n")), "errors with their lines of YAML"
+    assert all(line.startswith(("  ", "error: ")) for line in printed[:-1].split("\n")), (
+        "errors with their lines of YAML"
+    )
     assert named in printed and words in printed, printed[:1000]
     assert "bug in mergecore" not in printed
     assert listing(place) == before, "no result, no partial result, and nothing created by a payload"
