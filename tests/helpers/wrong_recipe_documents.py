@@ -113,7 +113,7 @@ DOCUMENTS: dict[str, Wrong] = {
     "two sorts of adapter": entry("{model: {model: code, lora: x, adapter: y}}", ".model", "{adapter: ...} with one"),
     "no such model": entry("{model: coed}", ".model", "coed: no such folder; did you mean 'code'? use the path"),
     "a file for a folder": entry("{model: code/config.json}", ".model", "no such folder"),
-    "a folder without a model": entry("{model: .}", ".model", "is not a model, but a folder with 4 of them; for a model in it, write "),
+    "a folder without a model": entry("{model: .}", ".model", "not a model, but a folder with 4 of them"),
     "a revision that is no text": entry("{model: {path: a/b, revision: 3}}", ".model", "revision: ...}"),
     "a revision of nothing": entry("{model: {revision: main}}", ".model", "must be a string, {path: ...}"),
     "a name too long for a folder": entry(f"{{model: {300 * 'x'}}}", ".model", "no such folder"),
