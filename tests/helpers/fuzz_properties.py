@@ -41,7 +41,7 @@ def try_parsing(text: str) -> None:
     try:
         parse_stages(load_yaml(text, "recipe.yml"), text)
     except MergecoreError as error:
-        assert str(error).startswith("recipe.yml:") and str(error).isprintable()
+        assert all(line.startswith("recipe.yml:") and line.isprintable() for line in str(error).split("\n"))
 
 
 def try_recipe(text: str, registry: Registry) -> None:
@@ -50,7 +50,7 @@ def try_recipe(text: str, registry: Registry) -> None:
     try:
         plan = make_plan(parse_stages(load_yaml(text, "recipe.yml"), text), registry, 10**9)
     except MergecoreError as error:
-        assert str(error).isprintable() and error.exit_code == 2
+        assert all(line.isprintable() for line in str(error).split("\n")) and error.exit_code == 2
         COUNTS["recipes refused"] += 1
     else:
         plan.close()

@@ -247,7 +247,7 @@ TOO_DEEP = "is nested too deeply (more than 50 levels)"
 
 FOLDERS: dict[str, tuple[Damage, str, str]] = {
     # config.json
-    "no config": (lambda folder: (folder / CONFIG).unlink(), CONFIG, "no such file"),
+    "no config": (lambda folder: (folder / CONFIG).unlink(), "code", "has weights but no config.json"),
     "config empty": (written(CONFIG, ""), CONFIG, "is empty"),
     "config not JSON": (written(CONFIG, "{"), CONFIG, "cannot be parsed as JSON"),
     "config not UTF-8": (written(CONFIG, b'{"a": "\xff"}'), CONFIG, "cannot be read as text"),

@@ -42,9 +42,12 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     llama = transformers.LlamaConfig(**TEXT, num_hidden_layers=2)
     transformers.LlamaForCausalLM(llama).save_pretrained(root / "llama")
     transformers.Qwen3NextForCausalLM(transformers.Qwen3NextConfig(**QWEN3_NEXT)).save_pretrained(root / "next")
-    config = json.loads((root / "next" / "config.json").read_text())
-    del config["layer_types"]
-    (root / "next" / "config.json").write_text(json.dumps({**config, "full_attention_interval": 4}))
+    three = transformers.Qwen3NextConfig(**{**QWEN3_NEXT, "num_hidden_layers": 3}, full_attention_interval=2)
+    transformers.Qwen3NextForCausalLM(three).save_pretrained(root / "three")
+    for name, interval in (("next", 4), ("three", 2)):
+        config = json.loads((root / name / "config.json").read_text())
+        config.pop("layer_types", None)
+        (root / name / "config.json").write_text(json.dumps({**config, "full_attention_interval": interval}))
     return root
 
 
@@ -57,11 +60,9 @@ def test_a_result_that_would_not_load_is_refused_before_a_weight_is_read(
     models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Checkpoint, "read", lambda *args: pytest.fail("a weight was read"))
-    words = (
-        r"would not load as Qwen3NextForCausalLM of transformers .*: model\.layers\.4\.linear_attn\.\w.* would be miss"
-    )
+    words = r"would not load as Qwen3NextForCausalLM of transformers .*: model\.layers\.3\.self_attn\..* would be miss"
     with pytest.raises(InputError, match=words):
-        mergecore.plan(slices(models / "next", (0, 4), (3, 4)))
+        mergecore.plan(slices(models / "three", (0, 3), (0, 1)))  # the interval wants attention there
     mergecore.plan(slices(models / "next", (0, 4), (0, 4))).close()
 
 
