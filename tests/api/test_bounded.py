@@ -97,7 +97,8 @@ def test_processes_that_it_started_end_with_it() -> None:
 
 def test_ctrl_c_ends_it(functions: Path) -> None:
     call = f"run_bounded('some_functions:signal', {str(functions / 'begun')!r}, memory=10**8, seconds=1000)"
-    parent = subprocess.Popen([sys.executable, "-c", f"from mergecore.api import run_bounded; {call}"])
+    listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # ignored in the background
+    parent = subprocess.Popen([sys.executable, "-c", f"{listen}; from mergecore.api import run_bounded; {call}"])
     while not (functions / "begun").exists():
         time.sleep(0.01)
     found = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()

@@ -124,7 +124,14 @@ def test_interrupted_during_the_check_the_result_is_complete(
     recipe = recipe_of(with_template(talker, "{{ 9**(9**9) }}"))  # one call into C, which only a kill ends
     environment = {**os.environ, "MERGECORE_DISABLE": ""}
     words = [sys.executable, "-m", "mergecore", "run", recipe, out]
-    run = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True)
+    run = subprocess.Popen(
+        words,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored if the tests run in the background
+    )
     assert run.stderr
     said = ""
     while "health check: out" not in said:
