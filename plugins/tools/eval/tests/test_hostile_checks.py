@@ -124,14 +124,9 @@ def test_interrupted_during_the_check_the_result_is_complete(
     recipe = recipe_of(with_template(talker, "{{ 9**(9**9) }}"))  # one call into C, which only a kill ends
     environment = {**os.environ, "MERGECORE_DISABLE": ""}
     words = [sys.executable, "-m", "mergecore", "run", recipe, out]
-    run = subprocess.Popen(
-        words,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-        start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored if the tests run in the background
-    )
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored if the tests run in the background
+    run = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True)
+    signal.signal(signal.SIGINT, before)
     assert run.stderr
     said = ""
     while "health check: out" not in said:
