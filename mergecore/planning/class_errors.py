@@ -21,6 +21,7 @@ def explain_classes(checkpoints: Sequence[Checkpoint], config_source: int) -> It
         for other, name in others:
             if name != wanted:
                 cause = str(error).rpartition("; ")[0] or error  # the fix is for a broken model
-                both = f"{other} is a {name or 'model without a class'}, but {first} is a {wanted}"
+                kind = f"of class {name}" if name else "a model without a class"
+                both = f"{other} is {kind}, but {first} is of class {wanted}"
                 raise type(error)(f"{both}, and their weights do not match: {cause}") from None
         raise

@@ -53,7 +53,7 @@ def test_a_tensor_that_no_definition_knows_is_refused(models: list[Path]) -> Non
 
 def test_a_model_of_another_class_is_called_so(models: list[Path], tmp_path: Path) -> None:
     other = write(tmp_path / "other", {"model.layers.0.experts": torch.ones(2)})
-    with pytest.raises(ArchitectureError, match=r"unknown to LlamaForCausalLM.*OwnModel cannot be merged into it"):
+    with pytest.raises(ArchitectureError, match=r"is of class OwnModel, but .*base is of class LlamaForCausalLM, and"):
         mergecore.plan(copies(models[0], other))
 
 

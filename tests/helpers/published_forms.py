@@ -88,7 +88,7 @@ models:
 merge_method: ties
 base_model: *base
 """,
-    "anchors under names of one's own": """\
+    "anchors under custom names": """\
 defaults: &defaults
   density: 0.5
   weight: 0.5

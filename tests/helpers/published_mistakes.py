@@ -10,7 +10,7 @@ merge_method: ties
 base_model: base
 normalize: true
 """, "normalize: unknown key 'normalize'; put it under 'parameters:'"),
-    "density beside the model": ("""\
+    "density next to the model": ("""\
 models:
   - model: code
     density: 0.5

@@ -97,7 +97,6 @@ EDGES: list[Case] = [
     ("slerp", {"t": 0.5}, [1.0, 0.0], [[math.cos(0.03), math.sin(0.03)]], NEARLY_PARALLEL),
     ("slerp", {"t": 1.5}, [1.0, 0.0], [[0.0, 1.0]], [-math.sqrt(0.5), math.sqrt(0.5)]),  # t is outside [0, 1]
     ("nuslerp", {"weight": [0.25, 0.75]}, None, [[-1.0], [1.0]], [0.5]),  # opposite: a straight line
-    ("linear", {"weight": [1.0, -1.0]}, None, [[1.0], [2.0]], [-math.inf]),  # the weights cancel
     ("task_arithmetic", {"weight": [1.0, -1.0], "normalize": True}, [0.0], [[1.0], [2.0]], [-1.0]),
     ("ties", {"weight": [1.0, -1.0]}, [0.0], [[1.0], [2.0]], [2.0]),
     ("ties", {**W, "density": [0.0, 1.0]}, [1.0, 1.0], [[9.0, 9.0], [2.0, 0.5]], [2.0, 0.5]),  # density 0

@@ -1,4 +1,4 @@
-"""Folders that are not what a recipe needs are told for what they are."""
+"""A folder that is not what a recipe needs is reported as what it is."""
 
 import json
 import shutil
@@ -86,7 +86,7 @@ def test_models_of_two_classes(refused, tmp_path, name):
     (folder / "config.json").write_text(json.dumps({**config, "architectures": [name], "model_type": CLASSES[name]}))
     tensors = load_file(folder / "model.safetensors")
     save_file({**tensors, "model.layers.0.self_attn.q_proj.bias": torch.ones(16)}, folder / "model.safetensors")
-    said = f"other is a {name}, but base is a LlamaForCausalLM, and their weights do not match: "
+    said = f"other is of class {name}, but base is of class LlamaForCausalLM, and their weights do not match: "
     assert said in refused("other")
 
 

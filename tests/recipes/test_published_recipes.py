@@ -81,7 +81,7 @@ def test_a_mistake_is_one_sentence_with_what_to_write(plan, name):
 def test_there_are_at_least_sixty_recipes_and_they_are_run_too(folder, monkeypatch, tmp_path):
     assert len(RUNS) + len(MORE) + len(REFUSED) >= 60
     monkeypatch.chdir(folder)
-    for name in ("anchors under names of one's own", "stages as in the manual", "layers that start as nothing"):
+    for name in ("anchors under custom names", "stages as in the manual", "layers that start as nothing"):
         (folder / "recipe.yml").write_text({**RUNS, **MORE}[name], "utf-8")
         out = mergecore.run("recipe.yml", tmp_path / name.replace(" ", "-"))
         again = mergecore.run(out / "mergecore.lock.json", tmp_path / f"again-{len(name)}")

@@ -298,7 +298,7 @@ REFUSED = {
     "no such folder": Refused("diff base bsae", "bsae: no such folder"),
     "no such base": Refused("diff base code --base bsae", "bsae: no such folder"),
     "a file": Refused("diff base base/config.json", "no such folder"),
-    "no weights": Refused("diff base empty", "config.json: no such file"),
+    "no weights": Refused("diff base empty", "empty: has no config.json, so it is not a model"),
     "a config that is no JSON": Refused("diff base broken", "config.json: cannot be parsed as JSON"),
     "a file that was cut": Refused("diff base cut", "does not match its shape or the file"),
     "a base that was cut": Refused("diff cut base", "does not match its shape or the file"),

@@ -140,7 +140,7 @@ REFUSED = {
     "no such model": Refused("init base bsae", "bsae: no such folder"),
     "no such base": Refused("init base code --base bsae", "bsae: no such folder"),
     "a file": Refused("init base base/config.json", "no such folder"),
-    "an adapter": Refused("init base adapter", "no such file"),
+    "an adapter": Refused("init base adapter", "adapter: is an adapter, not a model"),
     "a recipe that is there": Refused("init base code -o there.yml", "there.yml: already exists"),
     "a recipe that is a folder": Refused("init base code -o base", "base: already exists"),
     "a recipe in no folder": Refused("init base code -o no/r.yml", "does not exist; create it first"),

@@ -122,7 +122,7 @@ def test_interrupted_during_the_check_the_result_is_complete(
 ) -> None:
     out = tmp_path / "out"
     recipe = recipe_of(with_template(talker, "{{ 9**(9**9) }}"))  # one call into C, which only a kill ends
-    environment = {**os.environ, "MERGECORE_DISABLE": ""}
+    environment = {**os.environ, "MERGECORE_DISABLE": "", "XDG_CACHE_HOME": str(tmp_path / "cache")}
     words = [sys.executable, "-m", "mergecore", "run", recipe, out]
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored if the tests run in the background
     run = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True)
@@ -138,20 +138,20 @@ def test_interrupted_during_the_check_the_result_is_complete(
     assert f"warning: {out} is complete; only 'health', which runs after the merge, was interrupted\n{word}\n" in rest
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "recipe.yml", "talker"]
     assert subprocess.run([sys.executable, "-m", "mergecore", "verify", out], check=False).returncode == 0
-    assert not left_behind(run.pid)
+    assert not left_behind(tmp_path / "cache")
 
 
-def left_behind(parent: int) -> list[str]:
-    """Processes of the check that still run."""
+def left_behind(home: Path) -> list[str]:
+    """Processes of the check that still run, of those with this cache folder."""
     time.sleep(0.1)
     found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
+    for folder in Path("/proc").glob("[0-9]*"):
         try:
-            line = path.read_text()
+            line, environment = ((folder / name).read_bytes() for name in ("cmdline", "environ"))
         except OSError:
             continue
-        if "mergecore_eval.checkup:check" in line:
-            found.append(line)
+        if b"mergecore_eval.checkup:check" in line and str(home).encode() in environment:
+            found.append(line.decode())
     return found
 
 

@@ -251,7 +251,7 @@ REFUSED = {
     "a pickle that runs code": Refused("raw evil.yml out.safetensors", "is rejected, because loading it would run"),
     "a pickle of the wrong sort": Refused("raw list.yml out.safetensors", "holds a list, not a dict of tensors"),
     "other names": Refused("raw names.yml out.safetensors", "but a.safetensors does not"),
-    "other shapes": Refused("raw shapes.yml out.safetensors", "only equal shapes can be merged"),
+    "other shapes": Refused("raw shapes.yml out.safetensors", "only models of the same sizes can be merged"),
     "slices": Refused("raw slices.yml out.safetensors", "has no layers to select"),
     "a tokenizer": Refused("raw tokens.yml out.safetensors", "have no tokenizer"),
     "a folder among files": Refused("raw mixed.yml out", "is not a diffusers folder, but other models"),
