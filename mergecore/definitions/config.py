@@ -84,6 +84,11 @@ def is_tied(config: Mapping[str, Any]) -> bool:
     return any(get_key(config, key) is True for key in TIED_KEYS)
 
 
+def denies_ties(config: Mapping[str, Any]) -> bool:
+    """Return whether a config says that the head is separate from the embedding. Older configs say nothing if tied."""
+    return any(get_key(config, key) is False for key in TIED_KEYS) and not is_tied(config)
+
+
 def tie_keys(config: Mapping[str, Any], tied: bool) -> dict[str, bool]:
     """Return the changes that a config needs so that the head is tied to the embedding, or is not."""
     present = {written_key(config, (key,)) for key in TIED_KEYS if get_key(config, key) is not None}

@@ -9,7 +9,6 @@ from mergecore.models.architecture_lookup import (
     load_definition,
     local_definitions,
     recipe_definitions,
-    stored_name,
 )
 from mergecore.models.checkpoint import Added, Checkpoint, check_link
 from mergecore.models.fingerprints import CHUNK, fingerprint, matches_fingerprint
@@ -20,6 +19,7 @@ from mergecore.models.references import LocatedModel, check_path, locate_model, 
 from mergecore.models.remote_files import Shard, shards_of
 from mergecore.models.row_reader import MEAN, ZERO, Rows, with_rows
 from mergecore.models.stamps import Stamp, check_unchanged, stamp_file
+from mergecore.models.tied_weights import source_name, stored_name
 from mergecore.models.vocabulary_check import VOCABULARY_CURE, check_vocabularies, token_ids
 
 __all__ = [
@@ -56,6 +56,7 @@ __all__ = [
     "recipe_definitions",
     "rename_tensors",
     "shards_of",
+    "source_name",
     "split_adapters",
     "stamp_file",
     "stored_name",

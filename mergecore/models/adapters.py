@@ -12,11 +12,12 @@ from mergecore.api import FLOATS, Adapter, AdapterRequest, Change, ModelInfo, Re
 from mergecore.definitions import Architecture, tie_keys, with_keys
 from mergecore.discovery import Registry
 from mergecore.errors import ModelError, PluginError
-from mergecore.models.architecture_lookup import find_architecture, stored_name
+from mergecore.models.architecture_lookup import find_architecture
 from mergecore.models.checkpoint import Added, Checkpoint, check_link, open_folder
 from mergecore.models.layout_reader import convert_layout, join_parts, rename_tensors
 from mergecore.models.references import locate_model, split_adapters
 from mergecore.models.stamps import stamp_file
+from mergecore.models.tied_weights import stored_name
 
 if TYPE_CHECKING:
     from torch import Tensor

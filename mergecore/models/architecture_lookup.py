@@ -11,7 +11,6 @@ from typing import Any
 from mergecore.api import TensorInfo, read_json
 from mergecore.definitions import (
     Architecture,
-    Weight,
     class_name,
     infer_definition,
     is_ignored,
@@ -182,10 +181,3 @@ def compare_names(definition: Architecture, checkpoint: Checkpoint) -> Findings:
         missing=[weight.name for weight in lacking if not weight.may_lack],
         absent=[weight.name for weight in lacking if weight.may_lack],
     )
-
-
-def stored_name(checkpoint: Checkpoint, weight: Weight) -> str | None:
-    """Return the name of a weight in a checkpoint, or None if the checkpoint does not have it."""
-    if weight.name in checkpoint.tensors:
-        return weight.name
-    return next((name for name in weight.aliases if name in checkpoint.tensors), None)

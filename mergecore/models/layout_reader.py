@@ -13,6 +13,7 @@ from mergecore.api import Reader, TensorInfo
 from mergecore.definitions import Architecture, Module, Weight, fill, first_of, numbers, with_keys, written_key
 from mergecore.errors import ModelError
 from mergecore.models.checkpoint import Checkpoint
+from mergecore.models.tied_weights import without_copies
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,7 +59,8 @@ class LayoutReader:
 def rename_tensors(checkpoint: Checkpoint, definition: Architecture) -> tuple[Checkpoint, dict[str, str]]:
     """Rename tensors that the definition does not know, by replacing their prefix according to the definition.
 
-    Also adjust counts in the config to the tensors that are stored, such as additional layers.
+    Also adjust counts in the config to the tensors that are stored, such as additional layers, and drop stored copies
+    of tied weights.
 
     Returns:
         The checkpoint, and the prefixes that were replaced, mapped to their replacements.
@@ -76,7 +78,9 @@ def rename_tensors(checkpoint: Checkpoint, definition: Architecture) -> tuple[Ch
                     break
     if len(set(names.values())) < len(names):
         raise ModelError(f"{checkpoint.folder}: contains a weight under two names; download the checkpoint again")
-    return (_viewed(checkpoint, names), used) if names else (checkpoint, {})
+    renamed = _viewed(checkpoint, names) if names else checkpoint
+    unique, moved = without_copies(renamed, definition)
+    return _viewed(unique, moved) if moved else unique, used
 
 
 def _without_absent_layers(checkpoint: Checkpoint, definition: Architecture) -> Checkpoint:

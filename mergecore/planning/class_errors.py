@@ -1,12 +1,47 @@
-"""Explain why models of different classes cannot be merged."""
+"""Explain why models of different classes, or with heads for different tasks, cannot be merged."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from mergecore.errors import ArchitectureError, ModelError
 from mergecore.models import Checkpoint
+
+TRAINED_HEAD = re.compile(r"(v|value|score|reward|rm|regression|classification)_head\.|(score|classifier|summary)\.")
+"""Start of the names of heads that training adds to a model without changing its class."""
+
+
+class TaskHeadError(ArchitectureError):
+    """A model has a head for another task than the output."""
+
+
+def check_heads(checkpoint: Checkpoint, config_source: Checkpoint, unknown: Sequence[str]) -> None:
+    """Check whether unknown weights of a checkpoint are a head for another task.
+
+    Args:
+        checkpoint: the model.
+        config_source: the model whose class the output has.
+        unknown: names of the weights that this class does not have.
+
+    Raises:
+        TaskHeadError: if they are. The message says how to merge the rest of the model.
+    """
+    own, wanted = _class(checkpoint), _class(config_source)
+    stem = wanted.partition("For")[0].removesuffix("Model")
+    if own != wanted and stem and own.startswith((f"{stem}For", f"{stem}Model")):
+        what = f"{checkpoint.reference} is a {own}, but {config_source.reference} is a {wanted}, so their heads differ"
+        loader = "AutoModel"
+    elif own == wanted and all(TRAINED_HEAD.match(name) for name in unknown):
+        what = f"{checkpoint.reference} has {unknown[0]!r}, a head for another task that {wanted} does not have"
+        loader = wanted
+    else:
+        return
+    raise TaskHeadError(
+        f'{what}. To merge the rest, save it without that head and use the new folder in the recipe: python -c "import'
+        f" transformers; transformers.{loader}.from_pretrained('{checkpoint.folder}').save_pretrained('FOLDER')\""
+    )
 
 
 @contextmanager
@@ -14,9 +49,10 @@ def explain_classes(checkpoints: Sequence[Checkpoint], config_source: int) -> It
     """If models of different classes do not match, say so before the first difference that was found."""
     try:
         yield
+    except TaskHeadError:
+        raise
     except (ModelError, ArchitectureError) as error:
-        classes = {checkpoint.reference: " ".join(map(str, checkpoint.config.get("architectures") or ()))
-                   for checkpoint in (checkpoints[config_source], *checkpoints)}  # fmt: skip
+        classes = {item.reference: _class(item) for item in (checkpoints[config_source], *checkpoints)}
         (first, wanted), *others = classes.items()
         for other, name in others:
             if name != wanted:
@@ -25,3 +61,7 @@ def explain_classes(checkpoints: Sequence[Checkpoint], config_source: int) -> It
                 both = f"{other} is {kind}, but {first} is of class {wanted}"
                 raise type(error)(f"{both}, and their weights do not match: {cause}") from None
         raise
+
+
+def _class(checkpoint: Checkpoint) -> str:
+    return " ".join(map(str, checkpoint.config.get("architectures") or ()))

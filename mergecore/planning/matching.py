@@ -9,7 +9,8 @@ from typing import NamedTuple
 from mergecore.api import Base, DeltaMethod, Method
 from mergecore.definitions import Architecture, Module, Weight
 from mergecore.errors import ArchitectureError, ModelError
-from mergecore.models import Checkpoint, stored_name
+from mergecore.models import Checkpoint, source_name, stored_name
+from mergecore.planning.class_errors import check_heads
 from mergecore.recipes import ModuleRecipe, Recipe, Slice, Source
 
 
@@ -228,7 +229,7 @@ class Matcher:
             return
         parts, lacking = [], []
         for model, checkpoint, item, source, found in zip(stack.models, checkpoints, inputs, stack.sources, names):
-            name = found or (stored_name(checkpoint, Weight(item.tied_to)) if item.tied_to else None)
+            name = found or source_name(checkpoint, item, self.architecture.name)
             if name is not None:
                 parts.append(Part(model, name, item, source))
             elif item.optional:
@@ -280,6 +281,7 @@ def check_accounted(architecture: Architecture, checkpoints: Sequence[Checkpoint
         known = set(architecture.labels(checkpoint.config, checkpoint.reference))
         unknown = sorted(name for name in checkpoint.tensors if name not in known)
         if unknown:
+            check_heads(checkpoint, checkpoints[config_source], unknown)
             more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
             own, wanted = (item.config.get("architectures") for item in (checkpoint, checkpoints[config_source]))
             cure = "install or write the architecture of this checkpoint"

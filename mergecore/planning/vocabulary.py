@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from mergecore.api import FLOATS, TokenizerRequest, Vocabulary
-from mergecore.definitions import Architecture, Module, Weight, get_key, written_key
+from mergecore.definitions import Architecture, Module, get_key, written_key
 from mergecore.discovery import Registry
 from mergecore.errors import InputError, ModelError, PluginError, RecipeError
-from mergecore.models import MEAN, ZERO, Checkpoint, Rows, stored_name, with_rows
+from mergecore.models import MEAN, ZERO, Checkpoint, Rows, source_name, stored_name, with_rows
 from mergecore.recipes import Recipe
 
 
@@ -120,8 +120,7 @@ def _tables(architecture: Architecture, checkpoints: Sequence[Checkpoint]) -> It
                 f"{weight.name}: has its vocabulary on axis {weight.vocabulary_axis}; only axis 0 is supported"
             )
         if weight.tied_to:
-            tied = Weight(weight.tied_to)
-            names = [name or stored_name(checkpoint, tied) for name, checkpoint in zip(names, checkpoints)]
+            names = [source_name(checkpoint, weight, architecture.name) for checkpoint in checkpoints]
         yield Table(weight.name, tuple(names), shown)
 
 
