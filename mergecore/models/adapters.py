@@ -55,7 +55,7 @@ def find_adapter(reference: str) -> Path:
         ModelError: if there is no such folder or repository.
     """
     folder, snapshot = locate_model(reference)
-    for name in snapshot.names if snapshot else ():
+    for name in snapshot.names_in("") if snapshot else ():
         if snapshot and name.startswith("adapter_") and not snapshot.has(name):
             snapshot.fetch(name, lambda count: None)
     return folder

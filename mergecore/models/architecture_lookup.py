@@ -11,6 +11,7 @@ from typing import Any
 from mergecore.api import TensorInfo, read_json
 from mergecore.definitions import (
     Architecture,
+    Weight,
     class_name,
     infer_definition,
     is_ignored,
@@ -22,6 +23,7 @@ from mergecore.documents import Place
 from mergecore.errors import ArchitectureError, ModelError
 from mergecore.models.checkpoint import Checkpoint
 from mergecore.models.layout_reader import convert_layout, rename_tensors
+from mergecore.models.sentence_modules import check_modules
 
 PATH_VARIABLE = "MERGECORE_ARCH_PATH"
 """Environment variable with folders of architecture files, separated as in PATH."""
@@ -87,7 +89,7 @@ def find_architecture(
     for label in (*(f"{name}/{kind}" for kind in kinds), name):
         definition = own.get(label) or registry.definitions.get(label) or registry.provide("architectures", label)
         if definition is not None:
-            return parse_definition(name, definition, f"for {checkpoint.folder}"), []
+            return _with_modules(parse_definition(name, definition, f"for {checkpoint.folder}"), checkpoint), []
     extra = {
         key: info
         for other in others
@@ -98,6 +100,17 @@ def find_architecture(
     return infer_architecture(checkpoint, name, extra)
 
 
+def _with_modules(architecture: Architecture, checkpoint: Checkpoint) -> Architecture:
+    """Add the weights of the modules of a sentence-transformers model. Models without modules do not have them."""
+    names = sorted(filter(checkpoint.in_module, checkpoint.tensors))
+    if not names:
+        return architecture
+    modules = dict(architecture.modules)
+    last = next(reversed(modules))
+    after = (*modules[last].after, *(Weight(name, optional=True) for name in names))
+    return replace(architecture, modules={**modules, last: replace(modules[last], after=after)})
+
+
 def infer_architecture(
     checkpoint: Checkpoint, name: str, extra: Mapping[str, TensorInfo] | None = None
 ) -> tuple[Architecture, list[str]]:
@@ -105,7 +118,8 @@ def infer_architecture(
 
     `extra` contains more tensors that the class can have.
     """
-    definition = infer_definition(checkpoint.config, {**checkpoint.tensors, **(extra or {})})
+    own = {key: info for key, info in checkpoint.tensors.items() if not checkpoint.in_module(key)}
+    definition = infer_definition(checkpoint.config, {**own, **(extra or {})})
     architecture = replace(parse_definition(name, definition, f"inferred from {checkpoint.folder}"), inferred=True)
     stacks = [module for module in architecture.modules.values() if module.layers_key]
     seen = ", ".join(
@@ -114,6 +128,7 @@ def infer_architecture(
     )
     package = known_plugins().get("architectures", {}).get(name)
     hint = f"; to install its definition: pip install {package}" if package else ""
+    architecture = _with_modules(architecture, checkpoint)
     return architecture, [f"{name}: no definition is installed, so its weights are inferred from the headers"
                           f" ({seen or 'no separate layers'}){hint}"]  # fmt: skip
 
@@ -131,8 +146,10 @@ def fit_checkpoints(
 
     Raises:
         ArchitectureError: if there is no class name, or a definition is invalid.
-        ModelError: if a checkpoint cannot be converted to the layout.
+        ModelError: if a checkpoint cannot be converted to the layout, or sentence-transformers models have different
+            modules.
     """
+    _check_modules(checkpoints, config_source)
     definition, notes = find_architecture(checkpoints[config_source], registry, own, checkpoints)
     kept, used = rename_tensors(checkpoints[config_source], definition)
     bound = definition.bind(kept.config, kept.reference, kept.tensors)
@@ -146,6 +163,25 @@ def fit_checkpoints(
         if fitted[-1].tensors.keys() != item.tensors.keys():
             notes.append(f"{checkpoint.reference}: converted to the layout of {kept.reference}")
     return bound, fitted, notes
+
+
+def _check_modules(checkpoints: Sequence[Checkpoint], config_source: int) -> None:
+    """Check that sentence-transformers models have the same modules. Other models do not restrict them."""
+    kept = checkpoints[config_source]
+    for other in checkpoints:
+        if other.modules and kept.modules:
+            check_modules(other.reference, other.modules, kept.reference, kept.modules)
+            for one, two in ((kept, other), (other, kept)):
+                if name := next((name for name in filter(one.in_module, one.tensors) if name not in two.tensors), None):
+                    raise ModelError(
+                        f"{two.reference}: has no tensor {name!r}, but {one.reference} has; download it again"
+                    )
+        elif (name := next(filter(other.in_module, other.tensors), None)) and other is not kept:
+            module = name.partition("/")[0]
+            raise ModelError(
+                f"{other.reference}: has the trained module {module}, but {kept.reference}, which supplies the other"
+                f" files, is not a sentence-transformers model; make {other.reference} the base or first model"
+            )
 
 
 def recipe_definitions(architectures: Sequence[tuple[Path, Place]]) -> dict[str, Any]:

@@ -14,6 +14,14 @@ from mergecore.models import hub, quantized
 from mergecore.models.not_models import ADAPTER, AN_ADAPTER, check_unwrapped, why_no_model
 from mergecore.models.references import listed_names, locate_model
 from mergecore.models.remote_files import open_files
+from mergecore.models.sentence_modules import (
+    MODULE_WEIGHTS,
+    STATIC,
+    Labelled,
+    SentenceModule,
+    first_module,
+    read_modules,
+)
 from mergecore.models.stamps import Stamp
 
 if TYPE_CHECKING:
@@ -58,6 +66,7 @@ class Checkpoint:
         card: license and language from its README.md.
         snapshot: its commit on the Hub. None for a local folder.
         notes: notes for the author of the recipe.
+        modules: the other modules of a sentence-transformers model. The names of their tensors start with their path.
     """
 
     reference: str
@@ -72,6 +81,7 @@ class Checkpoint:
     card: Mapping[str, Any] = field(default_factory=dict)
     snapshot: hub.Snapshot | None = None
     notes: tuple[str, ...] = ()
+    modules: tuple[SentenceModule, ...] = ()
 
     @property
     def info(self) -> ModelInfo:
@@ -94,6 +104,10 @@ class Checkpoint:
         """All folders that it is read from."""
         return [self.folder, *(adapter.folder for adapter in self.adapters)]
 
+    def in_module(self, name: str) -> bool:
+        """Return whether a tensor belongs to another module of a sentence-transformers model."""
+        return any(name.startswith(f"{module.path}/") for module in self.modules)
+
     def read(self, name: str, start: int, out: Tensor) -> None:
         """Fill `out` with a tensor's elements starting at `start`. See `mergecore.api.Reader.read`."""
         try:
@@ -113,41 +127,80 @@ def open_folder(reference: str, registry: Registry) -> Checkpoint:
     Raises:
         ModelError: if there is no such model, or config.json or the weight files cannot be used.
     """
-    folder, snapshot = locate_model(reference)
-    names = snapshot.names if snapshot else listed_names(folder)
-    if "config.json" not in names:
+    root, snapshot = locate_model(reference)
+    first = first_module(root)
+    inside = first.path if first else ""  # older sentence-transformers put the transformer in a subfolder
+    folder = root / inside
+    names = snapshot.names_in(inside) if snapshot else listed_names(folder)
+    static = first is not None and first.kind == STATIC
+    if "config.json" not in names and not static:
         raise ModelError(f"{reference}: {why_no_model(reference, names, None if snapshot else folder)}")
-    check_link(folder, folder / "config.json")
-    config = read_json(folder / "config.json", CONFIG_LIMIT)
-    quantized.check_config(folder / "config.json", config)
+    config: Mapping[str, Any] = {"architectures": [STATIC]}
+    if "config.json" in names:
+        check_link(root, folder / "config.json")
+        config = read_json(folder / "config.json", CONFIG_LIMIT)
+        quantized.check_config(folder / "config.json", config)
+    modules = read_modules(folder)
+    more = {path: f"{module.path}/" for module in modules if (path := _module_file(root / module.path, snapshot, root))}
+    readers, files, stamps, notes = _open_weights(root, folder, names, snapshot, config, more, registry)
+    tensors = {name: reader.tensors[name] for name, reader in readers.items()}
+    kept = {key: value for key, value in config.items() if key != quantized.KEY}
+    if static:
+        kept["vocab_size"] = max((info.shape[0] for info in tensors.values() if len(info.shape) == 2), default=0)
+    if snapshot is None and root != Path(reference).expanduser():
+        notes = (*notes, f"{reference}: is a local folder, so its revision has no effect")
+    return Checkpoint(
+        reference, folder, kept, tensors, readers, files, stamps, card=read_card(root), snapshot=snapshot, notes=notes,
+        modules=modules,
+    )  # fmt: skip
+
+
+def _open_weights(
+    root: Path,
+    folder: Path,
+    names: Set[str],
+    snapshot: hub.Snapshot | None,
+    config: Mapping[str, Any],
+    modules: Mapping[Path, str],
+    registry: Registry,
+) -> tuple[Mapping[str, Reader], Sequence[Reader], Mapping[Path, Stamp], tuple[str, ...]]:
+    """Open the weight files of a model, and those of its sentence-transformers modules by their labels.
+
+    Returns:
+        The reader of each tensor, and what `open_files` returns.
+    """
     try:
         paths, index = _weight_files(folder, names)
     except ModelError as error:
         if snapshot and snapshot.note:
             raise ModelError(f"{error}; {snapshot.note}") from None
         raise
-    for path in paths:
-        check_link(folder, path)
-    formats = {path.suffix: registry.provide("readers", path.suffix.removeprefix(".")) for path in paths}
-    files, stamps, notes = open_files(snapshot, paths, formats)
+    every = [*paths, *modules]
+    for path in every:
+        check_link(root, path)
+    formats = {path.suffix: registry.provide("readers", path.suffix.removeprefix(".")) for path in every}
+    files, stamps, notes = open_files(snapshot, every, formats)
     try:
-        stored = _owners(paths, files)
+        stored = _owners(paths, files[: len(paths)])
         check_unwrapped(folder, stored)
         if index is not None:
             places = {name: path.name for path, file in zip(paths, files) for name in file.tensors}
             _check_index(index, places)
-        readers = quantized.dequantize(folder, config, stored)
+        readers = dict(quantized.dequantize(folder, config, stored))
+        for label, file in zip(modules.values(), files[len(paths) :]):
+            labelled = Labelled(file, label)
+            readers |= dict.fromkeys(labelled.tensors, labelled)
     except BaseException:
         for file in files:
             file.close()
         raise
-    tensors = {name: reader.tensors[name] for name, reader in readers.items()}
-    kept = {key: value for key, value in config.items() if key != quantized.KEY}
-    if snapshot is None and folder != Path(reference).expanduser():
-        notes = (*notes, f"{reference}: is a local folder, so its revision has no effect")
-    return Checkpoint(
-        reference, folder, kept, tensors, readers, files, stamps, card=read_card(folder), snapshot=snapshot, notes=notes
-    )
+    return readers, files, stamps, notes
+
+
+def _module_file(folder: Path, snapshot: hub.Snapshot | None, root: Path) -> Path | None:
+    """Return the weight file of a sentence-transformers module, or None if it has no weights."""
+    names = snapshot.names_in(folder.relative_to(root).as_posix()) if snapshot else listed_names(folder)
+    return next((folder / name for name in MODULE_WEIGHTS if name in names), None)
 
 
 def _owners(paths: Sequence[Path], files: Sequence[Reader]) -> dict[str, Reader]:

@@ -22,13 +22,10 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 SMALL = (
     "*.json", "*.txt", "*.md", "*.py", "*.jinja", "*.yaml", "*.yml", "LICENSE*", "LICENCE*", "NOTICE*",
     "*.model", "*.model.v*", "*.tiktoken", "*.spm", "*.codes", "*.tokenizer",
-    "additional_chat_templates/*.jinja", "[0-9]*_*/*.json", "[0-9]*_*/*.txt",
+    "additional_chat_templates/*.jinja", "[0-9]*_*/*.json", "[0-9]*_*/*.txt", "[0-9]*_*/*.model",
 )  # fmt: skip
 """Files to download when a model is opened: config, index, tokenizer, card, code, and the files of the numbered modules
 of sentence-transformers."""
-
-HEADS = ("[0-9]*_*/model.safetensors", "[0-9]*_*/pytorch_model.bin")
-"""Weights of those modules. They are copied, not merged, and downloaded together with the merged weights."""
 
 SMALL_LIMIT = 200_000_000
 """Maximum size of a small file in bytes."""
@@ -58,15 +55,10 @@ class Snapshot:
     sizes: Mapping[str, int | None]
     note: str = ""
 
-    @property
-    def names(self) -> set[str]:
-        """The names of its files, not including those in subfolders."""
-        return {name for name in self.sizes if "/" not in name}
-
-    @property
-    def heads(self) -> list[str]:
-        """Weight files that are copied, not merged."""
-        return [name for name in self.sizes if _matches(name, HEADS)]
+    def names_in(self, path: str) -> set[str]:
+        """Return the names of its files in a folder, not including those in subfolders. The path "" is the root."""
+        prefix = f"{path}/" if path else ""
+        return {rest for name in self.sizes if name.startswith(prefix) and "/" not in (rest := name[len(prefix) :])}
 
     def label(self, name: str) -> str:
         """Return the display name of one of its files."""

@@ -28,7 +28,7 @@ class Shard:
 
     Attributes:
         snapshot: the commit that the file belongs to.
-        name: name of the file.
+        name: path of the file in the repository.
         tensors: the tensors in its header.
         size: size in bytes.
         stamp: stamp of the file in the cache before it was opened. None if it is not downloaded yet.
@@ -105,7 +105,9 @@ def open_files(
     """
     notes: tuple[str, ...] = (snapshot.note,) if snapshot and snapshot.note else ()
     if snapshot and all(path.suffix == SUFFIX for path in paths):
-        return _open_each(paths, lambda path: Shard(snapshot, path.name, formats[SUFFIX]), CONNECTIONS), {}, notes
+        folder, make = snapshot.folder, formats[SUFFIX]
+        shards = _open_each(paths, lambda path: Shard(snapshot, path.relative_to(folder).as_posix(), make), CONNECTIONS)
+        return shards, {}, notes
     if snapshot:
         notes += _fetched(snapshot, paths)
     stamps: dict[Path, Stamp] = {}
@@ -132,7 +134,8 @@ def _open_each(paths: Sequence[Path], make: Callable[[Path], Reader], threads: i
 
 def _fetched(snapshot: Snapshot, paths: Sequence[Path]) -> tuple[str, ...]:
     """Download weight files that do not start with a header. Return a note that says so."""
-    missing = [path.name for path in paths if not snapshot.has(path.name)]
+    names = [path.relative_to(snapshot.folder).as_posix() for path in paths]
+    missing = [name for name in names if not snapshot.has(name)]
     if not missing:
         return ()
     fetch_in_parallel(missing, lambda name, check: snapshot.fetch(name, lambda _: check()))
@@ -156,7 +159,7 @@ def _looked_into(snapshot: Snapshot, name: str, make: type[Reader]) -> tuple[Map
     if length <= min(HEADER_LIMIT, size - 8):  # otherwise, the reader reports the error
         start, size = snapshot.start_of(name, 8 + length)
     with tempfile.TemporaryDirectory(prefix="mergecore-") as folder:
-        path = Path(folder) / name
+        path = Path(folder) / Path(name).name
         try:
             path.write_bytes(start)
             os.truncate(path, size)

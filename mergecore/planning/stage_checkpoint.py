@@ -38,7 +38,10 @@ def open_stage(reference: str, plan: Plan, scratch: Path, registry: Registry) ->
     config = json.loads(json.dumps(dict(plan.config)))
     reader = StageReader(plan.jobs, plan.checkpoints)
     readers = dict.fromkeys(reader.tensors, reader)
-    model = Checkpoint(reference, folder, config, reader.tensors, readers, (), {}, card=read_card(folder))
+    modules = plan.checkpoints[plan.config_source].modules
+    model = Checkpoint(
+        reference, folder, config, reader.tensors, readers, (), {}, card=read_card(folder), modules=modules
+    )
     return replace(plan, notes=(*plan.notes, *notes)), model
 
 

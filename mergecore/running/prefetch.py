@@ -5,8 +5,6 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Callable
-from functools import partial
-from typing import Any
 
 from mergecore.errors import InputError
 from mergecore.models import fetch_in_parallel
@@ -23,9 +21,7 @@ def prefetch(plan: Plan, tell: Callable[[int, int], None]) -> None:
     Raises:
         InputError: if a file cannot be downloaded, or the disk of the cache is too small.
     """
-    config_source = plan.checkpoints[plan.config_source].snapshot
-    heads = [name for name in config_source.heads if not config_source.has(name)] if config_source else []
-    total = plan.download + sum(config_source.sizes[name] or 0 for name in heads if config_source)
+    total = plan.download
     missing = [shard for shard in plan.shards if not shard.here]
     for folder in {shard.snapshot.folder for shard in missing}:
         free = shutil.disk_usage(folder).free
@@ -44,5 +40,4 @@ def prefetch(plan: Plan, tell: Callable[[int, int], None]) -> None:
 
         task(advance)
 
-    tasks: list[Callable[[Callable[[int], None]], Any]] = [shard.fetch for shard in missing]
-    fetch_in_parallel([*tasks, *(partial(config_source.fetch, name) for name in heads if config_source)], work)
+    fetch_in_parallel([shard.fetch for shard in missing], work)

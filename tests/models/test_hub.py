@@ -38,8 +38,12 @@ def sharded(folder: Path, seed: int, **damage: float) -> Path:
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
     (folder / "generation_config.json").write_text('{"temperature": 0.7}')
     (folder / "README.md").write_text("---\nlicense: mit\n---\n")
-    (folder / "modules.json").write_text('[{"path": "2_Dense", "type": "sentence_transformers.models.Dense"}]')
-    for name in ("pytorch_model.bin", "model-q4.gguf", "onnx/model.onnx", "2_Dense/model.safetensors"):
+    modules = {"": "Transformer", "2_Dense": "Dense"}
+    listed = [{"path": path, "type": f"sentence_transformers.models.{kind}"} for path, kind in modules.items()]
+    (folder / "modules.json").write_text(json.dumps(listed))
+    (folder / "2_Dense").mkdir()
+    save_file({"linear.weight": torch.ones(200, 100)}, folder / "2_Dense" / "model.safetensors")
+    for name in ("pytorch_model.bin", "model-q4.gguf", "onnx/model.onnx"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(bytes(100_000))
     return folder
@@ -99,13 +103,13 @@ def test_a_plan_reads_headers_alone_and_a_run_fetches_each_shard_once(hub, user,
     folders = [sharded(tmp_path / name, seed) for seed, name in enumerate("ab")]
     commits = [hub.add(f"org/{folder.name}", folder) for folder in folders]
     recipe = user.average("org/a", {"model": {"path": "org/b", "revision": "main"}})
-    assert "1 MB in 10 file(s)" in user.run("plan", recipe)
+    assert "1 MB in 12 file(s)" in user.run("plan", recipe)
     assert hub.sent(".safetensors") < 20_000 and hub.fetched(".safetensors") == []
     said = user.run("run", recipe, tmp_path / "out")
     assert "downloading 100%" in said and f"commit {commits[0][:8]}" in said
     assert hub.fetched("model-0.safetensors") == ["model-0.safetensors"] and hub.sent(REST) < 2 * 257_000
     assert [hub.sent(kind) for kind in (".bin", ".gguf", ".onnx")] == [0, 0, 0]
-    assert hub.fetched("2_Dense/model.safetensors"), "a head is copied, so it is downloaded as well"
+    assert hub.fetched("2_Dense/model.safetensors"), "trained modules are merged as well"
     user.run("run", user.average(*map(str, folders)), tmp_path / "local")
     assert content(tmp_path / "out") == content(tmp_path / "local")
     assert "base_model:\n- org/a\n- org/b\n" in (tmp_path / "out" / "README.md").read_text()
@@ -158,10 +162,10 @@ def test_a_run_killed_while_it_fetches_begins_again(hub, user, tmp_path):
 def test_a_run_goes_on_with_the_same_commit_wherever_it_is_cached_and_anew_with_another(hub, user, tmp_path):
     hub.add("org/a", sharded(tmp_path / "a", 0, norm=float("nan")))
     recipe = user.average("org/a")
-    assert "has 38 of 39 tensors" in user.run("run", recipe, tmp_path / "out", status=1)
+    assert "has 39 of 40 tensors" in user.run("run", recipe, tmp_path / "out", status=1)
     shutil.rmtree(user.home / "hf")
     said = user.run("run", recipe, tmp_path / "out", status=1, HF_HUB_CACHE=str(tmp_path / "other"))
-    assert "resuming: 38 of 39 tensors are done" in said
+    assert "resuming: 39 of 40 tensors are done" in said
     hub.add("org/a", sharded(tmp_path / "fixed", 0))
     said = user.run("run", recipe, tmp_path / "out")
     assert "starting over because org/a/model-" in said and "resuming" not in said
@@ -202,7 +206,7 @@ def test_the_commit_is_known(here, hub, tmp_path):
 def test_a_server_without_ranges_is_read_no_further_than_the_header(here, hub, tmp_path):
     hub.add("org/a", sharded(tmp_path / "a", 0))
     hub.ranges = False
-    assert len(here("org/a").tensors) == 39
+    assert len(here("org/a").tensors) == 40
 
 
 def private(hub):

@@ -26,10 +26,10 @@ CARRIED = (
 )
 """Patterns of the files to copy, relative to the model folder. No other files are copied."""
 
-MODULE_FILES = ("*.json", "*.txt", "model.safetensors", "pytorch_model.bin")
-"""Files of sentence-transformers modules that follow the merged transformer. A Dense head needs its weights."""
+MODULE_FILES = ("*.json", "*.txt")
+"""Files of sentence-transformers modules that follow the merged transformer. Their weights are merged as well."""
 
-
+MODULES = "modules.json"
 MODULES_LIMIT = 10**6
 """Maximum size of modules.json in bytes. It lists only a few modules."""
 
@@ -44,33 +44,62 @@ class Config(PostProcessor):
         if not config.exists():
             config.write_text(json.dumps(dict(model.config), indent=2) + "\n", "utf-8")
         config_source = model.models[model.config_source].folder.resolve()
-        for source in carried_files(config_source, model.warn):
-            target = model.folder / source.relative_to(config_source)
+        for source, name in carried_files(config_source, model.warn):
+            target = model.folder / name
             if not target.exists():
                 target.parent.mkdir(exist_ok=True)
                 shutil.copyfile(source, target)
+        if _root(config_source) != config_source:
+            _move_transformer(model.folder / MODULES, config_source.name)
 
 
-def carried_files(folder: Path, warn: Callable[[str], None]) -> Iterator[Path]:
-    """Yield the regular files of a model folder to copy with the merged weights. Warn about links that leave it."""
-    patterns = [*CARRIED, *(f"{module}/{pattern}" for module in _modules(folder) for pattern in MODULE_FILES)]
-    for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
+def carried_files(folder: Path, warn: Callable[[str], None]) -> Iterator[tuple[Path, Path]]:
+    """Yield the regular files of a model folder to copy with the merged weights, and their paths in the output.
+
+    Warn about links that leave the model.
+    """
+    root = _root(folder)
+    patterns = [*CARRIED, *(f"{module}/{pattern}" for module in _modules(root) for pattern in MODULE_FILES)]
+    found = {
+        path.relative_to(place): path
+        for place in {root, folder}
+        for pattern in patterns
+        for path in place.glob(pattern)
+    }
+    for name, path in sorted(found.items()):
         if path.name.startswith(".") or not path.is_file():
             continue
-        if lies_within(folder, path):
-            yield path
+        if lies_within(root, path):
+            yield path, name
         else:
             warn(f"{path}: is a link to a file outside the model's folder, so it is not copied")
 
 
-def _modules(folder: Path) -> Iterator[str]:
-    """Yield the module folders of a sentence-transformers model, except the transformer, whose weights were merged."""
+def _root(folder: Path) -> Path:
+    """Return the folder with modules.json. Older sentence-transformers put the transformer in a folder inside it."""
+    inside = not (folder / MODULES).exists() and folder.name in (path for path, _ in _listed(folder.parent))
+    return folder.parent if inside else folder
+
+
+def _move_transformer(file: Path, path: str) -> None:
+    """Change modules.json so that the transformer is in the model's folder, as newer versions write it."""
+    modules = json.loads(file.read_text("utf-8"))
+    moved = [{**module, "path": ""} if module["path"] == path else module for module in modules]
+    file.write_text(json.dumps(moved, indent=2) + "\n", "utf-8")
+
+
+def _listed(folder: Path) -> list[tuple[str, str]]:
+    """Return the path and class of each module of a sentence-transformers model. There are none in other models."""
     try:
-        modules = json.loads(read_text(folder / "modules.json", MODULES_LIMIT))
-        found = [(str(module["path"]), str(module["type"])) for module in modules]
+        modules = json.loads(read_text(folder / MODULES, MODULES_LIMIT))
+        return [(str(module["path"]), str(module["type"])) for module in modules]
     except (ModelError, ValueError, TypeError, KeyError, RecursionError):
-        return
-    for path, kind in found:
+        return []
+
+
+def _modules(folder: Path) -> Iterator[str]:
+    """Yield the module folders of a sentence-transformers model, except the transformer, whose files are copied."""
+    for path, kind in _listed(folder):
         # Only plain names, so that nothing outside the two folders is read or written and no name is a glob pattern.
         if path.replace("_", "").isalnum() and not kind.endswith("Transformer"):
             yield path

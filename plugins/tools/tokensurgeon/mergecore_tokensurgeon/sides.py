@@ -14,7 +14,6 @@ from mergecore.tooling import (
     Registry,
     Weight,
     fit_checkpoints,
-    is_tied,
     open_model,
     recipe_definitions,
     stored_name,
@@ -37,19 +36,14 @@ class Side:
         found = {stored_name(self.checkpoint, item): item for item in weights if item.vocabulary_axis is not None}
         return {name: item for name, item in found.items() if name is not None}
 
-    @cached_property
-    def tied(self) -> bool:
-        """Whether the config ties the head to the embedding, even if both are stored."""
-        return is_tied(self.checkpoint.config)
-
     @property
     def rows(self) -> int:
         return self.matrix(False).info.shape[0]
 
     def is_head(self, name: str) -> bool:
-        """Return whether a table is the head and not tied to the embedding."""
+        """Return whether a table is the head. A head that is tied to the embedding has no table."""
         after = {weight.name for module in self.architecture.modules.values() for weight in module.after}
-        return self.tables[name].name in after and not self.tied
+        return self.tables[name].name in after
 
     def matrix(self, head: bool) -> Stored:
         """Return the embedding or the head. Without a separate head, the embedding serves as the head.
@@ -59,8 +53,6 @@ class Side:
         """
         matrices = [name for name in self.tables if len(self.checkpoint.tensors[name].shape) == 2]
         wanted = [name for name in matrices if self.is_head(name) is head]
-        if self.tied:
-            wanted = wanted[:1]
         if head and not wanted:
             return self.matrix(False)
         if len(wanted) != 1:

@@ -64,7 +64,8 @@ def ask(config: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> Answer:
         return Answer(unknown="its weights are quantized")
     request = {
         "config": dict(config),
-        "tensors": {name: [info.dtype, list(info.shape)] for name, info in tensors.items()},
+        # Names with a slash belong to modules of sentence-transformers, which are not part of the class.
+        "tensors": {name: [info.dtype, list(info.shape)] for name, info in tensors.items() if "/" not in name},
     }
     text = json.dumps([request, [_version(name) for name in NEEDED]], sort_keys=True, default=str)
     saved = _folder() / f"{hashlib.sha256(text.encode('utf-8', 'surrogatepass')).hexdigest()}.json"
