@@ -170,7 +170,8 @@ def test_a_head_for_another_task(other: str, causal_first: bool, tmp_path: Path)
 def test_a_value_head_that_training_added(tmp_path: Path) -> None:
     base, tuned = (write_model(tmp_path / name, seed) for seed, name in enumerate(("base", "tuned")))
     rewrite(tuned, lambda tensors: tensors.update({"v_head.summary.weight": torch.ones(1, 8)}))
-    recipe = {"merge_method": "linear", "models": [{"model": str(m), "parameters": {"weight": 1}} for m in (base, tuned)]}
+    models = [{"model": str(model), "parameters": {"weight": 1}} for model in (base, tuned)]
+    recipe = {"merge_method": "linear", "models": models}
     check_advice(recipe, "'v_head.summary.weight', a head for another task", tmp_path)
 
 

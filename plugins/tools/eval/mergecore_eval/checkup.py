@@ -14,7 +14,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401  before the limit on memory is set
+
+# Before the limit on memory is set. Models import the last, which takes 100 MB if scikit-learn is installed.
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationMixin  # noqa: F401
 
 from mergecore.api import Subject
 from mergecore_eval.figures import TOKENS, Figures
