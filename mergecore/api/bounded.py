@@ -141,12 +141,15 @@ def serve() -> None:
     name, memory, cpu = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
-    function = _find(name)
+    text = sys.stdin.read()
+    if not text:  # the parent was interrupted before it could send the request
+        return
+    request, function = json.loads(text), _find(name)
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_CPU, cpu)
     _limit(resource.RLIMIT_DATA, _private_memory() + memory)
     try:
-        for value in function(json.load(sys.stdin)):
+        for value in function(request):
             print(json.dumps({"value": value}), file=answers, flush=True)
     except MemoryError:
         os._exit(MEMORY_RAN_OUT)  # the ordinary exit could need memory again
