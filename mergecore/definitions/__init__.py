@@ -14,7 +14,7 @@ from mergecore.definitions.config import (
     written_key,
 )
 from mergecore.definitions.definition import Architecture, Module, Weight, fill, numbers
-from mergecore.definitions.inference import infer_definition, is_ignored
+from mergecore.definitions.inference import extra_counts, infer_definition, is_extra, is_ignored
 from mergecore.definitions.parsing import parse_definition
 
 __all__ = [
@@ -25,10 +25,12 @@ __all__ = [
     "Weight",
     "class_name",
     "denies_ties",
+    "extra_counts",
     "fill",
     "first_of",
     "get_key",
     "infer_definition",
+    "is_extra",
     "is_ignored",
     "is_tied",
     "leaves",

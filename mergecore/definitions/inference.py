@@ -22,6 +22,8 @@ IGNORED = re.compile(r"(^|\.)(mtp|nextn)([._]|$)|rotary_emb\.inv_freq$|\.masked_
 """Weights that classes ignore when they load a model: those that predict more than one token, and computed buffers."""
 SHARED = re.compile(r"(^|\.)(k_proj|v_proj|k_norm|v_norm)\.")
 """Weights that layers do not use if they share the keys and values of earlier layers."""
+EXTRA_COUNT = re.compile(r"(^|\.)(num_nextn_predict_layers|num_mtp_layers)$")
+"""Config keys of the number of layers for multi-token prediction, which some models store after the counted layers."""
 HEADS = ("lm_head.weight", "embed_out.weight", "output.weight", "output_layer.weight", "decoder.weight")
 PARTS = frozenset({"encoder", "decoder", "vision", "audio", "speech", "text", "qformer"})
 SYNONYMS = {"language": "text", "visual": "vision"}
@@ -31,11 +33,16 @@ Tensors = Mapping[str, TensorInfo]
 
 @dataclass(frozen=True)
 class Stack:
-    """Weights numbered from 0 under one prefix: the rest of their names per layer, and the config key of the count."""
+    """Weights numbered from 0 under one prefix: the rest of their names per layer, and the config key of the count.
+
+    `extra` is the key of the number of layers that follow the counted ones, if there are any.
+    """
 
     prefix: str
     layers: tuple[frozenset[str], ...]
     key: str
+    count: int
+    extra: str | None = None
 
     def has(self, name: str) -> bool:
         found = NUMBERED.match(name)
@@ -46,6 +53,21 @@ def is_ignored(config: Mapping[str, Any], name: str) -> bool:
     """Return True if a class that nobody has described ignores a weight when it loads a model."""
     shares = any(key.endswith("num_kv_shared_layers") and value for key, value in leaves(config))
     return IGNORED.search(name) is not None or (shares and SHARED.search(name) is not None)
+
+
+def extra_counts(config: Mapping[str, Any]) -> dict[str, int]:
+    """Return the numbers of layers for multi-token prediction in a config, by their keys."""
+    return {key: value for key, value in leaves(config) if EXTRA_COUNT.search(key) and type(value) is int and value > 0}
+
+
+def is_extra(config: Mapping[str, Any], name: str) -> bool:
+    """Return True if a weight is in a layer for multi-token prediction, which is numbered after the counted layers."""
+    found = NUMBERED.match(name)
+    for key, extra in extra_counts(config).items() if found else ():
+        count = get_key(config, f"{key.rpartition('.')[0]}.num_hidden_layers".lstrip("."))
+        if found and type(count) is int and count <= int(found["number"]) < count + extra:
+            return True
+    return False
 
 
 def infer_definition(config: Mapping[str, Any], tensors: Tensors) -> dict[str, Any]:
@@ -76,9 +98,12 @@ def _stacks(config: Mapping[str, Any], tensors: Tensors) -> Iterator[Stack]:
     counts = [(key, value) for key, value in leaves(config) if LAYER_COUNT.search(key) and type(value) is int]
     for prefix, layers in numbered.items():
         if sorted(layers) == list(range(len(layers))):
-            key = _best_key(prefix, [key for key, value in counts if value == len(layers)])
-            if key is not None:
-                yield Stack(prefix, tuple(frozenset(layers[index]) for index in range(len(layers))), key)
+            for extra, more in ((None, 0), *extra_counts(config).items()):
+                count = len(layers) - more
+                if key := _best_key(prefix, [key for key, value in counts if value == count]):
+                    rests = tuple(frozenset(layers[index]) for index in range(len(layers)))
+                    yield Stack(prefix, rests, key, count, extra)
+                    break
 
 
 def _best_key(prefix: str, keys: Sequence[str]) -> str | None:
@@ -127,6 +152,8 @@ def _module(config: Mapping[str, Any], tensors: Tensors, stack: Stack | None, lo
     result: dict[str, Any] = {}
     if stack is not None:
         result["layers"] = {"count": stack.key, "prefix": stack.prefix + "{layer}."}
+        if stack.extra:
+            result["layers"]["extra"] = [stack.extra]
         if keys := list(_per_layer_keys(config, stack)):
             result["per_layer_config"] = keys
         if keys := [key for key in _layer_number_keys(config, stack) if key not in keys]:
@@ -156,7 +183,7 @@ def _siblings(config: Mapping[str, Any], stack: Stack) -> Iterator[tuple[str, An
 
 def _per_layer_keys(config: Mapping[str, Any], stack: Stack) -> Iterator[str]:
     """Yield the config keys with one entry per layer: lists, pattern strings, and mappings keyed by layer number."""
-    count = len(stack.layers)
+    count = stack.count
     for key, value in _siblings(config, stack):
         last = key.rpartition(".")[2]
         sequence = isinstance(value, list) or (isinstance(value, str) and "pattern" in last)

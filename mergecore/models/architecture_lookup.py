@@ -13,10 +13,14 @@ from mergecore.definitions import (
     Architecture,
     Weight,
     class_name,
+    extra_counts,
+    get_key,
     infer_definition,
+    is_extra,
     is_ignored,
     leaves,
     parse_definition,
+    with_keys,
 )
 from mergecore.discovery import Registry, known_plugins
 from mergecore.documents import Place
@@ -90,14 +94,17 @@ def find_architecture(
         definition = own.get(label) or registry.definitions.get(label) or registry.provide("architectures", label)
         if definition is not None:
             return _with_modules(parse_definition(name, definition, f"for {checkpoint.folder}"), checkpoint), []
+    alike = [other for other in others if other.config.get("architectures") == checkpoint.config.get("architectures")]
     extra = {
         key: info
-        for other in others
-        if other.config.get("architectures") == checkpoint.config.get("architectures")
+        for other in alike
         for key, info in other.tensors.items()
-        if key not in checkpoint.tensors and is_ignored(other.config, key)
+        if key not in checkpoint.tensors and (is_ignored(other.config, key) or is_extra(other.config, key))
     }
-    return infer_architecture(checkpoint, name, extra)
+    counts = {key: count for other in alike for key, count in extra_counts(other.config).items()}
+    missing = {key: count for key, count in counts.items() if get_key(checkpoint.config, key) is None}
+    whole = replace(checkpoint, config=with_keys(checkpoint.config, missing))
+    return infer_architecture(whole, name, extra)
 
 
 def _with_modules(architecture: Architecture, checkpoint: Checkpoint) -> Architecture:

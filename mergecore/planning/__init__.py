@@ -1,9 +1,9 @@
 """Plans: every output tensor with its inputs and parameters."""
 
 from mergecore.planning.announcing import announce
+from mergecore.planning.class_errors import check_accounted
+from mergecore.planning.input_notes import check_license
 from mergecore.planning.job_builder import model_input
-from mergecore.planning.licenses import check_license
-from mergecore.planning.matching import check_accounted
 from mergecore.planning.plan import Plan, merged_model
 from mergecore.planning.planner import make_plan
 from mergecore.planning.public_names import PublicNames

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from mergecore.definitions import Architecture
 from mergecore.errors import ArchitectureError, ModelError
 from mergecore.models import Checkpoint
 
@@ -17,7 +18,7 @@ class TaskHeadError(ArchitectureError):
     """A model has a head for another task than the output."""
 
 
-def check_heads(checkpoint: Checkpoint, config_source: Checkpoint, unknown: Sequence[str]) -> None:
+def _check_heads(checkpoint: Checkpoint, config_source: Checkpoint, unknown: Sequence[str]) -> None:
     """Check whether unknown weights of a checkpoint are a head for another task.
 
     Args:
@@ -42,6 +43,28 @@ def check_heads(checkpoint: Checkpoint, config_source: Checkpoint, unknown: Sequ
         f'{what}. To merge the rest, save it without that head and use the new folder in the recipe: python -c "import'
         f" transformers; transformers.{loader}.from_pretrained('{checkpoint.folder}').save_pretrained('FOLDER')\""
     )
+
+
+def check_accounted(architecture: Architecture, checkpoints: Sequence[Checkpoint], config_source: int) -> None:
+    """Check that the architecture of the config source knows every tensor of every checkpoint.
+
+    Raises:
+        ArchitectureError: if there are unknown tensors. The message names the first one.
+    """
+    for checkpoint in checkpoints:
+        known = set(architecture.labels(checkpoint.config, checkpoint.reference))
+        unknown = sorted(name for name in checkpoint.tensors if name not in known)
+        if unknown:
+            _check_heads(checkpoint, checkpoints[config_source], unknown)
+            more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+            own, wanted = (item.config.get("architectures") for item in (checkpoint, checkpoints[config_source]))
+            cure = "install or write the architecture of this checkpoint"
+            if own != wanted:
+                cure = f"{' '.join(map(str, own or ['a model without a class']))} cannot be merged into it"
+            raise ArchitectureError(
+                f"{checkpoint.folder}: contains {unknown[0]!r}{more}, unknown to {architecture.name}; mergecore never"
+                f" drops tensors silently: {cure}"
+            )
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from mergecore.definitions import (
 )
 from mergecore.errors import ModelError
 from mergecore.models import Checkpoint
-from mergecore.planning.matching import Stack
+from mergecore.planning.layer_stacks import Stack
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def layer_config(
     config = checkpoints[config_source].config
     rows = _counted(module, every)
     changes: dict[str, Any] = {}
-    if first_of(config, module.extra_key) is not None:
+    if module.extra_key and (len(every) > len(rows) or first_of(config, module.extra_key) is not None):
         changes[written_key(config, module.extra_key)] = len(every) - len(rows)
     for key in module.per_layer_config:
         values = [_entry(row, key) for row in rows]

@@ -19,11 +19,10 @@ from mergecore.models import (
     split_adapters,
 )
 from mergecore.planning.announcing import announce
-from mergecore.planning.class_errors import explain_classes
-from mergecore.planning.config_notes import config_notes
+from mergecore.planning.class_errors import check_accounted, explain_classes
+from mergecore.planning.input_notes import config_notes, license_notes
 from mergecore.planning.job_builder import JobBuilder
 from mergecore.planning.layer_config import layer_config, tie_config
-from mergecore.planning.licenses import license_notes
 from mergecore.planning.matching import Matcher
 from mergecore.planning.model_opener import ModelOpener, Opening
 from mergecore.planning.parameter_values import ParameterValues
@@ -188,7 +187,7 @@ def _plan(
     matcher = Matcher(recipe, method, architecture, checkpoints, positions, config_source)
     builder = JobBuilder(recipe, method, values, aligned)
     with explain_classes(checkpoints, config_source):
-        matcher.check_accounted()
+        check_accounted(architecture, checkpoints, config_source)
         changes = {**aligned.config, **_add_jobs(matcher, builder)}
     changes.update(tied := tie_config(architecture, {job.name for job in builder.jobs}, fitted[config_source]))
     notes += [f"{key}: set to {str(value).lower()} in the result to match its weights" for key, value in tied.items()]
@@ -232,8 +231,9 @@ def _add_jobs(matcher: Matcher, builder: JobBuilder) -> dict[str, Any]:
     """Create the jobs of all modules. Return the config changes for the modules with selected layers."""
     changes: dict[str, Any] = {}
     for module, recipe, stacks in matcher.modules():
-        if not recipe.whole:
-            architecture, checkpoints = matcher.architecture, matcher.checkpoints
+        architecture, checkpoints = matcher.architecture, matcher.checkpoints
+        source = checkpoints[matcher.config_source]
+        if not recipe.whole or sum(stack.layers for stack in stacks) != module.layer_count(source.config, ""):
             changes.update(layer_config(architecture, module, stacks, checkpoints, matcher.config_source))
         for match in matcher.matches(module, recipe, stacks):
             builder.add(match)
