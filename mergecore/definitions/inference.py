@@ -25,7 +25,9 @@ SHARED = re.compile(r"(^|\.)(k_proj|v_proj|k_norm|v_norm)\.")
 EXTRA_COUNT = re.compile(r"(^|\.)(num_nextn_predict_layers|num_mtp_layers)$")
 """Config keys of the number of layers for multi-token prediction, which some models store after the counted layers."""
 HEADS = ("lm_head.weight", "embed_out.weight", "output.weight", "output_layer.weight", "decoder.weight")
+EMBEDDINGS = ("embed_tokens.weight", "word_embeddings.weight", "tok_embeddings.weight", "wte.weight")
 PARTS = frozenset({"encoder", "decoder", "vision", "audio", "speech", "text", "qformer"})
+OTHER_MODALITIES = frozenset({"vision", "audio", "speech", "qformer"})
 SYNONYMS = {"language": "text", "visual": "vision"}
 
 Tensors = Mapping[str, TensorInfo]
@@ -43,6 +45,11 @@ class Stack:
     key: str
     count: int
     extra: str | None = None
+
+    @property
+    def of_text(self) -> bool:
+        """Whether it belongs to the language model, as opposed to a model of another modality next to it."""
+        return not _parts(self.prefix) & OTHER_MODALITIES
 
     def has(self, name: str) -> bool:
         found = NUMBERED.match(name)
@@ -79,7 +86,7 @@ def infer_definition(config: Mapping[str, Any], tensors: Tensors) -> dict[str, A
     """
     stacks = list(_stacks(config, tensors))
     loose = [name for name in tensors if not any(stack.has(name) for stack in stacks)]
-    main = max(stacks, key=lambda stack: sum(stack.has(name) for name in tensors), default=None)
+    main = max(stacks, key=lambda stack: (stack.of_text, sum(map(stack.has, tensors))), default=None)
     modules = {}
     homes: list[Stack | None] = [*stacks] or [None]
     for stack in homes:
@@ -245,11 +252,15 @@ def _tie(config: Mapping[str, Any], tensors: Tensors, modules: Sequence[dict[str
     ]
     heads = [entry for entry in tables if entry["name"].endswith(HEADS)]
     embeddings = [entry for entry in tables if entry not in heads]
+    embeddings = [entry for entry in embeddings if entry["name"].endswith(EMBEDDINGS)] or embeddings
     if len(embeddings) != 1 or len(heads) > 1:
         return
     if heads:
         heads[0]["tied_to"] = embeddings[0]["name"]
     elif any(value is True for key, value in leaves(config) if key.split(".")[-1] == "tie_word_embeddings"):
         home = next(module for module in modules if embeddings[0] in module["before"] + module["after"])
-        tied = {"name": "lm_head.weight", "tied_to": embeddings[0]["name"], "vocabulary_axis": 0}
+        # The head is next to the model that has the embedding, which can be part of another model.
+        home_of, model, _ = f".{embeddings[0]['name']}".rpartition(".model.")
+        name = f"{home_of}.lm_head.weight".lstrip(".") if model else "lm_head.weight"
+        tied = {"name": name, "tied_to": embeddings[0]["name"], "vocabulary_axis": 0}
         home["after"].append(tied)

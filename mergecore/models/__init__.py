@@ -1,6 +1,6 @@
 """Open the models that recipes name, as checkpoints whose tensors have the names from a definition."""
 
-from mergecore.models.adapters import find_adapter, open_model, tied_heads, with_adapter
+from mergecore.models.adapters import find_adapter, open_model, with_adapter
 from mergecore.models.architecture_lookup import (
     compare_names,
     definition_paths,
@@ -19,7 +19,7 @@ from mergecore.models.references import LocatedModel, check_path, locate_model, 
 from mergecore.models.remote_files import Shard, shards_of
 from mergecore.models.row_reader import MEAN, ZERO, Rows, with_rows
 from mergecore.models.stamps import Stamp, check_unchanged, stamp_file
-from mergecore.models.tied_weights import source_name, stored_name
+from mergecore.models.tied_weights import source_name, stored_name, tied_heads
 from mergecore.models.vocabulary_check import VOCABULARY_CURE, check_vocabularies, token_ids
 
 __all__ = [

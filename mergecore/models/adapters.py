@@ -17,7 +17,7 @@ from mergecore.models.checkpoint import Added, Checkpoint, check_link, open_fold
 from mergecore.models.layout_reader import convert_layout, join_parts, rename_tensors
 from mergecore.models.references import locate_model, split_adapters
 from mergecore.models.stamps import stamp_file
-from mergecore.models.tied_weights import stored_name
+from mergecore.models.tied_weights import tied_heads
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -117,16 +117,6 @@ def _aliases(architecture: Architecture, checkpoint: Checkpoint, tensors: Mappin
     spellings = ((weight.name, *weight.aliases) for weight in weights if weight.aliases)
     return {name: there for names in spellings if (there := next((n for n in names if n in tensors), None))
             for name in names if name != there}  # fmt: skip
-
-
-def tied_heads(architecture: Architecture, checkpoint: Checkpoint) -> dict[str, str]:
-    """Return the weights that are not stored because they are tied, mapped to the weights that they are tied to."""
-    weights = architecture.weights(checkpoint.config, checkpoint.reference)
-    return {
-        weight.name: weight.tied_to
-        for weight in weights
-        if weight.tied_to and weight.tied_to in checkpoint.tensors and stored_name(checkpoint, weight) is None
-    }
 
 
 def _check(adapter: Adapter, tensors: Mapping[str, TensorInfo], folder: Path) -> None:

@@ -28,6 +28,7 @@ from mergecore.errors import ArchitectureError, ModelError
 from mergecore.models.checkpoint import Checkpoint
 from mergecore.models.layout_reader import convert_layout, rename_tensors
 from mergecore.models.sentence_modules import check_modules
+from mergecore.models.tied_weights import tied_heads
 
 PATH_VARIABLE = "MERGECORE_ARCH_PATH"
 """Environment variable with folders of architecture files, separated as in PATH."""
@@ -162,7 +163,8 @@ def fit_checkpoints(
     bound = definition.bind(kept.config, kept.reference, kept.tensors)
     fitted = []
     for index, checkpoint in enumerate(checkpoints):
-        item, prefixes = (kept, used) if index == config_source else rename_tensors(checkpoint, definition)
+        fitting = _with_fitting_prefixes(checkpoint, definition, kept)
+        item, prefixes = (kept, used) if index == config_source else rename_tensors(checkpoint, fitting)
         fitted.append(item if index == config_source else convert_layout(item, definition, bound, kept))
         for there, here in prefixes.items():
             begin = f"name prefix {there!r} is replaced by {here!r}" if there else f"prefix {here!r} is added to names"
@@ -170,6 +172,50 @@ def fit_checkpoints(
         if fitted[-1].tensors.keys() != item.tensors.keys():
             notes.append(f"{checkpoint.reference}: converted to the layout of {kept.reference}")
     return bound, fitted, notes
+
+
+def _with_fitting_prefixes(checkpoint: Checkpoint, definition: Architecture, kept: Checkpoint) -> Architecture:
+    """Add prefixes to a definition so that it knows the weights of a model that the config source contains.
+
+    A language model fits into a model that contains it if replacing prefixes gives every weight the name of a weight of
+    the same shape. Without such prefixes, return the definition unchanged.
+    """
+    if checkpoint.config.get("architectures") == kept.config.get("architectures"):
+        return definition
+    heads = tied_heads(definition, kept)
+    known = {name: kept.tensors[heads.get(name, name)].shape for name in (*kept.tensors, *heads)}
+    renamed, _ = rename_tensors(checkpoint, definition)
+    waiting = {name: info.shape for name, info in renamed.tensors.items() if name not in known}
+    found: dict[str, str] = {}
+    while waiting:
+        name = max(waiting, key=lambda name: name.count("."))  # a name in a layer says most
+        rules = {rule for other in known if (rule := _rule(name, other))}
+        fits = {rule: _fitting(rule, waiting, known) for rule in rules}
+        most = max(map(len, fits.values()), default=0)
+        best = [rule for rule in rules if len(fits[rule]) == most]
+        if not most or len(best) > 1:
+            return definition
+        found.update(best)
+        waiting = {name: shape for name, shape in waiting.items() if name not in fits[best[0]]}
+    return replace(definition, prefixes={**found, **definition.prefixes}) if found else definition
+
+
+def _rule(name: str, other: str) -> tuple[str, str] | None:
+    """Return the prefix to replace in a name, and its replacement, to get another name that ends alike."""
+    ours, theirs = name.split("."), other.split(".")
+    while ours and theirs and ours[-1] == theirs[-1]:
+        ours.pop()
+        theirs.pop()
+    if name.count(".") - len(ours) < 1 or any(part.isdigit() for part in (*ours, *theirs)):
+        return None
+    return "".join(f"{part}." for part in ours), "".join(f"{part}." for part in theirs)
+
+
+def _fitting(rule: tuple[str, str], names: Mapping[str, Sequence[int]], known: Mapping[str, Sequence[int]]) -> set[str]:
+    """Return the names that become those of weights of the same shape."""
+    there, here = rule
+    renamed = {name: here + name.removeprefix(there) for name in names if name.startswith(there)}
+    return {name for name, target in renamed.items() if known.get(target) == names[name]}
 
 
 def _check_modules(checkpoints: Sequence[Checkpoint], config_source: int) -> None:

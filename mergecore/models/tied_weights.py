@@ -39,6 +39,16 @@ def source_name(checkpoint: Checkpoint, weight: Weight, kind: str) -> str | None
     return name
 
 
+def tied_heads(architecture: Architecture, checkpoint: Checkpoint) -> dict[str, str]:
+    """Return the weights that are not stored because they are tied, mapped to the weights that they are tied to."""
+    weights = architecture.weights(checkpoint.config, checkpoint.reference)
+    return {
+        weight.name: weight.tied_to
+        for weight in weights
+        if weight.tied_to and weight.tied_to in checkpoint.tensors and stored_name(checkpoint, weight) is None
+    }
+
+
 def without_copies(checkpoint: Checkpoint, definition: Architecture) -> tuple[Checkpoint, dict[str, str]]:
     """Drop the stored copies of tied weights, which many trainers write.
 

@@ -14,6 +14,10 @@ TRAINED_HEAD = re.compile(r"(v|value|score|reward|rm|regression|classification)_
 """Start of the names of heads that training adds to a model without changing its class."""
 
 
+COMPOSITE = "ForConditionalGeneration"
+"""Suffix of classes that contain a language model. Classes without it can have the same name up to here."""
+
+
 class TaskHeadError(ArchitectureError):
     """A model has a head for another task than the output."""
 
@@ -31,7 +35,8 @@ def _check_heads(checkpoint: Checkpoint, config_source: Checkpoint, unknown: Seq
     """
     own, wanted = _class(checkpoint), _class(config_source)
     stem = wanted.partition("For")[0].removesuffix("Model")
-    if own != wanted and stem and own.startswith((f"{stem}For", f"{stem}Model")):
+    composite = COMPOSITE in own + wanted
+    if not composite and own != wanted and stem and own.startswith((f"{stem}For", f"{stem}Model")):
         what = f"{checkpoint.reference} is a {own}, but {config_source.reference} is a {wanted}, so their heads differ"
         loader = "AutoModel"
     elif own == wanted and all(TRAINED_HEAD.match(name) for name in unknown):

@@ -8,7 +8,7 @@ from typing import Any
 
 from mergecore.api import BLOCK, FLOATS, Evaluation, Job, Method, Tile
 from mergecore.api.files import TORCH_NAMES, common_dtype
-from mergecore.definitions import with_keys
+from mergecore.definitions import leaves, with_keys
 from mergecore.discovery import Registry, find_plugin
 from mergecore.errors import InputError, MergecoreError, PluginError, RecipeError, raise_all
 from mergecore.models import (
@@ -251,10 +251,15 @@ def _evaluations(recipe: Recipe, registry: Registry) -> tuple[Evaluation, ...]:
 
 
 def _dtype_config(jobs: Sequence[Job], config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the output's dtype under the keys that the config uses for it."""
+    """Return the output's dtype under the keys that the config uses for it, and a wrong dtype of a part corrected."""
     dtypes = {job.info.dtype for job in jobs if job.info.dtype in FLOATS}
+    if not dtypes:
+        return {}
+    name = TORCH_NAMES[common_dtype(dtypes)]
     keys = [key for key in ("dtype", "torch_dtype") if key in config] or ["torch_dtype"]
-    return {key: TORCH_NAMES[common_dtype(dtypes)] for key in keys} if dtypes else {}
+    present = {TORCH_NAMES[dtype] for dtype in dtypes}
+    parts = [key for key, value in leaves(config) if key.endswith((".dtype", ".torch_dtype")) and value not in present]
+    return dict.fromkeys((*keys, *parts), name)
 
 
 def _check_memory(jobs: Sequence[Job], memory: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -287,6 +286,10 @@ def test_21_settings_in_which_the_configs_differ_are_named_and_the_bases_kept(tm
     plan = mergecore.plan(recipe("linear", a, b))
     plan.close()
     (note,) = (note for note in plan.notes if "config differs" in note)
-    assert re.search(rf"{b}: .*max_position_embeddings, rope_scaling, rope_theta; using that of {a}", note)
+    said = (
+        "config differs in max_position_embeddings (128, not 64), rope_theta (500000.0, not 10000.0), rope_type"
+        ' ("linear", not "default"), factor (2.0, not set there); using that of '
+    )
+    assert note == f"{b}: {said}{a}"
     out = merged(recipe("linear", a, b), tmp_path / "out")
     assert config(out)["rope_theta"] == 10_000.0 and "rope_scaling" not in config(out)
