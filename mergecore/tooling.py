@@ -31,6 +31,7 @@ from mergecore.definitions import (
     get_key,
     leaves,
     parse_definition,
+    size_config,
     with_keys,
 )
 from mergecore.discovery import (
@@ -79,7 +80,6 @@ from mergecore.planning import (
     make_plan,
     merged_model,
     model_input,
-    size_config,
 )
 from mergecore.recipes import (
     LOCK_NAME,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -24,6 +24,8 @@ class AdapterRequest:
         tensors: every tensor that the adapter can change, by its name in the transformers model class. Weights stored
             in parts, such as experts, are listed both as parts and as a whole. A tied head is listed as well.
         others: alternative names and name prefixes, mapped to the names in `tensors`.
+        tied: heads without a tensor, mapped to the embedding they are tied to. Unless the adapter changes such a head,
+            it follows the embedding.
         open: opens a weight file with the reader installed for its suffix. Core closes the file.
     """
 
@@ -31,6 +33,7 @@ class AdapterRequest:
     model: ModelInfo
     tensors: Mapping[str, TensorInfo]
     others: Mapping[str, str]
+    tied: Mapping[str, str]
     open: Callable[[Path], Reader]
 
 
@@ -56,9 +59,12 @@ class Adapter:
     Attributes:
         summary: a short description, such as ``LoRA, rank 16, alpha 32``.
         changes: the change for each tensor, by tensor name.
+        rows: the new number of rows of each tensor that the adapter resizes, because its vocabulary has another size.
+            Elements beyond the end of the model's tensor read as zero.
         files: all files that affect the result. A run is not resumed if one of them has changed.
     """
 
     summary: str
     changes: Mapping[str, Change]
     files: Sequence[Path]
+    rows: Mapping[str, int] = field(default_factory=dict)

@@ -26,6 +26,7 @@ class ModelInfo:
         stage: the merge that produces it, if it is a stage that is not written to disk. None for a model in files.
         tensors: its tensors.
         name: the reference without paths of this machine, for files of the result, which users share.
+        tokenizer: folder of its tokenizer, if that is not `folder` because an adapter has its own.
     """
 
     reference: str
@@ -36,6 +37,12 @@ class ModelInfo:
     stage: MergedModel | None = None
     tensors: Mapping[str, TensorInfo] = field(default_factory=dict)
     name: str = ""
+    tokenizer: Path | None = None
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """Folder of its tokenizer files."""
+        return self.tokenizer or self.folder
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from mergecore.definitions.config import (
     written_key,
 )
 from mergecore.definitions.config_spelling import spelled_alike
-from mergecore.definitions.definition import Architecture, Module, Weight, fill, numbers
+from mergecore.definitions.definition import Architecture, Module, Weight, fill, numbers, size_config
 from mergecore.definitions.inference import extra_counts, infer_definition, is_extra, is_ignored
 from mergecore.definitions.parsing import parse_definition
 
@@ -37,6 +37,7 @@ __all__ = [
     "leaves",
     "numbers",
     "parse_definition",
+    "size_config",
     "spelled_alike",
     "tie_keys",
     "with_keys",

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from mergecore.definitions.config import Keys, Period, first_of
+from mergecore.definitions.config import Keys, Period, first_of, get_key, written_key
 from mergecore.errors import ArchitectureError
 
 MAX_COUNT = 10_000
@@ -228,3 +228,26 @@ class Architecture:
         """Yield the names and aliases of these weights, which takes less time."""
         for module in self.modules.values():
             yield from module.labels(module.layer_count(config, model))
+
+
+def size_config(architecture: Architecture, names: Set[str], config: Mapping[str, Any], size: int) -> dict[str, int]:
+    """Return the number of tokens under its config keys: next to the layer count of modules with tables, and on top.
+
+    Args:
+        architecture: architecture of the model.
+        names: names of its tables in the architecture.
+        config: contents of its config.json.
+        size: the number of tokens.
+    """
+    keys = [_size_key(module, config) for module in architecture.modules.values() if _outside(module) & names]
+    top = [key for key in ("vocab_size", "padded_vocab_size") if get_key(config, key) is not None]
+    return dict.fromkeys([*keys, *top], size)
+
+
+def _outside(module: Module) -> set[str]:
+    return {weight.name for weight in (*module.before, *module.after)}
+
+
+def _size_key(module: Module, config: Mapping[str, Any]) -> str:
+    parents = [key.rpartition(".")[0] for key in module.layers_key] or [""]
+    return written_key(config, tuple(f"{parent}.vocab_size" if parent else "vocab_size" for parent in parents))

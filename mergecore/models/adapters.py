@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mergecore.api import FLOATS, Adapter, AdapterRequest, Change, ModelInfo, Reader, TensorInfo, torch_dtype
-from mergecore.definitions import Architecture, tie_keys, with_keys
+from mergecore.api import (
+    FLOATS,
+    VOCABULARY_FILES,
+    Adapter,
+    AdapterRequest,
+    Change,
+    ModelInfo,
+    Reader,
+    TensorInfo,
+    torch_dtype,
+)
+from mergecore.definitions import Architecture, size_config, tie_keys, with_keys
 from mergecore.discovery import Registry
 from mergecore.errors import ModelError, PluginError
 from mergecore.models.architecture_lookup import find_architecture
@@ -17,7 +27,7 @@ from mergecore.models.checkpoint import Added, Checkpoint, check_link, open_fold
 from mergecore.models.layout_reader import convert_layout, join_parts, rename_tensors
 from mergecore.models.references import locate_model, split_adapters
 from mergecore.models.stamps import stamp_file
-from mergecore.models.tied_weights import tied_heads
+from mergecore.models.tied_weights import stored_name, tied_heads
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -92,23 +102,59 @@ def with_adapter(
     tensors = {**whole.tensors, **checkpoint.tensors, **heads}
     info = ModelInfo(checkpoint.reference, checkpoint.folder, checkpoint.config)
     others = {**_aliases(bound, checkpoint, tensors), **definition.prefixes}
-    adapter = registry.adapter(AdapterRequest(folder, info, tensors, others, open_file))
+    adapter = registry.adapter(AdapterRequest(folder, info, tensors, others, tied, open_file))
     if adapter is None:
         raise PluginError(
             f"{folder}: no installed package recognizes this adapter; for PEFT LoRA: pip install mergecore-lora"
         )
     _check(adapter, tensors, folder)
     direct = {name: change for name, change in adapter.changes.items() if name in {**checkpoint.tensors, **tied}}
-    changed = _changed(checkpoint, direct, tied)
+    changed = _changed(checkpoint, direct, tied, adapter.rows)
     if direct.keys() & tied.keys():  # the head is no longer tied to the embedding
         changed = replace(changed, config=with_keys(changed.config, tie_keys(changed.config, False)))
+    if adapter.rows:
+        changed = _resized(changed, bound, adapter.rows, folder)
     if rest := {name: change for name, change in adapter.changes.items() if name not in direct}:
         in_parts = definition.bind(checkpoint.config, checkpoint.reference, frozenset(checkpoint.tensors))
-        changed = _changed(convert_layout(changed, definition, bound, checkpoint), rest, {})
+        changed = _changed(convert_layout(changed, definition, bound, checkpoint), rest, {}, {})
         changed = convert_layout(changed, definition, in_parts, checkpoint)
     added = Added(folder, adapter.summary, len(adapter.changes))
     stamps = {**checkpoint.stamps, **{path: stamp_file(path) for path in adapter.files}}
-    return replace(changed, stamps=stamps, adapters=(*checkpoint.adapters, added))
+    tokenizer = folder if _has_tokenizer(folder) else checkpoint.tokenizer
+    return replace(changed, stamps=stamps, adapters=(*checkpoint.adapters, added), tokenizer=tokenizer)
+
+
+def _resized(changed: Checkpoint, architecture: Architecture, resized: Iterable[str], folder: Path) -> Checkpoint:
+    """Set the number of tokens in the config after an adapter has resized the vocabulary.
+
+    Raises:
+        ModelError: if it has not resized all tensors with one row per token, and no others.
+    """
+    weights = architecture.weights(changed.config, changed.reference)
+    tables = {weight.name: name for weight in weights
+              if weight.vocabulary_axis == 0 and (name := stored_name(changed, weight))}  # fmt: skip
+    if other := next((name for name in resized if name not in tables.values()), None):
+        raise ModelError(
+            f"{folder}: {other!r} has another number of rows than the model; was it trained for this model?"
+        )
+    rows = {name: changed.tensors[name].shape[0] for name in tables.values()}
+    if len(set(rows.values())) > 1:
+        counts = ", ".join(f"{name!r} {count}" for name, count in rows.items())
+        raise ModelError(
+            f"{folder}: resizes only a part of the vocabulary (rows: {counts}); save the adapter again with"
+            " save_embedding_layers=True"
+        )
+    sizes = size_config(architecture, set(tables), changed.config, next(iter(rows.values())))
+    return replace(changed, config=with_keys(changed.config, sizes))
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    """Return whether a folder has a vocabulary. Without one, its other tokenizer files belong to the base's."""
+    return any(next(folder.glob(pattern), None) for pattern in ("tokenizer.json", *VOCABULARY_FILES))
+
+
+def _shape(info: TensorInfo, rows: int | None) -> tuple[int, ...]:
+    return info.shape if rows is None else (rows, *info.shape[1:])
 
 
 def _aliases(architecture: Architecture, checkpoint: Checkpoint, tensors: Mapping[str, TensorInfo]) -> dict[str, str]:
@@ -125,10 +171,12 @@ def _check(adapter: Adapter, tensors: Mapping[str, TensorInfo], folder: Path) ->
             raise ModelError(f"{folder}: changes {name!r}, but its dtype {tensors[name].dtype} is not supported")
 
 
-def _changed(checkpoint: Checkpoint, changes: Mapping[str, Change], tied: Mapping[str, str]) -> Checkpoint:
+def _changed(
+    checkpoint: Checkpoint, changes: Mapping[str, Change], tied: Mapping[str, str], rows: Mapping[str, int]
+) -> Checkpoint:
     """Return the checkpoint with these tensors changed. A changed tied tensor becomes a separate tensor."""
     names = {name: tied.get(name, name) for name in changes}
-    changed = Changed(checkpoint, changes, names)
+    changed = Changed(checkpoint, changes, names, rows)
     readers = {**checkpoint.readers, **dict.fromkeys(changes, changed)}
     return replace(checkpoint, tensors={**checkpoint.tensors, **changed.tensors}, readers=readers)
 
@@ -136,10 +184,16 @@ def _changed(checkpoint: Checkpoint, changes: Mapping[str, Change], tied: Mappin
 class Changed:
     """A `mergecore.api.Reader` that computes the changed tensors of a checkpoint on read, without rounding."""
 
-    def __init__(self, checkpoint: Checkpoint, changes: Mapping[str, Change], names: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        changes: Mapping[str, Change],
+        names: Mapping[str, str],
+        rows: Mapping[str, int],
+    ) -> None:
         infos = {name: checkpoint.tensors[source] for name, source in names.items()}
         self.tensors: Mapping[str, TensorInfo] = {
-            name: TensorInfo("F64" if info.dtype == "F64" else "F32", info.shape, info.kept)
+            name: TensorInfo("F64" if info.dtype == "F64" else "F32", _shape(info, rows.get(name)), info.kept)
             for name, info in infos.items()
         }
         self._checkpoint, self._changes, self._names = checkpoint, changes, names
@@ -151,7 +205,10 @@ class Changed:
         self._changes[name].apply(start, out, unchanged)
 
     def _read(self, name: str, start: int, out: Tensor) -> None:
-        dtype = torch_dtype(self._checkpoint.tensors[name].dtype)
+        info = self._checkpoint.tensors[name]
+        dtype, there = torch_dtype(info.dtype), max(info.elements - start, 0)
+        out[there:] = 0
+        out = out[:there]
         if out.dtype == dtype:
             self._checkpoint.read(name, start, out)
             return
@@ -162,7 +219,7 @@ class Changed:
     def parts(self, name: str) -> list[tuple[Reader, str, int]]:
         """Return the readers and tensors that a tensor is read from. See `shards.shards_of`."""
         source = self._names[name]
-        return [(self._checkpoint.readers[source], source, self.tensors[name].elements)]
+        return [(self._checkpoint.readers[source], source, self._checkpoint.tensors[source].elements)]
 
     def close(self) -> None:
         """Do nothing, because the files belong to the checkpoint."""

@@ -66,6 +66,7 @@ class Checkpoint:
         card: license and language from its README.md.
         snapshot: its commit on the Hub. None for a local folder.
         notes: notes for the author of the recipe.
+        tokenizer: folder of its tokenizer, if an adapter has its own. None if it is in `folder`.
         modules: the other modules of a sentence-transformers model. The names of their tensors start with their path.
     """
 
@@ -82,11 +83,20 @@ class Checkpoint:
     snapshot: hub.Snapshot | None = None
     notes: tuple[str, ...] = ()
     modules: tuple[SentenceModule, ...] = ()
+    tokenizer: Path | None = None
 
     @property
     def info(self) -> ModelInfo:
         """The description of the model for plugins."""
-        return ModelInfo(self.reference, self.folder, self.config, self.card, self.revision, tensors=self.tensors)
+        return ModelInfo(
+            self.reference, self.folder, self.config, self.card, self.revision, tensors=self.tensors,
+            tokenizer=self.tokenizer,
+        )  # fmt: skip
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        """Folder of its tokenizer files."""
+        return self.tokenizer or self.folder
 
     @property
     def revision(self) -> str | None:

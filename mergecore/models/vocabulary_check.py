@@ -47,9 +47,9 @@ def check_vocabularies(tables: Sequence[Job], checkpoints: Sequence[Checkpoint],
 
 
 def _compare(kept: Checkpoint, other: Checkpoint, rows: int) -> list[str]:
-    if _same_file(kept.folder, other.folder):
+    if _same_file(kept.tokenizer_folder, other.tokenizer_folder):
         return []
-    ours, theirs = token_ids(kept.folder), token_ids(other.folder)
+    ours, theirs = token_ids(kept.tokenizer_folder), token_ids(other.tokenizer_folder)
     if ours is None or theirs is None:
         return []
     names = {number: token for token, number in ours.items()}

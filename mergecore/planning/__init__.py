@@ -8,7 +8,6 @@ from mergecore.planning.plan import Plan, merged_model
 from mergecore.planning.planner import make_plan
 from mergecore.planning.public_names import PublicNames
 from mergecore.planning.stage_reader import StageReader, job_cost, release, stage_readers
-from mergecore.planning.vocabulary import size_config
 
 __all__ = [
     "Plan",
@@ -22,6 +21,5 @@ __all__ = [
     "merged_model",
     "model_input",
     "release",
-    "size_config",
     "stage_readers",
 ]

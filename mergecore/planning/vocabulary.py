@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mergecore.api import FLOATS, TokenizerRequest, Vocabulary
-from mergecore.definitions import Architecture, Module, get_key, written_key
+from mergecore.definitions import Architecture, size_config
 from mergecore.discovery import Registry
 from mergecore.errors import InputError, ModelError, PluginError, RecipeError
 from mergecore.models import MEAN, ZERO, Checkpoint, Rows, source_name, stored_name, with_rows
@@ -180,26 +180,3 @@ def _check_parts(table: Table, parts: Sequence[tuple[Checkpoint, str]]) -> None:
     for model, info in infos.items():
         if info.dtype not in FLOATS:
             raise ModelError(f"{table.weight}: is stored as {info.dtype} in {model}; its rows cannot be merged")
-
-
-def size_config(architecture: Architecture, names: Set[str], config: Mapping[str, Any], size: int) -> dict[str, int]:
-    """Return the number of tokens under its config keys: next to the layer count of modules with tables, and on top.
-
-    Args:
-        architecture: architecture of the model.
-        names: names of its tables in the architecture.
-        config: contents of its config.json.
-        size: the number of tokens.
-    """
-    keys = [_size_key(module, config) for module in architecture.modules.values() if _outside(module) & names]
-    top = [key for key in ("vocab_size", "padded_vocab_size") if get_key(config, key) is not None]
-    return dict.fromkeys([*keys, *top], size)
-
-
-def _outside(module: Module) -> set[str]:
-    return {weight.name for weight in (*module.before, *module.after)}
-
-
-def _size_key(module: Module, config: Mapping[str, Any]) -> str:
-    parents = [key.rpartition(".")[0] for key in module.layers_key] or [""]
-    return written_key(config, tuple(f"{parent}.vocab_size" if parent else "vocab_size" for parent in parents))

@@ -7,11 +7,10 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from mergecore.api import TOKENIZER_FILES, MergedModel, ModelError, PostProcessor, lies_within, read_text
+from mergecore.api import TOKENIZER_FILES, MergedModel, ModelError, ModelInfo, PostProcessor, lies_within, read_text
 
 CARRIED = (
     "generation_config.json",
-    *TOKENIZER_FILES,
     # Image, audio, and video processors.
     "preprocessor_config.json",
     "processor_config.json",
@@ -24,7 +23,7 @@ CARRIED = (
     "config_sentence_transformers.json",
     "sentence_*_config.json",
 )
-"""Patterns of the files to copy, relative to the model folder. No other files are copied."""
+"""Patterns of the files to copy, relative to the model folder. Besides tokenizer files, no others are copied."""
 
 MODULE_FILES = ("*.json", "*.txt")
 """Files of sentence-transformers modules that follow the merged transformer. Their weights are merged as well."""
@@ -43,33 +42,32 @@ class Config(PostProcessor):
         config = model.folder / "config.json"
         if not config.exists():
             config.write_text(json.dumps(dict(model.config), indent=2) + "\n", "utf-8")
-        config_source = model.models[model.config_source].folder.resolve()
+        config_source = model.models[model.config_source]
         for source, name in carried_files(config_source, model.warn):
             target = model.folder / name
             if not target.exists():
                 target.parent.mkdir(exist_ok=True)
                 shutil.copyfile(source, target)
-        if _root(config_source) != config_source:
-            _move_transformer(model.folder / MODULES, config_source.name)
+        folder = config_source.folder.resolve()
+        if _root(folder) != folder:
+            _move_transformer(model.folder / MODULES, folder.name)
 
 
-def carried_files(folder: Path, warn: Callable[[str], None]) -> Iterator[tuple[Path, Path]]:
-    """Yield the regular files of a model folder to copy with the merged weights, and their paths in the output.
+def carried_files(info: ModelInfo, warn: Callable[[str], None]) -> Iterator[tuple[Path, Path]]:
+    """Yield the regular files of a model to copy with the merged weights, and their paths in the output.
 
     Warn about links that leave the model.
     """
+    folder, words = info.folder.resolve(), info.tokenizer_folder.resolve()
     root = _root(folder)
     patterns = [*CARRIED, *(f"{module}/{pattern}" for module in _modules(root) for pattern in MODULE_FILES)]
-    found = {
-        path.relative_to(place): path
-        for place in {root, folder}
-        for pattern in patterns
-        for path in place.glob(pattern)
-    }
-    for name, path in sorted(found.items()):
+    places = [(place, pattern, root) for place in {root, folder} for pattern in patterns]
+    places += [(words, pattern, root if words == folder else words) for pattern in TOKENIZER_FILES]
+    found = {path.relative_to(place): (path, home) for place, pattern, home in places for path in place.glob(pattern)}
+    for name, (path, home) in sorted(found.items()):
         if path.name.startswith(".") or not path.is_file():
             continue
-        if lies_within(root, path):
+        if lies_within(home, path):
             yield path, name
         else:
             warn(f"{path}: is a link to a file outside the model's folder, so it is not copied")

@@ -24,10 +24,12 @@ def make(request: TokenizerRequest) -> OutputTokenizer:
         InputError: the request cannot be fulfilled.
     """
     config_source = request.models[request.config_source]
-    folders = [model.folder for model in request.models]
+    folders = [model.tokenizer_folder for model in request.models]
     if request.tokenizer is None:
-        read_optional(config_source.folder / "tokenizer_config.json")  # rejects files that `chat.apply` cannot parse
-        files, left = _files(config_source.folder)
+        read_optional(
+            config_source.tokenizer_folder / "tokenizer_config.json"
+        )  # rejects files that `chat.apply` cannot parse
+        files, left = _files(config_source.tokenizer_folder)
         notes = [*left, *chat.apply(request, folders, files)]
         return OutputTokenizer(None, files, {}, tuple(notes))
     readers, without = _readers(request)
@@ -56,10 +58,10 @@ def make(request: TokenizerRequest) -> OutputTokenizer:
 
 def _readers(request: TokenizerRequest) -> tuple[list[Read], list[str]]:
     """Return the models' tokenizers and notes. A model without one is assumed to use the config source's."""
-    found = [read(model.reference, model.folder) for model in request.models]
+    found = [read(model.reference, model.tokenizer_folder) for model in request.models]
     base = found[request.config_source]
     if base is None:
-        folder = request.models[request.config_source].folder
+        folder = request.models[request.config_source].tokenizer_folder
         raise InputError(f"{folder}: has no tokenizer files, such as tokenizer.json; download them too")
     notes = [
         f"{model.reference}: has no tokenizer files, so it is assumed to use those of {base.reference}"
@@ -77,7 +79,7 @@ def _source(request: TokenizerRequest, readers: Sequence[Read]) -> tuple[Read, i
         return readers[request.config_source], request.config_source
     folder = Path(os.path.expanduser(name))
     for place, model in enumerate(request.models):
-        if name == model.reference or (folder.is_dir() and folder.samefile(model.folder)):
+        if name == model.reference or (folder.is_dir() and folder.samefile(model.tokenizer_folder)):
             return readers[place], place
     try:
         folder = request.find(name)

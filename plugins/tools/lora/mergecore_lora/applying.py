@@ -6,11 +6,12 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from mergecore.api import Adapter, AdapterRequest, Change, ModelError, Reader, TensorInfo
-from mergecore_lora.changes import Factors, Instead, LowRank, Plus, Rows, Stored, Then
+from mergecore_lora.changes import Factors, Instead, LowRank, Plus, Rows, Same, Stored, Then
 from mergecore_lora.settings import WEIGHTS, Settings, read_settings
 
 PREFIX = "base_model.model."
@@ -20,6 +21,12 @@ PART = re.compile(
     r"(.+)\.(lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)(?:\.default)?(\.weight|\.bias)?"
 )
 """A key of a low-rank change: the module, the part, and whether it is the part's weight or bias."""
+
+LAYER = re.compile(r".*?\.\d+\.")
+"""Start of the name of a tensor in a layer."""
+
+TRAINED = ".modules_to_save."
+"""Part of the name of a module that is trained in full."""
 
 TOKENS = ".token_adapter.trainable_tokens_delta"
 WRAPPED = re.compile(r"\.(base_layer|modules_to_save(\.default)?|original_module)(?=\.)")
@@ -37,7 +44,8 @@ def adapter(request: AdapterRequest) -> Adapter:
     if path is None:
         raise ModelError(f"{request.folder}: has no {WEIGHTS[0]}; download the complete adapter")
     found = Keys(request, settings, path, request.open(path))
-    return Adapter(settings.summary, found.changes(), [settings.path, path])
+    changes = found.changes()
+    return Adapter(settings.summary, changes, [settings.path, path], found.rows)
 
 
 @dataclass
@@ -50,14 +58,19 @@ class Keys:
     reader: Reader
     modules: dict[str, dict[str, str]] = field(default_factory=dict)
     """Key by part, for each module."""
+    rows: dict[str, int] = field(default_factory=dict)
+    """Number of rows of each tensor whose vocabulary was resized."""
     _changes: dict[str, Change] = field(default_factory=dict)
     _origin: dict[str, str] = field(default_factory=dict)
     """The key that each change came from."""
 
     def changes(self) -> dict[str, Change]:
         """Return every change by the name of the model's tensor."""
+        trained = {WRAPPED.sub("", key) for key in self.reader.tensors if TRAINED in key}
         for key in self.reader.tensors:
             name = key.removeprefix(PREFIX)
+            if TRAINED not in key and WRAPPED.sub("", key) in trained:
+                continue  # If the vocabulary was resized, PEFT also saves the embedding as it was before training.
             if match := PART.fullmatch(name):
                 part = match[2] + (".bias" if match[3] == ".bias" else "")
                 self.modules.setdefault(match[1], {})[part] = key
@@ -66,14 +79,22 @@ class Keys:
             else:
                 self._add_instead(key, WRAPPED.sub("", name))
         targets = {module: self._target(module, parts) for module, parts in self.modules.items()}
-        # A square weight has the orientation of its neighbors. Experts are not linear layers, so check them separately.
-        shown = {self._axes(name) for name, a, b in targets.values() if self._shape_says_transposed(name, a, b)}
+        # Square experts have the orientation of the others.
+        shown = any(self._shape_says_transposed(name, a, b) for name, a, b in targets.values() if self._axes(name) == 3)
         for module, parts in self.modules.items():
-            axes = self._axes(targets[module][0])
-            self._add_low_rank(
-                module, parts, *targets[module], axes in shown or (axes == 2 and self.settings.transposed)
-            )
+            name, a, b = targets[module]
+            transposed = shown if self._axes(name) == 3 else _layer(name) in self._transposed_layers
+            self._add_low_rank(module, parts, name, a, b, transposed)
+        self._keep_heads()
         return self._changes
+
+    def _keep_heads(self) -> None:
+        """Keep heads that are tied to a changed embedding, as in training. Trained rows are shared with the head."""
+        for head, embedding in self.request.tied.items():
+            change = self._changes.get(embedding)
+            shared = self.settings.tied or type(change) is Rows or embedding in self.rows
+            if change is not None and head not in self._changes and not shared:
+                self._changes[head] = Same()
 
     def _target(self, module: str, parts: Mapping[str, str]) -> tuple[str, Stored, Stored]:
         """Return the name of the tensor that a module's factors change, and the two factors."""
@@ -118,6 +139,20 @@ class Keys:
     def _axes(self, name: str) -> int:
         return len(self.request.tensors[name].shape)
 
+    @cached_property
+    def _transposed_layers(self) -> set[str]:
+        """The layers whose linear layers are stored as (in, out), as the base's shapes show.
+
+        PEFT looks at the type of the module and ignores fan_in_fan_out. Modules of the type that is stored so always
+        have a bias, whose size is that of the output.
+        """
+        found = set()
+        for name, info in self.request.tensors.items():
+            bias = self.request.tensors.get(f"{name.removesuffix('.weight')}.bias")
+            if bias and len(info.shape) == 2 and bias.shape == info.shape[1:] and info.shape[0] != info.shape[1]:
+                found.add(_layer(name))
+        return found
+
     def _shape_says_transposed(self, name: str, a: Stored, b: Stored) -> bool:
         """Return whether a non-square weight is stored as (in, out). Embedding factors follow other rules."""
         shape = self.request.tensors[name].shape[-2:]
@@ -128,6 +163,8 @@ class Keys:
         self, module: str, parts: Mapping[str, str], name: str, a: Stored, b: Stored, transposed: bool
     ) -> None:
         info = self.request.tensors[name]
+        if name in self.rows:
+            info = replace(info, shape=(self.rows[name], *info.shape[1:]))
         factors = self._factors(module, name, info, a, b, transposed)
         magnitude = parts.get("lora_magnitude_vector")
         if (magnitude is not None) is not self.settings.magnitudes:
@@ -166,7 +203,10 @@ class Keys:
     def _add_bias(self, key: str, name: str, scale: float) -> None:
         found = self._find(name)
         if found is None:
-            raise self._no_place(key)
+            raise ModelError(
+                f"{self.path}: {key!r} adds a bias (lora_bias), but {self.request.model.reference} has no {name!r};"
+                " train without lora_bias, or use the adapter with PEFT"
+            )
         if self.reader.tensors[key].shape != self.request.tensors[found].shape:
             raise self._misfit(key, found)
         self._add(key, found, Plus(Stored(self.reader, key), scale))
@@ -177,12 +217,9 @@ class Keys:
             raise self._no_place(key)
         ours, theirs = self.request.tensors[found].shape, self.reader.tensors[key].shape
         if ours != theirs:
-            if ours[1:] == theirs[1:]:
-                raise ModelError(
-                    f"{self.path}: {key!r} has {theirs[0]} rows, {found!r} of {self.request.model.reference} has"
-                    f" {ours[0]}: the vocabulary was resized; merge the adapter with PEFT into a model of that size"
-                )
-            raise self._misfit(key, found)
+            if ours[1:] != theirs[1:] or len(ours) != 2:
+                raise self._misfit(key, found)
+            self.rows[found] = theirs[0]  # the vocabulary was resized before training
         self._add(key, found, Instead(Stored(self.reader, key)))
 
     def _add_rows(self, key: str, module: str) -> None:
@@ -196,8 +233,11 @@ class Keys:
         info = self.request.tensors[found]
         if self.reader.tensors[key].shape != (len(numbers), *info.shape[1:]):
             raise self._misfit(key, found)
-        if len(info.shape) != 2 or max(numbers, default=0) >= info.shape[0]:
+        count = max([info.shape[0] - 1, *numbers]) + 1
+        if len(info.shape) != 2 or not {*range(info.shape[0], count)} <= {*numbers}:
             raise ModelError(f"{self.settings.path}: trainable_token_indices lists rows that {found!r} does not have")
+        if count > info.shape[0]:
+            self.rows[found] = count
         self._add(key, found, Rows(Stored(self.reader, key), tuple(numbers)))
 
     def _add(self, key: str, name: str, change: Change) -> None:
@@ -220,3 +260,9 @@ class Keys:
             f"{self.path}: {key!r} of shape {theirs} does not fit {name!r} of shape {ours} in"
             f" {self.request.model.reference}; was the adapter trained for another model?"
         )
+
+
+def _layer(name: str) -> str:
+    """Return the start of a tensor's name, up to the number of its layer. Empty outside layers."""
+    match = LAYER.match(name)
+    return match[0] if match else ""

@@ -154,6 +154,14 @@ class Plus:
 
 
 @dataclass(frozen=True, eq=False)
+class Same:
+    """Keep the model's tensor."""
+
+    def apply(self, start: int, values: Tensor, read: ReadUnchanged) -> None:
+        """See `mergecore.api.Change`."""
+
+
+@dataclass(frozen=True, eq=False)
 class Instead:
     """Replace the model's tensor with a stored one."""
 

@@ -42,6 +42,8 @@ class Choices:
         experts: ``lora``, ``save``, or ``drop``, for experts stored as one tensor.
         added: ``refuse``, ``drop``, or ``save`` rows that only the fine-tune has. ``save`` stores the whole tensor.
         dtype: Dtype of the factors.
+        own_ranks: Whether every tensor keeps its own rank. Otherwise, zeros fill up all to the largest.
+        only_factors: Whether to drop what would be saved in full, for programs that read only low-rank factors.
     """
 
     wanted: Wanted
@@ -51,9 +53,15 @@ class Choices:
     experts: str = "save"
     added: str = "refuse"
     dtype: torch.dtype = torch.float32
+    own_ranks: bool = False
+    only_factors: bool = False
 
     def of(self, entry: Entry) -> str:
         """Return ``lora``, ``save``, or ``drop``."""
+        how = self._chosen(entry)
+        return "drop" if how == "save" and self.only_factors else how
+
+    def _chosen(self, entry: Entry) -> str:
         if entry.kind is Kind.LINEAR or entry.grown:
             return "save" if entry.grown else "lora"
         if entry.kind is Kind.EXPERTS and self.experts == "lora":
@@ -156,7 +164,11 @@ class Extractor:
             raise ModelError(f"{self.pair.finetune.reference}: identical to its base; there is nothing to extract")
         stacks = {entry.name for entry in self.pair.entries if entry.matrices}
         nest([name for name, found in outcomes.items() if found.how == "lora" and name in stacks], file.rename)
-        return self._config(outcomes, self._save(outcomes, file)), self._report(outcomes)
+        rank = max((found.rank for found in outcomes.values() if found.how == "lora"), default=0)
+        if rank and not self.choices.own_ranks:
+            file.fill_up(rank)
+        config = self._config(outcomes, self._save(outcomes, file), 0 if self.choices.own_ranks else rank)
+        return config, self._report(outcomes)
 
     def _outcome(self, entry: Entry, file: TensorFile) -> Outcome | None:
         """Process a tensor, adding any factors to the file. Return None if it is the same in both models."""
@@ -181,17 +193,14 @@ class Extractor:
         """Add the factors of a change to the file. Return them and the squared norm of the lost part."""
         if entry.matrices:
             a, b, product, left = factored(change, entry, self.choices.wanted, self.choices.dtype)
-            file.add(f"{entry.name}.lora_A.weight", a)
-            file.add(f"{entry.name}.lora_B.weight", b)
+            file.add_factors(entry.name, a, b, matrices=len(change))
             return product, left
         plain = change.T.contiguous() if entry.transposed else change
         product, left = decompose(plain, self.choices.wanted, entry.name, self.choices.dtype)
         if entry.kind is Kind.EMBEDDING:
-            file.add(f"{entry.module}.lora_embedding_A", product.left.T.contiguous())
-            file.add(f"{entry.module}.lora_embedding_B", product.right.T.contiguous())
+            file.add_factors(entry.module, product.left.T.contiguous(), product.right.T.contiguous(), embedding=True)
         else:
-            file.add(f"{entry.module}.lora_A.weight", product.right)
-            file.add(f"{entry.module}.lora_B.weight", product.left)
+            file.add_factors(entry.module, product.right, product.left)
         return product, left
 
     def _check_same(self, entry: Entry) -> None:
@@ -230,7 +239,8 @@ class Extractor:
             if entry.name.startswith(f"{module}.") and entry.info.dtype in FLOATS:
                 file.add(entry.name, self.pair.value(entry))
 
-    def _config(self, outcomes: dict[str, Outcome], saved: list[str]) -> Any:
+    def _config(self, outcomes: dict[str, Outcome], saved: list[str], rank: int) -> Any:
+        """Return the adapter's config. `rank` is that of all factors, or 0 if every tensor has its own."""
         entries = {entry.name: entry for entry in self.pair.entries}
         every = [entry.module for entry in entries.values() if entry.name.endswith(".weight")]
         experts = any(entry.kind is Kind.EXPERTS for entry in entries.values())
@@ -239,9 +249,9 @@ class Extractor:
             module = name.rpartition(".")[0]
             taken = experts and module.rpartition(".")[2] in TAKEN_FOR_EXPERTS
             if found.how == "lora" and (taken or entries[name].matrices):
-                parameters[name] = found.rank
+                parameters[name] = rank or found.rank
             elif found.how == "lora":
-                ranks[module] = found.rank
+                ranks[module] = rank or found.rank
         turned = any(entries[name].transposed and not entries[name].matrices
                      for name, found in outcomes.items() if found.how == "lora")  # fmt: skip
         biases = any(entries[name].kind is Kind.BIAS for name, found in outcomes.items() if found.how == "save")
@@ -272,7 +282,13 @@ class Extractor:
         }
 
     def _notes(self, outcomes: dict[str, Outcome]) -> list[str]:
-        return [*self._of_tokens(), *self._of_heads(outcomes)]
+        return [*self._of_tokens(), *self._of_heads(outcomes), *self._of_dropped(outcomes)]
+
+    def _of_dropped(self, outcomes: dict[str, Outcome]) -> list[str]:
+        """Return a note on differences that the program for which the adapter is cannot read."""
+        dropped = [name for name, found in outcomes.items() if found.how == "drop"] if self.choices.only_factors else []
+        more = f" and {len(dropped) - 1} more" if len(dropped) > 1 else ""
+        return [f"left out, because only low-rank factors can be read: {dropped[0]!r}{more}"] if dropped else []
 
     def _of_tokens(self) -> list[str]:
         rows = {entry.info.shape[0] for entry in self.pair.entries if entry.grown}

@@ -16,7 +16,7 @@ from mergecore.api import Base, DeltaMethod, InputError, Method, ModelError, Rea
 from mergecore.tooling import Registry, check_link, find_adapter, merge_tensors, stamp_file
 from mergecore_lora.applying import PART, PREFIX
 from mergecore_lora.changes import Stored
-from mergecore_lora.settings import WEIGHTS, Settings, base_name, read_settings
+from mergecore_lora.settings import WEIGHTS, Settings, read_settings, stated
 from mergecore_lora.writing import TensorFile, peft_config, write_adapter
 
 EXACT = "exact"
@@ -58,6 +58,7 @@ class MergeOptions:
         weights: One weight per adapter.
         parameters: Parameters of the method, other than the weights.
         rank: Maximum rank of a result. None: no limit.
+        own_ranks: Whether every module keeps its own rank. Otherwise, zeros fill up all to the largest.
         dtype: Dtype of the factors.
     """
 
@@ -65,6 +66,7 @@ class MergeOptions:
     weights: Sequence[float]
     parameters: Mapping[str, Any]
     rank: int | None
+    own_ranks: bool
     dtype: torch.dtype
 
 
@@ -79,7 +81,7 @@ def merge(adapters: Sequence[str], out: Path, options: MergeOptions, registry: R
     if method is not None and "weight" in {field.name for field in fields(method)}:
         options = replace(options, parameters={"weight": list(options.weights), **options.parameters})
     with _opened(adapters, registry) as opened:
-        bases = list(dict.fromkeys(base_name(item.folder) for item in opened))
+        bases = list(dict.fromkeys(stated(item.folder, "base_model_name_or_path") for item in opened))
         merger = Merger(opened, options, method)
         folders = [item.folder for item in opened]
         stamps = {path: stamp for item in opened for path, stamp in item.stamps.items()}
@@ -154,8 +156,15 @@ class Merger:
         total = math.fsum(found["norm"] ** 2 for found in outcomes)
         lost = math.fsum((found["error"] * found["norm"]) ** 2 for found in outcomes)
         ranks = {found["name"]: found["rank"] for found in outcomes}
-        turned = any(item.settings.transposed for item in self.adapters)
-        config = peft_config(str(bases[0] or ""), "CAUSAL_LM", ranks, {}, modules, fan_in_fan_out=turned)
+        if not self.options.own_ranks:
+            ranks = dict.fromkeys(ranks, max(ranks.values()))
+            file.fill_up(max(ranks.values()))
+        tasks = self._stated("task_type")
+        if len(tasks) > 1:
+            notes.append(f"the adapters are for different tasks: {', '.join(map(str, tasks))}; the first is kept")
+        turned = any(self._stated("fan_in_fan_out"))
+        task = tasks[0] if tasks else None
+        config = peft_config(str(bases[0] or ""), task, ranks, {}, modules, fan_in_fan_out=turned)
         return config, {
             "how": f"merged from {names} ({self.options.method})",
             "base": bases[0],
@@ -163,6 +172,10 @@ class Merger:
             "error": math.sqrt(lost / total) if total else 0.0,
             "tensors": outcomes,
         }
+
+    def _stated(self, key: str) -> list[Any]:
+        """Return the different values of a key in the adapters' configs."""
+        return list(dict.fromkeys(value for item in self.adapters if (value := stated(item.folder, key))))
 
     def _merge(self, module: str, file: TensorFile) -> dict[str, Any] | None:
         """Merge one module. Return None if nothing is left of it."""
@@ -172,12 +185,8 @@ class Merger:
         if not right.shape[0]:
             return None
         left, right = left.to(self.options.dtype), right.to(self.options.dtype)
-        if next(item.pairs[module][0] for item in self.adapters if module in item.pairs):
-            file.add(f"{module}.lora_embedding_A", right)
-            file.add(f"{module}.lora_embedding_B", left)
-        else:
-            file.add(f"{module}.lora_A.weight", right)
-            file.add(f"{module}.lora_B.weight", left)
+        embedding = next(item.pairs[module][0] for item in self.adapters if module in item.pairs)
+        file.add_factors(module, right, left, embedding=embedding)
         return {"name": module, "how": "lora", "rank": right.shape[0], "error": error, "norm": norm}
 
     def _check(self, module: str) -> None:

@@ -18,13 +18,13 @@ WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 CONFIG_LIMIT = 10_000_000
 """Maximum size of an adapter's config in bytes."""
 
-APPLIED = {"r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "fan_in_fan_out",
+APPLIED = {"r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "ensure_weight_tying",
            "target_parameters", "init_lora_weights", "trainable_token_indices", "peft_type"}  # fmt: skip
 """Keys that this module reads."""
 
 NEUTRAL = {
-    "arrow_config", "auto_mapping", "base_model_name_or_path", "bias", "corda_config", "ensure_weight_tying",
-    "eva_config", "exclude_modules", "inference_mode", "layers_pattern", "layers_to_transform", "loftq_config",
+    "arrow_config", "auto_mapping", "base_model_name_or_path", "bias", "corda_config", "eva_config", "exclude_modules",
+    "fan_in_fan_out", "inference_mode", "layers_pattern", "layers_to_transform", "loftq_config",
     "lora_bias", "lora_dropout", "lora_ga_config", "megatron_config", "megatron_core", "modules_to_save",
     "peft_version", "qalora_group_size", "revision", "runtime_config", "target_modules", "task_type", "velora_config",
 }  # fmt: skip
@@ -53,9 +53,9 @@ class Settings:
         ranks, alphas: Values by pattern: a module's name or its suffix, or a regular expression.
         rank_stabilized: Whether the scale is alpha / sqrt(rank) instead of alpha / rank.
         magnitudes: Whether it is DoRA.
-        transposed: Whether linear layers are stored as (in, out).
         parameters: Suffixes of the names of parameters that are direct targets.
         tokens: Individually trained rows, of every embedding or by the suffix of its name.
+        tied: Whether a head that is tied to the embedding also gets its changes, other than trained rows.
     """
 
     path: Path
@@ -65,9 +65,9 @@ class Settings:
     alphas: Mapping[str, float]
     rank_stabilized: bool
     magnitudes: bool
-    transposed: bool
     parameters: tuple[str, ...]
     tokens: list[int] | Mapping[str, list[int]] | None
+    tied: bool
 
     def scale(self, module: str, rank: int) -> float:
         """Return the factor of B @ A for a module with factors of this rank."""
@@ -109,10 +109,10 @@ def first_match(patterns: Mapping[str, Any], module: str, path: Path, default: A
     return default
 
 
-def base_name(folder: Path) -> str | None:
-    """Return the base model named in an adapter's config."""
-    name = _read(folder / CONFIG).get("base_model_name_or_path")
-    return name if isinstance(name, str) else None
+def stated(folder: Path, key: str) -> str | bool | None:
+    """Return a text or switch in an adapter's config, such as the name of its base model."""
+    value = _read(folder / CONFIG).get(key)
+    return value if isinstance(value, (str, bool)) else None
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -139,9 +139,9 @@ def read_settings(folder: Path) -> Settings:
         alphas=_pattern(path, config, "alpha_pattern", float),
         rank_stabilized=_switch(path, config, "use_rslora"),
         magnitudes=_switch(path, config, "use_dora"),
-        transposed=_switch(path, config, "fan_in_fan_out"),
         parameters=_names(path, config, "target_parameters"),
         tokens=_tokens(path, config),
+        tied=_switch(path, config, "ensure_weight_tying"),
     )
 
 

@@ -11,9 +11,10 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import torch
 from torch import Tensor
 
-from mergecore.api import ITEM_BYTES, RunError, TensorInfo
+from mergecore.api import ITEM_BYTES, RunError, TensorInfo, torch_dtype
 from mergecore.api.files import TORCH_NAMES
 from mergecore.tooling import OutputFolder, PublicNames, as_bytes, check_unchanged
 from mergecore_lora.applying import PREFIX
@@ -40,7 +41,32 @@ class TensorFile:
         self._path = path
         self._spool: BinaryIO = tempfile.TemporaryFile(dir=path.parent)  # noqa: SIM115  closed by `close`
         self._places: dict[str, tuple[TensorInfo, int]] = {}
+        self._factors: dict[str, tuple[int, int, int]] = {}
+        """The axis of a factor with the rank, and the number of elements before and after the rank."""
+        self._rank: int | None = None
         self._turn = threading.Lock()
+
+    def add_factors(
+        self, name: str, right: Tensor, left: Tensor, *, embedding: bool = False, matrices: int = 1
+    ) -> None:
+        """Save the factors of a low-rank change.
+
+        Args:
+            name: Name of the module or parameter in the base model.
+            right: A (rank, in). For several matrices, (matrices · rank, in).
+            left: B (out, rank). For several matrices, (out, rank · matrices).
+            embedding: Whether the module is an embedding.
+            matrices: Number of matrices that share the two factors.
+        """
+        names = [f"{name}.lora_embedding_{part}" if embedding else f"{name}.lora_{part}.weight" for part in "AB"]
+        self._factors[PREFIX + names[0]] = (0, matrices, right.shape[1])
+        self._factors[PREFIX + names[1]] = (1, left.shape[0], matrices)
+        self.add(names[0], right)
+        self.add(names[1], left)
+
+    def fill_up(self, rank: int) -> None:
+        """Write all factors with this rank, filled up with zeros, because few programs read several ranks."""
+        self._rank = rank
 
     def add(self, name: str, tensor: Tensor) -> None:
         """Save a tensor under a name from the base model, with PEFT's prefix."""
@@ -53,12 +79,17 @@ class TensorFile:
     def rename(self, name: str, new: str) -> None:
         """Rename a saved tensor."""
         self._places[PREFIX + new] = self._places.pop(PREFIX + name)
+        if factor := self._factors.pop(PREFIX + name, None):
+            self._factors[PREFIX + new] = factor
 
     def finish(self) -> None:
         """Assemble the file in a deterministic order, so that the same tensors produce the same file."""
         header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
         end = 0
-        for name, (info, _) in sorted(self._places.items(), key=lambda item: (-ITEM_BYTES[item[1][0].dtype], item[0])):
+        for name, (stored, _) in sorted(
+            self._places.items(), key=lambda item: (-ITEM_BYTES[item[1][0].dtype], item[0])
+        ):
+            info = TensorInfo(stored.dtype, self._shape(name, stored))
             header[name] = {"dtype": info.dtype, "shape": info.shape, "data_offsets": [end, end + info.nbytes]}
             end += info.nbytes
         text = json.dumps(header, separators=(",", ":")).encode()
@@ -67,11 +98,32 @@ class TensorFile:
             out.write(len(text).to_bytes(8, "little") + text)
             for name in list(header)[1:]:
                 info, start = self._places[name]
-                self._copy(start, info.nbytes, out)
+                if self._shape(name, info) == info.shape:
+                    self._copy(start, info.nbytes, out)
+                else:
+                    out.write(self._filled(name, info, start))
 
     def close(self) -> None:
         """Remove the tensors that are not in the assembled file."""
         self._spool.close()
+
+    def _shape(self, name: str, info: TensorInfo) -> tuple[int, ...]:
+        """Return the shape of a tensor in the assembled file."""
+        if self._rank is None or name not in self._factors:
+            return info.shape
+        axis, before, after = self._factors[name]
+        return (before, self._rank * after) if axis else (before * self._rank, after)
+
+    def _filled(self, name: str, info: TensorInfo, start: int) -> memoryview:
+        """Return a factor filled up with zeros to the rank of the file."""
+        self._spool.seek(start)
+        _, before, after = self._factors[name]
+        assert self._rank is not None
+        stored = torch.frombuffer(bytearray(self._spool.read(info.nbytes)), dtype=torch_dtype(info.dtype))
+        stored = stored.view(before, -1, after)
+        filled = stored.new_zeros(before, self._rank, after)
+        filled[:, : stored.shape[1]] = stored
+        return as_bytes(filled.view(-1))
 
     def _copy(self, start: int, count: int, out: BinaryIO) -> None:
         self._spool.seek(start)

@@ -35,7 +35,6 @@ CASES = {
     "dora-embedding": ("LlamaForCausalLM", {"target_modules": ["embed_tokens", "q_proj"], "use_dora": True}),
     "saved": ("LlamaForCausalLM", {"target_modules": ["q_proj", "lm_head"],
                                    "modules_to_save": ["embed_tokens", "input_layernorm"]}),
-    "tied-embedding": ("GemmaForCausalLM", {"target_modules": ["q_proj", "embed_tokens"]}),
     "rows": ("LlamaForCausalLM", {"target_modules": ["q_proj"], "layers_to_transform": [1],
                                   "trainable_token_indices": [1, 5, 7]}),
     "conv1d": ("GPT2LMHeadModel", {"target_modules": ["c_attn", "c_proj"], "fan_in_fan_out": True,
@@ -289,9 +288,12 @@ WRONG = {
     "weight of another model": (rename(f"{Q}A.weight", "base_model.model.nowhere.weight"), "matches no weight of"),
     "half a pair": (tensors(lambda c: c.pop(f"{Q}B.weight")), "q_proj.lora_A.weight' without its lora_B"),
     "other sizes": (tensors(lambda c: c.update({f"{Q}B.weight": torch.zeros(3, 4)})), "of shape [4, 16] does not fit"),
-    "resized vocabulary": (
+    "half a vocabulary": (
         tensors(lambda c: c.update({"base_model.model.model.embed_tokens.weight": torch.zeros(50, 16)})),
-        "the vocabulary was resized"),
+        "resizes only a part of the vocabulary"),
+    "more rows than a norm has": (
+        tensors(lambda c: c.update({"base_model.model.model.layers.0.self_attn.o_proj.weight": torch.zeros(50, 16)})),
+        "has another number of rows than the model"),
 }  # fmt: skip
 
 

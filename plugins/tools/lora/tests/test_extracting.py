@@ -19,7 +19,6 @@ from zoo.composites import MODELS as COMPOSITES
 import mergecore
 from mergecore import cli
 from mergecore.discovery.registry import Registry
-from mergecore.errors import InputError
 
 spec = importlib.util.spec_from_file_location("lora_models", Path(__file__).with_name("lora_models.py"))
 assert spec and spec.loader
@@ -269,9 +268,28 @@ def test_added_tokens_are_saved_for_a_base_that_is_resized(name, run, tmp_path):
     for ours, wanted in zip(tiny.outputs(model), tiny.outputs(tiny.load(tmp_path / "tuned")), strict=True):
         assert torch.allclose(ours, wanted, rtol=1e-4, atol=1e-5)
     assert model.get_output_embeddings().weight.shape[0] == 53
-    with pytest.raises(InputError, match="the vocabulary was resized; merge the adapter with PEFT"):
-        mergecore.plan({"merge_method": "passthrough",
-                        "models": [{"model": f"{tmp_path}/base+{tmp_path}/adapter"}]})  # fmt: skip
+    models = [{"model": f"{tmp_path}/base+{tmp_path}/adapter"}]
+    out = mergecore.run({"merge_method": "passthrough", "models": models}, tmp_path / "out")
+    for ours, wanted in zip(tiny.outputs(tiny.load(out)), tiny.outputs(tiny.load(tmp_path / "tuned")), strict=True):
+        assert torch.allclose(ours, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("reader", ["vllm", "llama.cpp"])
+@pytest.mark.parametrize("name", ["LlamaForCausalLM", "PhiForCausalLM", "Qwen3MoeForCausalLM-mixed"])
+def test_programs_that_read_only_factors_get_nothing_else_and_one_rank(name, reader, run, tmp_path):
+    tiny = MODELS[name]
+    save_base(tiny, tmp_path / "base")
+    fine_tuned(tiny, tmp_path / "base", tmp_path / "tuned")
+    status, _, printed = run("lora", "extract", tmp_path / "tuned", tmp_path / "base", tmp_path / "adapter",
+                             "--error", "0.5", "--for", reader, "--quiet")  # fmt: skip
+    assert status == 0 and "left out, because only low-rank factors can be read: " in printed
+    config = json.loads((tmp_path / "adapter/adapter_config.json").read_text())
+    tensors = load_file(tmp_path / "adapter/adapter_model.safetensors")
+    assert all(".lora_" in key for key in tensors)
+    assert {tensor.shape["lora_A" not in key and "embedding_A" not in key] for key, tensor in tensors.items()} == {
+        config["r"]
+    }
+    assert not config["rank_pattern"] and not config["modules_to_save"] and config["bias"] == "none"
 
 
 def rewritten(folder, change):

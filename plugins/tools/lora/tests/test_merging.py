@@ -76,6 +76,9 @@ def test_the_exact_sum_is_exact(run, adapters, tmp_path):
         wanted = sum(w * item.get(module, zero) for w, item in zip((0.5, 2, -1), adapters))
         assert torch.allclose(merged[module], wanted, rtol=1e-5, atol=1e-5)
     config = json.loads((tmp_path / "out/adapter_config.json").read_text())
+    assert (config["r"], config["lora_alpha"], config["rank_pattern"], config["alpha_pattern"]) == (9, 9, {}, {})
+    status, _, printed = run("one", "two", "three", "own", "--own-ranks", "-q")
+    config = json.loads((tmp_path / "own/adapter_config.json").read_text())
     assert (config["r"], config["rank_pattern"]) == (5, {"model.layers.0.q_proj": 9})
     assert config["lora_alpha"] == 5 and config["alpha_pattern"] == config["rank_pattern"]
 
@@ -197,3 +200,14 @@ def test_bad_input_to_merge_is_refused_with_a_sentence(prepare, arguments, sente
     status, _, printed = run(*arguments)
     assert status == 2 and sentence in printed and printed.count("\n") == 1, printed
     assert [path for path in sorted(tmp_path.rglob("*")) if not path.name.endswith(".lock")] == before
+
+
+def test_the_task_is_kept_and_a_difference_is_reported(run, tmp_path):
+    for seed, task in enumerate(("SEQ_CLS", "SEQ_CLS", "CAUSAL_LM")):
+        write_adapter(tmp_path / str(seed), seed, task_type=task)
+    assert run("0", "1", "same", "-q")[0] == 0
+    assert json.loads((tmp_path / "same/adapter_config.json").read_text())["task_type"] == "SEQ_CLS"
+    status, _, printed = run("0", "2", "other", "-q")
+    assert status == 0 and "for different tasks: SEQ_CLS, CAUSAL_LM; the first is kept" in printed
+    status, _, printed = run("0", "1", "out", "--own-ranks", "--for", "llama.cpp")
+    assert status == 2 and "llama.cpp reads one rank for all tensors" in printed
