@@ -54,13 +54,17 @@ def template_of(folder: Path) -> str | None:
     if path.is_file():
         return read_bytes(path).decode("utf-8")
     for name in ("tokenizer_config.json", "chat_template.json"):
-        value = read_optional(folder / name).get("chat_template")
-        if isinstance(value, list):
-            named = {item.get("name"): item.get("template") for item in value if isinstance(item, dict)}
-            value = named.get("default")
-        if isinstance(value, str):
-            return value
+        if (template := _default(read_optional(folder / name).get("chat_template"))) is not None:
+            return template
     return None
+
+
+def _default(value: Any) -> str | None:
+    """Return the template that a file lists, or the one called default."""
+    if isinstance(value, list):
+        named = {item.get("name"): item.get("template") for item in value if isinstance(item, dict)}
+        value = named.get("default")
+    return value if isinstance(value, str) else None
 
 
 def _most_frequent(folders: Sequence[Path]) -> tuple[str | None, str]:
@@ -93,8 +97,11 @@ def _find(wanted: str, folder: Path) -> str:
     return wanted
 
 
-def check(template: str, settings: dict[str, Any], where: str = "") -> None:
+def check(template: str, settings: dict[str, Any], where: str = "") -> str:
     """Check a template by rendering a sample conversation, in a process with limits on memory and time.
+
+    Returns:
+        What the template puts after the assistant's answer.
 
     Raises:
         InputError: it fails, or its output omits what the user said.
@@ -103,12 +110,48 @@ def check(template: str, settings: dict[str, Any], where: str = "") -> None:
     done = run_bounded("mergecore_tokenizer.chat:rendered", request, memory=MEMORY, seconds=SECONDS)
     if done.cause:
         raise InputError(f"{where}the template cannot be rendered: {done.cause}; choose another one")
-    if done.values[0]:
-        raise InputError(f"{where}{done.values[0]}")
+    problem, *rest = done.values
+    if problem:
+        raise InputError(f"{where}{problem}")
+    return str(rest[0])
+
+
+def turn_notes(files: Mapping[str, bytes], ids: Mapping[str, int], configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a note if generation does not stop at the token that ends an answer in the output's chat template.
+
+    Args:
+        files: the output's tokenizer files.
+        ids: the ID of every token.
+        configs: contents of generation_config.json and config.json. The first that lists stop tokens counts.
+    """
+    settings: dict[str, Any] = json.loads(files.get("tokenizer_config.json", b"{}"))
+    template = _template_in(files, settings)
+    stops = next((value for config in configs if (value := config.get("eos_token_id")) is not None), None)
+    if template is None or stops is None:
+        return []
+    try:
+        after = check(template, settings).lstrip()
+    except InputError:
+        return []  # the template is the model's own, and nobody asked for it
+    end = max((token for token in ids if token and after.startswith(token)), key=len, default=None)
+    numbers = stops if isinstance(stops, list) else [stops]
+    if end is None or ids[end] in numbers:
+        return []
+    return [
+        f"answers end with {end!r} (ID {ids[end]}) in the chat template, but generation stops only at ID"
+        f" {', '.join(map(str, numbers))}; add it to eos_token_id in generation_config.json"
+    ]
+
+
+def _template_in(files: Mapping[str, bytes], settings: Mapping[str, Any]) -> str | None:
+    if "chat_template.jinja" in files:
+        return files["chat_template.jinja"].decode("utf-8", "replace")
+    return _default(settings.get("chat_template"))
 
 
 def rendered(request: Mapping[str, Any]) -> Iterator[str]:
-    """Render the sample as transformers would. Yield what is wrong with the template, or an empty string."""
+    """Render the sample as transformers would. Yield what is wrong with the template, or an empty string and what
+    follows the answer."""
     import jinja2
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -129,6 +172,7 @@ def rendered(request: Mapping[str, Any]) -> Iterator[str]:
         template = environment.from_string(request["template"])
         text = template.render(messages=SAMPLE, add_generation_prompt=True, **tokens)
         yield "" if SAMPLE[0]["content"] in text else "the template omits what the user says; it must use `messages`"
+        yield text.partition(SAMPLE[1]["content"])[2]
     except MemoryError:
         raise
     except jinja2.TemplateSyntaxError as error:

@@ -22,6 +22,9 @@ SECONDS = 120
 MEMORY, PER_BYTE = 3 * 10**8, 60
 """Limits of the process that extends a tokenizer: bytes, and bytes for each byte of its files and the new tokens."""
 
+LIBRARY = 7 * 10**8
+"""Bytes that transformers takes in this process. It is used if there is no tokenizer.json."""
+
 
 def grown(source: Read, ids: Mapping[str, int], added: Mapping[str, Entry]) -> dict[str, Any]:
     """Return the content of the extended tokenizer.json, which a process with limits on memory and time computes.
@@ -39,7 +42,7 @@ def grown(source: Read, ids: Mapping[str, int], added: Mapping[str, Entry]) -> d
     done = run_bounded(
         "mergecore_tokenizer.growing:extended",
         {"reference": source.reference, "folder": str(source.folder.absolute()), "ids": ids, "added": added},
-        memory=MEMORY + PER_BYTE * size,
+        memory=MEMORY + PER_BYTE * size + (0 if (source.folder / "tokenizer.json").is_file() else LIBRARY),
         seconds=SECONDS,
     )
     if done.cause:
@@ -68,7 +71,8 @@ def _extended(source: Read, ids: Mapping[str, int], added: Mapping[str, Entry]) 
     model = value["model"] = dict(value["model"])
     vocabulary = model["vocab"]
     model["vocab"] = _pieces(source, vocabulary, ids) if isinstance(vocabulary, list) else {**vocabulary, **ids}
-    value["added_tokens"] = sorted(added.values(), key=lambda entry: int(entry["id"]))
+    own = {entry["content"]: entry for entry in value.get("added_tokens") or ()}  # a class can add more than the files
+    value["added_tokens"] = sorted({**own, **added}.values(), key=lambda entry: int(entry["id"]))
     check = Tokenizer.from_str(_text(value)).get_vocab(with_added_tokens=True)
     if check != ids:
         token = next(token for token in ids if check.get(token) != ids[token])

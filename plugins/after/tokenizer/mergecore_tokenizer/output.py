@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mergecore.api import VOCABULARY_FILES, InputError, ModelError, OutputTokenizer, TokenizerRequest, lies_within
+from mergecore.api import (
+    VOCABULARY_FILES,
+    InputError,
+    ModelError,
+    ModelInfo,
+    OutputTokenizer,
+    TokenizerRequest,
+    lies_within,
+)
 from mergecore_tokenizer import chat, special
 from mergecore_tokenizer.files import as_json, read_bytes, read_optional, tokenizer_files
 from mergecore_tokenizer.growing import grown
@@ -31,6 +40,8 @@ def make(request: TokenizerRequest) -> OutputTokenizer:
         )  # rejects files that `chat.apply` cannot parse
         files, left = _files(config_source.tokenizer_folder)
         notes = [*left, *chat.apply(request, folders, files)]
+        if own := read(config_source.reference, config_source.tokenizer_folder):
+            notes += chat.turn_notes(files, own.ids, _stops(config_source, files, {}))
         return OutputTokenizer(None, files, {}, tuple(notes))
     readers, without = _readers(request)
     source, place = _source(request, readers)
@@ -44,8 +55,14 @@ def make(request: TokenizerRequest) -> OutputTokenizer:
     if len(ids) > len(source.ids) or added.keys() != source.added.keys():
         left += _grow(files, source, ids, added)
     changes, lost = special.changes(config_source, source, readers[request.config_source], ids, files)
+    base = readers[request.config_source]
     notes = [
         *_summary(ids, source, readers),
+        *(
+            [f"text is tokenized as {source.reference} does it, not as {base.reference} does"]
+            if source is not base and source.ids != base.ids
+            else []
+        ),
         *without,
         *notes,
         *conflicts,
@@ -53,7 +70,17 @@ def make(request: TokenizerRequest) -> OutputTokenizer:
         *lost,
         *chat.apply(request, folders, files),
     ]
+    notes += chat.turn_notes(files, ids, _stops(config_source, files, changes))
     return OutputTokenizer(rows, files, changes, tuple(notes), [item.ids for item in readers])
+
+
+def _stops(config_source: ModelInfo, files: Files, changes: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the configs of the output that can list stop tokens, the most important first."""
+    written = files.get("generation_config.json")
+    generation = json.loads(written) if written else read_optional(config_source.folder / "generation_config.json")
+    changed = {key.rpartition(".")[2]: value for key, value in changes.items()}
+    inner = config_source.config.get("text_config")
+    return [generation, changed, config_source.config, inner if isinstance(inner, Mapping) else {}]
 
 
 def _readers(request: TokenizerRequest) -> tuple[list[Read], list[str]]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mergecore.api import ModelError
 from mergecore_tokenizer import sentencepiece, tiktoken
+from mergecore_tokenizer.class_behavior import as_class
 from mergecore_tokenizer.files import read_bytes, read_optional
 
 Entry = Mapping[str, Any]
@@ -48,8 +50,19 @@ def read(reference: str, folder: Path) -> Read | None:
             for entry in _beside(folder):
                 if entry["content"] not in ids:
                     ids[entry["content"]], added[entry["content"]] = entry["id"], entry
+            if known is not _fast:
+                build = partial(_built, folder, build, ids, added)
             return Read(reference, folder, ids, added, build)
     return None
+
+
+def _built(
+    folder: Path, build: Callable[[], dict[str, Any]], ids: Mapping[str, int], added: Mapping[str, Entry]
+) -> dict[str, Any]:
+    value = build()
+    listed = {entry["content"] for entry in value.get("added_tokens") or ()}
+    more = [dict(entry) for token, entry in added.items() if token not in listed]
+    return as_class(folder, {**value, "added_tokens": [*(value.get("added_tokens") or ()), *more]}, ids)
 
 
 Known = tuple[Mapping[str, int], Mapping[str, Entry], Callable[[], dict[str, Any]]]

@@ -12,6 +12,9 @@ from mergecore_tokenizer.reading import Read
 ENDS = ("_token_id", "_token_index")
 """Suffixes of keys that hold a token ID or a list of them."""
 
+ROLES = ("bos", "eos", "pad")
+"""Tokens that every model can have. They are set even where the config source does not set them."""
+
 
 def changes(
     config_source: ModelInfo, source: Read, base: Read, ids: Mapping[str, int], files: dict[str, bytes]
@@ -20,16 +23,24 @@ def changes(
 
     Special tokens of `source` keep their roles. Tokens only in `config_source` are looked up by their text.
     """
-    if source.folder.resolve() == config_source.folder.resolve():
+    if source.folder.resolve() == config_source.tokenizer_folder.resolve() == config_source.folder.resolve():
         return {}, []
     tokens = {number: token for token, number in base.ids.items()}
-    config = read_optional(source.folder / "config.json")
-    roles = dict(_special(config))
+    roles = {**_stated(source), **dict(_special(read_optional(source.folder / "config.json")))}
+    own = {**roles, **dict(_special(read_optional(source.folder / "generation_config.json")))}
     lost: list[str] = []
 
-    def moved(key: str, value: Any, known: Mapping[str, Any]) -> Any:
-        last = key.rpartition(".")[2]
-        found = next((new for name, new in known.items() if name.rpartition(".")[2] == last), None)
+    def moved(config: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+        values = {key.rpartition(".")[2]: value for key, value in known.items()}
+        present = dict(_special(config))
+        found = {key: moved_one(key, value, values) for key, value in present.items()}
+        parent = next((key.rpartition(".")[0] for key in present), "text_config" if "text_config" in config else "")
+        there = {key.rpartition(".")[2] for key in present}
+        missing = (key for role in ROLES if (key := f"{role}_token_id") in values and key not in there)
+        return {**found, **{f"{parent}.{key}" if parent else key: values[key] for key in missing}}
+
+    def moved_one(key: str, value: Any, known: Mapping[str, Any]) -> Any:
+        found = known.get(key.rpartition(".")[2])
         if found is not None:
             return found
         numbers = value if isinstance(value, list) else [value]
@@ -38,14 +49,25 @@ def changes(
             lost.append(key)
         return (new if isinstance(value, list) else new[0]) if new else None
 
-    result = {key: moved(key, value, roles) for key, value in _special(config_source.config)}
+    result = moved(config_source.config, roles)
     generation = read_optional(config_source.folder / "generation_config.json")
-    if generation:
-        own = {**roles, **dict(_special(read_optional(source.folder / "generation_config.json")))}
-        generation |= {key: moved(key, value, own) for key, value in _special(generation)}
-        files["generation_config.json"] = as_json(generation)
+    settings = moved({key: value for key, value in generation.items() if key != "text_config"}, own)
+    if generation or settings != {key.rpartition(".")[2]: value for key, value in result.items()}:
+        files["generation_config.json"] = as_json({**generation, **settings})
     notes = [f"{', '.join(dict.fromkeys(lost))}: not set, because {source.reference} has no such token"] if lost else []
     return result, notes
+
+
+def _stated(source: Read) -> dict[str, Any]:
+    """Return the IDs of the tokens whose roles tokenizer_config.json states."""
+    settings = read_optional(source.folder / "tokenizer_config.json")
+    found = {}
+    for role in ROLES:
+        token = settings.get(f"{role}_token")
+        text = token.get("content") if isinstance(token, Mapping) else token
+        if isinstance(text, str) and text in source.ids:
+            found[f"{role}_token_id"] = source.ids[text]
+    return found
 
 
 def _special(config: Mapping[str, Any], parent: str = "") -> Iterator[tuple[str, Any]]:

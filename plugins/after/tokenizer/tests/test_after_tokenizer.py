@@ -366,3 +366,30 @@ def test_a_tokenizer_that_takes_whole_words_gets_a_note(tmp_path: Path) -> None:
     plan = mergecore.plan(linear(*models, tokenizer_source="union"))
     plan.close()
     assert any("prefers whole words" in note for note in plan.notes)
+
+
+ROLES = {"eos_token_id": [291, 0], "pad_token_id": 0, "bos_token_id": 290}
+
+
+@pytest.mark.parametrize("base_has", [None, {}, {"eos_token_id": 0}, {"temperature": 0.5, "pad_token_id": 3}])
+@pytest.mark.parametrize("nested", [False, True])
+def test_stop_and_padding_tokens_come_with_the_vocabulary(nested: bool, base_has: Any, tmp_path: Path) -> None:
+    """Also where the base has no generation_config.json, or no such key."""
+    plain, chat = byte_level("sea"), byte_level("sea", special=["<|im_start|>", "<|im_end|>"])
+    roles = {"eos_token_id": 0, "bos_token_id": None}
+    base = model(tmp_path / "base", 1, plain, **roles, **({"text_config": roles} if nested else {}))
+    other = model(tmp_path / "chat", 2, chat, eos_token_id=0)
+    put(other, chat, {"eos_token": "<|im_end|>", "pad_token": chat.id_to_token(0)})
+    (other / "generation_config.json").write_text(json.dumps(ROLES))
+    if base_has is not None:
+        (base / "generation_config.json").write_text(json.dumps(base_has))
+    models = [{"model": str(folder), "parameters": {"weight": 0.5}} for folder in (base, other)]
+    recipe = {"merge_method": "linear", "models": models, "tokenizer": {"source": str(other)}}
+    out = mergecore.run(recipe, tmp_path / "out")
+    generation = json.loads((out / "generation_config.json").read_text())
+    assert {key: generation.get(key) for key in ROLES} == ROLES
+    assert generation.get("temperature") == (base_has or {}).get("temperature")
+    settings = json.loads((out / "tokenizer_config.json").read_text())
+    assert settings["eos_token"] == "<|im_end|>" and settings["pad_token"] == chat.id_to_token(0)
+    config = json.loads((out / "config.json").read_text())
+    assert config["eos_token_id"] == 0 and config["pad_token_id"] == 0

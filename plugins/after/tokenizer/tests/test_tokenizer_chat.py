@@ -122,3 +122,19 @@ def test_a_template_that_does_not_work_is_refused_in_the_plan(models: list[Path]
     recipe = {"merge_method": "passthrough", "models": [{"model": str(models[0])}], "chat_template": template}
     with pytest.raises(InputError, match=f"chat_template: .*{said}"):
         mergecore.plan(recipe)
+
+
+@pytest.mark.parametrize(("stops", "noted"), [(None, True), ([0, 291], False), (291, False), ([0], True)])
+def test_a_turn_that_does_not_end_generation_is_reported(stops: object, noted: bool, tmp_path: Path) -> None:
+    """ChatML in a model that stops only at the end of the text never stops after an answer."""
+    tokenizer = byte_level("sea", special=["<|im_start|>", "<|im_end|>"])
+    number = tokenizer.token_to_id("<|im_end|>")
+    folder = model(tmp_path / "model", 1, tokenizer, eos_token_id=0)
+    if stops is not None:
+        listed = [number if stop == 291 else stop for stop in stops] if isinstance(stops, list) else number
+        (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": listed}))
+    recipe = {"merge_method": "linear", "models": [{"model": str(folder), "parameters": {"weight": 1}}]}
+    plan = mergecore.plan({**recipe, "chat_template": "chatml"})
+    plan.close()
+    said = f"answers end with '<|im_end|>' (ID {number}) in the chat template, but generation stops only at ID 0"
+    assert any(said in note for note in plan.notes) is noted, plan.notes

@@ -108,7 +108,7 @@ def extract(
         raise InputError("--added-tokens save stores the embedding and the head; do not drop them")
     import torch
 
-    from mergecore_lora.extracting import Choices
+    from mergecore_lora.choices import Choices
     from mergecore_lora.extracting import extract as run
 
     stored = (keep, embeddings, head, experts, added_tokens)

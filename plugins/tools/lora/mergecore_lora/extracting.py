@@ -15,59 +15,21 @@ from torch import Tensor
 
 from mergecore.api import FLOATS, Budget, InputError, ModelError
 from mergecore.tooling import Registry, class_name
-from mergecore_lora.decomposing import Product, Wanted, decompose, squared_norm
+from mergecore_lora.choices import Choices
+from mergecore_lora.decomposing import Product, decompose, squared_norm
 from mergecore_lora.experts import factored, laid_out, nest
 from mergecore_lora.pairs import Entry, Kind, Pair, open_pair
 from mergecore_lora.writing import TensorFile, peft_config, write_adapter
 
-TASKS = {"ForCausalLM": "CAUSAL_LM", "LMHeadModel": "CAUSAL_LM", "ForConditionalGeneration": "SEQ_2_SEQ_LM"}
-"""PEFT's task name by the suffix of the class name. For other tasks PEFT would require the whole head, changed or not,
-so they have no task name."""
+GENERATES = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
+"""Suffixes of classes whose task PEFT has a name for. For other tasks PEFT would require the whole head, changed or
+not, so they have no task name."""
 
 TAKEN_FOR_EXPERTS = ("gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
 """Module names that PEFT treats as experts in models with experts, unless they are listed as target parameters."""
 
 ROOM = 3
 """Memory that a decomposition needs, as a multiple of the size of the matrix in float32."""
-
-
-@dataclass(frozen=True)
-class Choices:
-    """How to store each kind of tensor.
-
-    Attributes:
-        wanted: Required accuracy of low-rank factors.
-        keep: ``save`` or ``drop`` norms, biases, and other tensors without a low-rank form.
-        embeddings, heads: ``lora``, ``save``, or ``drop``.
-        experts: ``lora``, ``save``, or ``drop``, for experts stored as one tensor.
-        added: ``refuse``, ``drop``, or ``save`` rows that only the fine-tune has. ``save`` stores the whole tensor.
-        dtype: Dtype of the factors.
-        own_ranks: Whether every tensor keeps its own rank. Otherwise, zeros fill up all to the largest.
-        only_factors: Whether to drop what would be saved in full, for programs that read only low-rank factors.
-    """
-
-    wanted: Wanted
-    keep: str = "save"
-    embeddings: str = "lora"
-    heads: str = "lora"
-    experts: str = "save"
-    added: str = "refuse"
-    dtype: torch.dtype = torch.float32
-    own_ranks: bool = False
-    only_factors: bool = False
-
-    def of(self, entry: Entry) -> str:
-        """Return ``lora``, ``save``, or ``drop``."""
-        how = self._chosen(entry)
-        return "drop" if how == "save" and self.only_factors else how
-
-    def _chosen(self, entry: Entry) -> str:
-        if entry.kind is Kind.LINEAR or entry.grown:
-            return "save" if entry.grown else "lora"
-        if entry.kind is Kind.EXPERTS and self.experts == "lora":
-            return "lora" if entry.matrices else self.keep
-        own = {Kind.EMBEDDING: self.embeddings, Kind.HEAD: self.heads, Kind.EXPERTS: self.experts}
-        return own.get(entry.kind, self.keep)
 
 
 @dataclass(frozen=True)
@@ -257,10 +219,11 @@ class Extractor:
         biases = any(entries[name].kind is Kind.BIAS for name, found in outcomes.items() if found.how == "save")
         embedding = any(entries[name].kind is Kind.EMBEDDING for name in outcomes)
         class_ = class_name(self.pair.base.config, self.pair.base.reference)
+        task = "SEQ_2_SEQ_LM" if self.pair.base.config.get("is_encoder_decoder") else "CAUSAL_LM"
         heads = any(entry.kind is Kind.HEAD for entry in entries.values())
         return peft_config(
             self.pair.base.reference,
-            next((task for end, task in TASKS.items() if class_.endswith(end)), None),
+            task if class_.endswith(GENERATES) else None,
             ranks,
             parameters,
             every,

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from mergecore_lora.choices import Choices
 from mergecore_lora.decomposing import Wanted, decompose, squared_norm
-from mergecore_lora.extracting import Choices, extract
+from mergecore_lora.extracting import extract
 from safetensors.torch import load_file, save_file
 from tiny_llamas import write_model
 from zoo.composites import MODELS as COMPOSITES
