@@ -39,7 +39,7 @@ def _by_class(folder: Path, ids: Mapping[str, int]) -> dict[str, Any] | None:
         made = tokenizer.backend_tokenizer
         known = made.get_vocab(with_added_tokens=True)
         return json.loads(made.to_str()) if ids == known else None
-    except Exception:  # whatever a stranger's files cause in it, our own conversion remains
+    except Exception:  # a stranger's files can cause any error, and our own conversion remains
         return None
 
 

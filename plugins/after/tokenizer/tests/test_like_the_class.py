@@ -1,4 +1,4 @@
-"""A tokenizer that is written anew tokenizes text as the source does, read as a file alone and by its class."""
+"""A tokenizer with new tokens tokenizes text as its source does, read as a file alone and by its class."""
 
 from __future__ import annotations
 
