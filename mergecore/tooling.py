@@ -45,6 +45,7 @@ from mergecore.documents import Place, load_file
 from mergecore.errors import MergecoreError, nearest, printable
 from mergecore.inmemory import merge_tensors
 from mergecore.models import (
+    Added,
     Checkpoint,
     LayoutReader,
     Rows,
@@ -107,6 +108,7 @@ from mergecore.validation import check
 
 __all__ = [
     "LOCK_NAME",
+    "Added",
     "ArchDirs",
     "Architecture",
     "AsJson",

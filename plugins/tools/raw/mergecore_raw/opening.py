@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from mergecore.api import ModelError, Reader, read_json
-from mergecore.tooling import Checkpoint, Registry, check_link, stamp_file
+from mergecore.tooling import Checkpoint, Registry, check_link, split_adapters, stamp_file
 
 CLASS = "StateDict"
 """Placeholder model class for arbitrary names."""
@@ -44,7 +44,7 @@ def is_diffusers(reference: str) -> bool:
 
 
 def open_state(reference: str, registry: Registry) -> Checkpoint:
-    """Open a weight file or a diffusers folder.
+    """Open a weight file or a diffusers folder. With ``+LORA``, the changes of a LoRA file are added.
 
     In a folder, tensor names start with the path of their weight file, without suffix, shard, and variant:
     ``unet/diffusion_pytorch_model/conv_in.weight``.
@@ -52,6 +52,9 @@ def open_state(reference: str, registry: Registry) -> Checkpoint:
     Raises:
         ModelError: The reference is neither, or cannot be read.
     """
+    base, loras = split_adapters(reference) if "+" in reference and not os.path.exists(reference) else (reference, [])
+    if loras:
+        return _with_loras(reference, base, loras, registry)
     path = Path(os.path.expanduser(reference))
     if is_diffusers(reference):
         return _opened(reference, path, _component_files(path), registry)
@@ -63,6 +66,26 @@ def open_state(reference: str, registry: Registry) -> Checkpoint:
         raise ModelError(f"{reference}: is not a diffusers folder ({INDEX} is missing); use a weight file instead")
     suffixes = ", ".join(f".{suffix}" for suffix in READERS)
     raise ModelError(f"{reference}: is neither a weight file ({suffixes}) nor a diffusers folder")
+
+
+def _with_loras(reference: str, base: str, loras: Sequence[str], registry: Registry) -> Checkpoint:
+    """Open ``CHECKPOINT+LORA``: a checkpoint with the changes of LoRA files."""
+    from mergecore_raw.lora_files import with_lora
+
+    checkpoint = open_state(base, registry)
+    for lora in loras:
+        try:
+            added = open_state(lora, registry)
+        except BaseException:
+            checkpoint.close()
+            raise
+        try:
+            checkpoint = with_lora(checkpoint, added)
+        except BaseException:
+            added.close()
+            checkpoint.close()
+            raise
+    return replace(checkpoint, reference=reference)
 
 
 def _opened(reference: str, path: Path, groups: Mapping[str, list[Path]], registry: Registry) -> Checkpoint:

@@ -101,6 +101,7 @@ def check_out(out: Path, components: bool) -> None:
 
 def _plan(recipe: Recipe, intersection: bool, union: bool, memory: int, quiet: bool) -> tuple[Plan, Registry]:
     """Plan a recipe, using the tensor names of its models as the architecture."""
+    from mergecore_raw.lora_files import are_lora_files, merged_loras
     from mergecore_raw.opening import CLASS
 
     for key in ("tokenizer", "tokenizer_source", "chat_template"):
@@ -109,6 +110,8 @@ def _plan(recipe: Recipe, intersection: bool, union: bool, memory: int, quiet: b
     registry = Registry(warn)
     waiting = _opened(recipe, registry)
     try:
+        if are_lora_files(waiting):
+            recipe, waiting = merged_loras(recipe, waiting)
         names = {model: list(checkpoint.tensors) for model, checkpoint in waiting.items()}
         common = set.intersection(*map(set, names.values()))
         if intersection:

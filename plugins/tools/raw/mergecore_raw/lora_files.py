@@ -1,0 +1,265 @@
+"""Merge LoRA files exactly, by concatenating their factors, and add them to checkpoints."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from mergecore.api import InputError, ModelError, Reader, TensorInfo
+from mergecore.api.files import TORCH_NAMES
+from mergecore.tooling import Added, Checkpoint, Place, Recipe, parse_recipe
+from mergecore_raw.factors import Change, changes, has_factors
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SUMS = ("linear", "task_arithmetic")
+"""Methods that only add up weighted changes."""
+
+HELD = 4
+"""Number of changes to keep in memory, because the pieces of a tensor are read one after the other."""
+
+LABELS = {
+    "unet": ("lora_unet_",), "transformer": ("lora_transformer_", "lora_unet_"),
+    "text_encoder": ("lora_te_", "lora_te1_"), "text_encoder_2": ("lora_te2_",), "text_encoder_3": ("lora_te3_",),
+}  # fmt: skip
+"""What kohya's scripts put before the names of a component."""
+
+HOMES = {
+    "model.diffusion_model.": "unet", "diffusion_model.": "transformer",
+    "cond_stage_model.transformer.": "text_encoder",
+    "conditioner.embedders.0.transformer.": "text_encoder", "conditioner.embedders.1.model.": "text_encoder_2",
+    "conditioner.embedders.1.transformer.": "text_encoder_2",
+}  # fmt: skip
+"""The components of a checkpoint in a single file, by the start of their names."""
+
+
+def are_lora_files(checkpoints: Mapping[str, Checkpoint]) -> bool:
+    """Return whether the models of a recipe are LoRA files.
+
+    Raises:
+        InputError: only some of them are.
+    """
+    kinds = {name: has_factors(checkpoint.tensors) for name, checkpoint in checkpoints.items()}
+    if any(kinds.values()) and not all(kinds.values()):
+        lora, other = (next(name for name, kind in kinds.items() if kind is wanted) for wanted in (True, False))
+        raise InputError(
+            f"{lora}: is a LoRA file, but {other} is not; to add it to a checkpoint, write CHECKPOINT+{lora}"
+        )
+    return any(kinds.values())
+
+
+def merged_loras(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> tuple[Recipe, dict[str, Checkpoint]]:
+    """Return the weighted sum of LoRA files as a model in memory, and a recipe that copies it.
+
+    Raises:
+        InputError: the method is not a weighted sum, or a file has changes that are not low-rank products.
+    """
+    try:
+        held = Held(_merged_factors(recipe, checkpoints))
+    finally:
+        for checkpoint in checkpoints.values():
+            checkpoint.close()
+    first = next(iter(checkpoints.values()))
+    stamps = {path: stamp for item in checkpoints.values() for path, stamp in item.stamps.items()}
+    readers = dict.fromkeys(held.tensors, held)
+    model = replace(first, tensors=held.tensors, readers=readers, files=(), stamps=stamps)
+    value = {"merge_method": "passthrough", "models": [{"model": first.reference}]}
+    return parse_recipe(Place(value), ""), {first.reference: model}
+
+
+class Held:
+    """A `mergecore.api.Reader` of tensors in memory."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        names = {f"torch.{name}": key for key, name in TORCH_NAMES.items()}
+        self.tensors = {key: TensorInfo(names[str(t.dtype)], tuple(t.shape)) for key, t in tensors.items()}
+        self._values = {key: tensor.contiguous().view(-1) for key, tensor in tensors.items()}
+
+    def read(self, name: str, start: int, out: Tensor) -> None:
+        """See `mergecore.api.Reader.read`."""
+        out.copy_(self._values[name][start : start + len(out)])
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+def _merged_factors(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> dict[str, Tensor]:
+    """Return the tensors of the weighted sum. Its change is exactly the sum of the files' changes."""
+    weights = _weights(recipe, list(checkpoints))
+    found = {name: changes(CheckpointReader(item), name) for name, item in checkpoints.items()}
+    for name, modules in found.items():
+        if other := next((item for item in modules.values() if not item.is_low_rank), None):
+            raise InputError(
+                f"{name}: {other.module!r} is not a product of two matrices, so files like it cannot be merged into"
+                f" one; add each to a checkpoint: CHECKPOINT+{name}"
+            )
+    result: dict[str, Tensor] = {}
+    for module in dict.fromkeys(module for modules in found.values() for module in modules):
+        there = [(weights[name], modules[module]) for name, modules in found.items() if module in modules]
+        result.update(_concatenated(module, there))
+    return result
+
+
+def _weights(recipe: Recipe, names: list[str]) -> dict[str, float]:
+    """Return the factor of each file in the sum."""
+    value = recipe.place.value
+    if recipe.method not in SUMS or recipe.base_model or "models" not in value:
+        raise recipe.place.child("merge_method").error(
+            f"{recipe.method!r} works on whole weights, and LoRA files have only factors of changes; use linear, or add"
+            " each file to a checkpoint: CHECKPOINT+LORA"
+        )
+    shared = value.get("parameters") or {}
+    own = {item["model"]: {**shared, **(item.get("parameters") or {})} for item in value["models"]}
+    weights = {}
+    for name in names:
+        weight = own.get(name, shared).get("weight", 1.0)
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)):
+            raise recipe.place_of(name).error("the weight of a LoRA file must be one number")
+        weights[name] = float(weight)
+    scale = float(shared.get("lambda", 1.0))
+    if recipe.method == "linear" and shared.get("normalize", True):
+        total = math.fsum(weights.values())
+        if not total:
+            raise recipe.place.error("the weights add up to 0 and cannot be normalized; set normalize: false")
+        scale = 1 / total
+    return {name: scale * weight for name, weight in weights.items()}
+
+
+def _concatenated(module: str, there: list[tuple[float, Change]]) -> dict[str, Tensor]:
+    """Return the tensors of a module's sum, with the keys of the first file that has it."""
+    import torch
+
+    ups, downs = [], []
+    for weight, change in there:
+        up, down = change.load("up"), change.load("down")
+        ups.append(weight * change.scale(down.shape[0]) * up)
+        downs.append(down)
+    first = there[0][1]
+    shapes = {(up.shape[0], down.shape[1:]) for up, down in zip(ups, downs)}
+    if len(shapes) > 1:
+        sources = ", ".join(change.source for _, change in there)
+        raise ModelError(f"{module}: has different shapes in {sources}; these files are for different models")
+    dtypes = {part: _dtype(first, part) for part in first.keys}
+    result = {
+        first.keys["up"]: torch.cat(ups, 1).to(dtypes["up"]),
+        first.keys["down"]: torch.cat(downs).to(dtypes["down"]),
+    }
+    if "alpha" in first.keys:
+        result[first.keys["alpha"]] = torch.tensor(float(result[first.keys["down"]].shape[0])).to(dtypes["alpha"])
+    return result
+
+
+def _dtype(change: Change, part: str) -> Any:
+    from mergecore.api import torch_dtype
+
+    return torch_dtype(change.reader.tensors[change.keys[part]].dtype)
+
+
+class CheckpointReader:
+    """A `mergecore.api.Reader` for all tensors of a checkpoint."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.tensors, self._checkpoint = checkpoint.tensors, checkpoint
+
+    def read(self, name: str, start: int, out: Tensor) -> None:
+        """See `mergecore.api.Reader.read`."""
+        self._checkpoint.read(name, start, out)
+
+    def close(self) -> None:
+        """Do nothing, because the files belong to the checkpoint."""
+
+
+def with_lora(checkpoint: Checkpoint, lora: Checkpoint) -> Checkpoint:
+    """Add the changes of a LoRA file to the weights of a checkpoint, when they are read.
+
+    Raises:
+        ModelError: the file has no factors, or a module that the checkpoint does not have.
+    """
+    if not has_factors(lora.tensors):
+        raise ModelError(f"{lora.reference}: is not a LoRA file, so it cannot be added to {checkpoint.reference}")
+    known = _spellings(checkpoint.tensors)
+    placed: dict[str, Change] = {}
+    missing = []
+    for module, change in changes(CheckpointReader(lora), lora.reference).items():
+        name = known.get(_plain(module)) or known.get(_plain(module.partition(".")[2]))
+        if name is None:
+            missing.append(module)
+        else:
+            placed[name] = change
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise ModelError(
+            f"{lora.reference}: changes {missing[0]!r}{more}, which {checkpoint.reference} does not have under that"
+            " name; was it trained for another model, or for this model in another layout?"
+        )
+    changed = Changed(checkpoint, placed, lora.reference)
+    return replace(
+        checkpoint,
+        tensors={**checkpoint.tensors, **changed.tensors},
+        readers={**checkpoint.readers, **dict.fromkeys(changed.tensors, changed)},
+        files=[*checkpoint.files, *lora.files],
+        stamps={**checkpoint.stamps, **lora.stamps},
+        adapters=(*checkpoint.adapters, Added(lora.folder, "LoRA file", len(placed))),
+    )
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"\W", "_", name.removeprefix("base_model.model."))
+
+
+def _spellings(names: Iterable[str]) -> dict[str, str]:
+    """Return every name that a LoRA file can use for a weight's module, mapped to the weight."""
+    found: dict[str, str] = {}
+    for name in names:
+        label, _, own = name.rpartition("/")
+        stem = own.removesuffix(".weight")
+        component = label.partition("/")[0]
+        for start, home in HOMES.items():
+            if stem.startswith(start):
+                stem, component = stem.removeprefix(start), home
+                break
+        labels = LABELS.get(component) or ("lora_unet_", "lora_te_", "lora_transformer_")
+        for start in ("", f"{component}_" if component else "", *labels):
+            found.setdefault(_plain(start + stem), name)
+        found.setdefault(_plain(own.removesuffix(".weight")), name)
+    return found
+
+
+class Changed:
+    """A `mergecore.api.Reader` that adds dense changes to a checkpoint's tensors when they are read."""
+
+    def __init__(self, checkpoint: Checkpoint, placed: Mapping[str, Change], source: str) -> None:
+        infos = {name: checkpoint.tensors[name] for name in placed}
+        self.tensors = {name: TensorInfo("F32", info.shape, info.kept) for name, info in infos.items()}
+        self._checkpoint, self._placed, self._source = checkpoint, placed, source
+        self._change = lru_cache(maxsize=HELD)(self._computed)
+
+    def _computed(self, name: str) -> Tensor:
+        change, shape = self._placed[name].dense(), self.tensors[name].shape
+        if change.numel() != self.tensors[name].elements or change.shape[0] != shape[0]:
+            raise ModelError(
+                f"{self._source}: the change of {self._placed[name].module!r} has shape {list(change.shape)}, but"
+                f" {name!r} has {list(shape)}; was it trained for another model?"
+            )
+        return change.reshape(-1)
+
+    def read(self, name: str, start: int, out: Tensor) -> None:
+        """See `mergecore.api.Reader.read`."""
+        from mergecore.api import torch_dtype
+
+        stored = out.new_empty(out.shape, dtype=torch_dtype(self._checkpoint.tensors[name].dtype))
+        self._checkpoint.read(name, start, stored)
+        out.copy_(stored)
+        out += self._change(name)[start : start + len(out)]
+
+    def parts(self, name: str) -> list[tuple[Reader, str, int]]:
+        """Return the tensor that a tensor is read from. See `mergecore.api.DerivedReader.parts`."""
+        return [(self._checkpoint.readers[name], name, self.tensors[name].elements)]
+
+    def close(self) -> None:
+        """Do nothing, because the files belong to the checkpoint."""
