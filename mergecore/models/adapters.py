@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,9 @@ from mergecore.errors import ModelError, PluginError
 from mergecore.models.architecture_lookup import find_architecture
 from mergecore.models.checkpoint import Added, Checkpoint, check_link, open_folder
 from mergecore.models.layout_reader import convert_layout, join_parts, rename_tensors
+from mergecore.models.not_models import ADAPTER
 from mergecore.models.references import locate_model, split_adapters
+from mergecore.models.remote_files import Shard, shards_of
 from mergecore.models.stamps import stamp_file
 from mergecore.models.tied_weights import stored_name, tied_heads
 
@@ -104,6 +107,9 @@ def with_adapter(
     others = {**_aliases(bound, checkpoint, tensors), **definition.prefixes}
     adapter = registry.adapter(AdapterRequest(folder, info, tensors, others, tied, open_file))
     if adapter is None:
+        inside = sorted(path.parent.name for path in folder.glob(f"*/{ADAPTER}"))
+        if inside:
+            raise ModelError(f"{folder}: is not an adapter, but contains {', '.join(inside)}; add {folder / inside[0]}")
         raise PluginError(
             f"{folder}: no installed package recognizes this adapter; for PEFT LoRA: pip install mergecore-lora"
         )
@@ -121,7 +127,51 @@ def with_adapter(
     added = Added(folder, adapter.summary, len(adapter.changes))
     stamps = {**checkpoint.stamps, **{path: stamp_file(path) for path in adapter.files}}
     tokenizer = folder if _has_tokenizer(folder) else checkpoint.tokenizer
-    return replace(changed, stamps=stamps, adapters=(*checkpoint.adapters, added), tokenizer=tokenizer)
+    notes = (*changed.notes, *_share_note(checkpoint, adapter, tied, folder))
+    return replace(changed, stamps=stamps, adapters=(*checkpoint.adapters, added), tokenizer=tokenizer, notes=notes)
+
+
+SAMPLED, PIECE = 16, 1 << 15
+"""Number of tensors, and of elements of each, from which the size of an adapter's changes is estimated."""
+
+
+def _share_note(checkpoint: Checkpoint, adapter: Adapter, tied: Mapping[str, str], folder: Path) -> Iterator[str]:
+    """Yield a note with the norm of an adapter's changes relative to the norm of the tensors that it changes.
+
+    It is an estimate from pieces of some tensors. Models that are not in local files are not read for it.
+    """
+    names = [name for name in adapter.changes if name in checkpoint.tensors and name not in adapter.rows]
+    chosen = names[:: max(1, len(names) // SAMPLED)]
+    if not chosen or not checkpoint.files or any(not shard.here for shard in _shards(checkpoint, chosen)):
+        return
+    share = _share(checkpoint, adapter, chosen, PIECE) or _share(checkpoint, adapter, chosen, None)
+    if share:
+        yield f"{folder}: changes the tensors of the base that it is for by about {share:.2%} of their norm"
+    elif adapter.changes.keys() <= {*names, *tied}:
+        yield f"{folder}: changes the base by 0.0%; was it saved before it was trained?"
+
+
+def _shards(checkpoint: Checkpoint, names: Iterable[str]) -> Iterator[Shard]:
+    for name in names:
+        yield from shards_of(checkpoint.readers[name], name)
+
+
+def _share(checkpoint: Checkpoint, adapter: Adapter, names: Iterable[str], limit: int | None) -> float:
+    """Return the norm of the changes divided by the norm of the tensors, over the first elements of each."""
+    import torch
+
+    changed = whole = 0.0
+    for name in names:
+        info = checkpoint.tensors[name]
+        read = partial(Changed(checkpoint, {}, {}, {}).read_base, name)
+        before = torch.empty(min(info.elements, limit or info.elements))
+        read(0, before)
+        after = before.clone()
+        adapter.changes[name].apply(0, after, read)
+        weight = info.elements / len(before)
+        changed += weight * (after - before).double().square().sum().item()
+        whole += weight * before.double().square().sum().item()
+    return math.sqrt(changed / whole) if whole else 0.0
 
 
 def _resized(changed: Checkpoint, architecture: Architecture, resized: Iterable[str], folder: Path) -> Checkpoint:
@@ -200,11 +250,12 @@ class Changed:
 
     def read(self, name: str, start: int, out: Tensor) -> None:
         """See `mergecore.api.Reader.read`."""
-        unchanged = partial(self._read, self._names[name])
+        unchanged = partial(self.read_base, self._names[name])
         unchanged(start, out)
         self._changes[name].apply(start, out, unchanged)
 
-    def _read(self, name: str, start: int, out: Tensor) -> None:
+    def read_base(self, name: str, start: int, out: Tensor) -> None:
+        """Fill `out` with elements of the unchanged tensor. Elements beyond its end are zero."""
         info = self._checkpoint.tensors[name]
         dtype, there = torch_dtype(info.dtype), max(info.elements - start, 0)
         out[there:] = 0

@@ -12,15 +12,11 @@ from pathlib import Path
 
 from mergecore.api import Adapter, AdapterRequest, Change, ModelError, Reader, TensorInfo
 from mergecore_lora.changes import Factors, Instead, LowRank, Plus, Rows, Same, Stored, Then
-from mergecore_lora.settings import WEIGHTS, Settings, read_settings
+from mergecore_lora.keys import PART, check_one_adapter, plain_key
+from mergecore_lora.settings import WEIGHTS, Settings, read_settings, stated
 
-PREFIX = "base_model.model."
-"""Prefix of PEFT's keys."""
-
-PART = re.compile(
-    r"(.+)\.(lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)(?:\.default)?(\.weight|\.bias)?"
-)
-"""A key of a low-rank change: the module, the part, and whether it is the part's weight or bias."""
+HEADS = ("score", "classifier", "qa_outputs", "classification_head", "pooler")
+"""Modules that only classes for other tasks than writing text have."""
 
 LAYER = re.compile(r".*?\.\d+\.")
 """Start of the name of a tensor in a layer."""
@@ -67,12 +63,18 @@ class Keys:
     def changes(self) -> dict[str, Change]:
         """Return every change by the name of the model's tensor."""
         trained = {WRAPPED.sub("", key) for key in self.reader.tensors if TRAINED in key}
-        for key in self.reader.tensors:
-            name = key.removeprefix(PREFIX)
+        check_one_adapter(self.reader.tensors, self.path)
+        for key, info in self.reader.tensors.items():
+            name = plain_key(key)
+            if not info.elements:
+                raise ModelError(
+                    f"{self.path}: {key!r} is empty; DeepSpeed saved it without gathering its parts, so save the"
+                    " adapter again from the gathered weights"
+                )
             if TRAINED not in key and WRAPPED.sub("", key) in trained:
                 continue  # If the vocabulary was resized, PEFT also saves the embedding as it was before training.
             if match := PART.fullmatch(name):
-                part = match[2] + (".bias" if match[3] == ".bias" else "")
+                part = match[2] + (".bias" if match[4] == ".bias" else "")
                 self.modules.setdefault(match[1], {})[part] = key
             elif name.endswith(TOKENS):
                 self._add_rows(key, name.removesuffix(TOKENS))
@@ -249,6 +251,13 @@ class Keys:
         self._changes[name], self._origin[name] = change, key
 
     def _no_place(self, key: str) -> ModelError:
+        task, module = stated(self.request.folder, "task_type"), plain_key(key).partition(".")[0]
+        if module in HEADS and isinstance(task, str):
+            kind = " ".join(map(str, self.request.model.config.get("architectures") or ["a model without a class"]))
+            return ModelError(
+                f"{self.path}: has the head {module!r} for the task {task}, but {self.request.model.reference} is a"
+                f" {kind} without such a head; use a base of the class that the adapter was trained on"
+            )
         return ModelError(
             f"{self.path}: {key!r} matches no weight of {self.request.model.reference}; was the adapter trained for"
             " another model?"

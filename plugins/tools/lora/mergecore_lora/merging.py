@@ -14,8 +14,8 @@ from torch import Tensor
 
 from mergecore.api import Base, DeltaMethod, InputError, Method, ModelError, Reader
 from mergecore.tooling import Registry, check_link, find_adapter, merge_tensors, stamp_file
-from mergecore_lora.applying import PART, PREFIX
 from mergecore_lora.changes import Stored
+from mergecore_lora.keys import PART, plain_key
 from mergecore_lora.settings import WEIGHTS, Settings, read_settings, stated
 from mergecore_lora.writing import TensorFile, peft_config, write_adapter
 
@@ -113,8 +113,8 @@ def _open(folder: Path, registry: Registry, files: list[Reader]) -> Opened:
 def _pairs(path: Path, reader: Reader, settings: Settings) -> dict[str, tuple[bool, Stored, Stored]]:
     found: dict[str, dict[str, Stored]] = {}
     for key in reader.tensors:
-        match = PART.fullmatch(key.removeprefix(PREFIX))
-        if match is None or match[3] == ".bias" or match[2] == "lora_magnitude_vector":
+        match = PART.fullmatch(plain_key(key))
+        if match is None or match[4] == ".bias" or match[2] == "lora_magnitude_vector":
             raise ModelError(
                 f"{path}: {key!r} is not a low-rank change; merge BASE+ADAPTER as models, then extract an adapter"
             )

@@ -17,7 +17,7 @@ from torch import Tensor
 from mergecore.api import ITEM_BYTES, RunError, TensorInfo, torch_dtype
 from mergecore.api.files import TORCH_NAMES
 from mergecore.tooling import OutputFolder, PublicNames, as_bytes, check_unchanged
-from mergecore_lora.applying import PREFIX
+from mergecore_lora.keys import PREFIX
 from mergecore_lora.settings import CONFIG, WEIGHTS
 
 REPORT = "mergecore_lora.json"

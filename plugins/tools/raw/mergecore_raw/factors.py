@@ -1,4 +1,4 @@
-"""LoRA files of image models: find the factors of each module, and compute the change that they stand for.
+"""LoRA files of image models: find the factors of each module, and compute the change that they describe.
 
 The formulas are those of LoRA (arXiv 2106.09685) and, for LoHa and LoKr, of LyCORIS (arXiv 2309.14859).
 """
