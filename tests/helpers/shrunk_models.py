@@ -29,23 +29,30 @@ SIZES: dict[str, Any] = {
 """Values of config keys, in every part of a config."""
 
 
-def shrunk_config(model_class: Any) -> Any:
+def shrunk_config(model_class: Any, layers: int = 2) -> Any:
     """The default config of a class with these sizes. Many classes cannot be reduced so, and raise any exception."""
-    return model_class.config_class.from_dict(_shrunk(model_class.config_class().to_dict()))
+    return model_class.config_class.from_dict(_shrunk(model_class.config_class().to_dict(), layers))
 
 
-def _shrunk(config: Mapping[str, Any]) -> dict[str, Any]:
+def _shrunk(config: Mapping[str, Any], layers: int) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key, value in config.items():
         if key in ("rope_parameters", "rope_scaling") and isinstance(value, dict) and "mrope_section" in value:
             result[key] = {**value, "mrope_section": [1, 1, 2]}
         elif isinstance(value, dict) and ("config" in key or "model_type" in value):
-            result[key] = _shrunk(value)
+            result[key] = _shrunk(value, layers)
         elif key in ("layer_types", "mlp_layer_types") and isinstance(value, list):
-            result[key] = value[:2]
+            result[key] = value[:layers]
+        elif key in ("num_hidden_layers", "n_layer", "n_layers", "num_layers") and isinstance(value, int):
+            result[key] = layers
         else:
             result[key] = SIZES[key] if key in SIZES and value is not None else value
     return result
+
+
+def causal_classes() -> list[str]:
+    """Every class of transformers for text generation that is a model on its own."""
+    return [name for name in dir(transformers) if name.endswith(("ForCausalLM", "LMHeadModel"))]
 
 
 def classes_with_text() -> Iterator[str]:
