@@ -47,6 +47,7 @@ from mergecore.inmemory import merge_tensors
 from mergecore.models import (
     Added,
     Checkpoint,
+    Labelled,
     LayoutReader,
     Rows,
     Span,
@@ -69,6 +70,7 @@ from mergecore.models import (
     stored_name,
     tied_heads,
     token_ids,
+    with_changes,
     with_layout,
     with_rows,
 )
@@ -94,6 +96,7 @@ from mergecore.recipes import (
 )
 from mergecore.running import (
     FileTensorIO,
+    FolderWriter,
     Listener,
     Options,
     OutputFolder,
@@ -114,9 +117,11 @@ __all__ = [
     "AsJson",
     "Checkpoint",
     "FileTensorIO",
+    "FolderWriter",
     "Force",
     "Health",
     "HealthCheck",
+    "Labelled",
     "LayoutReader",
     "Listener",
     "Lock",
@@ -201,6 +206,7 @@ __all__ = [
     "token_ids",
     "warn",
     "with_keys",
+    "with_changes",
     "with_layout",
     "with_rows",
     "write_whole",

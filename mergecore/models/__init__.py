@@ -1,6 +1,6 @@
 """Open the models that recipes name, as checkpoints whose tensors have the names from a definition."""
 
-from mergecore.models.adapters import find_adapter, open_model, with_adapter
+from mergecore.models.adapters import find_adapter, open_model, with_adapter, with_changes
 from mergecore.models.architecture_lookup import (
     compare_names,
     definition_paths,
@@ -18,6 +18,7 @@ from mergecore.models.layout_reader import LayoutReader, Span, join_parts, renam
 from mergecore.models.references import LocatedModel, check_path, locate_model, split_adapters
 from mergecore.models.remote_files import Shard, shards_of
 from mergecore.models.row_reader import MEAN, ZERO, Rows, with_rows
+from mergecore.models.sentence_modules import Labelled
 from mergecore.models.stamps import Stamp, check_unchanged, stamp_file
 from mergecore.models.tied_weights import source_name, stored_name, tied_heads
 from mergecore.models.vocabulary_check import VOCABULARY_CURE, check_vocabularies, token_ids
@@ -29,6 +30,7 @@ __all__ = [
     "ZERO",
     "Added",
     "Checkpoint",
+    "Labelled",
     "LayoutReader",
     "LocatedModel",
     "Rows",
@@ -63,6 +65,7 @@ __all__ = [
     "tied_heads",
     "token_ids",
     "with_adapter",
+    "with_changes",
     "with_layout",
     "with_rows",
 ]

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from mergecore.api import (
@@ -115,14 +116,14 @@ def with_adapter(
         )
     _check(adapter, tensors, folder)
     direct = {name: change for name, change in adapter.changes.items() if name in {**checkpoint.tensors, **tied}}
-    changed = _changed(checkpoint, direct, tied, adapter.rows)
+    changed = with_changes(checkpoint, direct, tied, adapter.rows)
     if direct.keys() & tied.keys():  # the head is no longer tied to the embedding
         changed = replace(changed, config=with_keys(changed.config, tie_keys(changed.config, False)))
     if adapter.rows:
         changed = _resized(changed, bound, adapter.rows, folder)
     if rest := {name: change for name, change in adapter.changes.items() if name not in direct}:
         in_parts = definition.bind(checkpoint.config, checkpoint.reference, frozenset(checkpoint.tensors))
-        changed = _changed(convert_layout(changed, definition, bound, checkpoint), rest, {}, {})
+        changed = with_changes(convert_layout(changed, definition, bound, checkpoint), rest)
         changed = convert_layout(changed, definition, in_parts, checkpoint)
     added = Added(folder, adapter.summary, len(adapter.changes))
     stamps = {**checkpoint.stamps, **{path: stamp_file(path) for path in adapter.files}}
@@ -163,7 +164,7 @@ def _share(checkpoint: Checkpoint, adapter: Adapter, names: Iterable[str], limit
     changed = whole = 0.0
     for name in names:
         info = checkpoint.tensors[name]
-        read = partial(Changed(checkpoint, {}, {}, {}).read_base, name)
+        read = partial(_read_base, checkpoint, name)
         before = torch.empty(min(info.elements, limit or info.elements))
         read(0, before)
         after = before.clone()
@@ -221,10 +222,24 @@ def _check(adapter: Adapter, tensors: Mapping[str, TensorInfo], folder: Path) ->
             raise ModelError(f"{folder}: changes {name!r}, but its dtype {tensors[name].dtype} is not supported")
 
 
-def _changed(
-    checkpoint: Checkpoint, changes: Mapping[str, Change], tied: Mapping[str, str], rows: Mapping[str, int]
+NONE: Mapping[str, Any] = MappingProxyType({})
+
+
+def with_changes(
+    checkpoint: Checkpoint,
+    changes: Mapping[str, Change],
+    tied: Mapping[str, str] = NONE,
+    rows: Mapping[str, int] = NONE,
 ) -> Checkpoint:
-    """Return the checkpoint with these tensors changed. A changed tied tensor becomes a separate tensor."""
+    """Return a checkpoint whose tensors are changed when they are read.
+
+    Args:
+        checkpoint: the model.
+        changes: the change of each tensor.
+        tied: tensors that are not stored because they are tied, mapped to those they are tied to. If one is changed, it
+            becomes a separate tensor.
+        rows: the new number of rows of tensors that are resized.
+    """
     names = {name: tied.get(name, name) for name in changes}
     changed = Changed(checkpoint, changes, names, rows)
     readers = {**checkpoint.readers, **dict.fromkeys(changes, changed)}
@@ -250,22 +265,9 @@ class Changed:
 
     def read(self, name: str, start: int, out: Tensor) -> None:
         """See `mergecore.api.Reader.read`."""
-        unchanged = partial(self.read_base, self._names[name])
+        unchanged = partial(_read_base, self._checkpoint, self._names[name])
         unchanged(start, out)
         self._changes[name].apply(start, out, unchanged)
-
-    def read_base(self, name: str, start: int, out: Tensor) -> None:
-        """Fill `out` with elements of the unchanged tensor. Elements beyond its end are zero."""
-        info = self._checkpoint.tensors[name]
-        dtype, there = torch_dtype(info.dtype), max(info.elements - start, 0)
-        out[there:] = 0
-        out = out[:there]
-        if out.dtype == dtype:
-            self._checkpoint.read(name, start, out)
-            return
-        stored = out.new_empty(out.shape, dtype=dtype)
-        self._checkpoint.read(name, start, stored)
-        out.copy_(stored)
 
     def parts(self, name: str) -> list[tuple[Reader, str, int]]:
         """Return the readers and tensors that a tensor is read from. See `shards.shards_of`."""
@@ -274,3 +276,17 @@ class Changed:
 
     def close(self) -> None:
         """Do nothing, because the files belong to the checkpoint."""
+
+
+def _read_base(checkpoint: Checkpoint, name: str, start: int, out: Tensor) -> None:
+    """Fill `out` with elements of a tensor, converted to its dtype. Elements beyond the end of the tensor are zero."""
+    info = checkpoint.tensors[name]
+    dtype, there = torch_dtype(info.dtype), max(info.elements - start, 0)
+    out[there:] = 0
+    out = out[:there]
+    if out.dtype == dtype:
+        checkpoint.read(name, start, out)
+        return
+    stored = out.new_empty(out.shape, dtype=dtype)
+    checkpoint.read(name, start, stored)
+    out.copy_(stored)

@@ -163,8 +163,10 @@ def fit_checkpoints(
     bound = definition.bind(kept.config, kept.reference, kept.tensors)
     fitted = []
     for index, checkpoint in enumerate(checkpoints):
-        fitting = _with_fitting_prefixes(checkpoint, definition, kept)
-        item, prefixes = (kept, used) if index == config_source else rename_tensors(checkpoint, fitting)
+        item, prefixes = (kept, used) if index == config_source else rename_tensors(checkpoint, definition)
+        if found := _fitting_prefixes(item, definition, kept):
+            more = replace(definition, prefixes={**found, **definition.prefixes})
+            item, prefixes = rename_tensors(checkpoint, more)
         fitted.append(item if index == config_source else convert_layout(item, definition, bound, kept))
         for there, here in prefixes.items():
             begin = f"name prefix {there!r} is replaced by {here!r}" if there else f"prefix {here!r} is added to names"
@@ -174,17 +176,21 @@ def fit_checkpoints(
     return bound, fitted, notes
 
 
-def _with_fitting_prefixes(checkpoint: Checkpoint, definition: Architecture, kept: Checkpoint) -> Architecture:
-    """Add prefixes to a definition so that it knows the weights of a model that the config source contains.
+def _fitting_prefixes(renamed: Checkpoint, definition: Architecture, kept: Checkpoint) -> dict[str, str]:
+    """Return the prefixes to replace so that a definition knows the weights of a model that the config source contains.
 
     A language model fits into a model that contains it if replacing prefixes gives every weight the name of a weight of
-    the same shape. Without such prefixes, return the definition unchanged.
+    the same shape.
+
+    Args:
+        renamed: the model, with the names of the definition where it knows them.
+        definition: the definition of the config source.
+        kept: the config source.
     """
-    if checkpoint.config.get("architectures") == kept.config.get("architectures"):
-        return definition
+    if renamed.config.get("architectures") == kept.config.get("architectures"):
+        return {}
     heads = tied_heads(definition, kept)
     known = {name: kept.tensors[heads.get(name, name)].shape for name in (*kept.tensors, *heads)}
-    renamed, _ = rename_tensors(checkpoint, definition)
     waiting = {name: info.shape for name, info in renamed.tensors.items() if name not in known}
     found: dict[str, str] = {}
     while waiting:
@@ -194,10 +200,10 @@ def _with_fitting_prefixes(checkpoint: Checkpoint, definition: Architecture, kep
         most = max(map(len, fits.values()), default=0)
         best = [rule for rule in rules if len(fits[rule]) == most]
         if not most or len(best) > 1:
-            return definition
+            return {}
         found.update(best)
         waiting = {name: shape for name, shape in waiting.items() if name not in fits[best[0]]}
-    return replace(definition, prefixes={**found, **definition.prefixes}) if found else definition
+    return found
 
 
 def _rule(name: str, other: str) -> tuple[str, str] | None:

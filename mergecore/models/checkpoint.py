@@ -94,11 +94,6 @@ class Checkpoint:
         )  # fmt: skip
 
     @property
-    def tokenizer_folder(self) -> Path:
-        """Folder of its tokenizer files."""
-        return self.tokenizer or self.folder
-
-    @property
     def revision(self) -> str | None:
         """The hash of its commit on the Hub. None for a local folder."""
         return self.snapshot.commit if self.snapshot else None

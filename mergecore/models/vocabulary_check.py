@@ -47,9 +47,10 @@ def check_vocabularies(tables: Sequence[Job], checkpoints: Sequence[Checkpoint],
 
 
 def _compare(kept: Checkpoint, other: Checkpoint, rows: int) -> list[str]:
-    if _same_file(kept.tokenizer_folder, other.tokenizer_folder):
+    folders = kept.info.tokenizer_folder, other.info.tokenizer_folder
+    if _same_file(*folders):
         return []
-    ours, theirs = token_ids(kept.tokenizer_folder), token_ids(other.tokenizer_folder)
+    ours, theirs = map(token_ids, folders)
     if ours is None or theirs is None:
         return []
     names = {number: token for token, number in ours.items()}

@@ -105,17 +105,17 @@ class LayerStacks:
             extra=True,
         )
         self._check_lengths(module, some)
-        taken = some.alone or (stack.has_base is some.has_base and self._takes(some))
+        enough = self.are_enough(len(some.sources), some.has_base)
+        taken = some.alone or (stack.has_base is some.has_base and enough)
         if taken:
             yield some
         what = "copied" if some.alone else "merged" if taken else "left out of the result"
         names = ", ".join(source.model for source in some.sources)
         self.extra.append(f"layers from {count} on are for multi-token prediction and only in {names}: {what}")
 
-    def _takes(self, stack: Stack) -> bool:
-        """Return True if the method can merge the sources of a stack."""
-        subtracted = stack.has_base and issubclass(self.method, DeltaMethod)
-        return len(stack.sources) - subtracted >= self.method.models[0]
+    def are_enough(self, count: int, has_base: bool) -> bool:
+        """Return True if the method can merge this number of models, which includes the base if there is one."""
+        return count - (has_base and issubclass(self.method, DeltaMethod)) >= self.method.models[0]
 
     def _check_lengths(self, module: Module, stack: Stack) -> None:
         """Check that all sources have the same number of layers."""

@@ -116,11 +116,10 @@ class Matcher(LayerStacks):
             raise self._lacks(checkpoints[0], weight)
         has_base = stack.has_base and parts[0].source is stack.sources[0]
         lacks_base = stack.has_base and not has_base
-        if weight.ignored and lacking and len(parts) > 1:
-            taken = len(parts) - (has_base and issubclass(self.method, DeltaMethod))
-            if lacks_base or taken < self.method.models[0]:
-                self.left_out.append(weight.name)
-                return
+        several = weight.ignored and lacking and len(parts) > 1
+        if several and (lacks_base or not self.are_enough(len(parts), has_base)):
+            self.left_out.append(weight.name)
+            return
         alone = (
             (weight.ignored and len(parts) == 1)
             or stack.alone

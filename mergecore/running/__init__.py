@@ -1,5 +1,6 @@
 """Run plans: execute or resume their jobs, and publish the output folder when it is complete."""
 
+from mergecore.running.folder_writer import FolderWriter
 from mergecore.running.lock_writer import changed_since
 from mergecore.running.machine import available_cores, spare_memory
 from mergecore.running.nonfinite import is_finite
@@ -13,6 +14,7 @@ from mergecore.running.tensor_writing import write_tensors
 
 __all__ = [
     "FileTensorIO",
+    "FolderWriter",
     "Listener",
     "Options",
     "OutputFolder",

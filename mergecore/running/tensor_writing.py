@@ -11,8 +11,8 @@ from mergecore.api import Executor, Job, PlacedWriter, TensorIO, Work
 from mergecore.discovery import Registry
 from mergecore.models import check_unchanged
 from mergecore.planning import Plan
+from mergecore.running.folder_writer import module_writer
 from mergecore.running.journal import Journal, read_journal
-from mergecore.running.module_writer import ModuleWriter
 from mergecore.running.output_folder import OutputFolder
 from mergecore.running.run_identity import identity_difference, run_identity
 from mergecore.running.settings import Listener, Options
@@ -45,7 +45,7 @@ def write_tensors(
     """
     make_writer = registry.provide("writers", options.writer)
     if modules := {module.path for module in plan.checkpoints[plan.config_source].modules}:
-        make_writer = partial(ModuleWriter, make_writer, modules)
+        make_writer = partial(module_writer, make_writer, modules)
     made_of = run_identity(plan, registry, options.shard_bytes)
     done = _resume(target, made_of, listener)
     jobs = [job for job in plan.jobs if job.name not in done]

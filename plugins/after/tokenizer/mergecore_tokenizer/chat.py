@@ -24,22 +24,30 @@ SECONDS, MEMORY = 10, 3 * 10**8
 """Limits of the process that renders the sample, and of its memory in bytes."""
 
 
-def apply(request: TokenizerRequest, folders: Sequence[Path], files: dict[str, bytes]) -> list[str]:
-    """Add the template that the recipe requests to the tokenizer's files and return notes.
+def apply(request: TokenizerRequest, folders: Sequence[Path], files: dict[str, bytes]) -> tuple[list[str], str | None]:
+    """Add the template that the recipe requests to the tokenizer's files.
+
+    Returns:
+        Notes, and what the output's template puts after the assistant's answer, or None without a working template.
 
     Raises:
-        InputError: the template does not exist or does not work.
+        InputError: the requested template does not exist or does not work.
     """
     wanted = request.chat_template
-    if not wanted:
-        return []
-    template, where = _most_frequent(folders) if wanted == "auto" else (_find(wanted, request.folder), "")
-    if template is None:
-        return ["chat_template: none of the models has a chat template, so the result has none"]
     settings: dict[str, Any] = json.loads(files.get("tokenizer_config.json", b"{}"))
-    check(template, settings, where)
-    _put(template, settings, files)
-    return []
+    notes = []
+    if wanted:
+        template, where = _most_frequent(folders) if wanted == "auto" else (_find(wanted, request.folder), "")
+        if template is not None:
+            after = check(template, settings, where)
+            _put(template, settings, files)
+            return [], after
+        notes = ["chat_template: none of the models has a chat template, so the result has none"]
+    own = _template_in(files, settings)
+    try:
+        return notes, check(own, settings) if own is not None else None
+    except InputError:
+        return notes, None  # the template is the model's own, and nobody asked for it
 
 
 def bundled() -> dict[str, Any]:
@@ -116,24 +124,18 @@ def check(template: str, settings: dict[str, Any], where: str = "") -> str:
     return str(rest[0])
 
 
-def turn_notes(files: Mapping[str, bytes], ids: Mapping[str, int], configs: Sequence[Mapping[str, Any]]) -> list[str]:
+def turn_notes(after: str, ids: Mapping[str, int], configs: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return a note if generation does not stop at the token that ends an answer in the output's chat template.
 
     Args:
-        files: the output's tokenizer files.
+        after: what the template puts after the assistant's answer.
         ids: the ID of every token.
         configs: contents of generation_config.json and config.json. The first that lists stop tokens counts.
     """
-    settings: dict[str, Any] = json.loads(files.get("tokenizer_config.json", b"{}"))
-    template = _template_in(files, settings)
     stops = next((value for config in configs if (value := config.get("eos_token_id")) is not None), None)
-    if template is None or stops is None:
+    if stops is None:
         return []
-    try:
-        after = check(template, settings).lstrip()
-    except InputError:
-        return []  # the template is the model's own, and nobody asked for it
-    end = max((token for token in ids if token and after.startswith(token)), key=len, default=None)
+    end = max((token for token in ids if token and after.lstrip().startswith(token)), key=len, default=None)
     numbers = stops if isinstance(stops, list) else [stops]
     if end is None or ids[end] in numbers:
         return []

@@ -35,14 +35,13 @@ def make(request: TokenizerRequest) -> OutputTokenizer:
     config_source = request.models[request.config_source]
     folders = [model.tokenizer_folder for model in request.models]
     if request.tokenizer is None:
-        read_optional(
-            config_source.tokenizer_folder / "tokenizer_config.json"
-        )  # rejects files that `chat.apply` cannot parse
-        files, left = _files(config_source.tokenizer_folder)
-        notes = [*left, *chat.apply(request, folders, files)]
-        if own := read(config_source.reference, config_source.tokenizer_folder):
-            notes += chat.turn_notes(files, own.ids, _stops(config_source, files, {}))
-        return OutputTokenizer(None, files, {}, tuple(notes))
+        folder = config_source.tokenizer_folder
+        read_optional(folder / "tokenizer_config.json")  # rejects files that `chat.apply` cannot parse
+        files, left = _files(folder)
+        said, after = chat.apply(request, folders, files)
+        own = read(config_source.reference, folder) if after is not None else None
+        ends = chat.turn_notes(after, own.ids, _stops(config_source, files, {})) if own and after is not None else []
+        return OutputTokenizer(None, files, {}, (*left, *said, *ends))
     readers, without = _readers(request)
     source, place = _source(request, readers)
     wanted = request.tokenizer.get("tokens") or {}
@@ -56,21 +55,19 @@ def make(request: TokenizerRequest) -> OutputTokenizer:
         left += _grow(files, source, ids, added)
     changes, lost = special.changes(config_source, source, readers[request.config_source], ids, files)
     base = readers[request.config_source]
+    differs = source is not base and source.ids != base.ids
+    said, after = chat.apply(request, folders, files)
     notes = [
         *_summary(ids, source, readers),
-        *(
-            [f"text is tokenized as {source.reference} does it, not as {base.reference} does"]
-            if source is not base and source.ids != base.ids
-            else []
-        ),
+        *([f"text is tokenized as {source.reference} does it, not as {base.reference} does"] if differs else []),
         *without,
         *notes,
         *conflicts,
         *left,
         *lost,
-        *chat.apply(request, folders, files),
+        *said,
+        *(chat.turn_notes(after, ids, _stops(config_source, files, changes)) if after is not None else []),
     ]
-    notes += chat.turn_notes(files, ids, _stops(config_source, files, changes))
     return OutputTokenizer(rows, files, changes, tuple(notes), [item.ids for item in readers])
 
 

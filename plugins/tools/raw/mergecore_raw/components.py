@@ -5,13 +5,9 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from mergecore.api import MergedModel, PostProcessor, TensorInfo, lies_within
-from mergecore.tooling import SafetensorsWriter
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from mergecore.tooling import FolderWriter, SafetensorsWriter
 
 NOT_CARRIED = (".safetensors", ".bin", ".ckpt", ".pt", ".pth", ".onnx", ".onnx_data", ".msgpack", ".h5", ".gguf", ".py")
 """Suffixes of files that are not copied: weights, which are merged or duplicates of merged ones, and code."""
@@ -20,42 +16,20 @@ LARGEST = 10**8
 """Maximum size in bytes of a copied file. Tokenizers are far smaller."""
 
 
-class ComponentsWriter:
+class ComponentsWriter(FolderWriter):
     """Write ``COMPONENT/STEM/NAME`` tensors to ``COMPONENT/STEM.safetensors``. See `mergecore.api.Writer`."""
 
     def __init__(self, folder: Path, tensors: Mapping[str, TensorInfo], shard_bytes: int) -> None:
-        groups: dict[tuple[str, str], dict[str, TensorInfo]] = {}
-        for name, info in tensors.items():
+        def split(name: str) -> tuple[str, str]:
             component, stem, own = name.split("/", 2)
-            groups.setdefault((component, stem), {})[own] = info
-        self._writers: dict[tuple[str, str], SafetensorsWriter] = {}
-        try:
-            for (component, stem), group in groups.items():
-                (folder / component).mkdir(exist_ok=True)
-                self._writers[component, stem] = SafetensorsWriter(folder / component, group, shard_bytes, stem)
-        except BaseException:
-            self.close()
-            raise
+            return f"{component}/{stem}/", own
 
-    def write(self, name: str, start: int, data: Tensor) -> None:
-        """See `mergecore.api.Writer.write`."""
-        component, stem, own = name.split("/", 2)
-        self._writers[component, stem].write(own, start, data)
+        def opened(label: str, own: Mapping[str, TensorInfo]) -> SafetensorsWriter:
+            component, stem, _ = label.split("/")
+            (folder / component).mkdir(exist_ok=True)
+            return SafetensorsWriter(folder / component, own, shard_bytes, stem)
 
-    def sync(self) -> None:
-        """See `mergecore.api.Writer.sync`."""
-        for writer in self._writers.values():
-            writer.sync()
-
-    def finish(self) -> None:
-        """Write an index for every component that has several files."""
-        for writer in self._writers.values():
-            writer.finish()
-
-    def close(self) -> None:
-        """See `mergecore.api.Writer.close`."""
-        for writer in self._writers.values():
-            writer.close()
+        super().__init__(tensors, split, opened)
 
 
 class Carry(PostProcessor):

@@ -10,17 +10,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mergecore.api import ModelError, Reader, torch_dtype
+from mergecore.api import ModelError, torch_dtype
+from mergecore.tooling import Checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 SPELLINGS = {
-    "down": "down", "lora_down": "down", "lora_A": "down", "lora.down": "down", "lora_linear_layer.down": "down",
-    "up": "up", "lora_up": "up", "lora_B": "up", "lora.up": "up", "lora_linear_layer.up": "up",
-    "lora_mid": "mid", "alpha": "alpha",
+    "lora_down": "down", "lora_A": "down", "lora.down": "down", "lora_linear_layer.down": "down",
+    "lora_up": "up", "lora_B": "up", "lora.up": "up", "lora_linear_layer.up": "up",
+    "lora_mid": "mid",
 }  # fmt: skip
-"""Parts of a low-rank change: as kohya's scripts, PEFT, and diffusers spell them."""
+"""Parts of a low-rank change, as kohya's scripts, PEFT, and diffusers spell them. Other parts keep their names."""
 
 PART = re.compile(
     r"(?P<module>.+?)\.(?P<part>lora_(?:down|up|mid|A|B)|lora\.(?:down|up)|lora_linear_layer\.(?:down|up)|alpha"
@@ -44,21 +45,24 @@ def has_factors(names: Iterable[str]) -> bool:
     return any(map(SIGNS.search, names))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Change:
     """The change of one module, as the parts that a file stores.
 
     Attributes:
         module: the name of the module in the file.
         keys: the key of each part.
-        reader: reads the file.
-        source: the file, for errors.
+        file: the opened file.
     """
 
     module: str
     keys: Mapping[str, str]
-    reader: Reader
-    source: str
+    file: Checkpoint
+
+    @property
+    def source(self) -> str:
+        """The file, for errors."""
+        return self.file.reference
 
     @property
     def is_low_rank(self) -> bool:
@@ -69,9 +73,9 @@ class Change:
         """Return a part in float32."""
         import torch
 
-        info = self.reader.tensors[self.keys[part]]
+        info = self.file.tensors[self.keys[part]]
         out = torch.empty(info.elements, dtype=torch_dtype(info.dtype))
-        self.reader.read(self.keys[part], 0, out)
+        self.file.read(self.keys[part], 0, out)
         return out.float().view(info.shape)
 
     def scale(self, rank: int) -> float:
@@ -95,7 +99,7 @@ class Change:
             return self.scale(down.shape[0]) * product
         if keys == {"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"}:
             first, second = (self.load(f"hada_{w}_a") @ self.load(f"hada_{w}_b") for w in ("w1", "w2"))
-            return self.scale(self.reader.tensors[self.keys["hada_w1_b"]].shape[0]) * first * second
+            return self.scale(self.file.tensors[self.keys["hada_w1_b"]].shape[0]) * first * second
         if keys & {"lokr_w1", "lokr_w1_a"} and keys & {"lokr_w2", "lokr_w2_a"}:
             (first, one), (second, two) = self._kronecker("w1"), self._kronecker("w2")
             rank = two or one
@@ -111,19 +115,20 @@ class Change:
         return (left @ right.flatten(1)).view(left.shape[0], *right.shape[1:]), right.shape[0]
 
 
-def changes(reader: Reader, source: str) -> dict[str, Change]:
+def changes(file: Checkpoint) -> dict[str, Change]:
     """Return the change of each module in a LoRA file.
 
     Raises:
         ModelError: a key is unknown, or a change cannot be computed. The message names it.
     """
-    if any(key.startswith("base_model.model.") for key in reader.tensors):
+    source = file.reference
+    if any(key.startswith("base_model.model.") for key in file.tensors):
         raise ModelError(
             f"{source}: is a PEFT adapter, whose scale is in its adapter_config.json; merge adapters with mergecore"
             " lora merge, or add one to its model as MODEL+ADAPTER in mergecore run"
         )
     found: dict[str, dict[str, str]] = {}
-    for key in reader.tensors:
+    for key in file.tensors:
         match = PART.fullmatch(key)
         if match is None:
             raise ModelError(f"{source}: is a LoRA file, but {key!r} is not a part of a change that mergecore knows")
@@ -133,4 +138,4 @@ def changes(reader: Reader, source: str) -> dict[str, Change]:
                 " merge it into the checkpoint with the program that trained it"
             )
         found.setdefault(match["module"], {})[SPELLINGS.get(match["part"], match["part"])] = key
-    return {module: Change(module, keys, reader, source) for module, keys in found.items()}
+    return {module: Change(module, keys, file) for module, keys in found.items()}

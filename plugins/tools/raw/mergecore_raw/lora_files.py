@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from mergecore.api import InputError, ModelError, Reader, TensorInfo
+from mergecore.api import InputError, ModelError, TensorInfo, torch_dtype
 from mergecore.api.files import TORCH_NAMES
-from mergecore.tooling import Added, Checkpoint, Place, Recipe, parse_recipe
+from mergecore.tooling import Added, Checkpoint, Place, Recipe, parse_recipe, with_changes
 from mergecore_raw.factors import Change, changes, has_factors
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Held:
 def _merged_factors(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> dict[str, Tensor]:
     """Return the tensors of the weighted sum. Its change is exactly the sum of the files' changes."""
     weights = _weights(recipe, list(checkpoints))
-    found = {name: changes(CheckpointReader(item), name) for name, item in checkpoints.items()}
+    found = {name: changes(item) for name, item in checkpoints.items()}
     for name, modules in found.items():
         if other := next((item for item in modules.values() if not item.is_low_rank), None):
             raise InputError(
@@ -155,23 +155,7 @@ def _concatenated(module: str, there: list[tuple[float, Change]]) -> dict[str, T
 
 
 def _dtype(change: Change, part: str) -> Any:
-    from mergecore.api import torch_dtype
-
-    return torch_dtype(change.reader.tensors[change.keys[part]].dtype)
-
-
-class CheckpointReader:
-    """A `mergecore.api.Reader` for all tensors of a checkpoint."""
-
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self.tensors, self._checkpoint = checkpoint.tensors, checkpoint
-
-    def read(self, name: str, start: int, out: Tensor) -> None:
-        """See `mergecore.api.Reader.read`."""
-        self._checkpoint.read(name, start, out)
-
-    def close(self) -> None:
-        """Do nothing, because the files belong to the checkpoint."""
+    return torch_dtype(change.file.tensors[change.keys[part]].dtype)
 
 
 def with_lora(checkpoint: Checkpoint, lora: Checkpoint) -> Checkpoint:
@@ -185,7 +169,7 @@ def with_lora(checkpoint: Checkpoint, lora: Checkpoint) -> Checkpoint:
     known = _spellings(checkpoint.tensors)
     placed: dict[str, Change] = {}
     missing = []
-    for module, change in changes(CheckpointReader(lora), lora.reference).items():
+    for module, change in changes(lora).items():
         name = known.get(_plain(module)) or known.get(_plain(module.partition(".")[2]))
         if name is None:
             missing.append(module)
@@ -197,11 +181,11 @@ def with_lora(checkpoint: Checkpoint, lora: Checkpoint) -> Checkpoint:
             f"{lora.reference}: changes {missing[0]!r}{more}, which {checkpoint.reference} does not have under that"
             " name; was it trained for another model, or for this model in another layout?"
         )
-    changed = Changed(checkpoint, placed, lora.reference)
+    changed = with_changes(
+        checkpoint, {name: Dense(change, name, checkpoint.tensors[name].shape) for name, change in placed.items()}
+    )
     return replace(
-        checkpoint,
-        tensors={**checkpoint.tensors, **changed.tensors},
-        readers={**checkpoint.readers, **dict.fromkeys(changed.tensors, changed)},
+        changed,
         files=[*checkpoint.files, *lora.files],
         stamps={**checkpoint.stamps, **lora.stamps},
         adapters=(*checkpoint.adapters, Added(lora.folder, "LoRA file", len(placed))),
@@ -230,36 +214,31 @@ def _spellings(names: Iterable[str]) -> dict[str, str]:
     return found
 
 
-class Changed:
-    """A `mergecore.api.Reader` that adds dense changes to a checkpoint's tensors when they are read."""
+@dataclass(frozen=True)
+class Dense:
+    """Adds the change of a module to a tensor. See `mergecore.api.Change`.
 
-    def __init__(self, checkpoint: Checkpoint, placed: Mapping[str, Change], source: str) -> None:
-        infos = {name: checkpoint.tensors[name] for name in placed}
-        self.tensors = {name: TensorInfo("F32", info.shape, info.kept) for name, info in infos.items()}
-        self._checkpoint, self._placed, self._source = checkpoint, placed, source
-        self._change = lru_cache(maxsize=HELD)(self._computed)
+    Attributes:
+        change: the change.
+        name: the tensor.
+        shape: its shape.
+    """
 
-    def _computed(self, name: str) -> Tensor:
-        change, shape = self._placed[name].dense(), self.tensors[name].shape
-        if change.numel() != self.tensors[name].elements or change.shape[0] != shape[0]:
+    change: Change
+    name: str
+    shape: Sequence[int]
+
+    def apply(self, start: int, values: Tensor, read: Callable[[int, Tensor], None]) -> None:
+        """See `mergecore.api.Change.apply`."""
+        dense = _dense(self.change)
+        if dense.numel() != math.prod(self.shape) or dense.shape[0] != self.shape[0]:
             raise ModelError(
-                f"{self._source}: the change of {self._placed[name].module!r} has shape {list(change.shape)}, but"
-                f" {name!r} has {list(shape)}; was it trained for another model?"
+                f"{self.change.source}: the change of {self.change.module!r} has shape {list(dense.shape)}, but"
+                f" {self.name!r} has {list(self.shape)}; was it trained for another model?"
             )
-        return change.reshape(-1)
+        values += dense.reshape(-1)[start : start + len(values)]
 
-    def read(self, name: str, start: int, out: Tensor) -> None:
-        """See `mergecore.api.Reader.read`."""
-        from mergecore.api import torch_dtype
 
-        stored = out.new_empty(out.shape, dtype=torch_dtype(self._checkpoint.tensors[name].dtype))
-        self._checkpoint.read(name, start, stored)
-        out.copy_(stored)
-        out += self._change(name)[start : start + len(out)]
-
-    def parts(self, name: str) -> list[tuple[Reader, str, int]]:
-        """Return the tensor that a tensor is read from. See `mergecore.api.DerivedReader.parts`."""
-        return [(self._checkpoint.readers[name], name, self.tensors[name].elements)]
-
-    def close(self) -> None:
-        """Do nothing, because the files belong to the checkpoint."""
+@lru_cache(maxsize=HELD)
+def _dense(change: Change) -> Tensor:
+    return change.dense()

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mergecore.api import ModelError, Reader, read_json
-from mergecore.tooling import Checkpoint, Registry, check_link, split_adapters, stamp_file
+from mergecore.tooling import Checkpoint, Labelled, Registry, check_link, split_adapters, stamp_file
 
 CLASS = "StateDict"
 """Placeholder model class for arbitrary names."""
@@ -117,27 +116,6 @@ def _reader(path: Path, registry: Registry) -> Reader:
     make: Any = registry.provide("readers", READERS[path.suffix.removeprefix(".").lower()])
     reader: Reader = make(path)
     return reader
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """A `mergecore.api.Reader` that adds a label before each name."""
-
-    reader: Reader
-    label: str
-
-    @cached_property
-    def tensors(self) -> Mapping[str, Any]:
-        """See `mergecore.api.Reader.tensors`."""
-        return {self.label + name: info for name, info in self.reader.tensors.items()}
-
-    def read(self, name: str, start: int, out: Any) -> None:
-        """See `mergecore.api.Reader.read`."""
-        self.reader.read(name.removeprefix(self.label), start, out)
-
-    def close(self) -> None:
-        """Close the file."""
-        self.reader.close()
 
 
 def read_index(folder: Path) -> dict[str, Any]:
