@@ -47,7 +47,7 @@ from mergecore.inmemory import merge_tensors
 from mergecore.models import (
     Added,
     Checkpoint,
-    Labelled,
+    Labeled,
     LayoutReader,
     Rows,
     Span,
@@ -121,7 +121,7 @@ __all__ = [
     "Force",
     "Health",
     "HealthCheck",
-    "Labelled",
+    "Labeled",
     "LayoutReader",
     "Listener",
     "Lock",

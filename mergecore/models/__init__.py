@@ -18,7 +18,7 @@ from mergecore.models.layout_reader import LayoutReader, Span, join_parts, renam
 from mergecore.models.references import LocatedModel, check_path, locate_model, split_adapters
 from mergecore.models.remote_files import Shard, shards_of
 from mergecore.models.row_reader import MEAN, ZERO, Rows, with_rows
-from mergecore.models.sentence_modules import Labelled
+from mergecore.models.sentence_modules import Labeled
 from mergecore.models.stamps import Stamp, check_unchanged, stamp_file
 from mergecore.models.tied_weights import source_name, stored_name, tied_heads
 from mergecore.models.vocabulary_check import VOCABULARY_CURE, check_vocabularies, token_ids
@@ -30,7 +30,7 @@ __all__ = [
     "ZERO",
     "Added",
     "Checkpoint",
-    "Labelled",
+    "Labeled",
     "LayoutReader",
     "LocatedModel",
     "Rows",

@@ -17,7 +17,7 @@ from mergecore.models.remote_files import open_files
 from mergecore.models.sentence_modules import (
     MODULE_WEIGHTS,
     STATIC,
-    Labelled,
+    Labeled,
     SentenceModule,
     first_module,
     read_modules,
@@ -193,7 +193,7 @@ def _open_weights(
             _check_index(index, places)
         readers = dict(quantized.dequantize(folder, config, stored))
         for label, file in zip(modules.values(), files[len(paths) :]):
-            labelled = Labelled(file, label)
+            labelled = Labeled(file, label)
             readers |= dict.fromkeys(labelled.tensors, labelled)
     except BaseException:
         for file in files:

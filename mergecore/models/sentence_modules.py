@@ -132,7 +132,7 @@ def check_modules(
                 )
 
 
-class Labelled:
+class Labeled:
     """A `mergecore.api.Reader` that adds a label before each name."""
 
     def __init__(self, reader: Reader, label: str) -> None:

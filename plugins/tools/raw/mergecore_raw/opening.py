@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mergecore.api import ModelError, Reader, read_json
-from mergecore.tooling import Checkpoint, Labelled, Registry, check_link, split_adapters, stamp_file
+from mergecore.tooling import Checkpoint, Labeled, Registry, check_link, split_adapters, stamp_file
 
 CLASS = "StateDict"
 """Placeholder model class for arbitrary names."""
@@ -98,7 +98,7 @@ def _opened(reference: str, path: Path, groups: Mapping[str, list[Path]], regist
                 reader = _reader(file, registry)
                 files.append(reader)
                 stamps[file] = stamp_file(file)
-                own = Labelled(reader, label)
+                own = Labeled(reader, label)
                 if twice := readers.keys() & own.tensors.keys():
                     raise ModelError(f"{file}: {min(twice)!r} is also in another file; remove the stale file")
                 readers.update(dict.fromkeys(own.tensors, own))
