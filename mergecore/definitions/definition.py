@@ -155,12 +155,15 @@ class Module:
     def counted(self, config: Mapping[str, Any], model: str) -> int:
         """Return the number of layers in a model's config.json, or 0 for a module without layers.
 
+        The key can be that of a list or string with an entry per layer.
+
         Raises:
             ArchitectureError: if config.json has no valid number of layers.
         """
         if not self.layers_key:
             return 0
         count = first_of(config, self.layers_key)
+        count = len(count) if isinstance(count, (list, str)) else count
         if type(count) is not int or not 0 <= count <= MAX_COUNT:
             keys = " or ".join(map(repr, self.layers_key))
             raise ArchitectureError(f"{model}: config.json must have the number of layers as {keys}")

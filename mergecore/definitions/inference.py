@@ -15,6 +15,8 @@ LAYER_COUNT = re.compile(
     r"(^|\.)(n_layers?|depth|num_blocks|(num_)?(hidden_|(encoder|decoder)_)?layers|num_layers|num_hidden_blocks)$"
 )
 EXPERT_COUNT = re.compile(r"(^|\.)[a-z_]*experts$")
+LAYER_LIST = re.compile(r"layer|block|pattern")
+"""Config keys of lists and strings whose length is the layer count if the config has no count."""
 NOT_OF_LAYERS = re.compile(r"token|architectures|lang|keys_to_ignore|label")
 """Config keys of lists that can be as long as the model is deep by chance."""
 FIRST = re.compile(r"embed|wte|wpe|patch|position|token|stem|conv")
@@ -103,6 +105,7 @@ def _stacks(config: Mapping[str, Any], tensors: Tensors) -> Iterator[Stack]:
         if found := NUMBERED.match(name):
             numbered.setdefault(found["prefix"], {}).setdefault(int(found["number"]), set()).add(found["rest"])
     counts = [(key, value) for key, value in leaves(config) if LAYER_COUNT.search(key) and type(value) is int]
+    counts = counts or _list_lengths(config)
     for prefix, layers in numbered.items():
         if sorted(layers) == list(range(len(layers))):
             for extra, more in ((None, 0), *extra_counts(config).items()):
@@ -111,6 +114,14 @@ def _stacks(config: Mapping[str, Any], tensors: Tensors) -> Iterator[Stack]:
                     rests = tuple(frozenset(layers[index]) for index in range(len(layers)))
                     yield Stack(prefix, rests, key, count, extra)
                     break
+
+
+def _list_lengths(config: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """Return the length of the first text, or list of texts, with an entry per layer, by its key, or nothing."""
+    for key, value in config.items():
+        if LAYER_LIST.search(key) and isinstance(value, (list, str)) and all(isinstance(item, str) for item in value):
+            return [(key, len(value))]
+    return []
 
 
 def _best_key(prefix: str, keys: Sequence[str]) -> str | None:

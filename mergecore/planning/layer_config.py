@@ -73,7 +73,8 @@ def layer_config(
         _check_loose(module, rows, checkpoints[config_source])
         _check_alike(module, rows, checkpoints[config_source])
     changes = {written_key(config, (key,)): value for key, value in changes.items()}
-    return {**changes, written_key(config, module.layers_key): len(rows)}
+    counted = written_key(config, module.layers_key)
+    return changes if counted in changes else {**changes, counted: len(rows)}
 
 
 def _is_runs(value: Any) -> bool:

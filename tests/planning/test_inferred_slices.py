@@ -58,6 +58,21 @@ def test_settings_of_layers_follow_the_layers(what: str, tmp_path: Path) -> None
     assert {key: config[key] for key in expected} == expected and config["num_hidden_layers"] == 3
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "cut"),
+    [
+        ("layers_block_type", ["attention", "mamba", "attention", "moe"], ["moe", "mamba"]),
+        ("hybrid_override_pattern", "*M*E", "EM"),
+    ],
+)
+def test_a_list_of_layer_types_replaces_a_count(key: str, value: Any, cut: Any, tmp_path: Path) -> None:
+    model = odd(tmp_path / "odd", "aaaa", **{key: value})
+    path = model / "config.json"
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "num_hidden_layers"}))
+    config = sliced(model, [(3, 4), (1, 2)])
+    assert config[key] == cut and "num_hidden_layers" not in config
+
+
 @pytest.mark.parametrize("key", ["attn_layer_indices", "where_it_looks", "mixers"])
 def test_layer_numbers_are_renumbered_if_they_fit_the_weights(key: str, tmp_path: Path) -> None:
     spans = [(1, 4), (0, 2)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -92,16 +92,19 @@ def _merged_factors(recipe: Recipe, checkpoints: Mapping[str, Checkpoint]) -> di
     """Return the tensors of the weighted sum. Its change is exactly the sum of the files' changes."""
     weights = _weights(recipe, list(checkpoints))
     found = {name: changes(item) for name, item in checkpoints.items()}
-    for name, modules in found.items():
-        if other := next((item for item in modules.values() if not item.is_low_rank), None):
-            raise InputError(
-                f"{name}: {other.module!r} is not a product of two matrices, so files like it cannot be merged into"
-                f" one; add each to a checkpoint: CHECKPOINT+{name}"
-            )
     result: dict[str, Tensor] = {}
-    for module in dict.fromkeys(module for modules in found.values() for module in modules):
-        there = [(weights[name], modules[module]) for name, modules in found.items() if module in modules]
-        result.update(_concatenated(module, there))
+    for place in dict.fromkeys(place for modules in found.values() for place in modules):
+        there = [(weights[name], modules[place]) for name, modules in found.items() if place in modules]
+        if all(change.is_low_rank for _, change in there):
+            result.update(_concatenated(place[0], there))
+        elif all(change.keys.keys() == {"diff"} for _, change in there):
+            result.update(_summed(place[0], there))
+        else:
+            change = next(change for _, change in there if not change.is_low_rank)
+            raise InputError(
+                f"{change.source}: {change.module!r} is not a product of two matrices, so files like it cannot be"
+                f" merged into one; add each to a checkpoint: CHECKPOINT+{change.source}"
+            )
     return result
 
 
@@ -130,6 +133,20 @@ def _weights(recipe: Recipe, names: list[str]) -> dict[str, float]:
     return {name: scale * weight for name, weight in weights.items()}
 
 
+def _summed(module: str, there: list[tuple[float, Change]]) -> dict[str, Tensor]:
+    """Return the sum of changes that are stored whole."""
+    dense = [weight * change.load("diff") for weight, change in there]
+    _check_same(module, [tensor.shape for tensor in dense], there)
+    first = there[0][1]
+    return {first.keys["diff"]: sum(dense[1:], dense[0]).to(_dtype(first, "diff"))}
+
+
+def _check_same(module: str, shapes: Iterable[object], there: list[tuple[float, Change]]) -> None:
+    if len(set(shapes)) > 1:
+        sources = ", ".join(change.source for _, change in there)
+        raise ModelError(f"{module}: has different shapes in {sources}; these files are for different models")
+
+
 def _concatenated(module: str, there: list[tuple[float, Change]]) -> dict[str, Tensor]:
     """Return the tensors of a module's sum, with the keys of the first file that has it."""
     import torch
@@ -140,10 +157,7 @@ def _concatenated(module: str, there: list[tuple[float, Change]]) -> dict[str, T
         ups.append(weight * change.scale(down.shape[0]) * up)
         downs.append(down)
     first = there[0][1]
-    shapes = {(up.shape[0], down.shape[1:]) for up, down in zip(ups, downs)}
-    if len(shapes) > 1:
-        sources = ", ".join(change.source for _, change in there)
-        raise ModelError(f"{module}: has different shapes in {sources}; these files are for different models")
+    _check_same(module, [(up.shape[0], down.shape[1:]) for up, down in zip(ups, downs)], there)
     dtypes = {part: _dtype(first, part) for part in first.keys}
     result = {
         first.keys["up"]: torch.cat(ups, 1).to(dtypes["up"]),
@@ -169,9 +183,10 @@ def with_lora(checkpoint: Checkpoint, lora: Checkpoint) -> Checkpoint:
     known = _spellings(checkpoint.tensors)
     placed: dict[str, Change] = {}
     missing = []
-    for module, change in changes(lora).items():
-        name = known.get(_plain(module)) or known.get(_plain(module.partition(".")[2]))
-        if name is None:
+    for (module, of_bias), change in changes(lora).items():
+        name = next((known[own] for own in _candidates(module) if own in known), None)
+        name = f"{name.removesuffix('.weight')}.bias" if name and of_bias else name
+        if name not in checkpoint.tensors:
             missing.append(module)
         else:
             placed[name] = change
@@ -192,8 +207,18 @@ def with_lora(checkpoint: Checkpoint, lora: Checkpoint) -> Checkpoint:
     )
 
 
+def _candidates(module: str) -> Iterator[str]:
+    """Yield what the weight of a LoRA file's module can be called, without separators."""
+    spelt = [module]
+    if old := re.fullmatch(r"(.+)\.processor\.(\w+)_lora", module):  # diffusers before 2023, on attention processors
+        spelt = [f"{old[1]}.{old[2]}.0", f"{old[1]}.{old[2]}"]
+    for name in spelt:
+        yield _plain(name)
+        yield _plain(name.partition(".")[2])
+
+
 def _plain(name: str) -> str:
-    return re.sub(r"\W", "_", name.removeprefix("base_model.model."))
+    return re.sub(r"\W", "_", name)
 
 
 def _spellings(names: Iterable[str]) -> dict[str, str]:

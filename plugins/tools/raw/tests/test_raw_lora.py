@@ -47,8 +47,9 @@ def change(tensors: Tensors, module: str) -> torch.Tensor:
 
 
 def files(folder: Path, **contents: Tensors) -> None:
+    header = {"lora_adapter_metadata": json.dumps({"unet.lora_alpha": 1, "unet.alpha_pattern": {"^m.*": 2}})}
     for name, tensors in contents.items():
-        save_file(tensors, folder / f"{name}.safetensors")
+        save_file(tensors, folder / f"{name}.safetensors", header if name == "p" else None)
 
 
 def models(**weights: float) -> list[Any]:
@@ -83,7 +84,17 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Tensors], str]] = {
              {"e": {f"m.hada_{w}_{x}": torch.ones(2, 2) for w in ("w1", "w2") for x in "ab"}},
              "'m' is not a product of two matrices"),
     "OFT": ({"merge_method": "linear", "models": models(a=1, f=1)}, {"f": {"m.oft_blocks": torch.ones(2, 2)}},
-            "'m' is changed by OFT"),
+            "'m.oft_blocks' belongs to OFT"),
+    "GLoRA": ({"merge_method": "linear", "models": models(i=1)},
+              {"i": {f"lora_unet_m.{x}.weight": torch.ones(2, 2) for x in ("a1", "a2", "b1", "b2")}}, "GLoRA"),
+    "VeRA": ({"merge_method": "linear", "models": models(j=1)}, {"j": {"m.vera_lambda_b": torch.ones(2)}}, "VeRA"),
+    "IA3": ({"merge_method": "linear", "models": models(k=1)},
+            {"k": {"lora_unet_m.weight": torch.ones(2), "lora_unet_m.on_input": torch.ones(1)}}, "IA3"),
+    "half a pair": ({"merge_method": "linear", "models": models(l=1)}, {"l": {"m.lora_up.weight": torch.ones(2, 2)}},
+                    "'m' is not a product of two matrices"),
+    "a pattern in the header": ({"merge_method": "linear", "models": models(p=1)},
+                                {"p": {f"unet.m.lora_{x}.weight": torch.ones(2, 2) for x in "AB"}},
+                                "may only name modules"),
     "a PEFT adapter": ({"merge_method": "linear", "models": models(g=1)},
                        {"g": {f"base_model.model.m.lora_{x}.weight": torch.ones(2, 2) for x in "AB"}},
                        "merge adapters with mergecore lora merge"),
@@ -181,3 +192,96 @@ def test_a_file_for_another_model_is_refused(tmp_path: Path) -> None:
     done = raw(tmp_path, recipe)
     said = " ".join(done.stderr.split())
     assert done.returncode == 2 and "changes 'lora_unet_down_blocks_0_attn_to_q' and 1 more" in said, said
+
+
+SPELT = {
+    "diffusers' names on processors": ("down.attn.processor.{}_lora.{}.weight", "down", "up"),
+    "two on one processor, as XLabs": ("double_blocks.0.processor.{}_lora1.{}.weight", "down", "up"),
+    "numbered modules, as cloneofsimo": ("unet:{}:{}", "down", "up"),
+    "nothing but pairs": ("block.{}.{}.weight", "down", "up"),
+    "PEFT's names": ("transformer.blocks.0.{}.{}.weight", "lora_A", "lora_B"),
+    "an embedding": ("text_encoder.{}.{}", "lora_embedding_A", "lora_embedding_B"),
+    "the name of an adapter": ("transformer.{}.{}.default.weight", "lora_A", "lora_B"),
+}
+"""A key, with the module and the part in braces, and the two parts."""
+
+
+@pytest.mark.parametrize("spelling", SPELT)
+def test_no_spelling_is_averaged_one_by_one(spelling: str, tmp_path: Path) -> None:
+    form, down, up = SPELT[spelling]
+    generator = torch.Generator().manual_seed(3)
+    pairs = [(torch.randn(2, 6, generator=generator), torch.randn(5, 2, generator=generator)) for _ in range(2)]
+    for name, (first, second) in zip("ab", pairs):
+        files(tmp_path, **{name: {form.format("to_q", down): first, form.format("to_q", up): second}})
+    done = raw(tmp_path, {"merge_method": "linear", "models": models(a=1, b=1)})
+    assert done.returncode == 0, done.stderr
+    merged = load_file(tmp_path / "out.safetensors")
+    product = merged[form.format("to_q", up)] @ merged[form.format("to_q", down)]
+    assert torch.allclose(product, sum(b @ a for a, b in pairs) / 2, rtol=1e-5, atol=1e-5)
+
+
+HEADERS: dict[str, tuple[dict[str, Any], str, float]] = {
+    "for one component": ({"r": 2, "lora_alpha": 8}, "blocks.0.to_q", 4),
+    "for several": ({"unet.lora_alpha": 1, "transformer.lora_alpha": 6}, "transformer.blocks.0.to_q", 3),
+    "for another component": ({"unet.lora_alpha": 8}, "transformer.blocks.0.to_q", 1),
+    "with an exception": ({"lora_alpha": 8, "alpha_pattern": {"0.to_k": 1, "0.to_q": 6}}, "blocks.0.to_q", 3),
+    "rank-stabilized": ({"lora_alpha": 8, "use_rslora": True}, "blocks.0.to_q", 8 / 2**0.5),
+}
+
+
+@pytest.mark.parametrize("what", HEADERS)
+def test_the_scale_in_the_header_is_used(what: str, tmp_path: Path) -> None:
+    config, module, scale = HEADERS[what]
+    down, up = torch.randn(2, 6), torch.randn(5, 2)
+    header = {"lora_adapter_metadata": json.dumps(config)}
+    save_file({f"{module}.lora_A.weight": down, f"{module}.lora_B.weight": up}, tmp_path / "a.safetensors", header)
+    files(tmp_path, base={"blocks.0.to_q.weight": torch.ones(5, 6)})
+    merged = raw(tmp_path, {"merge_method": "linear", "models": models(a=1)}, "lora.safetensors")
+    added = {"merge_method": "passthrough", "models": [{"model": "base.safetensors+a.safetensors"}]}
+    done = raw(tmp_path, added)
+    assert merged.returncode == done.returncode == 0, merged.stderr + done.stderr
+    alone = load_file(tmp_path / "lora.safetensors")  # without a header, so its scale is 1
+    product = alone[f"{module}.lora_B.weight"] @ alone[f"{module}.lora_A.weight"]
+    assert torch.allclose(product, scale * up @ down, rtol=1e-5, atol=1e-5)
+    out = load_file(tmp_path / "out.safetensors")["blocks.0.to_q.weight"]
+    assert torch.allclose(out, 1 + scale * up @ down, rtol=1e-5, atol=1e-5)
+
+
+def test_whole_differences_of_weights_and_biases(tmp_path: Path) -> None:
+    one = {**kohya(1, 4, 2.0, {LINEAR: SHAPES[LINEAR]}), "lora_unet_down_blocks_0_attn_to_q.diff_b": torch.ones(20),
+           "lora_unet_norm.w_norm": torch.full((7,), 2.0), "lora_unet_norm.b_norm": torch.full((7,), 3.0)}  # fmt: skip
+    base = {f"{LINEAR}.weight": torch.zeros(20, 12), f"{LINEAR}.bias": torch.zeros(20),
+            "norm.weight": torch.ones(7), "norm.bias": torch.zeros(7)}  # fmt: skip
+    files(tmp_path, base=base, one=one, two={"lora_unet_norm.w_norm": torch.full((7,), 4.0)})
+    done = raw(tmp_path, {"merge_method": "linear", "models": models(one=1, two=3)}, "both.safetensors")
+    assert done.returncode == 0, done.stderr
+    done = raw(tmp_path, {"merge_method": "passthrough", "models": [{"model": "base.safetensors+both.safetensors"}]})
+    assert done.returncode == 0, done.stderr
+    out = load_file(tmp_path / "out.safetensors")
+    assert torch.allclose(out[f"{LINEAR}.weight"].double(), change(one, LINEAR) / 4, rtol=1e-5, atol=1e-5)
+    wanted = {f"{LINEAR}.bias": 0.25, "norm.weight": 1 + 2 / 4 + 4 * 3 / 4, "norm.bias": 0.75}
+    assert {name: out[name].unique().tolist() for name in wanted} == {name: [value] for name, value in wanted.items()}
+
+
+def test_diffusers_names_on_processors_are_found_in_a_checkpoint(tmp_path: Path) -> None:
+    modules = {"d.attn.to_q": "d.attn.processor.to_q_lora", "d.attn.to_out.0": "d.attn.processor.to_out_lora"}
+    lora = {f"{theirs}.{part}.weight": torch.ones(shape) for theirs in modules.values()
+            for part, shape in (("down", (2, 6)), ("up", (5, 2)))}  # fmt: skip
+    files(tmp_path, base={f"{name}.weight": torch.zeros(5, 6) for name in modules}, lora=lora)
+    done = raw(tmp_path, {"merge_method": "passthrough", "models": [{"model": "base.safetensors+lora.safetensors"}]})
+    assert done.returncode == 0, done.stderr
+    out = load_file(tmp_path / "out.safetensors")
+    assert all(torch.equal(out[f"{name}.weight"], torch.full((5, 6), 2.0)) for name in modules)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("attn.w_lora.lora.0.weight", "attn.w_lora.lora.2.weight"), ("mlp.down.weight", "mlp.up.weight", "norm.weight")],
+    ids=["RWKV-7", "a network with down and up"],
+)
+def test_ordinary_weights_are_not_taken_for_factors(names: tuple[str, ...], tmp_path: Path) -> None:
+    files(tmp_path, a={name: torch.ones(4, 4) for name in names}, b={name: torch.zeros(4, 4) for name in names})
+    done = raw(tmp_path, {"merge_method": "linear", "models": models(a=1, b=1)})
+    assert done.returncode == 0, done.stderr
+    out = load_file(tmp_path / "out.safetensors")
+    assert all(torch.equal(value, torch.full((4, 4), 0.5)) for value in out.values())

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +40,18 @@ SLICES: dict[str, list[tuple[int, int]]] = {
     "reordered": [(2, LAYERS), (0, 2)],
     "reversed": [(layer, layer + 1) for layer in reversed(range(LAYERS))],
 }
-NOT_SLICED = {
-    "GitForCausalLM",  # several stacks of layers, so slices must name a module
-    "Phi4MultimodalForCausalLM",  # the same
-    "NemotronHForCausalLM",  # no count of layers in its config, which is a gap
-    "HrmTextForCausalLM",  # this small, it has two stacks of layers
+MODULES = {
+    "GitForCausalLM": ("git.encoder", "git.image_encoder.vision_model.encoder"),
+    "Phi4MultimodalForCausalLM": (
+        "model",
+        "model.embed_tokens_extend.audio_embed.encoder.encoders.",
+        "model.embed_tokens_extend.image_embed.img_processor.encoder",
+    ),
 }
-"""Classes of which not even a slice of all layers can be planned."""
+"""The modules of classes with several stacks of layers. The first is sliced."""
+
+NOT_SLICED = ("HrmTextForCausalLM",)
+"""Classes of which not even a slice of all layers can be planned: one count for two stacks of layers."""
 
 COUNTS: Counter[tuple[str, str]] = Counter()
 """How many results of each kind loaded, and what happened to them."""
@@ -118,6 +123,16 @@ def loads_as(model_class: Any) -> Callable[[Path], bool]:
     return loads
 
 
+def slices(name: str, model: str, spans: Sequence[tuple[int, int]]) -> dict[str, Any]:
+    """Return a recipe that selects layers of the language model."""
+    chosen = {"slices": [{"sources": [{"model": model, "layer_range": list(span)}]} for span in spans]}
+    if name not in MODULES:
+        return {"merge_method": "passthrough", **chosen}
+    first, *others = MODULES[name]
+    modules = {first: chosen, **{other: {"models": [{"model": model}]} for other in others}}
+    return {"merge_method": "passthrough", "modules": modules}
+
+
 def sliced(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model_class = getattr(transformers, name)
     try:
@@ -130,8 +145,7 @@ def sliced(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     except Exception as error:
         pytest.skip(f"cannot be built this small: {type(error).__name__}: {error}"[:100])
     for number, (what, spans) in enumerate(SLICES.items()):
-        sources = [{"sources": [{"model": str(folder / "model"), "layer_range": list(span)}]} for span in spans]
-        recipe = {"merge_method": "passthrough", "slices": sources}
+        recipe = slices(name, str(folder / "model"), spans)
         copied = what == "copied" and name not in NOT_SLICED
         check(what, recipe, folder / str(number), loads_as(model_class), monkeypatch, copied)
 
