@@ -12,18 +12,17 @@ from pathlib import Path
 
 from mergecore.api import Adapter, AdapterRequest, Change, ModelError, Reader, TensorInfo
 from mergecore_lora.changes import Factors, Instead, LowRank, Plus, Rows, Same, Stored, Then
-from mergecore_lora.keys import PART, check_one_adapter, plain_key
+from mergecore_lora.closed_forms import closed_form
+from mergecore_lora.keys import PART, check_one_adapter, layer_of, plain_key
 from mergecore_lora.settings import WEIGHTS, Settings, read_settings, stated
 
 HEADS = ("score", "classifier", "qa_outputs", "classification_head", "pooler")
 """Modules that only classes for other tasks than writing text have."""
 
-LAYER = re.compile(r".*?\.\d+\.")
-"""Start of the name of a tensor in a layer."""
-
 TRAINED = ".modules_to_save."
 """Part of the name of a module that is trained in full."""
 
+SHARED = ("base_model.vera_A", "base_model.vera_B")
 TOKENS = ".token_adapter.trainable_tokens_delta"
 WRAPPED = re.compile(r"\.(base_layer|modules_to_save(\.default)?|original_module)(?=\.)")
 """What PEFT inserts into the names of wrapped tensors."""
@@ -56,6 +55,8 @@ class Keys:
     """Key by part, for each module."""
     rows: dict[str, int] = field(default_factory=dict)
     """Number of rows of each tensor whose vocabulary was resized."""
+    shared: dict[str, Stored] = field(default_factory=dict)
+    """The random matrices that all modules of VeRA share."""
     _changes: dict[str, Change] = field(default_factory=dict)
     _origin: dict[str, str] = field(default_factory=dict)
     """The key that each change came from."""
@@ -72,23 +73,47 @@ class Keys:
                     " adapter again from the gathered weights"
                 )
             if TRAINED not in key and WRAPPED.sub("", key) in trained:
-                continue  # If the vocabulary was resized, PEFT also saves the embedding as it was before training.
+                continue  # PEFT also saves a resized embedding as it was before training.
             if match := PART.fullmatch(name):
                 part = match[2] + (".bias" if match[4] == ".bias" else "")
                 self.modules.setdefault(match[1], {})[part] = key
+            elif key in SHARED:
+                self.shared[key.removeprefix("base_model.")] = Stored(self.reader, key)
             elif name.endswith(TOKENS):
                 self._add_rows(key, name.removesuffix(TOKENS))
             else:
                 self._add_instead(key, WRAPPED.sub("", name))
+        if self.settings.kind == "LORA":
+            self._add_all_low_rank()
+        else:
+            self._add_closed_forms()
+        self._keep_heads()
+        return self._changes
+
+    def _add_all_low_rank(self) -> None:
         targets = {module: self._target(module, parts) for module, parts in self.modules.items()}
         # Square experts have the orientation of the others.
         shown = any(self._shape_says_transposed(name, a, b) for name, a, b in targets.values() if self._axes(name) == 3)
         for module, parts in self.modules.items():
             name, a, b = targets[module]
-            transposed = shown if self._axes(name) == 3 else _layer(name) in self._transposed_layers
+            transposed = shown if self._axes(name) == 3 else layer_of(name) in self._transposed_layers
             self._add_low_rank(module, parts, name, a, b, transposed)
-        self._keep_heads()
-        return self._changes
+
+    def _add_closed_forms(self) -> None:
+        for module, keys in self.modules.items():
+            key = next(iter(keys.values()))
+            name = self._find(f"{WRAPPED.sub('', f'{module}.')}weight")
+            if name is None:
+                raise self._no_place(key)
+            parts = {part: Stored(self.reader, key) for part, key in keys.items()}
+            shape, transposed = self.request.tensors[name].shape, layer_of(name) in self._transposed_layers
+            made = closed_form(self.settings, module, parts, self.shared, shape, transposed)
+            if made is None:
+                raise self._misfit(key, name)
+            for part, change in made.items():
+                found = name if part == "weight" else self._find(f"{module}.{part}")
+                if found is not None:
+                    self._add(key, found, change)
 
     def _keep_heads(self) -> None:
         """Keep heads that are tied to a changed embedding, as in training. Trained rows are shared with the head."""
@@ -152,7 +177,7 @@ class Keys:
         for name, info in self.request.tensors.items():
             bias = self.request.tensors.get(f"{name.removesuffix('.weight')}.bias")
             if bias and len(info.shape) == 2 and bias.shape == info.shape[1:] and info.shape[0] != info.shape[1]:
-                found.add(_layer(name))
+                found.add(layer_of(name))
         return found
 
     def _shape_says_transposed(self, name: str, a: Stored, b: Stored) -> bool:
@@ -269,9 +294,3 @@ class Keys:
             f"{self.path}: {key!r} of shape {theirs} does not fit {name!r} of shape {ours} in"
             f" {self.request.model.reference}; was the adapter trained for another model?"
         )
-
-
-def _layer(name: str) -> str:
-    """Return the start of a tensor's name, up to the number of its layer. Empty outside layers."""
-    match = LAYER.match(name)
-    return match[0] if match else ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -39,6 +39,25 @@ class Stored(NamedTuple):
         out = torch.empty(count, dtype=torch_dtype(self.reader.tensors[self.name].dtype))
         self.reader.read(self.name, start, out)
         return out.to(torch.float32)
+
+
+class LowRankFactors(Protocol):
+    """The two factors of a change: left[e] @ right[e] for each of the matrices e of a tensor."""
+
+    @property
+    def rows(self) -> int:
+        """Number of rows of each matrix."""
+
+    @property
+    def columns(self) -> int:
+        """Number of columns of each matrix."""
+
+    @property
+    def transposed(self) -> bool:
+        """Whether the tensor is stored as (in, out)."""
+
+    def load(self) -> tuple[Tensor, Tensor]:
+        """Return left (matrices, rows, rank) and right (matrices, rank, columns)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,44 +95,68 @@ _held = threading.local()
 HELD = 4
 """Number of changes whose factors a thread keeps: as many as one model is likely to have."""
 
+Loaded = TypeVar("Loaded")
+
+
+def held(change: object, load: Callable[[], Loaded]) -> Loaded:
+    """Return what a change loads, from the last time if this thread used the change recently."""
+    items = getattr(_held, "items", [])
+    found = [item for item in items if item[0] is change]
+    if not found:
+        found = [(change, load())]
+        _held.items = (found + items)[:HELD]
+    loaded: Loaded = found[0][1]
+    return loaded
+
+
+class RowBlock(NamedTuple):
+    """Rows `first` to `last` of a matrix: the part of them that is requested, and its place in the requested piece."""
+
+    matrix: int
+    first: int
+    last: int
+    block: slice
+    piece: slice
+
+
+def row_blocks(start: int, length: int, rows: int, columns: int) -> Iterator[RowBlock]:
+    """Yield the blocks of rows that a piece of a tensor of matrices touches."""
+    step = _step(columns)
+    position, end = start, start + length
+    while position < end:
+        matrix, inside = divmod(position // columns, rows)
+        first = inside - inside % step
+        last = min(first + step, rows)
+        begin = (matrix * rows + first) * columns
+        until = min((matrix * rows + last) * columns, end)
+        yield RowBlock(
+            matrix, first, last, slice(position - begin, until - begin), slice(position - start, until - start)
+        )
+        position = until
+
 
 @dataclass(frozen=True, eq=False)
 class LowRank:
     """Add scale · B @ A. With `magnitude`, then rescale each output's row to that norm (DoRA, arXiv 2402.09353)."""
 
-    factors: Factors
+    factors: LowRankFactors
     magnitude: Stored | None = None
 
     def apply(self, start: int, values: Tensor, read: ReadUnchanged) -> None:
         """See `mergecore.api.Change`."""
-        left, right, ratio = self._loaded(read)
-        columns, rows = self.factors.columns, self.factors.rows
-        step = _step(columns)
-        position, end = start, start + len(values)
-        while position < end:
-            row = position // columns
-            matrix, inside = divmod(row, rows)
-            first = inside - inside % step
-            last = min(first + step, rows)
-            begin = (matrix * rows + first) * columns
-            until = min((matrix * rows + last) * columns, end)
-            block = slice(position - begin, until - begin)
-            piece = values[position - start : until - start]
-            piece += (left[matrix, first:last].clone() @ right[matrix]).view(-1)[block]
+        left, right, ratio = held(self, lambda: self._loaded(read))
+        columns = self.factors.columns
+        for part in row_blocks(start, len(values), self.factors.rows, columns):
+            piece = values[part.piece]
+            product = left[part.matrix, part.first : part.last].clone() @ right[part.matrix]
+            piece += product.view(-1)[part.block]
             if ratio is not None:
-                by_output = ratio[None] if self.factors.transposed else ratio[first:last, None]
-                piece *= by_output.expand(last - first, columns).reshape(-1)[block]
-            position = until
+                by_output = ratio[None] if self.factors.transposed else ratio[part.first : part.last, None]
+                piece *= by_output.expand(part.last - part.first, columns).reshape(-1)[part.block]
 
     def _loaded(self, read: ReadUnchanged) -> tuple[Tensor, Tensor, Tensor | None]:
-        held = [item for item in getattr(_held, "items", []) if item[0] is self]
-        if not held:
-            left, right = self.factors.load()
-            ratio = self._ratio(left[0], right[0], read) if self.magnitude is not None else None
-            held = [(self, (left, right, ratio))]
-            _held.items = (held + getattr(_held, "items", []))[:HELD]
-        loaded: tuple[Tensor, Tensor, Tensor | None] = held[0][1]
-        return loaded
+        left, right = self.factors.load()
+        return left, right, self._ratio(left[0], right[0], read) if self.magnitude is not None else None
 
     def _ratio(self, left: Tensor, right: Tensor, read: ReadUnchanged) -> Tensor:
         """Return the factor of each output: its magnitude divided by its norm after the sum."""

@@ -11,13 +11,22 @@ PREFIX = "base_model.model."
 """Prefix of PEFT's keys."""
 
 PART = re.compile(
-    r"(.+)\.(lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)"
-    r"(?:\.(?!weight$|bias$)([^.]+))?(\.weight|\.bias)?"
+    r"(.+)\.(lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector|hada_[wt][12](?:_[ab])?"
+    r"|lokr_[wt][12](?:_[ab])?|vera_lambda_[bd]|ia3_l|oft_(?:embedding_)?R)(?:\.(?!weight$|bias$)([^.]+))?(\.weight|\.bias)?"
 )
-"""A key of a low-rank change: the module, the part, the name of the adapter, and whether it is a weight or bias."""
+"""A key of a change by factors: the module, the part, the name of the adapter, and whether it is a weight or bias."""
 
 WRAPPERS = re.compile(r"(?:^|(?<=\.))(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.|^module\.")
 """What torch.compile, FSDP, activation checkpointing, and data parallel training insert into names."""
+
+LAYER = re.compile(r".*?\.\d+\.")
+"""Start of the name of a tensor in a layer."""
+
+
+def layer_of(name: str) -> str:
+    """Return the start of a tensor's name, up to the number of its layer. Empty outside layers."""
+    match = LAYER.match(name)
+    return match[0] if match else ""
 
 
 def plain_key(key: str) -> str:

@@ -16,7 +16,7 @@ from mergecore.api import Base, DeltaMethod, InputError, Method, ModelError, Rea
 from mergecore.tooling import Registry, check_link, find_adapter, merge_tensors, stamp_file
 from mergecore_lora.changes import Stored
 from mergecore_lora.keys import PART, plain_key
-from mergecore_lora.settings import WEIGHTS, Settings, read_settings, stated
+from mergecore_lora.settings import KINDS, WEIGHTS, Settings, read_settings, stated
 from mergecore_lora.writing import TensorFile, peft_config, write_adapter
 
 EXACT = "exact"
@@ -100,6 +100,11 @@ def _opened(adapters: Sequence[str], registry: Registry) -> Iterator[list[Opened
 
 def _open(folder: Path, registry: Registry, files: list[Reader]) -> Opened:
     settings = read_settings(folder)
+    if settings.kind != "LORA":
+        raise ModelError(
+            f"{folder}: is of type {KINDS[settings.kind]}, and only LoRA adapters can be merged; merge BASE+ADAPTER as"
+            " models"
+        )
     path = next((folder / name for name in WEIGHTS if (folder / name).exists()), None)
     if path is None:
         raise ModelError(f"{folder}: has no {WEIGHTS[0]}; download the complete adapter")

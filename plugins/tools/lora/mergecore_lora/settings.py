@@ -18,15 +18,19 @@ WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 CONFIG_LIMIT = 10_000_000
 """Maximum size of an adapter's config in bytes."""
 
-APPLIED = {"r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "ensure_weight_tying",
+APPLIED = {"r", "lora_alpha", "alpha", "rank_pattern", "alpha_pattern", "coft", "eps", "use_cayley_neumann",
+           "num_cayley_neumann_terms", "use_rslora", "use_dora", "ensure_weight_tying",
            "target_parameters", "init_lora_weights", "trainable_token_indices", "peft_type"}  # fmt: skip
 """Keys that this module reads."""
 
 NEUTRAL = {
-    "arrow_config", "auto_mapping", "base_model_name_or_path", "bias", "corda_config", "eva_config", "exclude_modules",
-    "fan_in_fan_out", "inference_mode", "layers_pattern", "layers_to_transform", "loftq_config",
-    "lora_bias", "lora_dropout", "lora_ga_config", "megatron_config", "megatron_core", "modules_to_save",
-    "peft_version", "qalora_group_size", "revision", "runtime_config", "target_modules", "task_type", "velora_config",
+    "arrow_config", "auto_mapping", "base_model_name_or_path", "bias", "block_share", "corda_config", "d_initial",
+    "decompose_both", "decompose_factor", "eva_config", "exclude_modules", "fan_in_fan_out", "feedforward_modules",
+    "inference_mode", "init_ia3_weights", "init_weights", "layers_pattern", "layers_to_transform", "loftq_config",
+    "lora_bias", "lora_dropout", "lora_ga_config", "megatron_config", "megatron_core", "module_dropout",
+    "modules_to_save", "oft_block_size", "peft_version", "projection_prng_key", "qalora_group_size", "rank_dropout",
+    "rank_dropout_scale", "revision", "runtime_config", "save_projection", "target_modules", "task_type",
+    "use_effective_conv2d", "velora_config", "vera_dropout",
 }  # fmt: skip
 """Keys that affect only training, or that the tensors show anyway."""
 
@@ -43,12 +47,31 @@ CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Prefixes of `init_lora_weights` for initializations that change the base's weights."""
 
 
+KINDS = {"LORA": "LoRA", "LOHA": "LoHa", "LOKR": "LoKr", "VERA": "VeRA", "IA3": "IA3", "OFT": "OFT"}
+"""The types of adapters that can be added to a model."""
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """How OFT makes orthogonal matrices out of its parameters.
+
+    Attributes:
+        terms: Number of terms of the Neumann series in Cayley's formula, or 0 for the formula itself. PEFT computes 4
+            where 3 are set.
+        eps: Bound of the constrained form (COFT), or None.
+    """
+
+    terms: int
+    eps: float | None
+
+
 @dataclass(frozen=True)
 class Settings:
     """The settings that give meaning to an adapter's weights.
 
     Attributes:
         path: Path of the config, for errors.
+        kind: A key of `KINDS`.
         rank, alpha: Defaults for modules that match no pattern.
         ranks, alphas: Values by pattern: a module's name or its suffix, or a regular expression.
         rank_stabilized: Whether the scale is alpha / sqrt(rank) instead of alpha / rank.
@@ -56,9 +79,11 @@ class Settings:
         parameters: Suffixes of the names of parameters that are direct targets.
         tokens: Individually trained rows, of every embedding or by the suffix of its name.
         tied: Whether a head that is tied to the embedding also gets its changes, other than trained rows.
+        rotation: How OFT makes its rotations.
     """
 
     path: Path
+    kind: str
     rank: int
     alpha: float
     ranks: Mapping[str, int]
@@ -68,6 +93,7 @@ class Settings:
     parameters: tuple[str, ...]
     tokens: list[int] | Mapping[str, list[int]] | None
     tied: bool
+    rotation: Rotation
 
     def scale(self, module: str, rank: int) -> float:
         """Return the factor of B @ A for a module with factors of this rank."""
@@ -81,12 +107,14 @@ class Settings:
     @property
     def summary(self) -> str:
         """Short description."""
-        kind = ("rs" if self.rank_stabilized else "") + ("DoRA" if self.magnitudes else "LoRA")
+        if self.kind in ("IA3", "OFT"):
+            return KINDS[self.kind]
+        kind = ("rs" if self.rank_stabilized else "") + ("DoRA" if self.magnitudes else KINDS[self.kind])
         spread = sorted({self.rank, *self.ranks.values()})
         rank = f"{spread[0]} to {spread[-1]}" if len(spread) > 1 else str(self.rank)
         alphas = sorted({self.alpha, *self.alphas.values()})
         alpha = f"{alphas[0]:g} to {alphas[-1]:g}" if len(alphas) > 1 else f"{self.alpha:g}"
-        return f"{kind}, rank {rank}, alpha {alpha}"
+        return f"{kind}, rank {rank}" + ("" if self.kind == "VERA" else f", alpha {alpha}")
 
 
 def first_match(patterns: Mapping[str, Any], module: str, path: Path, default: Any) -> Any:
@@ -133,8 +161,9 @@ def read_settings(folder: Path) -> Settings:
     _check_kind(path, config)
     return Settings(
         path=path,
-        rank=_number(path, config, "r", 8, int),
-        alpha=_number(path, config, "lora_alpha", 8, float),
+        kind=config["peft_type"],
+        rank=8 if config["peft_type"] in ("IA3", "OFT") else _number(path, config, "r", 8, int),
+        alpha=_number(path, config, "lora_alpha" if config["peft_type"] == "LORA" else "alpha", 8, float),
         ranks=_pattern(path, config, "rank_pattern", int),
         alphas=_pattern(path, config, "alpha_pattern", float),
         rank_stabilized=_switch(path, config, "use_rslora"),
@@ -142,13 +171,22 @@ def read_settings(folder: Path) -> Settings:
         parameters=_names(path, config, "target_parameters"),
         tokens=_tokens(path, config),
         tied=_switch(path, config, "ensure_weight_tying"),
+        rotation=_rotation(path, config),
     )
+
+
+def _rotation(path: Path, config: Mapping[str, Any]) -> Rotation:
+    terms = _number(path, config, "num_cayley_neumann_terms", 5, int)
+    eps = _number(path, config, "eps", 6e-5, float)
+    series = config.get("use_cayley_neumann", True)
+    return Rotation(terms if series else 0, eps if _switch(path, config, "coft") else None)
 
 
 def _check_kind(path: Path, config: Mapping[str, Any]) -> None:
     kind = config.get("peft_type")
-    if kind != "LORA":
-        raise ModelError(f"{path}: peft_type is {kind!r}; only LoRA can be added to a model; merge it with PEFT first")
+    if kind not in KINDS:
+        names = ", ".join(KINDS.values())
+        raise ModelError(f"{path}: peft_type is {kind!r}, but only {names} can be added to a model; merge it with PEFT")
     for key, why in REFUSED.items():
         if config.get(key):
             raise ModelError(f"{path}: {key} is set: the adapter {why}")

@@ -166,7 +166,7 @@ WRONG = {
     "gone": (NOTHING, ["one", "gone", "out"], "gone: no such folder"),
     "a model": (lambda f: (f / "one/adapter_config.json").unlink(), ["one", "two", "out"], "no such file"),
     "no weights": (lambda f: (f / "one/adapter_model.safetensors").unlink(), ["one", "two", "out"], "has no adapter"),
-    "IA3": (settings(peft_type="IA3"), ["one", "two", "out"], "only LoRA can be added"),
+    "IA3": (settings(peft_type="IA3"), ["one", "two", "out"], "is of type IA3, and only LoRA adapters can be merged"),
     "DoRA": (rewrite(lambda c: c.update({A.replace("lora_A.weight", "lora_magnitude_vector"): torch.ones(20)})),
              ["one", "two", "out"], "is not a low-rank change"),
     "saved": (rewrite(lambda c: c.update({"base_model.model.norm.weight": torch.ones(20)})), ["one", "two", "out"],
