@@ -1,6 +1,6 @@
 """Open the models that recipes name, as checkpoints whose tensors have the names from a definition."""
 
-from mergecore.models.adapters import find_adapter, open_model, with_adapter, with_changes
+from mergecore.models.adapters import open_adapter, open_model, with_adapter, with_changes
 from mergecore.models.architecture_lookup import (
     compare_names,
     definition_paths,
@@ -15,7 +15,7 @@ from mergecore.models.fingerprints import CHUNK, fingerprint, matches_fingerprin
 from mergecore.models.hub import fetch_in_parallel
 from mergecore.models.hub_errors import explain_hub_errors
 from mergecore.models.layout_reader import LayoutReader, Span, join_parts, rename_tensors, with_layout
-from mergecore.models.references import LocatedModel, check_path, locate_model, split_adapters
+from mergecore.models.references import LocatedModel, check_path, find_adapter, locate_model, split_adapters
 from mergecore.models.remote_files import Shard, shards_of
 from mergecore.models.row_reader import MEAN, ZERO, Rows, with_rows
 from mergecore.models.sentence_modules import Labeled
@@ -54,6 +54,7 @@ __all__ = [
     "local_definitions",
     "locate_model",
     "matches_fingerprint",
+    "open_adapter",
     "open_model",
     "recipe_definitions",
     "rename_tensors",

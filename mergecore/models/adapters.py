@@ -28,13 +28,16 @@ from mergecore.models.architecture_lookup import find_architecture
 from mergecore.models.checkpoint import Added, Checkpoint, check_link, open_folder
 from mergecore.models.layout_reader import convert_layout, join_parts, rename_tensors
 from mergecore.models.not_models import ADAPTER
-from mergecore.models.references import locate_model, split_adapters
+from mergecore.models.references import find_adapter, split_adapters
 from mergecore.models.remote_files import Shard, shards_of
 from mergecore.models.stamps import stamp_file
 from mergecore.models.tied_weights import stored_name, tied_heads
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+"""PEFT's file names. If both files exist, PEFT uses the first."""
 
 
 def open_model(reference: str, registry: Registry, own: Mapping[str, Any] | None = None) -> Checkpoint:
@@ -62,17 +65,20 @@ def open_model(reference: str, registry: Registry, own: Mapping[str, Any] | None
     return replace(checkpoint, reference=reference, files=opened) if adapters else checkpoint
 
 
-def find_adapter(reference: str) -> Path:
-    """Return the folder of an adapter. An adapter on the Hub is downloaded completely, because it is small.
+def open_adapter(folder: Path, registry: Registry) -> Checkpoint:
+    """Open the weights of an adapter's folder by themselves, with the names in its file.
 
     Raises:
-        ModelError: if there is no such folder or repository.
+        ModelError: if the folder has no weights of an adapter, or they cannot be read.
     """
-    folder, snapshot = locate_model(reference)
-    for name in snapshot.names_in("") if snapshot else ():
-        if snapshot and name.startswith("adapter_") and not snapshot.has(name):
-            snapshot.fetch(name, lambda count: None)
-    return folder
+    path = next((folder / name for name in ADAPTER_WEIGHTS if (folder / name).exists()), None)
+    if path is None:
+        raise ModelError(f"{folder}: has no {ADAPTER_WEIGHTS[0]}; download the complete adapter")
+    check_link(folder, path)
+    stamp = stamp_file(path)
+    reader: Reader = registry.provide("readers", path.suffix.removeprefix("."))(path)
+    readers = dict.fromkeys(reader.tensors, reader)
+    return Checkpoint(str(folder), folder, {}, reader.tensors, readers, [reader], {path: stamp})
 
 
 def with_adapter(

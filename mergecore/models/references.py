@@ -128,3 +128,16 @@ def listed_names(folder: Path) -> set[str]:
         return set(os.listdir(folder))
     except OSError as error:
         raise ModelError(f"{folder}: cannot be read: {error.strerror}") from None
+
+
+def find_adapter(reference: str) -> Path:
+    """Return the folder of an adapter. An adapter on the Hub is downloaded completely, because it is small.
+
+    Raises:
+        ModelError: if there is no such folder or repository.
+    """
+    folder, snapshot = locate_model(reference)
+    for name in snapshot.names_in("") if snapshot else ():
+        if snapshot and name.startswith("adapter_") and not snapshot.has(name):
+            snapshot.fetch(name, lambda count: None)
+    return folder

@@ -1,4 +1,4 @@
-"""Upload a merged model to the Hugging Face Hub in one commit."""
+"""Upload a merged model or adapter to the Hugging Face Hub in one commit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,17 @@ from typing import Annotated, Any
 import typer
 
 from mergecore.api import InputError
-from mergecore.tooling import LOCK_NAME, Registry, explain_hub_errors, open_model, printable, read_lock, say, warn
+from mergecore.tooling import (
+    LOCK_NAME,
+    Registry,
+    explain_hub_errors,
+    open_adapter,
+    open_model,
+    printable,
+    read_lock,
+    say,
+    warn,
+)
 
 LEFT = [".*", "*.lock", "*.partial"]
 """Patterns of files and folders to skip: hidden ones, and leftovers of unfinished runs."""
@@ -22,7 +32,7 @@ REPLACED = ["*.safetensors", "*.safetensors.index.json"]
 
 
 def push(
-    out: Annotated[Path, typer.Argument(help="The output folder of mergecore run.", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="The output folder of mergecore run or lora.", show_default=False)],
     repo: Annotated[str, typer.Argument(help="The repository as org/name, created if needed.", show_default=False)],
     private: Annotated[bool, typer.Option("--private", help="Make a newly created repository private.")] = False,
     revision: Annotated[str, typer.Option(help="The branch, created if needed.")] = "main",
@@ -100,7 +110,7 @@ def check_name(repo: str) -> None:
 
 
 def check_finished(out: Path) -> None:
-    """Reject an incomplete model: the folder of an unfinished run, or one with missing or truncated weights.
+    """Reject an incomplete model or adapter: that of an unfinished run, or one with missing or truncated weights.
 
     Raises:
         InputError: The folder is not a finished output.
@@ -109,4 +119,6 @@ def check_finished(out: Path) -> None:
         raise InputError(f"{out}: belongs to an unfinished run; run its recipe again to finish it, then push OUT")
     if not out.is_dir():
         raise InputError(f"{out}: there is no such folder; pass the output folder of mergecore run")
-    open_model(str(out), Registry(warn)).close()
+    is_adapter = (out / "adapter_config.json").is_file() and not (out / "config.json").exists()
+    opened = open_adapter(out, Registry(warn)) if is_adapter else open_model(str(out), Registry(warn))
+    opened.close()

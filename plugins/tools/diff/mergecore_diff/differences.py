@@ -44,7 +44,7 @@ def config_differences(checkpoints: Sequence[Checkpoint]) -> Differing:
 
 def tokenizer_differences(checkpoints: Sequence[Checkpoint]) -> Differing:
     """Return the differences in tokenizer_config.json and chat_template.jinja, except for the tokens."""
-    return _differing([_tokenizer_settings(checkpoint.folder) for checkpoint in checkpoints])
+    return _differing([_tokenizer_settings(checkpoint.info.tokenizer_folder) for checkpoint in checkpoints])
 
 
 def _differing(values: Sequence[Mapping[str, Any]]) -> Differing:
@@ -74,7 +74,7 @@ def dtypes(checkpoint: Checkpoint) -> dict[str, int]:
 
 def token_differences(checkpoints: Sequence[Checkpoint]) -> list[Tokens | None]:
     """Compare each model's tokens with the first model's. None if either has no readable tokenizer."""
-    base, *others = (token_ids(checkpoint.folder) for checkpoint in checkpoints)
+    base, *others = (token_ids(checkpoint.info.tokenizer_folder) for checkpoint in checkpoints)
     return [None, *(_compared(base, other) if base and other else None for other in others)]
 
 

@@ -187,7 +187,7 @@ def _with_shared_rows(
     tables = [weight for _, _, weight in weights(architecture, checkpoints[0]) if weight.vocabulary_axis == 0]
     names = {model: {n for weight in tables if (n := _name(checkpoints[model], weight))} for model in models}
     sizes = {model: {checkpoints[model].tensors[name].shape[0] for name in names[model]} for model in models}
-    ids = {model: token_ids(checkpoints[model].folder) for model in models}
+    ids = {model: token_ids(checkpoints[model].info.tokenizer_folder) for model in models}
     same = len({frozenset(found.items()) if found else None for found in ids.values()}) == 1
     if len(set().union(*sizes.values())) < 2 and (same or None in ids.values()):
         return shown, []

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mergecore.api import InputError, Score
+from mergecore.api import Score
 from mergecore.tooling import AsJson, Quiet, Registry, load_evaluations, printable, say, warn, write_whole
 
 if TYPE_CHECKING:
@@ -22,26 +22,24 @@ Results = Annotated[Path | None, typer.Option("--results", help="The file of all
 
 
 def evaluate(
-    models: Annotated[list[Path], typer.Argument(help="Model folders.", show_default=False)],
+    models: Annotated[list[str], typer.Argument(help="Model folders, or BASE+ADAPTER.", show_default=False)],
     wanted: Annotated[Path, typer.Option("--with", help="A YAML file with an 'evaluate' key, such as a recipe.")],
     results: Results = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
     """Run the evaluations in a file on MODELS, print the scores, and save them for the board."""
+    from mergecore_eval.added import check_models, model_folder
     from mergecore_eval.board import gather
     from mergecore_eval.results import append, measure, results_file
     from mergecore_eval.subjects import Folder
 
     evaluations, path = load_evaluations(wanted, Registry(warn)), results or results_file()
-    for model in models:
-        if not (model / "config.json").is_file():
-            raise InputError(f"{model}: not a model folder; it has no config.json")
+    check_models(models)
     found = []
     for model in models:
-        subject = Folder(model.absolute(), str(model))
-        tell = partial(_tell, quiet, str(model))
-        found.append(measure(subject, evaluations, tell=tell))
+        with model_folder(model) as folder:
+            found.append(measure(Folder(folder, model), evaluations, tell=partial(_tell, quiet, model)))
         append(found[-1], path)
     if as_json:
         print(json.dumps([result.plain() for result in found], indent=2))

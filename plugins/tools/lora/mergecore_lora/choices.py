@@ -8,6 +8,7 @@ import torch
 
 from mergecore_lora.decomposing import Wanted
 from mergecore_lora.pairs import Entry, Kind
+from mergecore_lora.programs import Program
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class Choices:
         added: ``refuse``, ``drop``, or ``save`` rows that only the fine-tune has. ``save`` stores the whole tensor.
         dtype: Dtype of the factors.
         own_ranks: Whether every tensor keeps its own rank. Otherwise, zeros fill up all to the largest.
-        only_factors: Whether to drop what would be saved in full, for programs that read only low-rank factors.
+        program: The program for which to drop what it cannot read.
     """
 
     wanted: Wanted
@@ -33,12 +34,13 @@ class Choices:
     added: str = "refuse"
     dtype: torch.dtype = torch.float32
     own_ranks: bool = False
-    only_factors: bool = False
+    program: Program = Program.peft
 
     def of(self, entry: Entry) -> str:
         """Return ``lora``, ``save``, or ``drop``."""
         how = self._chosen(entry)
-        return "drop" if how == "save" and self.only_factors else how
+        table = entry.kind in (Kind.EMBEDDING, Kind.HEAD)
+        return how if self.program.reads(how, table=table, experts=entry.matrices) else "drop"
 
     def _chosen(self, entry: Entry) -> str:
         if entry.kind is Kind.LINEAR or entry.grown:

@@ -24,6 +24,7 @@ from mergecore.tooling import (
     say,
     warn,
 )
+from mergecore_lora.programs import Program
 
 app = typer.Typer(help="Extract LoRA adapters from fine-tunes, and merge adapters.", no_args_is_help=True)
 
@@ -59,18 +60,10 @@ class AddedRows(str, Enum):
     save = "save"
 
 
-class Reader(str, Enum):
-    """Programs that read only some adapters."""
-
-    peft = "peft"
-    vllm = "vllm"
-    llama_cpp = "llama.cpp"
-
-
 OwnRanks = Annotated[
     bool, typer.Option("--own-ranks", help="Keep each tensor's own rank, in less space. Few programs can read it.")
 ]
-For = Annotated[Reader, typer.Option("--for", help="Leave out what this program cannot read.")]
+For = Annotated[Program, typer.Option("--for", help="Leave out what this program cannot read.")]
 Dtype = Annotated[FactorDtype, typer.Option(help="Dtype of the factors.")]
 Rank = Annotated[int, typer.Option(help="The rank, or with --energy or --error, the maximum rank.", show_default=False)]
 
@@ -94,7 +87,7 @@ def extract(
     added_tokens: Annotated[AddedRows, typer.Option(help="Rows that only FINETUNE has.")] = AddedRows.refuse,
     dtype: Dtype = FactorDtype.float32,
     own_ranks: OwnRanks = False,
-    reader: For = Reader.peft,
+    program: For = Program.peft,
     memory: Memory = "",
     workers: Workers = 0,
     force: Force = False,
@@ -103,7 +96,7 @@ def extract(
 ) -> None:
     """Extract the difference between FINETUNE and BASE as the LoRA adapter OUT, by default with rank 16."""
     wanted = _wanted(rank, energy, error)
-    _check_reader(reader, own_ranks)
+    _check_program(program, own_ranks)
     if added_tokens is AddedRows.save and Large.drop in (embeddings, head):
         raise InputError("--added-tokens save stores the embedding and the head; do not drop them")
     import torch
@@ -121,7 +114,7 @@ def extract(
             *(item.value for item in stored),
             getattr(torch, dtype.value),
             own_ranks,
-            reader is not Reader.peft,
+            program,
         ),
         Registry(warn),
         memory=memory_budget(memory),
@@ -141,7 +134,7 @@ def merge(
     rank: Annotated[int, typer.Option(help="Maximum rank of the result. Default: as high as needed.")] = 0,
     dtype: Dtype = FactorDtype.float32,
     own_ranks: OwnRanks = False,
-    reader: For = Reader.peft,
+    program: For = Program.peft,
     force: Force = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -154,19 +147,19 @@ def merge(
         raise InputError(f"--rank: must be a positive integer, not {rank}")
     if method == EXACT and parameter:
         raise InputError("--set: the exact sum has no parameters; use --weight instead")
-    _check_reader(reader, own_ranks)
+    _check_program(program, own_ranks)
     weights = check_weights(len(adapters), weight)
     import torch
 
     parameters = dict(map(_parameter, parameter))
-    options = MergeOptions(method, weights, parameters, rank or None, own_ranks, getattr(torch, dtype.value))
+    options = MergeOptions(method, weights, parameters, rank or None, own_ranks, getattr(torch, dtype.value), program)
     report = run(adapters, out, options, Registry(warn), force=force)
     _show(out, report, quiet, as_json)
 
 
-def _check_reader(reader: Reader, own_ranks: bool) -> None:
-    if own_ranks and reader is not Reader.peft:
-        raise InputError(f"--own-ranks: {reader.value} reads one rank for all tensors; remove the option, or --for")
+def _check_program(program: Program, own_ranks: bool) -> None:
+    if own_ranks and program is not Program.peft:
+        raise InputError(f"--own-ranks: {program.value} reads one rank for all tensors; remove the option, or --for")
 
 
 def _parameter(text: str) -> tuple[str, Any]:

@@ -245,13 +245,9 @@ class Extractor:
         }
 
     def _notes(self, outcomes: dict[str, Outcome]) -> list[str]:
-        return [*self._of_tokens(), *self._of_heads(outcomes), *self._of_dropped(outcomes)]
-
-    def _of_dropped(self, outcomes: dict[str, Outcome]) -> list[str]:
-        """Return a note on differences that the program for which the adapter is cannot read."""
-        dropped = [name for name, found in outcomes.items() if found.how == "drop"] if self.choices.only_factors else []
-        more = f" and {len(dropped) - 1} more" if len(dropped) > 1 else ""
-        return [f"left out, because only low-rank factors can be read: {dropped[0]!r}{more}"] if dropped else []
+        dropped = [name for name, found in outcomes.items() if found.how == "drop"]
+        rank = max((found.rank or 0 for found in outcomes.values()), default=0)
+        return [*self._of_tokens(), *self._of_heads(outcomes), *self.choices.program.notes(rank, dropped)]
 
     def _of_tokens(self) -> list[str]:
         rows = {entry.info.shape[0] for entry in self.pair.entries if entry.grown}

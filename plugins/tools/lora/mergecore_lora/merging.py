@@ -13,14 +13,18 @@ import torch
 from torch import Tensor
 
 from mergecore.api import Base, DeltaMethod, InputError, Method, ModelError, Reader
-from mergecore.tooling import Registry, check_link, find_adapter, merge_tensors, stamp_file
+from mergecore.tooling import Checkpoint, Registry, find_adapter, merge_tensors, open_adapter
 from mergecore_lora.changes import Stored
 from mergecore_lora.keys import PART, plain_key
-from mergecore_lora.settings import KINDS, WEIGHTS, Settings, read_settings, stated
+from mergecore_lora.programs import Program
+from mergecore_lora.settings import KINDS, Settings, read_settings, stated
 from mergecore_lora.writing import TensorFile, peft_config, write_adapter
 
 EXACT = "exact"
 """Name of the plain weighted sum of all changes, which needs no method."""
+
+HEADS = ("lm_head", "embed_out", "output_layer")
+"""Names of heads that write text."""
 
 NEGLIGIBLE = 1e-6
 """Singular values below this share of the largest are rounding noise."""
@@ -60,6 +64,7 @@ class MergeOptions:
         rank: Maximum rank of a result. None: no limit.
         own_ranks: Whether every module keeps its own rank. Otherwise, zeros fill up all to the largest.
         dtype: Dtype of the factors.
+        program: The program for which to leave out what it cannot read.
     """
 
     method: str
@@ -68,6 +73,7 @@ class MergeOptions:
     rank: int | None
     own_ranks: bool
     dtype: torch.dtype
+    program: Program
 
 
 def merge(adapters: Sequence[str], out: Path, options: MergeOptions, registry: Registry, *, force: bool) -> Any:
@@ -90,7 +96,7 @@ def merge(adapters: Sequence[str], out: Path, options: MergeOptions, registry: R
 
 @contextmanager
 def _opened(adapters: Sequence[str], registry: Registry) -> Iterator[list[Opened]]:
-    files: list[Reader] = []
+    files: list[Checkpoint] = []
     try:
         yield [_open(find_adapter(reference), registry, files) for reference in adapters]
     finally:
@@ -98,21 +104,13 @@ def _opened(adapters: Sequence[str], registry: Registry) -> Iterator[list[Opened
             file.close()
 
 
-def _open(folder: Path, registry: Registry, files: list[Reader]) -> Opened:
+def _open(folder: Path, registry: Registry, files: list[Checkpoint]) -> Opened:
     settings = read_settings(folder)
     if settings.kind != "LORA":
-        raise ModelError(
-            f"{folder}: is of type {KINDS[settings.kind]}, and only LoRA adapters can be merged; merge BASE+ADAPTER as"
-            " models"
-        )
-    path = next((folder / name for name in WEIGHTS if (folder / name).exists()), None)
-    if path is None:
-        raise ModelError(f"{folder}: has no {WEIGHTS[0]}; download the complete adapter")
-    check_link(folder, path)
-    stamps = {path: stamp_file(path)}
-    reader: Reader = registry.provide("readers", path.suffix.removeprefix("."))(path)
-    files.append(reader)
-    return Opened(folder, settings, _pairs(path, reader, settings), stamps)
+        raise ModelError(f"{folder}: only LoRA can be merged, not {KINDS[settings.kind]}; merge BASE+ADAPTER as models")
+    files.append(open_adapter(folder, registry))
+    (path,), (reader,) = files[-1].stamps, files[-1].files
+    return Opened(folder, settings, _pairs(path, reader, settings), files[-1].stamps)
 
 
 def _pairs(path: Path, reader: Reader, settings: Settings) -> dict[str, tuple[bool, Stored, Stored]]:
@@ -154,7 +152,8 @@ class Merger:
         notes = [] if self.method is None or self._turns() else [_NOTE.format(method=self.options.method)]
         if len(bases) > 1:
             notes.append(f"the adapters list different base models: {', '.join(map(str, bases))}; the first is kept")
-        modules = sorted({module for item in self.adapters for module in item.pairs})
+        every = sorted({module for item in self.adapters for module in item.pairs})
+        modules = [module for module in every if self.options.program.reads("lora", table=self._is_table(module))]
         outcomes = [outcome for module in modules if (outcome := self._merge(module, file))]
         if not outcomes:
             raise ModelError(f"{names}: their changes cancel out; there is nothing to write")
@@ -167,9 +166,11 @@ class Merger:
         tasks = self._stated("task_type")
         if len(tasks) > 1:
             notes.append(f"the adapters are for different tasks: {', '.join(map(str, tasks))}; the first is kept")
-        turned = any(self._stated("fan_in_fan_out"))
-        task = tasks[0] if tasks else None
-        config = peft_config(str(bases[0] or ""), task, ranks, {}, modules, fan_in_fan_out=turned)
+        notes += self.options.program.notes(max(ranks.values()), [name for name in every if name not in modules])
+        revisions = self._stated("revision")
+        rest = {"revision": revisions[0]} if len(revisions) == len(bases) == 1 else {}
+        rest["fan_in_fan_out"] = any(self._stated("fan_in_fan_out"))
+        config = peft_config(str(bases[0] or ""), tasks[0] if tasks else None, ranks, {}, modules, **rest)
         return config, {
             "how": f"merged from {names} ({self.options.method})",
             "base": bases[0],
@@ -177,6 +178,11 @@ class Merger:
             "error": math.sqrt(lost / total) if total else 0.0,
             "tensors": outcomes,
         }
+
+    def _is_table(self, module: str) -> bool:
+        """Return whether a module is an embedding or a head."""
+        embedding = any(item.pairs[module][0] for item in self.adapters if module in item.pairs)
+        return embedding or module.rpartition(".")[2] in HEADS
 
     def _stated(self, key: str) -> list[Any]:
         """Return the different values of a key in the adapters' configs."""
@@ -261,8 +267,8 @@ class Merger:
 
 
 _NOTE = (
-    "{method} works on individual elements. Here these are coordinates along the shared directions of the changes, not"
-    " weights (Core Space, arXiv 2509.17786), so the result differs from that of a recipe with {method}"
+    "{method} works on individual elements, which here are coordinates along the shared directions of the changes, not"
+    " weights (Core Space, arXiv 2509.17786), so a recipe with {method} has another result"
 )
 
 

@@ -276,17 +276,20 @@ def test_added_tokens_are_saved_for_a_base_that_is_resized(name, run, tmp_path):
 
 
 @pytest.mark.parametrize("reader", ["vllm", "llama.cpp"])
+@pytest.mark.parametrize("experts", ["save", "lora"])
 @pytest.mark.parametrize("name", ["LlamaForCausalLM", "PhiForCausalLM", "Qwen3MoeForCausalLM-mixed"])
-def test_programs_that_read_only_factors_get_nothing_else_and_one_rank(name, reader, run, tmp_path):
+def test_programs_that_read_only_factors_get_nothing_else_and_one_rank(name, experts, reader, run, tmp_path):
     tiny = MODELS[name]
     save_base(tiny, tmp_path / "base")
     fine_tuned(tiny, tmp_path / "base", tmp_path / "tuned")
     status, _, printed = run("lora", "extract", tmp_path / "tuned", tmp_path / "base", tmp_path / "adapter",
-                             "--error", "0.5", "--for", reader, "--quiet")  # fmt: skip
-    assert status == 0 and "left out, because only low-rank factors can be read: " in printed
+                             "--error", "0.5", "--for", reader, "--experts", experts, "--quiet")  # fmt: skip
+    assert status == 0 and f"left out, because {reader} cannot read it: " in printed
     config = json.loads((tmp_path / "adapter/adapter_config.json").read_text())
     tensors = load_file(tmp_path / "adapter/adapter_model.safetensors")
     assert all(".lora_" in key for key in tensors)
+    assert not any("experts" in name for name in [*tensors, *(config["target_parameters"] or ())])
+    assert any("embed" in key or "lm_head" in key for key in tensors) is (reader == "llama.cpp")
     assert {tensor.shape["lora_A" not in key and "embedding_A" not in key] for key, tensor in tensors.items()} == {
         config["r"]
     }

@@ -166,7 +166,7 @@ WRONG = {
     "gone": (NOTHING, ["one", "gone", "out"], "gone: no such folder"),
     "a model": (lambda f: (f / "one/adapter_config.json").unlink(), ["one", "two", "out"], "no such file"),
     "no weights": (lambda f: (f / "one/adapter_model.safetensors").unlink(), ["one", "two", "out"], "has no adapter"),
-    "IA3": (settings(peft_type="IA3"), ["one", "two", "out"], "is of type IA3, and only LoRA adapters can be merged"),
+    "IA3": (settings(peft_type="IA3"), ["one", "two", "out"], "only LoRA can be merged, not IA3"),
     "DoRA": (rewrite(lambda c: c.update({A.replace("lora_A.weight", "lora_magnitude_vector"): torch.ones(20)})),
              ["one", "two", "out"], "is not a low-rank change"),
     "saved": (rewrite(lambda c: c.update({"base_model.model.norm.weight": torch.ones(20)})), ["one", "two", "out"],
@@ -211,3 +211,28 @@ def test_the_task_is_kept_and_a_difference_is_reported(run, tmp_path):
     assert status == 0 and "for different tasks: SEQ_CLS, CAUSAL_LM; the first is kept" in printed
     status, _, printed = run("0", "1", "out", "--own-ranks", "--for", "llama.cpp")
     assert status == 2 and "llama.cpp reads one rank for all tensors" in printed
+
+
+@pytest.mark.parametrize("program", ["vllm", "llama.cpp"])
+def test_tables_are_left_out_for_programs_that_cannot_read_them(program, run, tmp_path):
+    for seed in (0, 1):
+        write_adapter(tmp_path / str(seed), seed, rank=20)
+        path = tmp_path / str(seed) / "adapter_model.safetensors"
+        factors = {f"base_model.model.lm_head.lora_{part}.weight": torch.ones(shape)
+                   for part, shape in (("A", (20, 8)), ("B", (9, 20)))}  # fmt: skip
+        save_file({**load_file(path), **factors}, path)
+    status, _, printed = run("0", "1", "out", "-q", "--for", program)
+    assert status == 0, printed
+    there = any("lm_head" in key for key in load_file(tmp_path / "out/adapter_model.safetensors"))
+    targets = json.loads((tmp_path / "out/adapter_config.json").read_text())["target_modules"]
+    assert there is ("lm_head" in targets) is (program == "llama.cpp")
+    assert ("vllm cannot read it: 'lm_head'" in printed) is (program == "vllm")
+    assert ("the rank is 40: start vLLM with --max-lora-rank 64" in printed) is (program == "vllm")
+
+
+def test_the_revision_of_the_base_is_kept_if_all_agree(run, tmp_path):
+    for seed, revision in enumerate(("abc", "abc", "def")):
+        write_adapter(tmp_path / str(seed), seed, revision=revision)
+    assert run("0", "1", "same", "-q")[0] == 0 and run("0", "2", "other", "-q")[0] == 0
+    assert json.loads((tmp_path / "same/adapter_config.json").read_text())["revision"] == "abc"
+    assert "revision" not in json.loads((tmp_path / "other/adapter_config.json").read_text())

@@ -113,7 +113,8 @@ def _gates(mixture: Mixture, memory: int, quiet: bool) -> Tensor:
     config, base = mixture.config, mixture.models.base
     if not config.prompted:
         return gates.drawn(config.mode, (mixture.layers, len(config.experts), mixture.hidden), config.seed)
-    tokens = Tokens(base.folder, base.tensors[EMBEDDING].shape[0], base.config.get("max_position_embeddings"))
+    rows, positions = base.tensors[EMBEDDING].shape[0], base.config.get("max_position_embeddings")
+    tokens = Tokens(base.info.tokenizer_folder, rows, positions)
     prompts = tokens.of(mixture.prompted)
     if config.mode == "cheap_embed":
         found = gates.embedded(base, prompts, mixture.layers)

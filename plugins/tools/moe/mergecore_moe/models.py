@@ -82,10 +82,10 @@ def _open(config: Config, registry: Registry, opened: list[Checkpoint]) -> dict[
             checkpoint = open_model(reference, registry)
         except MergecoreError as error:
             raise place.error(str(error)) from None
-        folders = [item.folder.resolve() for item in opened]
-        if checkpoint.folder.resolve() in folders:
+        origins = [item.origin for item in opened]
+        if checkpoint.origin in origins:
             checkpoint.close()
-            positions[reference] = folders.index(checkpoint.folder.resolve())
+            positions[reference] = origins.index(checkpoint.origin)
         else:
             positions[reference] = len(opened)
             opened.append(checkpoint)

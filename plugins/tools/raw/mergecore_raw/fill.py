@@ -93,7 +93,7 @@ def _overlaid(model: str, template: str, registry: Registry, quiet: bool) -> Che
     part: Checkpoint | None = None
     try:
         part = _open(model, registry)
-        if part.folder.resolve() == whole.folder.resolve():
+        if part.origin == whole.origin:
             raise InputError(f"{model}: is the template itself")
         if whole.config.get("architectures") == [CLASS]:
             own = definition({template: list(whole.tensors)}, set(whole.tensors), False)

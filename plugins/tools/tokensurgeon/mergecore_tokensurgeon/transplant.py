@@ -17,7 +17,6 @@ from mergecore.api import (
     InputError,
     Job,
     ModelError,
-    ModelInfo,
     OutputTokenizer,
     PluginError,
     Tile,
@@ -74,8 +73,8 @@ def make_transplant(
         answer = _tokenizer(sides, donor, registry)
         assert answer.vocabulary is not None
         size = answer.vocabulary.own.shape[1]
-        ours = Tokens(sides[0].checkpoint.folder, answer.tokens[0], sides[0].rows)
-        theirs = Tokens(sides[1].checkpoint.folder, answer.tokens[1], size)
+        ours = Tokens(sides[0].checkpoint.info.tokenizer_folder, answer.tokens[0], sides[0].rows)
+        theirs = Tokens(sides[1].checkpoint.info.tokenizer_folder, answer.tokens[1], size)
         origins = Origins(sides[0], sides[1], ours, theirs, size, settings)
         tables = _tables(origins)
         return _plan(recipe, origins, answer, tables, workers, command), tables
@@ -101,13 +100,14 @@ def _recipe(model: str, donor: str, settings: Settings, command: str) -> Recipe:
 def _tokenizer(sides: Sequence[Side], donor: str, registry: Registry) -> OutputTokenizer:
     """Return the donor's tokenizer files, the special token IDs for the configs, and both vocabularies."""
     opened = [side.checkpoint for side in sides]
-    models = [ModelInfo(item.reference, item.folder, item.config) for item in opened]
-    rows, folders = [side.rows for side in sides], {item.reference: item.folder for item in opened}
+    models = [item.info for item in opened]
+    rows, folders = [side.rows for side in sides], {item.reference: item.tokenizer_folder for item in models}
     request = TokenizerRequest({"source": donor}, None, opened[0].folder, models, rows, 0, folders.__getitem__)
     answer = registry.tokenizer(request)
     if answer is None or not answer.tokens:
         raise PluginError("no installed package can read tokenizers: pip install mergecore-tokenizer")
-    if answer.tokens[1] is answer.tokens[0] and opened[1].folder.resolve() != opened[0].folder.resolve():
+    ours, theirs = (item.tokenizer_folder.resolve() for item in models)
+    if answer.tokens[1] is answer.tokens[0] and ours != theirs:
         raise InputError(f"{donor}: has no tokenizer files, such as tokenizer.json; download them too")
     return answer
 
@@ -189,7 +189,7 @@ def _plan(
 
 def _made_of(origins: Origins, tables: Mapping[str, Table]) -> str:
     """Return a digest of everything that affects the tables except the model files, which the core checks."""
-    donor = str(origins.donor.checkpoint.folder.resolve())
+    donor = origins.donor.checkpoint.origin
     parts = [version("mergecore-tokensurgeon"), donor, repr(origins.settings)]
     digest = hashlib.sha256("\0".join(parts).encode())
     for table in tables.values():

@@ -1,4 +1,4 @@
-"""The checks of a model folder. A failed check never stops the others."""
+"""The checks of a folder. A failed check never stops the others."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ from mergecore.tooling import (
     open_model,
     read_lock,
     rename_tensors,
+    split_adapters,
 )
 from mergecore.tooling import compare_names as examine_names
+from mergecore_verify.adapter import examine_adapter, is_adapter
 from mergecore_verify.content import check_finite, check_hashes
 from mergecore_verify.findings import Finding, few, skipped
 from mergecore_verify.loading import check_loading
@@ -29,10 +31,10 @@ from mergecore_verify.vocabulary import check_tokens
 
 
 def examine(folder: Path, sample: int = 0) -> Iterator[Finding]:
-    """Check a model folder.
+    """Check a model folder, or an adapter.
 
     Args:
-        folder: A model folder, from mergecore or elsewhere.
+        folder: A model folder or an adapter, from mergecore or elsewhere. Adapters can follow their base after ``+``.
         sample: Number of tensors to recompute from the parents listed in the folder's lock file.
 
     Yields:
@@ -41,9 +43,16 @@ def examine(folder: Path, sample: int = 0) -> Iterator[Finding]:
     Raises:
         InputError: The folder does not exist, or `sample` is given and the lock file or the parents are missing.
     """
-    if not folder.is_dir():
-        raise InputError(f"{folder}: there is no such folder")
+    base, adapters = split_adapters(str(folder))
+    if missing := next((one for one in (base, *adapters) if not Path(one).is_dir()), None):
+        raise InputError(f"{missing}: there is no such folder")
     registry = Registry(warnings.warn, local_definitions([]))
+    if adapters or is_adapter(folder):
+        if sample:
+            raise InputError(f"{folder}: --sample recomputes merged models, and this is an adapter; remove --sample")
+        for adapter in adapters or [str(folder)]:
+            yield from examine_adapter(Path(adapter), base if adapters else "", registry)
+        return
     lock = _lock(folder)
     if isinstance(lock, Finding):
         yield lock

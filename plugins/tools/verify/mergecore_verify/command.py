@@ -13,13 +13,13 @@ from mergecore.tooling import AsJson, printable
 
 
 def verify(
-    folder: Annotated[Path, typer.Argument(help="A model folder, from mergecore or elsewhere.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(help="A model folder, an adapter, or BASE+ADAPTER.", show_default=False)],
     sample: Annotated[
         int, typer.Option(help="Recompute this many tensors from the parents and compare every bit.", min=0)
     ] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Check that a model folder is complete and can be loaded. Exit with status 1 if a check fails."""
+    """Check that a model or adapter is complete and can be loaded. Exit with status 1 if a check fails."""
     from mergecore_verify.checks import examine
 
     findings = []
