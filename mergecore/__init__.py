@@ -27,8 +27,8 @@ def plan(recipe: Path | str | Mapping[str, Any] | Sequence[Mapping[str, Any]], *
     Raises:
         mergecore.errors.InputError: if the recipe, a model, or a plugin is invalid.
     """
+    from mergecore.definitions import local_definitions
     from mergecore.discovery import Registry
-    from mergecore.models import local_definitions
     from mergecore.planning import make_plan
     from mergecore.recipes import load_recipe
     from mergecore.running import spare_memory
@@ -71,9 +71,9 @@ def run(
     Raises:
         mergecore.errors.MergecoreError: `InputError` if you need to fix something first, `RunError` if the run fails.
     """
+    from mergecore.definitions import local_definitions
     from mergecore.discovery import Registry
     from mergecore.errors import InputError
-    from mergecore.models import local_definitions
     from mergecore.planning import make_plan
     from mergecore.recipes import load_recipe
     from mergecore.running import Listener, Options, available_cores, run_plan, spare_memory

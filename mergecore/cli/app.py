@@ -97,8 +97,8 @@ def run(
     RECIPE can also be the mergecore.lock.json of an earlier result, to reproduce that result.
     """
     from mergecore.cli.run_with_progress import run_with_progress
+    from mergecore.definitions import definition_paths, local_definitions
     from mergecore.discovery import Registry
-    from mergecore.models import definition_paths, local_definitions
     from mergecore.planning import make_plan
     from mergecore.recipes import load_recipe
 
@@ -138,9 +138,9 @@ def plan_command(
     Nothing is kept on the disk. Models on the Hub are not downloaded, so the time of their merge is unknown.
     """
     from mergecore.cli import render
+    from mergecore.definitions import local_definitions
     from mergecore.discovery import Registry
     from mergecore.estimating import estimate_cost
-    from mergecore.models import local_definitions
     from mergecore.planning import check_license, make_plan
     from mergecore.recipes import load_recipe
 

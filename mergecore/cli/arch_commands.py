@@ -82,15 +82,15 @@ def check(
 
 
 def _registry() -> Any:
+    from mergecore.definitions import local_definitions
     from mergecore.discovery import Registry
-    from mergecore.models import local_definitions
 
     return Registry(warn, local_definitions([]))
 
 
 def _definition(name: str) -> tuple[str, Any]:
     """Return the class name and definition from an architecture file or an installed class."""
-    from mergecore.models import load_definition
+    from mergecore.definitions import load_definition
 
     path = Path(name)
     if path.suffix == ".json":

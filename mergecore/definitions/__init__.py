@@ -15,6 +15,12 @@ from mergecore.definitions.config import (
 )
 from mergecore.definitions.config_spelling import spelled_alike
 from mergecore.definitions.definition import Architecture, Module, Weight, fill, numbers, size_config
+from mergecore.definitions.definition_files import (
+    definition_paths,
+    load_definition,
+    local_definitions,
+    recipe_definitions,
+)
 from mergecore.definitions.inference import extra_counts, infer_definition, is_extra, is_ignored
 from mergecore.definitions.parsing import parse_definition
 
@@ -25,6 +31,7 @@ __all__ = [
     "Period",
     "Weight",
     "class_name",
+    "definition_paths",
     "denies_ties",
     "extra_counts",
     "fill",
@@ -35,8 +42,11 @@ __all__ = [
     "is_ignored",
     "is_tied",
     "leaves",
+    "load_definition",
+    "local_definitions",
     "numbers",
     "parse_definition",
+    "recipe_definitions",
     "size_config",
     "spelled_alike",
     "tie_keys",

@@ -155,7 +155,7 @@ class Module:
     def counted(self, config: Mapping[str, Any], model: str) -> int:
         """Return the number of layers in a model's config.json, or 0 for a module without layers.
 
-        The key can be that of a list or string with an entry per layer.
+        The key can be that of a list with an entry per layer, or of a pattern with a letter per layer.
 
         Raises:
             ArchitectureError: if config.json has no valid number of layers.
@@ -163,7 +163,8 @@ class Module:
         if not self.layers_key:
             return 0
         count = first_of(config, self.layers_key)
-        count = len(count) if isinstance(count, (list, str)) else count
+        if isinstance(count, list) or (isinstance(count, str) and all("pattern" in key for key in self.layers_key)):
+            count = len(count)
         if type(count) is not int or not 0 <= count <= MAX_COUNT:
             keys = " or ".join(map(repr, self.layers_key))
             raise ArchitectureError(f"{model}: config.json must have the number of layers as {keys}")

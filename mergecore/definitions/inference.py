@@ -117,9 +117,10 @@ def _stacks(config: Mapping[str, Any], tensors: Tensors) -> Iterator[Stack]:
 
 
 def _list_lengths(config: Mapping[str, Any]) -> list[tuple[str, int]]:
-    """Return the length of the first text, or list of texts, with an entry per layer, by its key, or nothing."""
+    """Return the length of the first pattern, or list of texts, with an entry per layer, by its key, or nothing."""
     for key, value in config.items():
-        if LAYER_LIST.search(key) and isinstance(value, (list, str)) and all(isinstance(item, str) for item in value):
+        texts = isinstance(value, list) and all(isinstance(item, str) for item in value)
+        if LAYER_LIST.search(key) and (texts or (isinstance(value, str) and "pattern" in key)):
             return [(key, len(value))]
     return []
 

@@ -3,12 +3,9 @@
 from mergecore.models.adapters import open_adapter, open_model, with_adapter, with_changes
 from mergecore.models.architecture_lookup import (
     compare_names,
-    definition_paths,
+    contains,
     find_architecture,
     fit_checkpoints,
-    load_definition,
-    local_definitions,
-    recipe_definitions,
 )
 from mergecore.models.checkpoint import Added, Checkpoint, check_link
 from mergecore.models.fingerprints import CHUNK, fingerprint, matches_fingerprint
@@ -42,7 +39,7 @@ __all__ = [
     "check_unchanged",
     "check_vocabularies",
     "compare_names",
-    "definition_paths",
+    "contains",
     "explain_hub_errors",
     "fetch_in_parallel",
     "find_adapter",
@@ -50,13 +47,10 @@ __all__ = [
     "fingerprint",
     "fit_checkpoints",
     "join_parts",
-    "load_definition",
-    "local_definitions",
     "locate_model",
     "matches_fingerprint",
     "open_adapter",
     "open_model",
-    "recipe_definitions",
     "rename_tensors",
     "shards_of",
     "source_name",

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from mergecore.api import TensorInfo, read_json
+from mergecore.api import TensorInfo
 from mergecore.definitions import (
     Architecture,
     Weight,
@@ -23,58 +22,14 @@ from mergecore.definitions import (
     with_keys,
 )
 from mergecore.discovery import Registry, known_plugins
-from mergecore.documents import Place
-from mergecore.errors import ArchitectureError, ModelError
+from mergecore.errors import MergecoreError, ModelError
 from mergecore.models.checkpoint import Checkpoint
 from mergecore.models.layout_reader import convert_layout, rename_tensors
 from mergecore.models.sentence_modules import check_modules
 from mergecore.models.tied_weights import tied_heads
 
-PATH_VARIABLE = "MERGECORE_ARCH_PATH"
-"""Environment variable with folders of architecture files, separated as in PATH."""
-
-LIMIT = 10**7
-"""Maximum size of an architecture file in bytes. Real files are a few kilobytes."""
-
-
-def load_definition(path: Path) -> Mapping[str, Any]:
-    """Load an architecture file.
-
-    Raises:
-        ArchitectureError: if it cannot be read, or does not list its model classes.
-    """
-    try:
-        definition = read_json(path, LIMIT)
-    except ModelError as error:
-        raise ArchitectureError(str(error)) from None
-    classes = definition.get("classes")
-    if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
-        raise ArchitectureError(f'{path}: must list its model classes, such as "classes": ["LlamaForCausalLM"]')
-    parse_definition(classes[0], definition, str(path))
-    return definition
-
-
-def load_definitions(paths: Sequence[Path]) -> dict[str, Any]:
-    """Load architectures by class name from files and from JSON files in folders. The first file with a class wins."""
-    found: dict[str, Any] = {}
-    for path in paths:
-        if not path.exists():
-            raise ArchitectureError(f"{path}: no such architecture file or folder")
-        for file in sorted(path.glob("*.json")) if path.is_dir() else [path]:
-            definition = load_definition(file)
-            for name in definition["classes"]:
-                found.setdefault(name, definition)
-    return found
-
-
-def definition_paths(folders: Sequence[Path]) -> list[Path]:
-    """Return these folders, then those in MERGECORE_ARCH_PATH."""
-    return [*folders, *(Path(part) for part in os.environ.get(PATH_VARIABLE, "").split(os.pathsep) if part)]
-
-
-def local_definitions(folders: Sequence[Path]) -> dict[str, Any]:
-    """Load the architectures in these folders, then those in MERGECORE_ARCH_PATH."""
-    return load_definitions(definition_paths(folders))
+LAYER = re.compile(r".*?\.\d+\.")
+"""Start of the name of a weight in a layer."""
 
 
 def find_architecture(
@@ -163,10 +118,7 @@ def fit_checkpoints(
     bound = definition.bind(kept.config, kept.reference, kept.tensors)
     fitted = []
     for index, checkpoint in enumerate(checkpoints):
-        item, prefixes = (kept, used) if index == config_source else rename_tensors(checkpoint, definition)
-        if found := _fitting_prefixes(item, definition, kept):
-            more = replace(definition, prefixes={**found, **definition.prefixes})
-            item, prefixes = rename_tensors(checkpoint, more)
+        item, prefixes = (kept, used) if index == config_source else _renamed(checkpoint, definition, kept)
         fitted.append(item if index == config_source else convert_layout(item, definition, bound, kept))
         for there, here in prefixes.items():
             begin = f"name prefix {there!r} is replaced by {here!r}" if there else f"prefix {here!r} is added to names"
@@ -174,6 +126,50 @@ def fit_checkpoints(
         if fitted[-1].tensors.keys() != item.tensors.keys():
             notes.append(f"{checkpoint.reference}: converted to the layout of {kept.reference}")
     return bound, fitted, notes
+
+
+def contains(own: Mapping[str, Any], registry: Registry, whole: Checkpoint, part: Checkpoint) -> bool:
+    """Return whether a model of another class, or with modules, has every weight of a model, and others elsewhere.
+
+    Args:
+        own: definitions that come before all others, such as the recipe's.
+        registry: the plugins.
+        whole: the model that can contain the other, such as a vision-language model, or a model with a head.
+        part: the model that can be a part of it.
+    """
+    more_modules = whole.modules and not part.modules
+    if whole.config.get("architectures") == part.config.get("architectures") and not more_modules:
+        return False
+    try:
+        definition, _ = find_architecture(whole, registry, own)
+        kept, _ = rename_tensors(whole, definition)
+        item, _ = _renamed(part, definition, kept)
+        labels = set(definition.bind(kept.config, kept.reference, kept.tensors).labels(kept.config, kept.reference))
+    except MergecoreError:  # reported when the models are matched
+        return False
+    known = _known_shapes(definition, kept)
+    if any(known.get(name, info.shape) != info.shape or name not in labels for name, info in item.tensors.items()):
+        return False
+    layers = {match[0] for match in map(LAYER.match, item.tensors) if match}
+    if any(name not in item.tensors and name.startswith(tuple(layers)) for name in kept.tensors):
+        return False  # another kind of layer
+    # A tied head is not stored, so only the prefix of the names shows which of two models has a head.
+    sizes = [(len(names), sum(map(len, names))) for names in (kept.tensors, part.tensors)]
+    return sizes[0] > sizes[1]
+
+
+def _renamed(checkpoint: Checkpoint, definition: Architecture, kept: Checkpoint) -> tuple[Checkpoint, dict[str, str]]:
+    """Rename the tensors of a model to those of the config source, if they fit into it. See `rename_tensors`."""
+    item, prefixes = rename_tensors(checkpoint, definition)
+    if found := _fitting_prefixes(item, definition, kept):
+        return rename_tensors(checkpoint, replace(definition, prefixes={**found, **definition.prefixes}))
+    return item, prefixes
+
+
+def _known_shapes(definition: Architecture, kept: Checkpoint) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a model's weights by name, with heads that are not stored because they are tied."""
+    heads = tied_heads(definition, kept)
+    return {name: kept.tensors[heads.get(name, name)].shape for name in (*kept.tensors, *heads)}
 
 
 def _fitting_prefixes(renamed: Checkpoint, definition: Architecture, kept: Checkpoint) -> dict[str, str]:
@@ -189,8 +185,7 @@ def _fitting_prefixes(renamed: Checkpoint, definition: Architecture, kept: Check
     """
     if renamed.config.get("architectures") == kept.config.get("architectures"):
         return {}
-    heads = tied_heads(definition, kept)
-    known = {name: kept.tensors[heads.get(name, name)].shape for name in (*kept.tensors, *heads)}
+    known = _known_shapes(definition, kept)
     waiting = {name: info.shape for name, info in renamed.tensors.items() if name not in known}
     found: dict[str, str] = {}
     while waiting:
@@ -241,17 +236,6 @@ def _check_modules(checkpoints: Sequence[Checkpoint], config_source: int) -> Non
                 f"{other.reference}: has the trained module {module}, but {kept.reference}, which supplies the other"
                 f" files, is not a sentence-transformers model; make {other.reference} the base or first model"
             )
-
-
-def recipe_definitions(architectures: Sequence[tuple[Path, Place]]) -> dict[str, Any]:
-    """Load the architecture files listed in the recipe."""
-    found: dict[str, Any] = {}
-    for path, place in architectures:
-        try:
-            found = {**load_definitions([path]), **found}
-        except ArchitectureError as error:
-            raise place.error(str(error)) from None
-    return found
 
 
 @dataclass(frozen=True)

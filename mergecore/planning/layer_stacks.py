@@ -168,8 +168,9 @@ class LayerStacks:
 
     def is_foreign(self, source: Source) -> bool:
         """Return True if a model's class differs from the output's."""
-        config, config_source = (self.checkpoints[at].config for at in (self._at(source), self.config_source))
-        return config.get("architectures") != config_source.get("architectures")
+        own, kept = (self.checkpoints[at] for at in (self._at(source), self.config_source))
+        lacks_modules = bool(kept.modules) and not own.modules
+        return lacks_modules or own.config.get("architectures") != kept.config.get("architectures")
 
     def _check_count(self, slice_: Slice, count: int, apart: bool, based: bool) -> None:
         low, high = self.method.models

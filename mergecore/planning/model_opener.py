@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from mergecore.definitions import recipe_definitions
 from mergecore.discovery import Registry
 from mergecore.errors import InputError, nearest
-from mergecore.models import Checkpoint, LocatedModel, find_adapter, locate_model, open_model, recipe_definitions
+from mergecore.models import Checkpoint, LocatedModel, find_adapter, locate_model, open_model
 from mergecore.recipes import Lock, Recipe
 
 Opening = Callable[[str, Registry], Checkpoint]

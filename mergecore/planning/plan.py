@@ -166,7 +166,7 @@ def _merged(
         architecture=plan.architecture.name,
         config=plan.config,
         tensors=plan.tensors,
-        base=plan.config_source if plan.recipe.base_model else None,
+        base=plan.positions.get(plan.recipe.base_model, plan.config_source) if plan.recipe.base_model else None,
         command=public.text(plan.command),
         tokenizer_files=plan.tokenizer_files,
         evaluations=plan.evaluations,

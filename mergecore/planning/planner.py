@@ -8,14 +8,14 @@ from typing import Any
 
 from mergecore.api import BLOCK, FLOATS, Evaluation, Job, Method, Tile
 from mergecore.api.files import TORCH_NAMES, common_dtype
-from mergecore.definitions import leaves, with_keys
+from mergecore.definitions import leaves, recipe_definitions, with_keys
 from mergecore.discovery import Registry, find_plugin
 from mergecore.errors import InputError, MergecoreError, PluginError, RecipeError, raise_all
 from mergecore.models import (
     Checkpoint,
     check_vocabularies,
+    contains,
     fit_checkpoints,
-    recipe_definitions,
     split_adapters,
 )
 from mergecore.planning.announcing import announce
@@ -178,10 +178,10 @@ def _plan(
     checkpoints: list[Checkpoint],
     positions: dict[str, int],
 ) -> Plan:
-    config_source = positions[recipe.base_model or recipe.models[0]]
-    architecture, fitted, notes = fit_checkpoints(
-        recipe_definitions(recipe.architectures), planner.registry, checkpoints, config_source
-    )
+    own = recipe_definitions(recipe.architectures)
+    config_source, notes = _config_source(recipe, own, planner.registry, checkpoints, positions)
+    architecture, fitted, found = fit_checkpoints(own, planner.registry, checkpoints, config_source)
+    notes += found
     aligned = align(recipe, planner.registry, architecture, fitted, config_source, planner.models.locate_tokenizer)
     checkpoints = list(aligned.checkpoints)
     matcher = Matcher(recipe, method, architecture, checkpoints, positions, config_source)
@@ -216,6 +216,27 @@ def _plan(
         tokenizer_files=aligned.files,
         evaluations=_evaluations(recipe, planner.registry),
     )
+
+
+def _config_source(
+    recipe: Recipe,
+    own: Mapping[str, Any],
+    registry: Registry,
+    checkpoints: Sequence[Checkpoint],
+    positions: Mapping[str, int],
+) -> tuple[int, list[str]]:
+    """Return the model whose class the output has, with a note if it is neither the base nor the first model.
+
+    A model that contains the base or first one takes its place, so that the order of the models does not matter.
+    """
+    given = source = positions[recipe.base_model or recipe.models[0]]
+    if all(module.whole for module in recipe.modules.values()):
+        for other, checkpoint in enumerate(checkpoints):
+            if other != source and contains(own, registry, checkpoint, checkpoints[source]):
+                source = other
+    whole, part = checkpoints[source].reference, checkpoints[given].reference
+    note = f"{whole}: contains {part}, so the result has its class, and its config and other files"
+    return source, [note] if source != given else []
 
 
 def _count_dropped(checkpoints: Sequence[Checkpoint], jobs: Iterable[Job]) -> int:

@@ -141,12 +141,18 @@ def test_a_plain_transformer_leaves_the_modules_alone(bert: Path, tmp_path: Path
     plain = BertModel.from_pretrained(bert)
     shake(plain, 2)
     plain.save_pretrained(tmp_path / "plain")
-    out = mergecore.run(half(base, tmp_path / "plain"), tmp_path / "out")
-    for path in MODULES[1:]:
-        made, source = (load_file(folder / path / "model.safetensors") for folder in (out, base))
-        assert all(torch.equal(made[name], tensor) for name, tensor in source.items())
+    for name, models in (("first", (base, tmp_path / "plain")), ("last", (tmp_path / "plain", base))):
+        out = mergecore.run(half(*models), tmp_path / name)
+        for path in MODULES[1:]:
+            made, source = (load_file(folder / path / "model.safetensors") for folder in (out, base))
+            assert all(torch.equal(made[name], tensor) for name, tensor in source.items())
+    plan = mergecore.plan(half(tmp_path / "plain", base))
+    plan.close()
+    assert any(f"{base}: contains {tmp_path / 'plain'}, so the result has its class" in note for note in plan.notes)
+    smaller = BertModel(BertConfig(**{**plain.config.to_dict(), "hidden_size": 4}))
+    smaller.save_pretrained(tmp_path / "smaller")
     with pytest.raises(MergecoreError, match=r"has the trained module 2_Dense.*make .*base the base or first model"):
-        mergecore.plan(half(tmp_path / "plain", base))
+        mergecore.plan(half(tmp_path / "smaller", base))
 
 
 REFUSED: dict[str, tuple[Callable[[Path, Path], Any], str]] = {

@@ -16,9 +16,9 @@ from typer.main import get_command
 import mergecore
 from mergecore.cli import external_commands
 from mergecore.cli.app import app
+from mergecore.definitions import local_definitions
 from mergecore.discovery import entry_points
 from mergecore.discovery.registry import Registry
-from mergecore.models.architecture_lookup import local_definitions
 from mergecore.running import locks
 
 WRITTEN = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
