@@ -26,7 +26,7 @@ from mergecore.api.files import (
     Writer,
     torch_dtype,
 )
-from mergecore.api.jobs import Executor, Input, Job, Piece, TensorIO, Tiles, Work
+from mergecore.api.jobs import Executor, Input, Job, Kernels, Piece, TensorIO, Tiles, Work
 from mergecore.api.merged_model import MergedModel, ModelInfo, PostProcessor
 from mergecore.api.methods import BLOCK, Base, Context, DeltaMethod, Method, Tile, WeightMethod
 from mergecore.api.parameters import PerModel, param
@@ -64,6 +64,7 @@ __all__ = [
     "Input",
     "InputError",
     "Job",
+    "Kernels",
     "MergedModel",
     "Method",
     "ModelError",

@@ -58,7 +58,7 @@ class TileMerger:
         if pieces:
             ctx = self.context(job)
             for piece in pieces:
-                self._write(job, piece, self.made(job, piece, ctx))
+                self.write(job, piece, self.made(job, piece, ctx))
 
     def context(self, job: Job) -> Context:
         """Return the context for the tiles of a job, with measurements if the method uses them."""
@@ -68,29 +68,32 @@ class TileMerger:
         """Return a piece of the result before rounding to the output's dtype. It can share a buffer of this merger."""
         if job.method is not None:
             return merge_piece(job, piece, self.read(job, piece), ctx)
-        return self._stored(job, 0, piece)
+        return self.stored(job, 0, piece)
 
     def read(self, job: Job, piece: Piece) -> Sequence[Tensor]:
         """Return a piece of each input of a job in the dtype of the arithmetic."""
         dtype = torch_dtype(job.compute_dtype)
-        tensors = [self._stored(job, slot, piece) for slot in range(len(job.inputs))]
+        tensors = [self.stored(job, slot, piece) for slot in range(len(job.inputs))]
         return [tensor.to(dtype, copy=True).view(piece.shape) for tensor in tensors]
 
-    def _stored(self, job: Job, slot: int, piece: Piece) -> Tensor:
+    def stored(self, job: Job, slot: int, piece: Piece) -> Tensor:
+        """Return a piece of an input as stored, in a buffer that is used again."""
         if self.errors:
             raise self.errors[0]
         source: Input = job.inputs[slot]
-        out = self._buffer(slot, source.info.dtype, piece.elements)
+        out = self.buffer(slot, source.info.dtype, piece.elements)
         self.work.read(source, piece.start, out)
         return out
 
-    def _write(self, job: Job, piece: Piece, merged: Tensor) -> None:
-        out = self._buffer(-1, job.info.dtype, piece.elements)
+    def write(self, job: Job, piece: Piece, merged: Tensor) -> None:
+        """Round a piece of the result to the output's dtype, and write it."""
+        out = self.buffer(-1, job.info.dtype, piece.elements)
         out.copy_(merged.reshape(-1))
         self.work.write(job.name, piece.start, out)
         self.work.advance(piece.elements * out.element_size())
 
-    def _buffer(self, slot: int, dtype: str, elements: int) -> Tensor:
+    def buffer(self, slot: int, dtype: str, elements: int) -> Tensor:
+        """Return a flat tensor to read an input into, or for slot -1, the output."""
         import torch
 
         buffer = self.buffers.get((slot, dtype))

@@ -173,6 +173,53 @@ class Tiles(Sequence["Sequence[Tensor]"]):
         return (self[index] for index in range(len(self)))
 
 
+class Kernels(Protocol):
+    """Native code that runs programs of elementwise operations over stored tensors."""
+
+    codes: frozenset[str]
+    """The operations that it knows."""
+    dtypes: frozenset[str]
+    """The stored dtypes that it reads and writes."""
+    registers: int
+    """The number of tensors that a program can hold at a time."""
+    wide_registers: int
+    """The same for float64. Operations on these tensors have names that start with ``wide_``."""
+
+    def encode(
+        self, name: str, out: int, operands: Sequence[int], numbers: Sequence[float], keys: Sequence[int], last: int
+    ) -> bytes:
+        """Return an operation as part of a program.
+
+        Args:
+            name: one of `codes`.
+            out: register of the result, which is none of the operands.
+            operands: registers of the operands.
+            numbers: up to two numbers, rounded to float32 unless the operation works on float64.
+            keys: the number of the input for ``load``, or the two keys for ``random``.
+            last: the last flat index to keep among equals, for ``keep``.
+        """
+
+    def run(
+        self,
+        program: bytes,
+        result: int,
+        inputs: Sequence[tuple[int, str]],
+        out: tuple[int, str],
+        count: int,
+        offset: int,
+    ) -> bool:
+        """Run a program in float32, with one rounding at the end. Return whether all numbers written are finite.
+
+        Args:
+            program: the encoded operations.
+            result: the register to write.
+            inputs: address and dtype of each input.
+            out: address and dtype of the output.
+            count: number of elements.
+            offset: flat index of the first element in its tensor.
+        """
+
+
 class TensorIO(Protocol):
     """The inputs and outputs of a run, opened in a process other than the main one.
 
@@ -208,6 +255,7 @@ class Work:
             storage. The run learns about their writes only through `done`. None if only this process can do the work.
         nonfinite: before it calls `done`, an executor adds the names in `TensorIO.nonfinite` here.
         warn: shows a warning to the user.
+        kernels: native code for methods that can be recorded, if it is installed.
 
     All functions except `elsewhere` can be called from several threads at once.
     """
@@ -222,6 +270,7 @@ class Work:
     elsewhere: Callable[[], TensorIO] | None = None
     nonfinite: set[str] = field(default_factory=set)
     warn: Callable[[str], None] = warnings.warn
+    kernels: Kernels | None = None
 
 
 class Executor(Protocol):

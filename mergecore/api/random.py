@@ -25,12 +25,13 @@ def uniform(key: str, start: int, count: int, device: torch.device | str = "cpu"
     while count:
         run, low = divmod(start, WRAP)
         length = min(count, WRAP - low)
-        runs.append(_hash(_keys(key, run), low, length, device))
+        runs.append(_hash(stream_keys(key, run), low, length, device))
         start, count = start + length, count - length
     return runs[0] if len(runs) == 1 else torch.cat(runs or [torch.empty(0, device=device)])
 
 
-def _keys(key: str, run: int) -> tuple[int, int]:
+def stream_keys(key: str, run: int = 0) -> tuple[int, int]:
+    """Return the factor and the summand for the indices of a stream. Each range of `WRAP` elements has its own."""
     digest = blake2b(f"{key}\0{run}".encode(), digest_size=8).digest()
     return int.from_bytes(digest[:4], "little") | 1, int.from_bytes(digest[4:], "little")
 

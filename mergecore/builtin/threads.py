@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 
 from mergecore.api import TILE_ELEMENTS, Budget, TileMerger, Work, in_threads, keep_freed_pages
+from mergecore.tracing import NativeMerger
 
 
 class ThreadsExecutor:
@@ -13,11 +15,11 @@ class ThreadsExecutor:
 
     Args:
         tile_elements: number of elements of a flat tile.
-        merger: the class that runs the jobs of one thread. Defaults to `TileMerger`.
+        merger: the class that runs the jobs of one thread. Defaults to one that uses the kernels if there are any.
     """
 
     def __init__(self, tile_elements: int = TILE_ELEMENTS, merger: Callable[..., TileMerger] | None = None) -> None:
-        self._tile, self._merger = tile_elements, merger or TileMerger
+        self._tile, self._merger = tile_elements, merger
 
     def run(self, work: Work) -> None:
         """See `mergecore.api.Executor.run`."""
@@ -25,12 +27,14 @@ class ThreadsExecutor:
         queue = deque(sorted(work.jobs, key=lambda job: -job.info.nbytes))
         budget = Budget(work.memory)
         errors: list[BaseException] = []
+        usual = partial(NativeMerger, kernels=work.kernels) if work.kernels else TileMerger
+        make = self._merger or usual
 
         def worker() -> None:
             import torch
 
             torch.set_num_threads(1)
-            merger = self._merger(work, self._tile, errors)
+            merger = make(work, self._tile, errors)
             while not errors:
                 try:
                     job = queue.popleft()

@@ -29,6 +29,7 @@ KINDS = (
     "optimizers",
     "commands",
     "hooks",
+    "kernels",
 )
 """Core's entry-point groups, without the prefix. Tools have their own groups, such as ``moe_families``."""
 DISABLE = "MERGECORE_DISABLE"

@@ -9,7 +9,7 @@ from typing import Any
 import pluggy
 
 from mergecore import hookspecs
-from mergecore.api import Adapter, AdapterRequest, Method, OutputTokenizer, TokenizerRequest, hookimpl
+from mergecore.api import Adapter, AdapterRequest, Kernels, Method, OutputTokenizer, TokenizerRequest, hookimpl
 from mergecore.discovery.entry_points import (
     DISABLE,
     KINDS,
@@ -182,6 +182,18 @@ class Registry:
         if implementation is not None:
             self._provided[kind, name] = self._owners.get(implementation.plugin_name)
         return answer
+
+    def kernels(self) -> Kernels | None:
+        """Return the installed native code, or None. Runs without it have the same result, and take longer."""
+        for plugin in list_plugins("kernels"):
+            try:
+                found: Kernels = load_plugin(plugin)()
+            except (PluginError, OSError) as error:
+                self.leave_out(f"running without {plugin}: {error}")
+                continue
+            self._provided["kernels", plugin.name] = plugin
+            return found
+        return None
 
     def tokenizer(self, request: TokenizerRequest) -> OutputTokenizer | None:
         """Return the output's tokenizer from the first plugin that provides one, or None."""

@@ -126,4 +126,5 @@ def _work(
         elsewhere,
         ends.nonfinite,
         listener.warn,
+        registry.kernels(),
     )

@@ -38,7 +38,13 @@ def thinned(
 
 def thin(deltas: Sequence[Tensor], densities: Sequence[float], draw: Draw, masks: Masks, offset: int) -> list[Tensor]:
     """Return the tile at `offset` of each task vector times its mask, or the same tensor if the density is 1."""
+
+    def mask(model: int, delta: Tensor) -> Tensor:
+        if not isinstance(delta, Tensor):  # a stand-in that records what a method does
+            return draw(model, delta, offset)
+        return masks.get(model, offset, delta, partial(draw, model, delta, offset))
+
     return [
-        delta if density >= 1 else delta * masks.get(model, offset, delta, partial(draw, model, delta, offset))
+        delta if density >= 1 else delta * mask(model, delta)
         for model, (delta, density) in enumerate(zip(deltas, densities, strict=True))
     ]

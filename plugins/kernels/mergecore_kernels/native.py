@@ -1,0 +1,115 @@
+"""The native library: find it, check that it fits, and call it."""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+
+VERSION = 1
+"""Layout of the C interface in native/kernels.h."""
+
+OPERATION = struct.Struct("<5B3x2f2Iq")
+"""``struct Op`` in native/kernels.h."""
+
+CODES = (
+    "load", "fill", "add", "sub", "mul", "div", "fma", "muladd", "add_x", "rsub_x", "mul_x", "div_x", "rdiv_x", "neg",
+    "abs", "sign", "sqrt", "relu", "minimum", "maximum", "clamp", "lt", "le", "gt", "ge", "eq", "ne", "lt_x", "le_x",
+    "gt_x", "ge_x", "eq_x", "ne_x", "where", "hardshrink", "keep", "random",
+    "widen", "narrow", "wide_add", "wide_sub", "wide_mul", "wide_add_x", "wide_mul_x",
+)  # fmt: skip
+"""The operations in the order of ``enum Code``."""
+
+DTYPES = {"F32": 0, "BF16": 1, "F16": 2}
+"""The stored dtypes that the library reads and writes."""
+
+REGISTERS, WIDE_REGISTERS = 32, 8
+"""Number of registers for float32 and float64 numbers."""
+
+
+class _Buffer(ctypes.Structure):
+    _fields_ = (("data", ctypes.c_void_p), ("dtype", ctypes.c_int64))
+
+
+class Native:
+    """Runs programs of elementwise operations over stored tensors. See `mergecore.api.Kernels`.
+
+    Raises:
+        OSError: The library is missing or has another layout.
+    """
+
+    codes = frozenset(CODES)
+    dtypes = frozenset(DTYPES)
+    registers = REGISTERS
+    wide_registers = WIDE_REGISTERS
+
+    def __init__(self) -> None:
+        path = next(Path(__file__).parent.glob("_kernels.*"), None)
+        if path is None:
+            raise OSError(f"{Path(__file__).parent}: has no compiled library; install mergecore-kernels again")
+        self._library = ctypes.CDLL(str(path))
+        self._library.mergecore_isa.restype = ctypes.c_char_p
+        self._run = self._library.mergecore_run
+        self._run.argtypes = [
+            ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64, ctypes.POINTER(_Buffer), _Buffer, ctypes.c_int64,
+            ctypes.c_int64,
+        ]  # fmt: skip
+        if self._library.mergecore_version() != VERSION:
+            raise OSError(f"{path}: is of another version; install mergecore-kernels again")
+
+    @property
+    def isa(self) -> str:
+        """Name of the instruction set in use."""
+        return str(self._library.mergecore_isa().decode())
+
+    def use(self, isa: str) -> bool:
+        """Use an instruction set by name. Return whether this processor has it."""
+        return bool(self._library.mergecore_use(isa.encode()))
+
+    def encode(
+        self, name: str, out: int, operands: Sequence[int], numbers: Sequence[float], keys: Sequence[int], last: int
+    ) -> bytes:
+        """Return an operation in the form that `run` takes.
+
+        Args:
+            name: One of `codes`.
+            out: Register of the result, which is none of the operands.
+            operands: Registers of the operands.
+            numbers: Up to two numbers, rounded to float32, or one that is not rounded for ``wide_`` operations.
+            keys: Up to two 32-bit numbers: the input of ``load``, or the keys of ``random``.
+            last: The last index of ``keep``.
+        """
+        if name.startswith("wide_") and numbers:
+            (last,), numbers = struct.unpack("<q", struct.pack("<d", *numbers)), ()
+        registers = [*operands, 0, 0, 0][:3]
+        x, y = [*numbers, 0.0, 0.0][:2]
+        first, second = [*keys, 0, 0][:2]
+        return OPERATION.pack(CODES.index(name), out, *registers, x, y, first, second, last)
+
+    def run(
+        self,
+        program: bytes,
+        result: int,
+        inputs: Sequence[tuple[int, str]],
+        out: tuple[int, str],
+        count: int,
+        offset: int,
+    ) -> bool:
+        """Run a program on `count` elements, without holding Python's lock.
+
+        Args:
+            program: The encoded operations.
+            result: The register to write.
+            inputs: Address and dtype of each input.
+            out: Address and dtype of the output.
+            count: Number of elements.
+            offset: Flat index of the first element in its tensor.
+
+        Returns:
+            Whether every number written is finite.
+        """
+        buffers = (_Buffer * len(inputs))(*(_Buffer(address, DTYPES[dtype]) for address, dtype in inputs))
+        to = _Buffer(out[0], DTYPES[out[1]])
+        length = len(program) // OPERATION.size
+        return bool(self._run(program, length, result, buffers, to, count, offset))

@@ -1,0 +1,3 @@
+#include "isa.h"
+#define NAME run_avx512
+#include "interpreter.inc"

@@ -1,0 +1,18 @@
+// The interpreters, one for each instruction set.
+#ifndef MERGECORE_ISA_H
+#define MERGECORE_ISA_H
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#if defined(__x86_64__) || defined(_M_X64)
+#include <immintrin.h>
+#endif
+
+#include "kernels.h"
+
+using Run = int(const Op *, int64_t, int64_t, const Buffer *, Buffer, int64_t, int64_t);
+
+Run run_baseline, run_avx2, run_avx512;
+
+#endif
