@@ -182,13 +182,21 @@ def methods_list(as_json: AsJson = False) -> None:
 def methods_show(
     name: Annotated[str, typer.Argument(help="Name of a method, as shown by `methods list`.")],
     plugin: PluginFiles = [],  # noqa: B006
+    trace: Annotated[
+        bool, typer.Option("--trace", help="Show the operations that the kernels run, or why torch computes it.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Describe a method and its parameters."""
     from mergecore.cli import render
     from mergecore.discovery import Registry
 
-    render.show_method(name, Registry(warn, files=plugin).provide("methods", name), as_json)
+    registry = Registry(warn, files=plugin)
+    method = registry.provide("methods", name)
+    if trace:
+        render.show_trace(method, registry.kernels(), as_json)
+    else:
+        render.show_method(name, method, as_json)
 
 
 @arch_commands.app.command("list")

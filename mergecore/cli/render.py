@@ -8,12 +8,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mergecore.api import ITEM_BYTES, Base, DeltaMethod, Job, Method, license_kind, license_of
+from mergecore.api import ITEM_BYTES, Base, DeltaMethod, Job, Kernels, Method, license_kind, license_of
 from mergecore.definitions import Architecture, Weight
-from mergecore.discovery import NO_VALUE, Parameter, declared
+from mergecore.discovery import NO_VALUE, Parameter, declared, recorded_operations
 from mergecore.errors import printable
 from mergecore.models import Checkpoint
 from mergecore.planning import Plan
+from mergecore.tracing import Untraceable
 
 if TYPE_CHECKING:
     from mergecore.discovery import Finding
@@ -219,6 +220,21 @@ def show_method(name: str, method: type[Method], as_json: bool) -> None:
         print(f"  {item.name}  {_kind(item)}\n      {item.doc}")
     for item_name in method.ignored:
         print(f"  {item_name}  accepted, but has no effect")
+
+
+def show_trace(method: type[Method], kernels: Kernels | None, as_json: bool) -> None:
+    """Print what the kernels run for `methods show --trace`, or why torch computes the method."""
+    operations: Sequence[str] = ()
+    reason = "the kernels are not installed: pip install mergecore-kernels"
+    if kernels is not None:
+        try:
+            operations, reason = recorded_operations(method, kernels), ""
+        except Untraceable as error:
+            reason = f"it {error}"
+    if as_json:
+        print(json.dumps({"operations": operations, "reason": reason}, indent=2))
+    else:
+        print("\n".join(operations) if operations else f"computed by torch: {reason}")
 
 
 def _kind(item: Parameter) -> str:

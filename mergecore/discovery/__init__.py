@@ -5,6 +5,7 @@ from mergecore.discovery.entry_points import (
     KINDS,
     Plugin,
     find_plugin,
+    installed_plugins,
     known_plugins,
     list_plugins,
     load_plugin,
@@ -32,6 +33,7 @@ from mergecore.discovery.postprocessors import (
     run_for_stage,
     run_postprocessor,
 )
+from mergecore.discovery.recordings import recorded_operations
 from mergecore.discovery.registry import Registry
 from mergecore.discovery.scaffold import Template, write_package
 
@@ -50,6 +52,7 @@ __all__ = [
     "examine_plugins",
     "find_plugin",
     "installed_parameters",
+    "installed_plugins",
     "known_parameters",
     "known_plugins",
     "list_plugins",
@@ -59,6 +62,7 @@ __all__ = [
     "not_installed",
     "parse_level",
     "plugin_summary",
+    "recorded_operations",
     "run_after_publish",
     "run_for_stage",
     "run_postprocessor",

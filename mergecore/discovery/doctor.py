@@ -17,7 +17,9 @@ from mergecore.discovery.entry_points import (
     list_plugins,
     load_plugin,
 )
+from mergecore.discovery.recordings import recorded_operations
 from mergecore.errors import MergecoreError
+from mergecore.tracing import Untraceable
 
 SLOW_SECONDS = 0.5
 """Import time in seconds, not counting torch, above which a plugin is reported as slow."""
@@ -58,11 +60,34 @@ def _examine(plugin: Plugin) -> Finding:
         return Finding(plugin, "FAIL", str(error), _replace(plugin))
     except Exception as error:
         return Finding(plugin, "FAIL", f"{type(error).__name__}: {error}", _replace(plugin))
+    if plugin.kind == "kernels" and (reason := _unusable(plugin)):
+        return Finding(plugin, "FAIL", reason, _replace(plugin))
     seconds = time.perf_counter() - started
     if seconds > SLOW_SECONDS:
         cause = f"importing it takes {seconds:.1f} s; move its imports into functions to keep start-up fast"
         return Finding(plugin, "SLOW", cause)
-    return Finding(plugin, "ok")
+    return Finding(plugin, "ok", _by_torch(plugin) if plugin.kind == "methods" else "")
+
+
+def _unusable(plugin: Plugin) -> str:
+    """Return why the native code of a plugin does not load, or an empty string."""
+    try:
+        load_plugin(plugin)()
+    except OSError as error:
+        return str(error)
+    return ""
+
+
+def _by_torch(plugin: Plugin) -> str:
+    """Return why torch computes a method although kernels are installed, or an empty string."""
+    kernels = next(iter(list_plugins("kernels")), None)
+    if kernels is None or _unusable(kernels):
+        return ""
+    try:
+        recorded_operations(load_plugin(plugin), load_plugin(kernels)())
+    except Untraceable as error:
+        return f"computed by torch, not by the kernels: {error}"
+    return ""
 
 
 def _replace(plugin: Plugin) -> str:

@@ -66,10 +66,10 @@ class BrokenPlugin(PluginError):
 def list_plugins(kind: str) -> list[Plugin]:
     """Return every enabled plugin of a kind, sorted by name, including duplicates. Import nothing."""
     off = disabled()
-    return [plugin for plugin in installed(kind) if not off & plugin.labels] if off else installed(kind)
+    return [plugin for plugin in installed_plugins(kind) if not off & plugin.labels] if off else installed_plugins(kind)
 
 
-def installed(kind: str) -> list[Plugin]:
+def installed_plugins(kind: str) -> list[Plugin]:
     """Return every installed plugin of a kind, sorted by name, including disabled ones."""
     stamps = tuple((folder, os.stat(folder or ".").st_mtime_ns) for folder in sys.path if os.path.exists(folder or "."))
     return list(_scanned(stamps).get(kind, ()))
@@ -135,7 +135,7 @@ def find_plugin(kind: str, name: str, prefer: Sequence[str] = ()) -> Plugin:
             f"{choice if kind not in ('commands', 'hooks') else ''}"
         )
     if not found:
-        if any(plugin.name == name for plugin in installed(kind)):
+        if any(plugin.name == name for plugin in installed_plugins(kind)):
             raise PluginError(f"{kind.removesuffix('s')} {name!r} is disabled by {DISABLE}; remove its name from there")
         raise PluginError(not_installed(kind, name, [plugin.name for plugin in plugins]))
     return found[0]

@@ -17,7 +17,7 @@ from mergecore.discovery.entry_points import (
     architecture_definition,
     disabled,
     find_plugin,
-    installed,
+    installed_plugins,
     list_plugins,
     load_plugin,
     normalized_name,
@@ -107,7 +107,9 @@ class Registry:
                 self.add_hooks(file.plugin, holder)
 
     def _check_disabled(self) -> None:
-        known = {label for kind in KINDS for plugin in installed(kind) for label in plugin.labels} if disabled() else ()
+        if not disabled():
+            return
+        known = {label for kind in KINDS for plugin in installed_plugins(kind) for label in plugin.labels}
         for name in sorted(disabled().difference(known)):
             self.leave_out(f"{DISABLE} contains {name!r}, which is not an installed plugin or distribution")
 

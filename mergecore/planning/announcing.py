@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from mergecore.api import ModelInfo
-from mergecore.discovery import Registry
+from mergecore.discovery import Registry, installed_plugins
 from mergecore.planning.plan import Plan
 
 NEUTRAL = ("dtype", "torch_dtype", "transformers_version")
@@ -30,6 +30,13 @@ def announce(plan: Plan, registry: Registry) -> Plan:
         source=_changed_source(plan),
     )
     return replace(plan, notes=tuple(notes))
+
+
+def kernels_note() -> list[str]:
+    """Return a note on what the native code would bring, unless it is installed."""
+    if installed_plugins("kernels"):
+        return []
+    return ["pip install mergecore-kernels: most methods then take half the time or less, with the same result"]
 
 
 def _changed_source(plan: Plan) -> ModelInfo | None:

@@ -18,7 +18,7 @@ from mergecore.models import (
     fit_checkpoints,
     split_adapters,
 )
-from mergecore.planning.announcing import announce
+from mergecore.planning.announcing import announce, kernels_note
 from mergecore.planning.class_errors import check_accounted, explain_classes
 from mergecore.planning.input_notes import config_notes, license_notes
 from mergecore.planning.job_builder import JobBuilder
@@ -56,7 +56,7 @@ def make_plan(
             _check_memory(item.jobs, memory)
         unused = recipe.others.keys() - plan.stages.keys() - kept.keys()
         notes = [f"the output does not use recipe {name!r}; --keep {name} writes it" for name in sorted(unused)]
-        notes = [*plan.notes, *license_notes(plan.models), *notes]
+        notes = [*plan.notes, *license_notes(plan.models), *notes, *kernels_note()]
         kept = {name: announce(item, registry) for name, item in kept.items()}
         plan = replace(plan, kept=kept, scratch=planner.stages.scratch, notes=tuple(notes))
         plan = announce(plan, registry)

@@ -21,12 +21,12 @@ class Program:
     Attributes:
         code: the encoded operations.
         result: the register to write.
-        length: number of operations.
+        operations: the operations in words, with their numbers.
     """
 
     code: bytes
     result: int
-    length: int
+    operations: tuple[str, ...]
 
 
 def trace(job: Job, ctx: Context, kernels: Kernels) -> Program:
@@ -93,7 +93,13 @@ def _compiled(root: Node, kernels: Kernels) -> Program:
             uses[operand] -= 1
             if not uses[operand]:
                 banks[operand.wide].append(places[operand])
-    return Program(b"".join(code), places[root], len(code))
+    return Program(b"".join(code), places[root], tuple(map(_words, order)))
+
+
+def _words(node: Node) -> str:
+    """Return an operation in words, such as ``fma 0.3``. The keys of random numbers mean nothing to people."""
+    numbers = node.keys if node.name == "load" else node.numbers
+    return " ".join([node.name, *(f"{number:g}" for number in numbers)])
 
 
 def _ordered(root: Node) -> list[Node]:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +20,8 @@ from torch import Tensor
 import mergecore
 from mergecore.api import Context, DeltaMethod, Input, Job, TensorInfo, Tile, WeightMethod
 from mergecore.discovery import Registry
+from mergecore.errors import MergecoreError
+from mergecore.planning import announcing
 from mergecore.tracing import Untraceable, trace
 
 RECIPES: dict[str, tuple[int, dict[str, Any]]] = {
@@ -189,3 +195,57 @@ def test_operations_in_place_change_one_tensor() -> None:
 def test_a_run_without_kernels_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MERGECORE_DISABLE", "native")
     assert Registry(pytest.fail).kernels() is None
+
+
+def shown(name: str, *options: str) -> str:
+    command = [sys.executable, "-m", "mergecore", "methods", "show", name, "--trace", *options]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def test_the_operations_of_a_method_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert shown("linear").split("\n") == ["load 0", "mul_x 0.5", "load 1", "fma 0.5", "div_x 1", ""]
+    assert shown("della") == "computed by torch: it works on rows, not on single elements\n"
+    assert json.loads(shown("slerp", "--json"))["reason"] == ""
+    monkeypatch.setenv("MERGECORE_DISABLE", "native")
+    assert "pip install mergecore-kernels" in shown("linear")
+
+
+def test_the_doctor_names_methods_that_torch_computes() -> None:
+    command = [sys.executable, "-m", "mergecore", "plugins", "doctor", "--json"]
+    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    causes = {item["plugin"]["name"]: item["cause"] for item in found if item["plugin"]["kind"] == "methods"}
+    assert {name for name, cause in causes.items() if cause} == {"della", "della_linear", "arcee_fusion"}
+    assert causes["della"].startswith("computed by torch, not by the kernels: works on rows")
+
+
+def test_a_plan_says_what_the_kernels_would_bring(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    value = recipe("linear", models, torch.float32)
+    assert not any("mergecore-kernels" in note for note in mergecore.plan(value).notes)
+    monkeypatch.setattr(announcing, "installed_plugins", lambda kind: [])
+    assert any(note.startswith("pip install mergecore-kernels: ") for note in mergecore.plan(value).notes)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 3.4e38])
+def test_what_is_not_finite_is_refused_as_without_kernels(
+    value: float, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = recipe("linear", models, torch.bfloat16)
+    for number, item in enumerate(own["models"]):
+        folder = tmp_path / str(number)
+        shutil.copytree(item["model"], folder)
+        tensors = load_file(folder / "model.safetensors")
+        tensors["model.norm.weight"][4] = value
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+        item["model"] = str(folder)
+    own["parameters"] = {"weight": 0.9, "normalize": False}
+    said = []
+    for disabled in ("health,class-check", "health,class-check,native"):
+        monkeypatch.setenv("MERGECORE_DISABLE", disabled)
+        with pytest.raises(MergecoreError, match=r"model\.norm\.weight: .* NaN or infinity") as error:
+            mergecore.run(own, tmp_path / disabled)
+        said.append(str(error.value))
+        mergecore.run(own, tmp_path / f"{disabled}-allowed", allow_nonfinite=True)
+    assert said[0] == said[1]
+    results = [(tmp_path / f"{name}-allowed/model.safetensors").read_bytes() for name in
+               ("health,class-check", "health,class-check,native")]  # fmt: skip
+    assert results[0] == results[1]

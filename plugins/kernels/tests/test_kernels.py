@@ -241,7 +241,7 @@ def test_too_many_values_at_a_time_are_refused() -> None:
     leaves = [Node("fill", numbers=(float(number),)) for number in range(64)]
     while len(leaves) > 1:
         leaves = [Node("add", (one, other)) for one, other in zip(leaves[::2], leaves[1::2])]
-    assert _compiled(leaves[0], Native()).length == 127  # a balanced tree needs few
+    assert len(_compiled(leaves[0], Native()).operations) == 127  # a balanced tree needs few
     deep = [Node("load", keys=(0,))]
     for number in range(40):
         deep.append(Node("mul_x", (deep[0],), (float(number),)))
