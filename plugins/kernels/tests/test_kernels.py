@@ -147,6 +147,18 @@ def test_numbers_are_decoded_and_rounded_as_torch_does(stored: str, dtype: str, 
     assert finite == bool(wanted.isfinite().all())
 
 
+@pytest.mark.parametrize("dtype", TORCH)
+def test_a_number_that_rounding_makes_infinite_is_noticed(dtype: str, native: Native) -> None:
+    program = compiled(lambda a: a.clone(), 1, native)
+    largest = torch.tensor([torch.finfo(TORCH[dtype]).max])
+    half = {"F32": 0, "BF16": 2**15, "F16": 2**12}[dtype]  # the distance to the number that rounds to infinity
+    near = largest.view(torch.int32) + torch.tensor([*range(-3, 2**16, 617), *range(half - 3, half + 4)])
+    for number in near.to(torch.int32).view(torch.float32):
+        for value in (number, -number):
+            _, finite = ran(program, native, [value[None].clone()], dtype)
+            assert finite == bool(value.to(TORCH[dtype]).isfinite()), value
+
+
 @pytest.mark.parametrize("offset", [0, 5, 2**14, 2**32 - 3000])
 def test_random_numbers_are_those_of_the_context(offset: int, native: Native) -> None:
     from mergecore.api import Context
