@@ -149,9 +149,12 @@ class Job:
             return [tensor - tensors[0] for tensor in tensors[1:]]
         return tensors
 
-    def context(self, tiles: Sequence[Sequence[Tensor]]) -> Context:
-        """Return the context for the tiles of this job, with measurements if the method uses them."""
-        ctx = Context(name=self.name, shape=self.info.shape, seed=self.seed)
+    def context(self, tiles: Sequence[Sequence[Tensor]], kind: Callable[..., Context] = Context) -> Context:
+        """Return the context for the tiles of this job, with measurements if the method uses them.
+
+        `kind` is a subclass of `Context`, or makes one.
+        """
+        ctx = kind(name=self.name, shape=self.info.shape, seed=self.seed)
         if not self.measures or self.method is None:
             return ctx
         return replace(ctx, measured=self.method.measure(tiles, ctx))

@@ -64,10 +64,14 @@ class Context:
             model: index into the tensors passed to `merge`.
             like: the tile, which starts at `offset`.
         """
-        key = f"{self.seed}\0{self.name}\0{model}"
+        key = self.key(model)
         if recorded := getattr(like, "uniform", None):  # a stand-in that records what a method does
             return cast("Tensor", recorded(key, self.offset))
         return uniform(key, self.offset, like.numel(), like.device).view(like.shape)
+
+    def key(self, model: int) -> str:
+        """Return the key of the random numbers of a model."""
+        return f"{self.seed}\0{self.name}\0{model}"
 
 
 class Method:

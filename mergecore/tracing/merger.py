@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 
-from mergecore.api import Context, Job, Kernels, Piece, TileMerger
+from mergecore.api import Context, Job, Kernels, Piece, TileMerger, Tiles
+from mergecore.tracing.measuring import NativeContext, NativeTiles
 from mergecore.tracing.nodes import Untraceable
 from mergecore.tracing.program import Program, trace
 
@@ -17,6 +19,17 @@ class NativeMerger(TileMerger):
     """
 
     kernels: Kernels | None = field(default=None)
+
+    def context(self, job: Job) -> Context:
+        """See `mergecore.api.TileMerger.context`."""
+        assert self.kernels is not None
+        kind = partial(NativeContext, kernels=self.kernels)
+        if not job.measures:
+            return job.context((), kind)
+        pieces = job.pieces(self.tile)
+        if {item.info.dtype for item in job.inputs} <= self.kernels.dtypes:
+            return job.context(NativeTiles(job, pieces, self.stored, self.kernels), kind)
+        return job.context(Tiles(job, pieces, self.read), kind)
 
     def make(self, job: Job) -> None:
         """See `mergecore.api.TileMerger.make`."""

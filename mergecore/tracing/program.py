@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -52,8 +52,17 @@ def trace(job: Job, ctx: Context, kernels: Kernels) -> Program:
         made = method.merge(method.prepare(job.models(tensors), own), own)
         return tensors[0] + made if job.has_base else made
 
+    return program_of(merged, len(job.inputs), kernels)
+
+
+def program_of(function: Callable[[Sequence[Any]], Any], count: int, kernels: Kernels) -> Program:
+    """Return the program for a function of `count` tensors.
+
+    Raises:
+        Untraceable: the function does something that cannot be recorded.
+    """
     try:
-        root = record(merged, len(job.inputs))
+        root = record(function, count)
     except (AttributeError, TypeError, ValueError, ArithmeticError, LookupError) as error:
         raise Untraceable(f"{type(error).__name__}: {error}") from None
     return _compiled(root, kernels)
