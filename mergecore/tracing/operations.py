@@ -48,7 +48,9 @@ def _operation(name: str, a: Any, b: Any, swapped: str = "") -> Value:
     if isinstance(a, Value) and a.node.wide:
         return _wide_operation(name, a, b)
     if _is_number(b):
-        return Value(Node(f"{name}_x", (numbers_of(a),), (float(b),)))
+        node, number = numbers_of(a), float(b)
+        exact = name in ("mul", "div") and number == 1  # changes nothing
+        return Value(node if exact else Node(f"{name}_x", (node,), (number,)))
     if swapped and _is_number(a):
         return Value(Node(swapped, (numbers_of(b),), (float(a),)))
     return Value(Node(name, (numbers_of(a), numbers_of(b))))
