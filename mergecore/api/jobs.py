@@ -179,6 +179,8 @@ class Tiles(Sequence["Sequence[Tensor]"]):
 class Kernels(Protocol):
     """Native code that runs programs of elementwise operations over stored tensors."""
 
+    isa: str
+    """Name of the instruction set in use."""
     codes: frozenset[str]
     """The operations that it knows."""
     dtypes: frozenset[str]

@@ -34,7 +34,19 @@ def describe_run(plan: Plan, folder: Path, registry: Registry, shard_bytes: int)
         "shard_size": shard_bytes,
         "plan": plan_digest(plan),
         "packages": dict(sorted(packages(registry, *COMPUTERS, "architectures", "postprocessors").items())),
+        "instructions": _instructions(registry),
     }
+
+
+def _instructions(registry: Registry) -> dict[str, str | None]:
+    """Return the instruction sets of the kernels and of torch.
+
+    The kernels have the same bits for all of them. torch multiplies and adds with one rounding only for some.
+    """
+    import torch
+
+    kernels = registry.kernels()
+    return {"kernels": kernels.isa if kernels else None, "torch": torch.backends.cpu.get_cpu_capability()}
 
 
 def write_lock(
@@ -118,6 +130,9 @@ def describe_changes(lock: Lock, described: Mapping[str, Any]) -> str:
     """Describe the differences between a run and its lock file. Return an empty string if there are none."""
     then, now = lock.value["packages"], described["packages"]
     changed = [f"{name} {then[name]} (now {now[name]})" for name in then.keys() & now.keys() if then[name] != now[name]]
+    old, new = (value.get("instructions", {}).get("torch") for value in (lock.value, described))
+    if old and old != new:
+        changed.append(f"torch for {old} (now {new})")
     if changed:
         return f"{lock.file}: was created with {', '.join(sorted(changed))}; the result might differ in the last bits"
     if lock.value["plan"] != described["plan"]:

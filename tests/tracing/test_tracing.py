@@ -249,3 +249,16 @@ def test_what_is_not_finite_is_refused_as_without_kernels(
     results = [(tmp_path / f"{name}-allowed/model.safetensors").read_bytes() for name in
                ("health,class-check", "health,class-check,native")]  # fmt: skip
     assert results[0] == results[1]
+
+
+def test_the_lock_names_the_instruction_sets(models: Path, tmp_path: Path) -> None:
+    """Methods that torch computes can differ in the last bit on other processors, and a rerun says so."""
+    out = mergecore.run(recipe("linear", models, torch.float32), tmp_path / "out")
+    path = out / "mergecore.lock.json"
+    lock = json.loads(path.read_text())
+    kernels = Registry(print).kernels()
+    assert kernels is not None
+    assert lock["instructions"] == {"kernels": kernels.isa, "torch": torch.backends.cpu.get_cpu_capability()}
+    path.write_text(json.dumps({**lock, "instructions": {"kernels": None, "torch": "Z80"}}))
+    with pytest.warns(UserWarning, match="was created with torch for Z80"):
+        mergecore.run(path, tmp_path / "again")
