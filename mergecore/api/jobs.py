@@ -224,6 +224,20 @@ class Kernels(Protocol):
             offset: flat index of the first element in its tensor.
         """
 
+    def look(self, numbers: int, count: int, edges: Sequence[int], inner: int, picked: int) -> tuple[list[int], int]:
+        """Count the magnitudes of float32 numbers above edges, and pick those between two of them.
+
+        Args:
+            numbers: address of the numbers.
+            count: number of numbers.
+            edges: up to 8 increasing integers, compared with the bits of the magnitudes.
+            inner: index of the edge above which to pick, up to and including the next edge. -1: pick nothing.
+            picked: address of room for `count` integers.
+
+        Returns:
+            The count above each edge, and the number of picked magnitudes.
+        """
+
 
 class TensorIO(Protocol):
     """The inputs and outputs of a run, opened in a process other than the main one.

@@ -40,6 +40,20 @@ class NativeTiles(Tiles):
     def __getitem__(self, index: Any) -> Any:
         return self._read(self._job, self._pieces[index])
 
+    def look(self, numbers: Any, edges: Sequence[int], inner: int) -> tuple[list[int], Any]:
+        """Count the magnitudes of float32 numbers above edges, and return those between two of them.
+
+        Args:
+            numbers: NumPy array of the bits as int32.
+            edges: up to 8 increasing integers, compared with the bits without the sign.
+            inner: index of the edge above which to pick, up to and including the next edge. -1: pick nothing.
+        """
+        import numpy as np
+
+        picked = np.empty(numbers.size if inner >= 0 else 0, np.int32)
+        above, kept = self._kernels.look(numbers.ctypes.data, numbers.size, edges, inner, picked.ctypes.data)
+        return above, picked[:kept]
+
     def _read(self, job: Job, piece: Piece) -> Sequence[Tensor]:
         import torch
 

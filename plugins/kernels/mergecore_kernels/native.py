@@ -7,7 +7,7 @@ import struct
 from collections.abc import Sequence
 from pathlib import Path
 
-VERSION = 1
+VERSION = 2
 """Layout of the C interface in native/kernels.h."""
 
 OPERATION = struct.Struct("<5B3x2f2Iq")
@@ -54,6 +54,12 @@ class Native:
         self._run.argtypes = [
             ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64, ctypes.POINTER(_Buffer), _Buffer, ctypes.c_int64,
             ctypes.c_int64,
+        ]  # fmt: skip
+        self._look = self._library.mergecore_look
+        self._look.restype = ctypes.c_int64
+        self._look.argtypes = [
+            ctypes.c_void_p, ctypes.c_int64, ctypes.POINTER(ctypes.c_int32), ctypes.c_int64, ctypes.c_int64,
+            ctypes.c_void_p, ctypes.POINTER(ctypes.c_int64),
         ]  # fmt: skip
         if self._library.mergecore_version() != VERSION:
             raise OSError(f"{path}: is of another version; install mergecore-kernels again")
@@ -113,3 +119,21 @@ class Native:
         to = _Buffer(out[0], DTYPES[out[1]])
         length = len(program) // OPERATION.size
         return bool(self._run(program, length, result, buffers, to, count, offset))
+
+    def look(self, numbers: int, count: int, edges: Sequence[int], inner: int, picked: int) -> tuple[list[int], int]:
+        """Count the magnitudes of float32 numbers above edges, and pick those between two of them.
+
+        Args:
+            numbers: Address of the numbers.
+            count: Number of numbers.
+            edges: Up to 8 increasing integers, compared with the bits of the magnitudes.
+            inner: Index of the edge above which to pick, up to and including the next edge. -1: pick nothing.
+            picked: Address of room for `count` integers.
+
+        Returns:
+            The count above each edge, and the number of picked magnitudes.
+        """
+        size = len(edges)
+        above = (ctypes.c_int64 * size)()
+        kept = self._look(numbers, count, (ctypes.c_int32 * size)(*edges), size, inner, picked, above)
+        return list(above), int(kept)

@@ -1,3 +1,4 @@
 #include "isa.h"
-#define NAME run_avx2
+#define RUN run_avx2
+#define LOOK look_avx2
 #include "interpreter.inc"

@@ -1,3 +1,4 @@
 #include "isa.h"
-#define NAME run_avx512
+#define RUN run_avx512
+#define LOOK look_avx512
 #include "interpreter.inc"

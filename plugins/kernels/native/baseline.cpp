@@ -1,3 +1,4 @@
 #include "isa.h"
-#define NAME run_baseline
+#define RUN run_baseline
+#define LOOK look_baseline
 #include "interpreter.inc"

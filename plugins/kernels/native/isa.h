@@ -13,6 +13,9 @@
 
 using Run = int(const Op *, int64_t, int64_t, const Buffer *, Buffer, int64_t, int64_t);
 
+using Look = int64_t(const int32_t *, int64_t, const int32_t *, int64_t, int64_t, int32_t *, int64_t *);
+
 Run run_baseline, run_avx2, run_avx512;
+Look look_baseline, look_avx2, look_avx512;
 
 #endif

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from mergecore_kernels import Native
@@ -180,6 +181,22 @@ def test_a_selection_keeps_ties_up_to_an_index(offset: int, last: int, native: N
     made, _ = ran(_compiled(node, native), native, [x], "F32", offset)
     wanted = keep_largest(x, cut, offset)
     assert torch.equal(made.isnan(), wanted.isnan()) and torch.equal(made.nan_to_num(9), wanted.nan_to_num(9))
+
+
+@pytest.mark.parametrize("inner", [-1, 0, 1])
+@pytest.mark.parametrize("count", [0, 1, 31, 33, 1024, 5000])
+def test_magnitudes_are_counted_and_picked(count: int, inner: int, native: Native) -> None:
+    generator = np.random.default_rng(count)
+    numbers = generator.standard_normal(count).astype(np.float32)
+    numbers[::7] = [0.0, -0.0, np.nan, np.inf, -np.inf, 1.0, 1e-45][count % 7]
+    one = int(np.float32(1).view(np.int32))
+    edges = [-1, one - 10**6, one]
+    picked = np.full(count + 1, 77, np.int32)
+    above, kept = native.look(numbers.ctypes.data, count, edges, inner, picked.ctypes.data)
+    sizes = numbers.view(np.int32) & 0x7FFFFFFF
+    assert above == [int((sizes > edge).sum()) for edge in edges]
+    wanted = sizes[(sizes > edges[inner]) & (sizes <= edges[inner + 1])] if inner >= 0 else sizes[:0]
+    assert np.array_equal(picked[:kept], wanted) and picked[-1] == 77
 
 
 UNARY = ["abs", "neg", "sign", "relu", "square"]

@@ -1,6 +1,7 @@
 """Multi-pass search for the k-th largest value: what each pass tries and what its counts imply."""
 
 from array import array
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -73,11 +74,17 @@ class Search:
         """Count the values of the next piece and pick those between the inner edges."""
         above = [piece > edge for edge in self.edges]
         row = [int(np.count_nonzero(mask)) for mask in above]
+        values = piece[:0]
+        if self.inner >= 0:
+            inside = np.logical_xor(above[self.inner], above[self.inner + 1])
+            values = np.compress(inside[:: self.step], piece[:: self.step])
+        self.saw(row, values)
+
+    def saw(self, row: Sequence[int], values: Bits) -> None:
+        """Note how many values of the next piece are above each edge, and keep those between the inner edges."""
         self.rows.extend(row)
         if self.inner < 0:
             return
-        inside = np.logical_xor(above[self.inner], above[self.inner + 1])
-        values = np.compress(inside[:: self.step], piece[:: self.step])
         while self.fill + values.size > self.picked.size:
             # From here on, only a sample is picked. An odd step cycles through all columns of a matrix.
             thinned = self.picked[: self.fill : 3].copy()

@@ -98,12 +98,17 @@ def _read(tiles: Sequence[Sequence[Tensor]], searches: Mapping[int, Search]) -> 
     """Pass all magnitudes of each model to its search, in pieces."""
     for search in searches.values():
         search.aim()
+    look = getattr(tiles, "look", None)  # native code, if the tiles have some
     for index in range(len(tiles)):
         tile = tiles[index]
         for model, search in searches.items():
             spelt = _integers(tile[model])
             for start in range(0, spelt.size, _CHUNK):
-                search.see(_magnitudes(spelt[start : start + _CHUNK]))
+                piece = spelt[start : start + _CHUNK]
+                if look is None or search.step > 1 or piece.dtype != np.int32:
+                    search.see(_magnitudes(piece))
+                else:
+                    search.saw(*look(piece, search.edges, search.inner))
 
 
 def _cut(tiles: Sequence[Sequence[Tensor]], model: int, search: Search, total: int, length: int) -> Cut:
