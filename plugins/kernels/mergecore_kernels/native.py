@@ -49,6 +49,8 @@ class Native:
         if path is None:
             raise OSError(f"{Path(__file__).parent}: has no compiled library; install mergecore-kernels again")
         self._library = ctypes.CDLL(str(path))
+        if self._library.mergecore_version() != VERSION:
+            raise OSError(f"{path}: is of another version; install mergecore-kernels again")
         self._library.mergecore_isa.restype = ctypes.c_char_p
         self._run = self._library.mergecore_run
         self._run.argtypes = [
@@ -61,8 +63,6 @@ class Native:
             ctypes.c_void_p, ctypes.c_int64, ctypes.POINTER(ctypes.c_int32), ctypes.c_int64, ctypes.c_int64,
             ctypes.c_void_p, ctypes.POINTER(ctypes.c_int64),
         ]  # fmt: skip
-        if self._library.mergecore_version() != VERSION:
-            raise OSError(f"{path}: is of another version; install mergecore-kernels again")
 
     @property
     def isa(self) -> str:
@@ -76,16 +76,7 @@ class Native:
     def encode(
         self, name: str, out: int, operands: Sequence[int], numbers: Sequence[float], keys: Sequence[int], last: int
     ) -> bytes:
-        """Return an operation in the form that `run` takes.
-
-        Args:
-            name: One of `codes`.
-            out: Register of the result, which is none of the operands.
-            operands: Registers of the operands.
-            numbers: Up to two numbers, rounded to float32, or one that is not rounded for ``wide_`` operations.
-            keys: Up to two 32-bit numbers: the input of ``load``, or the keys of ``random``.
-            last: The last index of ``keep``.
-        """
+        """See `mergecore.api.Kernels.encode`."""
         if name.startswith("wide_") and numbers:
             (last,), numbers = struct.unpack("<q", struct.pack("<d", *numbers)), ()
         registers = [*operands, 0, 0, 0][:3]
@@ -102,37 +93,14 @@ class Native:
         count: int,
         offset: int,
     ) -> bool:
-        """Run a program on `count` elements, without holding Python's lock.
-
-        Args:
-            program: The encoded operations.
-            result: The register to write.
-            inputs: Address and dtype of each input.
-            out: Address and dtype of the output.
-            count: Number of elements.
-            offset: Flat index of the first element in its tensor.
-
-        Returns:
-            Whether every number written is finite.
-        """
+        """See `mergecore.api.Kernels.run`. Python's lock is not held."""
         buffers = (_Buffer * len(inputs))(*(_Buffer(address, DTYPES[dtype]) for address, dtype in inputs))
         to = _Buffer(out[0], DTYPES[out[1]])
         length = len(program) // OPERATION.size
         return bool(self._run(program, length, result, buffers, to, count, offset))
 
     def look(self, numbers: int, count: int, edges: Sequence[int], inner: int, picked: int) -> tuple[list[int], int]:
-        """Count the magnitudes of float32 numbers above edges, and pick those between two of them.
-
-        Args:
-            numbers: Address of the numbers.
-            count: Number of numbers.
-            edges: Up to 8 increasing integers, compared with the bits of the magnitudes.
-            inner: Index of the edge above which to pick, up to and including the next edge. -1: pick nothing.
-            picked: Address of room for `count` integers.
-
-        Returns:
-            The count above each edge, and the number of picked magnitudes.
-        """
+        """See `mergecore.api.Kernels.look`."""
         size = len(edges)
         above = (ctypes.c_int64 * size)()
         kept = self._look(numbers, count, (ctypes.c_int32 * size)(*edges), size, inner, picked, above)
