@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 import subprocess
@@ -19,7 +20,7 @@ from torch import Tensor
 
 import mergecore
 from mergecore.api import Context, DeltaMethod, Input, Job, TensorInfo, Tile, WeightMethod
-from mergecore.discovery import Registry
+from mergecore.discovery import Registry, recorded_operations
 from mergecore.errors import MergecoreError
 from mergecore.planning import announcing
 from mergecore.tracing import Untraceable, trace
@@ -262,3 +263,28 @@ def test_the_lock_names_the_instruction_sets(models: Path, tmp_path: Path) -> No
     path.write_text(json.dumps({**lock, "instructions": {"kernels": None, "torch": "Z80"}}))
     with pytest.warns(UserWarning, match="was created with torch for Z80"):
         mergecore.run(path, tmp_path / "again")
+
+
+EXAMPLES = {
+    "research_method/acme_agreement.py": "",
+    "two_pass_method/acme_even_norms.py": "",
+    "whole_tensor_method/acme_low_rank.py": "works on tensor, not on single elements",
+}
+
+
+@pytest.mark.parametrize("path", EXAMPLES)
+def test_methods_of_others_are_recorded_without_their_help(path: str) -> None:
+    file = Path(__file__).parents[2] / "examples" / "plugins" / path
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[file.stem] = module
+    spec.loader.exec_module(module)
+    (method,) = (item for item in vars(module).values() if isinstance(item, type) and item.__module__ == file.stem)
+    kernels = Registry(print).kernels()
+    assert kernels is not None
+    try:
+        reason = "" if recorded_operations(method, kernels) else "empty"
+    except Untraceable as error:
+        reason = str(error)
+    assert reason == EXAMPLES[path]
