@@ -6,8 +6,13 @@ import errno
 import resource
 from collections.abc import Iterator
 
+from mergecore.errors import RunError
+
 SIGNS = ("failed to map segment", "cannot allocate memory", "can't allocate memory", "can't start new thread")
 """Parts of the messages of the linker, the system, torch, and Python."""
+
+LEAST = 10**9
+"""Bytes of address space to require. With less, torch and NumPy can end the process with messages of their own."""
 
 
 def explain_memory(error: BaseException) -> str:
@@ -16,11 +21,22 @@ def explain_memory(error: BaseException) -> str:
         return ""
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     if limit != resource.RLIM_INFINITY:
-        return (
-            f"out of memory: this shell limits the address space to {limit / 1e6:.0f} MB;"
-            " raise the limit with: ulimit -v unlimited"
-        )
+        return _limited(limit)
     return "out of memory or threads; use a smaller --memory and fewer --workers, or free some memory"
+
+
+def check_address_space() -> None:
+    """Raise RunError if the address space is too small to import torch and NumPy."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY and limit < LEAST:
+        raise RunError(_limited(limit))
+
+
+def _limited(limit: int) -> str:
+    return (
+        f"out of memory: this shell limits the address space to {limit / 1e6:.0f} MB;"
+        " raise the limit with: ulimit -v unlimited"
+    )
 
 
 def _is_about_memory(error: BaseException) -> bool:

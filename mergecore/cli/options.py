@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mergecore.cli.memory_limits import check_address_space
 from mergecore.errors import InputError
 
 if TYPE_CHECKING:
@@ -89,7 +90,9 @@ def memory_budget(memory: str = "") -> int:
 
     Raises:
         InputError: if it is not a positive size.
+        RunError: if the shell allows too little memory to merge anything.
     """
+    check_address_space()
     from mergecore.running import spare_memory
 
     return parse_size(memory, "--memory") if memory else spare_memory()
