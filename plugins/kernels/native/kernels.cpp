@@ -2,6 +2,11 @@
 
 #include "isa.h"
 
+#include <initializer_list>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 namespace {
 
 struct Isa {
@@ -11,15 +16,36 @@ struct Isa {
     bool there;
 };
 
+#if defined(__x86_64__)
+// What the processor has and the system saves. Not every compiler's runtime fills in `__builtin_cpu_supports`.
+struct Processor {
+    uint32_t features = 0, extended = 0, saved = 0;
+
+    Processor() {
+        uint32_t a, b, c, d;
+        if (__get_cpuid(1, &a, &b, &c, &d)) features = c;
+        if (__get_cpuid_count(7, 0, &a, &b, &c, &d)) extended = b;
+        if (features >> 27 & 1) __asm__("xgetbv" : "=a"(saved), "=d"(d) : "c"(0));
+    }
+
+    bool has(uint32_t words, std::initializer_list<int> bits) const {
+        return std::all_of(bits.begin(), bits.end(), [=](int bit) { return words >> bit & 1; });
+    }
+
+    // AVX, FMA, and F16C; AVX2; and the wide registers.
+    bool avx2() const { return has(features, {28, 12, 29}) && has(extended, {5}) && (saved & 0x06) == 0x06; }
+
+    // AVX512 F, DQ, BW, and VL, and its registers.
+    bool avx512() const { return avx2() && has(extended, {16, 17, 30, 31}) && (saved & 0xe6) == 0xe6; }
+};
+#endif
+
 const Isa *best() {
 #if defined(__x86_64__)
-    __builtin_cpu_init();
-    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-    const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-    static const Isa all[] = {{"avx512", run_avx512, look_avx512, avx512},
-                               {"avx2", run_avx2, look_avx2, avx2},
-                               {"baseline", run_baseline, look_baseline, true}};
+    static const Processor processor;
+    static const Isa all[] = {{"avx512", run_avx512, look_avx512, processor.avx512()},
+                              {"avx2", run_avx2, look_avx2, processor.avx2()},
+                              {"baseline", run_baseline, look_baseline, true}};
 #else
     static const Isa all[] = {{"baseline", run_baseline, look_baseline, true}};
 #endif

@@ -84,6 +84,13 @@ def native(request: pytest.FixtureRequest) -> Iterator[Native]:
     kernels.use(before)
 
 
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="only Linux lists what the processor has")
+def test_the_widest_instruction_set_is_used() -> None:
+    flags = set(Path("/proc/cpuinfo").read_text().partition("flags")[2].partition("\n")[0].split())
+    wide, wider = {"avx2", "fma", "f16c"}, {"avx512f", "avx512dq", "avx512bw", "avx512vl"}
+    assert Native().isa == ("avx512" if wide | wider <= flags else "avx2" if wide <= flags else "baseline")
+
+
 def compiled(function: Callable[..., Any], count: int, kernels: Native) -> Program:
     return _compiled(record(lambda tensors: function(*tensors), count), kernels)
 
