@@ -118,9 +118,8 @@ def _pairs(path: Path, reader: Reader, settings: Settings) -> dict[str, tuple[bo
     for key in reader.tensors:
         match = PART.fullmatch(plain_key(key))
         if match is None or match[4] == ".bias" or match[2] == "lora_magnitude_vector":
-            raise ModelError(
-                f"{path}: {key!r} is not a low-rank change; merge BASE+ADAPTER as models, then extract an adapter"
-            )
+            cure = "merge BASE+ADAPTER as models, then extract an adapter"
+            raise ModelError(f"{path}: {key!r} is not a low-rank change; {cure}")
         found.setdefault(match[1], {})[match[2][-1] + ("e" if "embedding" in match[2] else "")] = Stored(reader, key)
     pairs = {}
     for module, parts in found.items():
@@ -167,9 +166,10 @@ class Merger:
         if len(tasks) > 1:
             notes.append(f"the adapters are for different tasks: {', '.join(map(str, tasks))}; the first is kept")
         notes += self.options.program.notes(max(ranks.values()), [name for name in every if name not in modules])
-        revisions = self._stated("revision")
-        rest = {"revision": revisions[0]} if len(revisions) == len(bases) == 1 else {}
-        rest["fan_in_fan_out"] = any(self._stated("fan_in_fan_out"))
+        rest = {"revision": found[0]} if len(found := self._stated("revision")) == len(bases) == 1 else {}
+        rest |= {key: any(self._stated(key)) for key in ("fan_in_fan_out", "ensure_weight_tying")}
+        if len({item.settings.tied for item in self.adapters}) > 1:
+            notes.append("only some adapters set ensure_weight_tying; the result does, so a tied head changes with all")
         config = peft_config(str(bases[0] or ""), tasks[0] if tasks else None, ranks, {}, modules, **rest)
         return config, {
             "how": f"merged from {names} ({self.options.method})",

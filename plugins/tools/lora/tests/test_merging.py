@@ -236,3 +236,14 @@ def test_the_revision_of_the_base_is_kept_if_all_agree(run, tmp_path):
     assert run("0", "1", "same", "-q")[0] == 0 and run("0", "2", "other", "-q")[0] == 0
     assert json.loads((tmp_path / "same/adapter_config.json").read_text())["revision"] == "abc"
     assert "revision" not in json.loads((tmp_path / "other/adapter_config.json").read_text())
+
+
+def test_a_head_stays_tied_to_a_changed_embedding(run, tmp_path):
+    for seed, tied in enumerate((True, True, False)):
+        write_adapter(tmp_path / str(seed), seed, ensure_weight_tying=tied)
+    assert run("0", "1", "tied", "-q")[0] == run("2", "2", "free", "-q")[0] == 0
+    status, _, printed = run("1", "2", "mixed", "-q")
+    assert status == 0 and "only some adapters set ensure_weight_tying" in printed
+    stated = {name: json.loads((tmp_path / name / "adapter_config.json").read_text())["ensure_weight_tying"]
+              for name in ("tied", "free", "mixed")}  # fmt: skip
+    assert stated == {"tied": True, "free": False, "mixed": True}
