@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 
+from mergecore.api import Kernels
 from mergecore.definitions import parse_definition
 from mergecore.discovery.entry_points import (
     KINDS,
@@ -18,6 +19,7 @@ from mergecore.discovery.entry_points import (
     load_plugin,
 )
 from mergecore.discovery.recordings import recorded_operations
+from mergecore.discovery.registry import Registry
 from mergecore.errors import MergecoreError
 from mergecore.tracing import Untraceable
 
@@ -43,11 +45,12 @@ def examine_plugins() -> list[Finding]:
     """Examine every installed plugin, including those written for other API versions."""
     import torch  # noqa: F401  # so that its import is not counted against the first plugin
 
-    findings = [_examine(plugin) for kind in KINDS for plugin in list_plugins(kind)]
+    kernels = _usable_kernels()
+    findings = [_examine(plugin, kernels) for kind in KINDS for plugin in list_plugins(kind)]
     return [*_duplicates(findings), *_of_other_versions()]
 
 
-def _examine(plugin: Plugin) -> Finding:
+def _examine(plugin: Plugin, kernels: Kernels | None) -> Finding:
     started = time.perf_counter()
     try:
         if plugin.kind == "architectures":
@@ -66,7 +69,7 @@ def _examine(plugin: Plugin) -> Finding:
     if seconds > SLOW_SECONDS:
         cause = f"importing it takes {seconds:.1f} s; move its imports into functions to keep start-up fast"
         return Finding(plugin, "SLOW", cause)
-    return Finding(plugin, "ok", _by_torch(plugin) if plugin.kind == "methods" else "")
+    return Finding(plugin, "ok", _by_torch(plugin, kernels) if plugin.kind == "methods" else "")
 
 
 def _unusable(plugin: Plugin) -> str:
@@ -78,13 +81,17 @@ def _unusable(plugin: Plugin) -> str:
     return ""
 
 
-def _by_torch(plugin: Plugin) -> str:
+def _usable_kernels() -> Kernels | None:
+    """Return the native code that a run would use, or None. Broken ones have findings of their own."""
+    return Registry(lambda _: None).kernels()
+
+
+def _by_torch(plugin: Plugin, kernels: Kernels | None) -> str:
     """Return why torch computes a method although kernels are installed, or an empty string."""
-    kernels = next(iter(list_plugins("kernels")), None)
-    if kernels is None or _unusable(kernels):
+    if kernels is None:
         return ""
     try:
-        recorded_operations(load_plugin(plugin), load_plugin(kernels)())
+        recorded_operations(load_plugin(plugin), kernels)
     except Untraceable as error:
         return f"computed by torch, not by the kernels: {error}"
     return ""

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
-from shrunk_models import classes_with_text, shrunk_config
+from shrunk_models import classes_with_text, write_with_text
 
 import mergecore
 from mergecore.errors import MergecoreError
@@ -32,15 +31,7 @@ OTHER_LOGITS = {"AyaVisionForConditionalGeneration", "Cohere2VisionForConditiona
 
 def written(name: str, folder: Path) -> tuple[Any, Any]:
     """A model of a class and a language model with the config of its text part, both with random weights."""
-    model_class = getattr(transformers, name)
-    config = shrunk_config(model_class)
-    torch.manual_seed(1)
-    model_class(config).save_pretrained(folder / "base")
-    text = config.get_text_config()
-    torch.manual_seed(2)
-    model = transformers.AutoModelForCausalLM.from_config(type(text).from_dict(text.to_dict()))
-    model.save_pretrained(folder / "text")
-    return model_class, model.eval()
+    return write_with_text(name, folder / "base", folder / "text")
 
 
 def replaced(folder: Path) -> Path:

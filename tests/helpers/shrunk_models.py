@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+import torch
 import transformers
 
 SIZES: dict[str, Any] = {
@@ -48,6 +50,22 @@ def _shrunk(config: Mapping[str, Any], layers: int) -> dict[str, Any]:
         else:
             result[key] = SIZES[key] if key in SIZES and value is not None else value
     return result
+
+
+def write_with_text(name: str, base: Path, text: Path) -> tuple[Any, Any]:
+    """Write a model of a class, and a language model with the config of its text part, with other random weights.
+
+    Return the class and the language model.
+    """
+    model_class = getattr(transformers, name)
+    config = shrunk_config(model_class)
+    torch.manual_seed(1)
+    model_class(config).save_pretrained(base)
+    part = config.get_text_config()
+    torch.manual_seed(2)
+    model = transformers.AutoModelForCausalLM.from_config(type(part).from_dict(part.to_dict()))
+    model.save_pretrained(text)
+    return model_class, model.eval()
 
 
 def causal_classes() -> list[str]:

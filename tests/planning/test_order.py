@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from shrunk_models import shrunk_config
+from shrunk_models import write_with_text
 from tiny_llamas import HIDDEN, write_model
 from transformers import BertConfig, BertModel
 
@@ -102,19 +102,7 @@ def classes(base: str, tuned: str, **config: Any) -> Pair:
 
 def composite(name: str) -> Pair:
     """A model of a class with several parts, and a language model like its text part."""
-
-    def write(folder: Path) -> None:
-        model_class = getattr(transformers, name)
-        config = shrunk_config(model_class)
-        torch.manual_seed(1)
-        model_class(config).save_pretrained(folder / "base")
-        text = config.get_text_config()
-        torch.manual_seed(2)
-        transformers.AutoModelForCausalLM.from_config(type(text).from_dict(text.to_dict())).save_pretrained(
-            folder / "tuned"
-        )
-
-    return write
+    return lambda folder: write_with_text(name, folder / "base", folder / "tuned")
 
 
 def sentences(*widths: int | None) -> Pair:
