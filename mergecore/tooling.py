@@ -1,6 +1,7 @@
 """Everything that a tool can import besides `mergecore.api`: models, plans, runs, and the command line."""
 
-from mergecore.builtin.safetensors import SafetensorsWriter, as_bytes
+from mergecore.api.memory import as_bytes
+from mergecore.builtin.safetensors import SafetensorsWriter
 from mergecore.builtin.threads import ThreadsExecutor
 from mergecore.cli.console import say, warn
 from mergecore.cli.options import (

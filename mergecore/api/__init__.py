@@ -13,7 +13,7 @@ from mergecore.api.cards import (
     licenses_conflict,
     read_card,
 )
-from mergecore.api.evaluation import Evaluation, Evaluator, Score, Subject
+from mergecore.api.evaluation import Evaluation, Evaluator, Optimizer, Score, Subject
 from mergecore.api.execution import TILE_ELEMENTS, Budget, TileMerger, in_threads, keep_freed_pages, merge_piece
 from mergecore.api.files import (
     FLOAT8,
@@ -26,12 +26,13 @@ from mergecore.api.files import (
     Writer,
     torch_dtype,
 )
-from mergecore.api.jobs import Executor, Input, Job, Kernels, Piece, TensorIO, Tiles, Work
+from mergecore.api.jobs import Executor, Input, Job, Piece, TensorIO, Tiles, Work
+from mergecore.api.kernels import Kernels
+from mergecore.api.memory import BytesReader, BytesWriter, as_tensor, new_memory
 from mergecore.api.merged_model import MergedModel, ModelInfo, PostProcessor
 from mergecore.api.methods import BLOCK, Base, Context, DeltaMethod, Method, Tile, WeightMethod
 from mergecore.api.parameters import PerModel, param
 from mergecore.api.reading import lies_within, open_file, read_json, read_text
-from mergecore.api.search import Optimizer
 from mergecore.api.tokenizer_files import TOKENIZER_BYTES, TOKENIZER_FILES, VOCABULARY_FILES
 from mergecore.api.vocabulary import OutputTokenizer, TokenizerRequest, Vocabulary
 from mergecore.errors import ArchitectureError, InputError, ModelError, PluginError, RunError
@@ -54,6 +55,8 @@ __all__ = [
     "Base",
     "Bounded",
     "Budget",
+    "BytesReader",
+    "BytesWriter",
     "Change",
     "Context",
     "DeltaMethod",
@@ -90,6 +93,7 @@ __all__ = [
     "WeightMethod",
     "Work",
     "Writer",
+    "as_tensor",
     "encode_texts",
     "hookimpl",
     "hub_reference",
@@ -102,6 +106,7 @@ __all__ = [
     "licenses_conflict",
     "lies_within",
     "merge_piece",
+    "new_memory",
     "open_file",
     "param",
     "read_card",

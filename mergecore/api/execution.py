@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from mergecore.api.files import torch_dtype
+from mergecore.api.files import ITEM_BYTES, torch_dtype
 from mergecore.api.jobs import Input, Job, Piece, Tiles, Work
+from mergecore.api.memory import as_tensor, new_memory
 from mergecore.api.methods import Context
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class TileMerger:
     tile: int
     errors: list[BaseException] = field(default_factory=list)
     """Errors of all threads. After the first one, nothing more is read."""
-    buffers: dict[tuple[int, str], Tensor] = field(default_factory=dict)
+    buffers: dict[tuple[int, str], memoryview] = field(default_factory=dict)
 
     def make(self, job: Job) -> None:
         """Read, merge, and write every tile of a job."""
@@ -78,6 +79,10 @@ class TileMerger:
 
     def stored(self, job: Job, slot: int, piece: Piece) -> Tensor:
         """Return a piece of an input as stored, in a buffer that is used again."""
+        return self.tensor(self.raw(job, slot, piece), job.inputs[slot].info.dtype)
+
+    def raw(self, job: Job, slot: int, piece: Piece) -> memoryview:
+        """Return the memory of a piece of an input as stored, in a buffer that is used again."""
         if self.errors:
             raise self.errors[0]
         source: Input = job.inputs[slot]
@@ -88,20 +93,23 @@ class TileMerger:
     def write(self, job: Job, piece: Piece, merged: Tensor) -> None:
         """Round a piece of the result to the output's dtype, and write it."""
         out = self.buffer(-1, job.info.dtype, piece.elements)
-        out.copy_(merged.reshape(-1))
-        self.work.write(job.name, piece.start, out)
-        self.work.advance(piece.elements * out.element_size())
+        tensor = self.tensor(out, job.info.dtype).copy_(merged.reshape(-1))
+        self.work.write(job.name, piece.start, tensor)
+        self.work.advance(out.nbytes)
 
-    def buffer(self, slot: int, dtype: str, elements: int) -> Tensor:
-        """Return a flat tensor to read an input into, or for slot -1, the output."""
-        import torch
-
+    def buffer(self, slot: int, dtype: str, elements: int) -> memoryview:
+        """Return memory to read an input into, or for slot -1, the output."""
+        nbytes = elements * ITEM_BYTES[dtype]
         buffer = self.buffers.get((slot, dtype))
-        if buffer is None or buffer.numel() < elements:
-            buffer = torch.empty(elements, dtype=torch_dtype(dtype))
+        if buffer is None or buffer.nbytes < nbytes:
+            buffer = new_memory(elements, dtype)
             if elements <= self.tile:
                 self.buffers[slot, dtype] = buffer
-        return buffer[:elements]
+        return buffer[:nbytes]
+
+    def tensor(self, memory: memoryview, dtype: str) -> Tensor:
+        """Return the flat tensor in memory."""
+        return as_tensor(memory, dtype)
 
 
 def merge_piece(job: Job, piece: Piece, tensors: Sequence[Tensor], ctx: Context) -> Tensor:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mergecore.api.files import ITEM_BYTES, TensorInfo
+from mergecore.api.kernels import Kernels
 from mergecore.api.methods import BLOCK, Context, DeltaMethod, Method, Tile, WeightMethod
 from mergecore.errors import RunError
 
@@ -176,69 +177,6 @@ class Tiles(Sequence["Sequence[Tensor]"]):
         return (self[index] for index in range(len(self)))
 
 
-class Kernels(Protocol):
-    """Native code that runs programs of elementwise operations over stored tensors."""
-
-    isa: str
-    """Name of the instruction set in use."""
-    codes: frozenset[str]
-    """The operations that it knows."""
-    dtypes: frozenset[str]
-    """The stored dtypes that it reads and writes."""
-    registers: int
-    """The number of tensors that a program can hold at a time."""
-    wide_registers: int
-    """The same for float64. Operations on these tensors have names that start with ``wide_``."""
-
-    def encode(
-        self, name: str, out: int, operands: Sequence[int], numbers: Sequence[float], keys: Sequence[int], last: int
-    ) -> bytes:
-        """Return an operation as part of a program.
-
-        Args:
-            name: one of `codes`.
-            out: register of the result, which is none of the operands.
-            operands: registers of the operands.
-            numbers: up to two numbers, rounded to float32 unless the operation works on float64.
-            keys: the number of the input for ``load``, or the two keys for ``random``.
-            last: the last flat index to keep among equals, for ``keep``.
-        """
-
-    def run(
-        self,
-        program: bytes,
-        result: int,
-        inputs: Sequence[tuple[int, str]],
-        out: tuple[int, str],
-        count: int,
-        offset: int,
-    ) -> bool:
-        """Run a program in float32, with one rounding at the end. Return whether all numbers written are finite.
-
-        Args:
-            program: the encoded operations.
-            result: the register to write.
-            inputs: address and dtype of each input.
-            out: address and dtype of the output.
-            count: number of elements.
-            offset: flat index of the first element in its tensor.
-        """
-
-    def look(self, numbers: int, count: int, edges: Sequence[int], inner: int, picked: int) -> tuple[list[int], int]:
-        """Count the magnitudes of float32 numbers above edges, and pick those between two of them.
-
-        Args:
-            numbers: address of the numbers.
-            count: number of numbers.
-            edges: up to 8 increasing integers, compared with the bits of the magnitudes.
-            inner: index of the edge above which to pick, up to and including the next edge. -1: pick nothing.
-            picked: address of room for `count` integers.
-
-        Returns:
-            The count above each edge, and the number of picked magnitudes.
-        """
-
-
 class TensorIO(Protocol):
     """The inputs and outputs of a run, opened in a process other than the main one.
 
@@ -248,10 +186,10 @@ class TensorIO(Protocol):
     nonfinite: set[str]
     """Names of tensors that contain NaN or infinity and were written because the user allowed it."""
 
-    def read(self, item: Input, start: int, out: Tensor) -> None:
+    def read(self, item: Input, start: int, out: Tensor | memoryview) -> None:
         """Same as `Work.read`."""
 
-    def write(self, name: str, start: int, data: Tensor) -> None:
+    def write(self, name: str, start: int, data: Tensor | memoryview) -> None:
         """Same as `Work.write`."""
 
     def sync(self) -> None:
@@ -264,8 +202,10 @@ class Work:
 
     Attributes:
         jobs: the tensors to compute, in the order of the plan. The order does not affect the output bytes.
-        read: fills a flat CPU tensor in the stored dtype with an input's elements, starting at a given index.
-        write: writes a flat CPU tensor in the output dtype to a named output tensor, starting at a given index.
+        read: fills a flat CPU tensor in the stored dtype, or its memory, with an input's elements, starting at a given
+            index.
+        write: writes a flat CPU tensor in the output dtype, or its memory, to a named output tensor, starting at a
+            given index. Only tensors are checked for NaN and infinity, so write memory only if its numbers are finite.
         advance: call this with the number of output bytes after every write.
         done: call this with every finished job.
         memory: memory budget in bytes.
@@ -280,8 +220,8 @@ class Work:
     """
 
     jobs: Sequence[Job]
-    read: Callable[[Input, int, Tensor], None]
-    write: Callable[[str, int, Tensor], None]
+    read: Callable[[Input, int, Tensor | memoryview], None]
+    write: Callable[[str, int, Tensor | memoryview], None]
     advance: Callable[[int], None]
     done: Callable[[Job], None]
     memory: int

@@ -7,14 +7,11 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from mergecore.api import ITEM_BYTES, ModelError, TensorInfo, open_file
+from mergecore.api import ITEM_BYTES, BytesReader, BytesWriter, ModelError, TensorInfo, open_file
 from mergecore.api.files import shared_info
 from mergecore.builtin.open_files import OpenFile
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 HEADER_LIMIT = 100_000_000
 """Maximum header size that the format allows, in bytes."""
@@ -26,7 +23,7 @@ MAX_AXES = 64
 """Maximum number of axes, as in torch and NumPy."""
 
 
-class SafetensorsReader:
+class SafetensorsReader(BytesReader):
     """Reads any range of a tensor's elements directly from its offset in the file. See `mergecore.api.Reader`."""
 
     def __init__(self, path: Path) -> None:
@@ -46,26 +43,18 @@ class SafetensorsReader:
     def __reduce__(self) -> tuple[type[SafetensorsReader], tuple[Path]]:
         return SafetensorsReader, (self._path.absolute(),)
 
-    def read(self, name: str, start: int, out: Tensor) -> None:
-        """See `mergecore.api.Reader.read`. Raise ModelError if the file is truncated."""
-        view = as_bytes(out)
+    def read_bytes(self, name: str, start: int, out: memoryview) -> None:
+        """See `mergecore.api.BytesReader.read_bytes`. Raise ModelError if the file is truncated."""
         position = self._offsets[name] + start * ITEM_BYTES[self.tensors[name].dtype]
         with self._file as file:
-            while view:
-                count = os.preadv(file, [view], position)
+            while out:
+                count = os.preadv(file, [out], position)
                 if count == 0:
                     raise ModelError(f"{self._path}: the file is truncated inside {name!r}; download it again")
-                view, position = view[count:], position + count
+                out, position = out[count:], position + count
 
     def close(self) -> None:
         self._file.close()
-
-
-def as_bytes(tensor: Tensor) -> memoryview:
-    """Return the memory of a flat contiguous CPU tensor."""
-    import torch
-
-    return tensor.view(torch.uint8).numpy().data
 
 
 def _read_header(path: Path, file: int) -> tuple[dict[str, Any], int]:
@@ -158,7 +147,7 @@ def _is_whole(entry: Any) -> bool:
     return set(map(type, numbers)) == {int} and min(numbers) >= 0 and max(numbers) < 2**63
 
 
-class SafetensorsWriter:
+class SafetensorsWriter(BytesWriter):
     """Writes `model.safetensors`, or shards with an index. See `mergecore.api.Writer`. `stem` replaces "model"."""
 
     def __init__(self, folder: Path, tensors: Mapping[str, TensorInfo], shard_bytes: int, stem: str = "model") -> None:
@@ -193,11 +182,11 @@ class SafetensorsWriter:
         for name in order:
             self.places[name] = (path, 8 + len(text) + header[name]["data_offsets"][0])
 
-    def write(self, name: str, start: int, data: Tensor) -> None:
-        """See `mergecore.api.Writer.write`."""
+    def write_bytes(self, name: str, start: int, data: memoryview) -> None:
+        """See `mergecore.api.BytesWriter.write_bytes`."""
         path, position = self.places[name]
         with self._files[path] as file:
-            write_at(file, as_bytes(data), position + start * ITEM_BYTES[self._tensors[name].dtype])
+            write_at(file, data, position + start * ITEM_BYTES[self._tensors[name].dtype])
         self._unsafe.add(self._files[path])
 
     def sync(self) -> None:

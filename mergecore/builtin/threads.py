@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 
 from mergecore.api import TILE_ELEMENTS, Budget, TileMerger, Work, in_threads, keep_freed_pages
-from mergecore.tracing import NativeMerger
+from mergecore.tracing import NativeMerger, one_thread
 
 
 class ThreadsExecutor:
@@ -27,13 +27,12 @@ class ThreadsExecutor:
         queue = deque(sorted(work.jobs, key=lambda job: -job.info.nbytes))
         budget = Budget(work.memory)
         errors: list[BaseException] = []
-        usual = partial(NativeMerger, kernels=work.kernels) if work.kernels else TileMerger
-        make = self._merger or usual
+        native = partial(NativeMerger, kernels=work.kernels) if work.kernels and not self._merger else None
+        make = native or self._merger or TileMerger
 
         def worker() -> None:
-            import torch
-
-            torch.set_num_threads(1)
+            if not native:
+                one_thread()
             merger = make(work, self._tile, errors)
             while not errors:
                 try:

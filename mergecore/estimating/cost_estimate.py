@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from mergecore.api import TILE_ELEMENTS, Executor
@@ -63,8 +64,6 @@ def estimate_cost(
         options: options of the run.
         started: the value of `time.perf_counter` when this process started to work on the plan.
     """
-    import torch  # noqa: F401  a run imports it too, and its time is part of the start
-
     # A run has the same start as this process. Its modules were loaded before the clock could be read.
     start = max(time.process_time(), time.perf_counter() - started)
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
@@ -90,28 +89,32 @@ def _measure(
     strata = stratify(plan.jobs, reads, options)
     if not strata:
         return 0.0
-    trials = list[Trial]()
+    trials, late = list[Trial](), 0.0
     with tempfile.TemporaryDirectory(prefix=".mergecore-plan-", dir=folder) as scratch:
         synced = _sync_rate(Path(scratch), min(DISK_BYTES, plan.bytes_out))
         for seconds in (SECONDS * PILOT, SECONDS):
             parts = allocate(strata, seconds * options.workers, pilot=not trials)
-            trials.append(run_trial(plan, parts, registry, executor, Path(scratch) / str(len(trials)), options))
+            trial = partial(run_trial, plan, parts, registry, executor, Path(scratch) / str(len(trials)), options)
+            known, began = "torch" in sys.modules, time.perf_counter()
+            trials.append(trial())
+            if not known and "torch" in sys.modules:  # a run imports it too, but once
+                imported = time.perf_counter()
+                trials[-1] = trial()
+                late = max(0.0, (imported - began) - (time.perf_counter() - imported))
             for stratum in strata:
                 stratum.learn(trials[-1].timings)
     pilot, main = trials
     more = len(main.timings) - len(pilot.timings)
     each = max(0.0, main.prepared - pilot.prepared) / more if more > 0 else 0.0
-    return pilot.prepared + each * len(plan.jobs) + _slowest(strata, plan.bytes_out, synced, options.workers)
+    return late + pilot.prepared + each * len(plan.jobs) + _slowest(strata, plan.bytes_out, synced, options.workers)
 
 
 def _slowest(strata: Sequence[Stratum], written: int, synced: float, workers: int) -> float:
-    """Return the seconds of what a run waits for: its threads, the largest tensor, the cores, the hash, or the disk."""
-    hashed = written * _hash_seconds()
+    """Return the seconds of what a run waits for: its threads, the largest tensor, the cores, or the disk."""
     return max(
         sum(item.seconds / item.threads for item in strata),
         *(item.longest for item in strata),
-        (sum(item.cpu_seconds for item in strata) + hashed) / workers,
-        hashed,
+        sum(item.cpu_seconds for item in strata) / workers,
         written / synced,
     )
 
@@ -126,10 +129,3 @@ def _sync_rate(folder: Path, size: int) -> float:
         started = time.perf_counter()
         os.fsync(file.fileno())
         return max(size, 1) / (time.perf_counter() - started)
-
-
-def _hash_seconds() -> float:
-    """Return the seconds to hash a byte."""
-    piece, started = bytes(2**22), time.perf_counter()
-    hashlib.sha256(piece)
-    return (time.perf_counter() - started) / len(piece)

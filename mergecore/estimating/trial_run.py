@@ -153,7 +153,7 @@ class _Clock:
         """See `mergecore.api.Executor.run`."""
         mine = self._of_thread
 
-        def read(item: Input, start: int, out: Tensor) -> None:
+        def read(item: Input, start: int, out: Tensor | memoryview) -> None:
             if getattr(mine, "began", None) is None:
                 cpu = time.thread_time()
                 mine.ended = getattr(mine, "ended", cpu)

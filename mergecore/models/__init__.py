@@ -8,7 +8,16 @@ from mergecore.models.architecture_lookup import (
     fit_checkpoints,
 )
 from mergecore.models.checkpoint import Added, Checkpoint, check_link
-from mergecore.models.fingerprints import CHUNK, fingerprint, matches_fingerprint
+from mergecore.models.fingerprints import (
+    CHUNK,
+    DIGEST_BYTES,
+    TREE_BLOCK,
+    WHOLE,
+    block_digests,
+    fingerprint,
+    matches_fingerprint,
+    tree_of,
+)
 from mergecore.models.hub import fetch_in_parallel
 from mergecore.models.hub_errors import explain_hub_errors
 from mergecore.models.layout_reader import LayoutReader, Span, join_parts, rename_tensors, with_layout
@@ -22,8 +31,11 @@ from mergecore.models.vocabulary_check import VOCABULARY_CURE, check_vocabularie
 
 __all__ = [
     "CHUNK",
+    "DIGEST_BYTES",
     "MEAN",
+    "TREE_BLOCK",
     "VOCABULARY_CURE",
+    "WHOLE",
     "ZERO",
     "Added",
     "Checkpoint",
@@ -34,6 +46,7 @@ __all__ = [
     "Shard",
     "Span",
     "Stamp",
+    "block_digests",
     "check_link",
     "check_path",
     "check_unchanged",
@@ -59,6 +72,7 @@ __all__ = [
     "stored_name",
     "tied_heads",
     "token_ids",
+    "tree_of",
     "with_adapter",
     "with_changes",
     "with_layout",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mergecore.api import ModelInfo, Reader, TensorInfo, lies_within, read_card, read_json
+from mergecore.api.memory import read_into
 from mergecore.discovery import Registry, list_plugins
 from mergecore.errors import ModelError, RunError
 from mergecore.models import hub, quantized
@@ -113,10 +114,10 @@ class Checkpoint:
         """Return whether a tensor belongs to another module of a sentence-transformers model."""
         return any(name.startswith(f"{module.path}/") for module in self.modules)
 
-    def read(self, name: str, start: int, out: Tensor) -> None:
-        """Fill `out` with a tensor's elements starting at `start`. See `mergecore.api.Reader.read`."""
+    def read(self, name: str, start: int, out: Tensor | memoryview) -> None:
+        """Fill a tensor, or its memory, with elements of a tensor from `start` on. See `mergecore.api.Reader.read`."""
         try:
-            self.readers[name].read(name, start, out)
+            read_into(self.readers[name], name, start, out)
         except OSError as error:
             raise RunError(f"{self.folder}: {name}: cannot be read: {error.strerror or error}") from error
 

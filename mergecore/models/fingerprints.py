@@ -1,4 +1,4 @@
-"""Fingerprints of files: the SHA-256 if it is cheap or requested, otherwise the size and a hash of a sample."""
+"""Fingerprints of files: the size, and a hash of the contents or, where that would take too long, of a sample."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +22,22 @@ HEAD, BLOCK, BLOCKS = 2**16, 2**12, 256
 CHUNK = 2**20
 """Bytes to hash at a time, small enough to stay in the CPU cache."""
 
+TREE_BLOCK, DIGEST_BYTES = 2**16, 32
+"""Bytes in a block of a tree hash, and in its digest."""
+
 
 def fingerprint(path: Path, whole: bool = False) -> dict[str, Any]:
-    """Return a file's ``size`` and its ``sha256`` or ``sample`` in hexadecimal.
+    """Return a file's ``size`` and its ``sha256``, ``tree``, or ``sample`` in hexadecimal.
 
     The SHA-256 is taken from the metadata of huggingface_hub if available. Otherwise, it is computed for files of up to
-    `WHOLE` bytes or if `whole` is True. A sample is the SHA-256 of the size and about a megabyte of the contents. It
-    distinguishes files of different models but can miss a change to a few values.
+    `WHOLE` bytes. Of larger files, a tree hash is computed if `whole` is True, and otherwise a sample: the SHA-256 of
+    the size and about a megabyte of the contents. It distinguishes files of different models but can miss a change to a
+    few values.
     """
     size = path.stat().st_size
-    digest = known_sha256(path)
-    if digest or whole or size <= WHOLE:
-        return {"size": size, "sha256": digest or sha256(path)}
-    return {"size": size, "sample": sample(path)}
+    if digest := known_sha256(path) or (sha256(path) if size <= WHOLE else ""):
+        return {"size": size, "sha256": digest}
+    return {"size": size, "tree": tree_hash(path)} if whole else {"size": size, "sample": sample(path)}
 
 
 def matches_fingerprint(path: Path, entry: Mapping[str, Any]) -> bool:
@@ -44,6 +48,8 @@ def matches_fingerprint(path: Path, entry: Mapping[str, Any]) -> bool:
             return False
         if "sha256" in entry:
             return (known_sha256(path) or sha256(path)) == str(entry["sha256"])
+        if "tree" in entry:
+            return tree_hash(path) == str(entry["tree"])
         return sample(path) == str(entry["sample"])
     except FileNotFoundError:
         return False
@@ -59,6 +65,31 @@ def sha256(path: Path) -> str:
         while count := file.readinto(buffer):
             digest.update(view[:count])
     return digest.hexdigest()
+
+
+def tree_hash(path: Path) -> str:
+    """Compute the tree hash of a file: the SHA-256 of the SHA-256 digests of its 64 KiB blocks, in order.
+
+    Unlike the SHA-256 of the whole file, all cores can compute it together, and threads that write can in any order.
+    """
+    return tree_of(b"".join(block_digests(path, range(-(-path.stat().st_size // TREE_BLOCK)))))
+
+
+def tree_of(digests: bytes | bytearray) -> str:
+    """Return the tree hash of a file, given the digests of its blocks one after another."""
+    return hashlib.sha256(digests).hexdigest()
+
+
+def block_digests(path: Path, blocks: Sequence[int]) -> Iterator[bytes]:
+    """Yield the SHA-256 digests of blocks of a file, read in several threads."""
+
+    def some(numbers: Sequence[int]) -> list[bytes]:
+        return [hashlib.sha256(os.pread(file.fileno(), TREE_BLOCK, number * TREE_BLOCK)).digest() for number in numbers]
+
+    step = CHUNK // TREE_BLOCK
+    with path.open("rb", buffering=0) as file, ThreadPoolExecutor(os.cpu_count()) as pool:
+        for digests in pool.map(some, (blocks[start : start + step] for start in range(0, len(blocks), step))):
+            yield from digests
 
 
 def sample(path: Path) -> str:

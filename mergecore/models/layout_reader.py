@@ -7,16 +7,13 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
 
-from mergecore.api import Reader, TensorInfo
+from mergecore.api import ITEM_BYTES, BytesReader, Reader, TensorInfo
+from mergecore.api.memory import read_into
 from mergecore.definitions import Architecture, Module, Weight, fill, first_of, numbers, with_keys, written_key
 from mergecore.errors import ModelError
 from mergecore.models.checkpoint import Checkpoint
 from mergecore.models.tied_weights import without_copies
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -28,7 +25,7 @@ class Span:
     elements: int
 
 
-class LayoutReader:
+class LayoutReader(BytesReader):
     """A `mergecore.api.Reader` whose tensors are concatenated spans of the tensors of other readers."""
 
     def __init__(
@@ -37,13 +34,14 @@ class LayoutReader:
         self.tensors = tensors
         self._readers, self._spans = readers, spans
 
-    def read(self, name: str, start: int, out: Tensor) -> None:
-        """See `mergecore.api.Reader.read`."""
+    def read_bytes(self, name: str, start: int, out: memoryview) -> None:
+        """See `mergecore.api.BytesReader.read_bytes`."""
+        item = ITEM_BYTES[self.tensors[name].dtype]
         for span in self._spans[name]:
-            count = min(span.elements - start, len(out))
+            count = min(span.elements - start, len(out) // item)
             if count > 0:
-                self._readers[span.tensor].read(span.tensor, span.start + start, out[:count])
-                out = out[count:]
+                read_into(self._readers[span.tensor], span.tensor, span.start + start, out[: count * item])
+                out = out[count * item :]
             start = max(start - span.elements, 0)
 
     def parts(self, name: str) -> list[tuple[Reader, str, int]]:

@@ -7,23 +7,20 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from mergecore.api import Reader, TensorInfo
+from mergecore.api import BytesReader, Reader, TensorInfo
 from mergecore.api.files import parts_of
+from mergecore.api.memory import read_into
 from mergecore.builtin import HEADER_LIMIT
 from mergecore.errors import ModelError
 from mergecore.models.hub import CONNECTIONS, Snapshot, fetch_in_parallel
 from mergecore.models.stamps import Stamp, stamp_file
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 SUFFIX = ".safetensors"
 """Suffix of files that start with a header. All other files must be downloaded completely to read their contents."""
 
 
-class Shard:
+class Shard(BytesReader):
     """A `mergecore.api.Reader` for a safetensors file on the Hub. `read` works once the file is downloaded.
 
     Attributes:
@@ -71,11 +68,11 @@ class Shard:
         if self._reader.tensors != self.tensors:
             raise ModelError(f"{self.path}: does not match the header that was read before; delete it and run again")
 
-    def read(self, name: str, start: int, out: Tensor) -> None:
-        """See `mergecore.api.Reader.read`."""
+    def read_bytes(self, name: str, start: int, out: memoryview) -> None:
+        """See `mergecore.api.BytesReader.read_bytes`."""
         if self._reader is None:
             raise ModelError(f"{self.snapshot.label(self.name)}: read before it was downloaded; report this as a bug")
-        self._reader.read(name, start, out)
+        read_into(self._reader, name, start, out)
 
     def close(self) -> None:
         """Close the file."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from mergecore.api import Reader, TensorInfo, torch_dtype
+from mergecore.api import BytesReader, Reader, TensorInfo, as_tensor, torch_dtype
 from mergecore.api.files import common_dtype
 from mergecore.models.checkpoint import Checkpoint
 
@@ -108,7 +108,7 @@ class Rows:
         out.copy_(stored)
 
 
-class RowReader:
+class RowReader(BytesReader):
     """A `mergecore.api.Reader` for a checkpoint in which some tensors are gathered."""
 
     def __init__(self, checkpoint: Checkpoint, gathered: Mapping[str, Rows]) -> None:
@@ -116,10 +116,10 @@ class RowReader:
         self.tensors: Mapping[str, TensorInfo] = {**checkpoint.tensors, **shown}
         self._checkpoint, self._gathered = checkpoint, gathered
 
-    def read(self, name: str, start: int, out: Tensor) -> None:
-        """See `mergecore.api.Reader.read`."""
+    def read_bytes(self, name: str, start: int, out: memoryview) -> None:
+        """See `mergecore.api.BytesReader.read_bytes`."""
         if name in self._gathered:
-            self._gathered[name].read(start, out)
+            self._gathered[name].read(start, as_tensor(out, self.tensors[name].dtype))
         else:
             self._checkpoint.read(name, start, out)
 

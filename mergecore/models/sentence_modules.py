@@ -6,13 +6,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from mergecore.api import Reader, TensorInfo, read_json, read_text
+from mergecore.api import BytesReader, Reader, TensorInfo, read_json, read_text
+from mergecore.api.memory import read_into
 from mergecore.errors import ModelError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 LIST = "modules.json"
 """The file that lists the modules of a model, in the order in which they run."""
@@ -132,16 +130,16 @@ def check_modules(
                 )
 
 
-class Labeled:
+class Labeled(BytesReader):
     """A `mergecore.api.Reader` that adds a label before each name."""
 
     def __init__(self, reader: Reader, label: str) -> None:
         self._reader, self._label = reader, label
         self.tensors: Mapping[str, TensorInfo] = {label + name: info for name, info in reader.tensors.items()}
 
-    def read(self, name: str, start: int, out: Tensor) -> None:
-        """See `mergecore.api.Reader.read`."""
-        self._reader.read(name.removeprefix(self._label), start, out)
+    def read_bytes(self, name: str, start: int, out: memoryview) -> None:
+        """See `mergecore.api.BytesReader.read_bytes`."""
+        read_into(self._reader, name.removeprefix(self._label), start, out)
 
     def parts(self, name: str) -> list[tuple[Reader, str, int]]:
         """Return the tensor that a tensor is read from. See `mergecore.api.DerivedReader.parts`."""

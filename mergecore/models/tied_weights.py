@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from mergecore.api import Reader, torch_dtype
+from mergecore.api import ITEM_BYTES, Reader, new_memory
 from mergecore.definitions import Architecture, Weight, denies_ties, is_tied, tie_keys, with_keys
 from mergecore.models.checkpoint import Checkpoint
 from mergecore.models.remote_files import shards_of
@@ -90,19 +90,18 @@ def without_copies(checkpoint: Checkpoint, definition: Architecture) -> tuple[Ch
 
 def _equal(checkpoint: Checkpoint, first: str, second: str) -> bool:
     """Return whether two tensors have the same bytes. Files that are still on the Hub are downloaded first."""
-    import torch
-
     infos = [checkpoint.tensors[name] for name in (first, second)]
     if (infos[0].dtype, infos[0].shape) != (infos[1].dtype, infos[1].shape):
         return False
     for name in (first, second):
         _fetch(checkpoint.readers[name], name)
-    buffers = [torch.empty(min(CHUNK, infos[0].elements), dtype=torch_dtype(infos[0].dtype)) for _ in infos]
-    for start in range(0, infos[0].elements, CHUNK):
-        parts = [buffer[: infos[0].elements - start] for buffer in buffers]
+    dtype, elements = infos[0].dtype, infos[0].elements
+    buffers = [new_memory(min(CHUNK, elements), dtype) for _ in infos]
+    for start in range(0, elements, CHUNK):
+        parts = [buffer[: (elements - start) * ITEM_BYTES[dtype]] for buffer in buffers]
         for name, part in zip((first, second), parts):
             checkpoint.read(name, start, part)
-        if not torch.equal(*(part.view(torch.uint8) for part in parts)):
+        if bytes(parts[0]) != bytes(parts[1]):  # comparing the views would take several times as long
             return False
     return True
 

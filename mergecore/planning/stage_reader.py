@@ -139,7 +139,7 @@ class StageReader:
         merger: TileMerger = self._of_thread.merger
         return merger
 
-    def _read(self, item: Input, start: int, out: Tensor) -> None:
+    def _read(self, item: Input, start: int, out: Tensor | memoryview) -> None:
         self._checkpoints[item.model].read(item.tensor, start, out)
 
     def release(self, name: str) -> None:
@@ -180,7 +180,7 @@ def job_cost(job: Job, checkpoints: Sequence[Checkpoint]) -> tuple[int, int]:
     return sum(item.once for item in found) + (each if job.measures else 0), each
 
 
-def _nowhere(_name: str, _start: int, _data: Tensor) -> None:
+def _nowhere(_name: str, _start: int, _data: object) -> None:
     """Ignore writes, because the result is only read."""
 
 

@@ -2,7 +2,7 @@
 
 from mergecore.recipes.composition import load_recipe, parse_stages, standalone
 from mergecore.recipes.evaluations import load_evaluations, parse_evaluations
-from mergecore.recipes.lockfile import LOCK_KEY, LOCK_NAME, Lock, read_lock
+from mergecore.recipes.lockfile import LOCK_KEY, LOCK_NAME, LOCK_VERSION, Lock, read_lock
 from mergecore.recipes.more_errors import with_more_errors
 from mergecore.recipes.recipe import ModuleRecipe, Recipe, Slice, Source, json_schema, parse_recipe
 from mergecore.recipes.recipe_schema import recipe_schema, schema_text
@@ -10,6 +10,7 @@ from mergecore.recipes.recipe_schema import recipe_schema, schema_text
 __all__ = [
     "LOCK_KEY",
     "LOCK_NAME",
+    "LOCK_VERSION",
     "Lock",
     "ModuleRecipe",
     "Recipe",

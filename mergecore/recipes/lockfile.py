@@ -22,6 +22,9 @@ LOCK_NAME = "mergecore.lock.json"
 LOCK_KEY = "mergecore_lock"
 """The key that identifies a lock file. Its value is the version of the format."""
 
+LOCK_VERSION = 2
+"""Version of the format that is written. Version 2 added ``tree`` to the hashes of files. Version 1 can be read too."""
+
 LIMIT = 10**7
 """Maximum size of a lock file in bytes. With a thousand files, it is about 200 KB."""
 
@@ -108,7 +111,7 @@ def read_lock(path: Path) -> Lock | None:
         return None
     if LOCK_KEY not in value:
         return None
-    if value[LOCK_KEY] != 1:
+    if value[LOCK_KEY] not in (1, LOCK_VERSION):
         raise RecipeError(
             f"is a lock file of version {value[LOCK_KEY]!r}: pip install --upgrade mergecore", file=str(path)
         )

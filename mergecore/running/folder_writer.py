@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from mergecore.api import PlacedWriter, TensorInfo, Writer
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from mergecore.api import BytesWriter, PlacedWriter, TensorInfo, Writer
+from mergecore.api.memory import write_from
 
 
-class FolderWriter:
+class FolderWriter(BytesWriter):
     """Gives the tensors of each label to their own writer. See `mergecore.api.Writer`.
 
     Args:
@@ -29,6 +26,7 @@ class FolderWriter:
         split: Callable[[str], tuple[str, str]],
         make: Callable[[str, Mapping[str, TensorInfo]], Writer],
     ) -> None:
+        self._tensors = tensors
         self._split = {name: split(name) for name in tensors}
         groups: dict[str, dict[str, TensorInfo]] = {}
         for name, (label, own) in self._split.items():
@@ -45,10 +43,10 @@ class FolderWriter:
             raise
         self.places = places
 
-    def write(self, name: str, start: int, data: Tensor) -> None:
-        """See `mergecore.api.Writer.write`."""
+    def write_bytes(self, name: str, start: int, data: memoryview) -> None:
+        """See `mergecore.api.BytesWriter.write_bytes`."""
         label, own = self._split[name]
-        self._writers[label].write(own, start, data)
+        write_from(self._writers[label], own, start, data, self._tensors[name].dtype)
 
     def sync(self) -> None:
         """See `mergecore.api.Writer.sync`."""

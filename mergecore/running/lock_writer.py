@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,12 +13,12 @@ from typing import Any
 from mergecore.api import TOKENIZER_FILES
 from mergecore.discovery import Registry
 from mergecore.errors import RunError
-from mergecore.models import Added, Checkpoint, LocatedModel, fingerprint, stamp_file
+from mergecore.models import WHOLE, Added, Checkpoint, LocatedModel, fingerprint, matches_fingerprint, stamp_file
 from mergecore.planning import Plan
-from mergecore.recipes import LOCK_KEY, LOCK_NAME, Lock
+from mergecore.recipes import LOCK_KEY, LOCK_NAME, LOCK_VERSION, Lock
+from mergecore.running.block_hashes import Digests
 from mergecore.running.output_folder import OutputFolder
 from mergecore.running.run_identity import COMPUTERS, packages, plan_digest
-from mergecore.running.streaming_hash import Digests
 
 UNLOCKED = ("README.md", "mergecore_evaluation.json", "mergecore_health.json")
 """Files of the result that are not in the lock file: users edit the first, and the others contain measurements."""
@@ -27,7 +28,7 @@ def describe_run(plan: Plan, folder: Path, registry: Registry, shard_bytes: int)
     """Return everything that determines a result, for the lock file in `folder`. `write_lock` adds the files."""
     file = plan.recipe.place.file
     return {
-        LOCK_KEY: 1,
+        LOCK_KEY: LOCK_VERSION,
         "recipe": plan.public.text(plan.recipe.text),
         "recipe_file": _relative(Path(file) if file else Path("recipe.yml"), folder),
         "seed": plan.recipe.seed,
@@ -39,14 +40,15 @@ def describe_run(plan: Plan, folder: Path, registry: Registry, shard_bytes: int)
 
 
 def _instructions(registry: Registry) -> dict[str, str | None]:
-    """Return the instruction sets of the kernels and of torch.
+    """Return the instruction sets of the kernels, and of torch if the run has imported it.
 
     The kernels have the same bits for all of them. torch multiplies and adds with one rounding only for some.
     """
-    import torch
-
-    kernels = registry.kernels()
-    return {"kernels": kernels.isa if kernels else None, "torch": torch.backends.cpu.get_cpu_capability()}
+    kernels, torch = registry.kernels(), sys.modules.get("torch")
+    return {
+        "kernels": kernels.isa if kernels else None,
+        "torch": torch.backends.cpu.get_cpu_capability() if torch else None,
+    }
 
 
 def write_lock(
@@ -93,7 +95,9 @@ def write_lock(
 
 def _made(path: Path, digests: Digests) -> dict[str, Any]:
     then, digest = digests.get(path, (None, ""))
-    return {"size": then.size, "sha256": digest} if then and then == stamp_file(path) else fingerprint(path, True)
+    if then and then == stamp_file(path) and then.size > WHOLE:
+        return {"size": then.size, "tree": digest}
+    return fingerprint(path, whole=True)
 
 
 def _named(plan: Plan) -> dict[str, Checkpoint | LocatedModel]:
@@ -131,7 +135,7 @@ def describe_changes(lock: Lock, described: Mapping[str, Any]) -> str:
     then, now = lock.value["packages"], described["packages"]
     changed = [f"{name} {then[name]} (now {now[name]})" for name in then.keys() & now.keys() if then[name] != now[name]]
     old, new = (value.get("instructions", {}).get("torch") for value in (lock.value, described))
-    if old and old != new:
+    if old and new and old != new:
         changed.append(f"torch for {old} (now {new})")
     if changed:
         return f"{lock.file}: was created with {', '.join(sorted(changed))}; the result might differ in the last bits"
@@ -148,6 +152,13 @@ def changed_since(lock: Lock, plan: Plan, registry: Registry) -> str:
 def check_outputs(lock: Lock, outputs: Mapping[str, Any], out: Path) -> None:
     """Raise RunError with the files of a result that differ from the lock file."""
     then = lock.value["outputs"]
-    wrong = [name for name in {**then, **outputs} if then.get(name) != outputs.get(name)]
+    wrong = [name for name in {**then, **outputs} if not _same(out / name, then.get(name), outputs.get(name))]
     if wrong:
         raise RunError(f"{out}: was written, but these files differ from {lock.file}: {', '.join(wrong)}")
+
+
+def _same(path: Path, then: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> bool:
+    """Return whether a file of a result is the same as before. Older locks have another kind of hash."""
+    if not then or not now or then.keys() == now.keys():
+        return then == now
+    return matches_fingerprint(path, then)

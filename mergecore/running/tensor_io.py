@@ -6,7 +6,8 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from mergecore.api import Input, Job, Writer
+from mergecore.api import ITEM_BYTES, Input, Job, Writer
+from mergecore.api.memory import as_bytes, write_from
 from mergecore.errors import RunError
 from mergecore.models import Checkpoint
 from mergecore.planning import release
@@ -40,25 +41,28 @@ class FileTensorIO:
         self._left = {job.name: job.info.elements for job in jobs if job.scratch_bytes}
         """The number of elements still to be written, for each tensor that is computed from stages."""
         self.writer = make_writer()
-        self.wrote: Callable[[str, int, int], None] = lambda name, start, elements: None
+        self.wrote: Callable[[str, int, memoryview], None] | None = None
         """Called after each write in this process."""
 
-    def read(self, item: Input, start: int, out: Tensor) -> None:
+    def read(self, item: Input, start: int, out: Tensor | memoryview) -> None:
         """See `mergecore.api.Work`."""
         self._checkpoints[item.model].read(item.tensor, start, out)
 
-    def write(self, name: str, start: int, data: Tensor) -> None:
+    def write(self, name: str, start: int, data: Tensor | memoryview) -> None:
         """See `mergecore.api.Work`."""
-        if not is_finite(data):
+        dtype = self._jobs[name].info.dtype
+        elements = data.nbytes // ITEM_BYTES[dtype]
+        if not isinstance(data, memoryview) and not is_finite(data):
             if not self._allow_nonfinite:
                 raise RunError(
                     f"{explain(self._jobs[name], self._checkpoints)}; use --allow-nonfinite to write them anyway"
                 )
             self.nonfinite.add(name)
-        self.writer.write(name, start, data)
-        self.wrote(name, start, data.numel())
+        write_from(self.writer, name, start, data, dtype)
+        if self.wrote is not None:
+            self.wrote(name, start, data if isinstance(data, memoryview) else as_bytes(data))
         if name in self._left:
-            self._count(name, data.numel())
+            self._count(name, elements)
 
     def _count(self, name: str, elements: int) -> None:
         """Once a tensor is completely written, free the data that was kept to compute its inputs."""

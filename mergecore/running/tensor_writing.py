@@ -11,12 +11,12 @@ from mergecore.api import Executor, Job, PlacedWriter, TensorIO, Work
 from mergecore.discovery import Registry
 from mergecore.models import check_unchanged
 from mergecore.planning import Plan
+from mergecore.running.block_hashes import BlockHashes, Digests
 from mergecore.running.folder_writer import module_writer
 from mergecore.running.journal import Journal, read_journal
 from mergecore.running.output_folder import OutputFolder
 from mergecore.running.run_identity import identity_difference, run_identity
 from mergecore.running.settings import Listener, Options
-from mergecore.running.streaming_hash import Digests, StreamingHash
 from mergecore.running.tensor_io import FileTensorIO
 
 
@@ -41,7 +41,7 @@ def write_tensors(
         hashed: whether to hash the files while they are written.
 
     Returns:
-        The digests of the files that were hashed during writing.
+        The hashes of the files that the writer has placed tensors in.
     """
     make_writer = registry.provide("writers", options.writer)
     if modules := {module.path for module in plan.checkpoints[plan.config_source].modules}:
@@ -61,15 +61,13 @@ def write_tensors(
         ends.sync()
 
     places = ends.writer.places if hashed and isinstance(ends.writer, PlacedWriter) else {}
-    follower = StreamingHash(places, tensors)
-    for name in done:
-        follower.wrote(name, 0, tensors[name].elements)
-    ends.wrote = follower.wrote
+    hashes = BlockHashes(places, tensors)
+    ends.wrote = hashes.wrote
     try:
         head = {"identity": made_of, "files": target.files(), "folder": target.result.stat().st_ino}
-        with Journal(target.journal, head, done, settle) as journal, follower:
+        with Journal(target.journal, head, done, settle) as journal:
             executor.run(_work(jobs, ends, opening, journal, registry, options, listener))
-        digests = follower.digests()  # before anything else can modify the files
+        digests = hashes.digests()  # before anything else can modify the files
         ends.writer.finish()
     finally:
         ends.writer.close()

@@ -1,50 +1,64 @@
-"""Read the tiles that methods measure, and draw their random numbers, in native code."""
+"""Read the tiles that methods measure, sum over them, and draw their random numbers, in native code."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from mergecore.api import Context, Job, Kernels, Piece, Tiles
+from mergecore.api import TILE_ELEMENTS, Context, Job, Kernels, Piece, TileMerger, Tiles
+from mergecore.api.memory import address, new_memory
 from mergecore.api.random import WRAP, stream_keys
-from mergecore.tracing.nodes import Value
-from mergecore.tracing.program import Program, program_of
+from mergecore.tracing.nodes import Untraceable, Value
+from mergecore.tracing.program import LARGEST, Program, program_of
+from mergecore.tracing.recording import Offset
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
+
+MAGNITUDE = -1
+"""In place of the second factor of a product to sum: sum the magnitudes of the first one."""
 
 
 class NativeTiles(Tiles):
     """The tiles of a job as passed to `measure`: weights or task vectors in float32, with the bits of torch.
 
+    Functions of mergecore-numerics use the other methods instead of the tensors, and then need no torch.
+
     Args:
         job: the job.
         pieces: its pieces.
-        stored: returns a piece of an input as stored.
+        merger: reads the pieces of inputs.
         kernels: native code that knows the dtypes of the inputs.
     """
 
-    def __init__(
-        self, job: Job, pieces: Sequence[Piece], stored: Callable[[Job, int, Piece], Tensor], kernels: Kernels
-    ) -> None:
+    def __init__(self, job: Job, pieces: Sequence[Piece], merger: TileMerger, kernels: Kernels) -> None:
         super().__init__(job, pieces, self._read)
-        self._stored, self._kernels = stored, kernels
-        unknown: Sequence[Any] = [0.0] * len(job.inputs)
+        self._merger, self._kernels = merger, kernels
 
-        def program(model: int) -> Program:
-            return program_of(lambda tensors: job.models(tensors)[model], len(unknown), kernels)
-
-        self._programs = [program(model) for model in range(len(job.models(unknown)))]
+    @property
+    def models(self) -> int:
+        """Number of tensors of a tile."""
+        return len(self._job.inputs) - self._job.has_base
 
     def __getitem__(self, index: Any) -> Any:
         return self._read(self._job, self._pieces[index])
 
-    def look(self, numbers: Any, edges: Sequence[int], inner: int) -> tuple[list[int], Any]:
+    def bits(self, index: int) -> list[NDArray[np.int32]]:
+        """Return a tile as flat arrays: the bits of the float32 numbers of each model."""
+        import numpy as np
+
+        piece = self._pieces[index]
+        return [np.frombuffer(memory, np.int32) for memory in self._computed(piece)]
+
+    def look(self, numbers: NDArray[np.int32], edges: Sequence[int], inner: int) -> tuple[list[int], NDArray[np.int32]]:
         """Count the magnitudes of float32 numbers above edges, and return those between two of them.
 
         Args:
-            numbers: NumPy array of the bits as int32.
+            numbers: the bits of the numbers.
             edges: up to 8 increasing integers, compared with the bits without the sign.
             inner: index of the edge above which to pick, up to and including the next edge. -1: pick nothing.
         """
@@ -54,18 +68,74 @@ class NativeTiles(Tiles):
         above, kept = self._kernels.look(numbers.ctypes.data, numbers.size, edges, inner, picked.ctypes.data)
         return above, picked[:kept]
 
-    def _read(self, job: Job, piece: Piece) -> Sequence[Tensor]:
-        import torch
+    def dots(self, pairs: Sequence[tuple[int, int]]) -> list[float]:
+        """Return the dot products of pairs of models over the whole tensor."""
+        places = self._models.results
+        return self._sums(self._models, [(places[left], places[right]) for left, right in pairs])
 
-        stored = [self._stored(job, slot, piece) for slot in range(len(job.inputs))]
-        inputs = [(tensor.data_ptr(), item.info.dtype) for tensor, item in zip(stored, job.inputs)]
-        made = []
-        for program in self._programs:
-            out = torch.empty(piece.shape)
-            to = (out.data_ptr(), "F32")
-            self._kernels.run(program.code, program.result, inputs, to, piece.elements, piece.start)
-            made.append(out)
-        return made
+    def absolute_sums(self, keep: Callable[[Sequence[Any], Any], Sequence[Any]]) -> list[float] | None:
+        """Return the sum of magnitudes of each model, and of each tensor that `keep` makes of a tile and its offset.
+
+        Return None if `keep` cannot be recorded.
+        """
+        if self._job.info.elements >= LARGEST:
+            return None
+
+        def both(tensors: Sequence[Any]) -> Sequence[Any]:
+            models = self._job.models(tensors)
+            unknown: Any = Offset()
+            return [*models, *keep(models, unknown)]
+
+        try:
+            program = program_of(both, len(self._job.inputs), self._kernels)
+        except Untraceable:
+            return None
+        return self._sums(program, [(place, MAGNITUDE) for place in program.results])
+
+    @cached_property
+    def _models(self) -> Program:
+        """Computes all models."""
+        return program_of(self._job.models, len(self._job.inputs), self._kernels)
+
+    @cached_property
+    def _each(self) -> list[Program]:
+        """Compute one model each."""
+        job, kernels = self._job, self._kernels
+
+        def program(model: int) -> Program:
+            return program_of(lambda tensors: [job.models(tensors)[model]], len(job.inputs), kernels)
+
+        return [program(model) for model in range(self.models)]
+
+    def _sums(self, program: Program, terms: Sequence[tuple[int, int]]) -> list[float]:
+        sums = [0.0] * len(terms)
+        total = self._job.info.elements
+        for start in range(0, total, TILE_ELEMENTS):  # tiles of rows do not start at blocks
+            count = min(TILE_ELEMENTS, total - start)
+            stored = self._stored(Piece(start, (count,), count))
+            sums = self._kernels.sums(program.code, terms, addresses(self._job, stored), count, start, sums)
+        return sums
+
+    def _stored(self, piece: Piece) -> list[memoryview]:
+        return [self._merger.raw(self._job, slot, piece) for slot in range(len(self._job.inputs))]
+
+    def _computed(self, piece: Piece) -> Iterator[memoryview]:
+        """Yield the float32 numbers of each model."""
+        stored = self._stored(piece)
+        inputs = addresses(self._job, stored)
+        for program in self._each:
+            out = new_memory(piece.elements, "F32")
+            to = (address(out), "F32")
+            self._kernels.run(program.code, program.results[0], inputs, to, piece.elements, piece.start)
+            yield out
+
+    def _read(self, job: Job, piece: Piece) -> Sequence[Tensor]:
+        return [self._merger.tensor(memory, "F32").view(piece.shape) for memory in self._computed(piece)]
+
+
+def addresses(job: Job, stored: Sequence[memoryview]) -> list[tuple[int, str]]:
+    """Return the address and the dtype of each input of a job. They are valid as long as `stored` exists."""
+    return [(address(memory), item.info.dtype) for memory, item in zip(stored, job.inputs)]
 
 
 @dataclass(frozen=True)

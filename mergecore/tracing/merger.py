@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TYPE_CHECKING
 
-from mergecore.api import Context, Job, Kernels, Piece, TileMerger, Tiles
-from mergecore.tracing.measuring import NativeContext, NativeTiles
+from mergecore.api import FLOATS, Context, Job, Kernels, Piece, TileMerger, Tiles
+from mergecore.api.memory import address
+from mergecore.tracing.measuring import NativeContext, NativeTiles, addresses
 from mergecore.tracing.nodes import Untraceable
 from mergecore.tracing.program import Program, trace
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass
 class NativeMerger(TileMerger):
-    """Runs jobs one after another in one thread.
+    """Runs jobs one after another in one thread. torch is imported only for jobs that need it.
 
     A tile with NaN or infinity in its result is computed again with torch, which knows what they look like there.
     """
 
     kernels: Kernels | None = field(default=None)
+    _with_torch: bool = field(default=False, init=False)
 
     def context(self, job: Job) -> Context:
         """See `mergecore.api.TileMerger.context`."""
@@ -27,8 +33,8 @@ class NativeMerger(TileMerger):
         if not job.measures:
             return job.context((), kind)
         pieces = job.pieces(self.tile)
-        if {item.info.dtype for item in job.inputs} <= self.kernels.dtypes:
-            return job.context(NativeTiles(job, pieces, self.stored, self.kernels), kind)
+        if job.compute_dtype == "F32" and {item.info.dtype for item in job.inputs} <= self.kernels.dtypes:
+            return job.context(NativeTiles(job, pieces, self, self.kernels), kind)
         return job.context(Tiles(job, pieces, self.read), kind)
 
     def make(self, job: Job) -> None:
@@ -36,11 +42,22 @@ class NativeMerger(TileMerger):
         pieces = job.pieces(self.tile)
         if not pieces:
             return
+        if job.method is None and job.info.dtype not in FLOATS and job.inputs[0].info.dtype == job.info.dtype:
+            for piece in pieces:
+                self._put(job, piece, self.raw(job, 0, piece))
+            return
         ctx = self.context(job)
         program = self._program(job, ctx)
         for piece in pieces:
             if program is None or not self._ran(program, job, piece):
                 self.write(job, piece, self.made(job, piece, ctx))
+
+    def tensor(self, memory: memoryview, dtype: str) -> Tensor:
+        """See `mergecore.api.TileMerger.tensor`."""
+        if not self._with_torch:
+            one_thread()
+            self._with_torch = True
+        return super().tensor(memory, dtype)
 
     def _program(self, job: Job, ctx: Context) -> Program | None:
         assert self.kernels is not None
@@ -53,12 +70,22 @@ class NativeMerger(TileMerger):
         """Compute and write a piece. Return False, and write nothing, if its result is not finite."""
         assert self.kernels is not None
         count = 1 if job.method is None else len(job.inputs)
-        stored = [self.stored(job, slot, piece) for slot in range(count)]
-        inputs = [(tensor.data_ptr(), item.info.dtype) for tensor, item in zip(stored, job.inputs)]
+        stored = [self.raw(job, slot, piece) for slot in range(count)]
         out = self.buffer(-1, job.info.dtype, piece.elements)
-        to = (out.data_ptr(), job.info.dtype)
-        if not self.kernels.run(program.code, program.result, inputs, to, piece.elements, piece.start):
+        to = (address(out), job.info.dtype)
+        inputs = addresses(job, stored)
+        if not self.kernels.run(program.code, program.results[0], inputs, to, piece.elements, piece.start):
             return False
-        self.work.write(job.name, piece.start, out)
-        self.work.advance(piece.elements * out.element_size())
+        self._put(job, piece, out)
         return True
+
+    def _put(self, job: Job, piece: Piece, data: memoryview) -> None:
+        self.work.write(job.name, piece.start, data)
+        self.work.advance(data.nbytes)
+
+
+def one_thread() -> None:
+    """Import torch, and let it compute in the calling thread alone."""
+    import torch
+
+    torch.set_num_threads(1)

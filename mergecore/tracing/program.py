@@ -20,12 +20,12 @@ class Program:
 
     Attributes:
         code: the encoded operations.
-        result: the register to write.
+        results: the registers of the results.
         operations: the operations in words, with their numbers.
     """
 
     code: bytes
-    result: int
+    results: tuple[int, ...]
     operations: tuple[str, ...]
 
 
@@ -44,28 +44,28 @@ def trace(job: Job, ctx: Context, kernels: Kernels) -> Program:
         raise Untraceable(reason)
     unknown: Any = Offset()
 
-    def merged(tensors: Sequence[Any]) -> Any:
+    def merged(tensors: Sequence[Any]) -> Sequence[Any]:
         method: Any = job.method
         if method is None:
-            return tensors[0]
+            return [tensors[0]]
         own = replace(ctx, offset=unknown)
         made = method.merge(method.prepare(job.models(tensors), own), own)
-        return tensors[0] + made if job.has_base else made
+        return [tensors[0] + made if job.has_base else made]
 
     return program_of(merged, len(job.inputs), kernels)
 
 
-def program_of(function: Callable[[Sequence[Any]], Any], count: int, kernels: Kernels) -> Program:
-    """Return the program for a function of `count` tensors.
+def program_of(function: Callable[[Sequence[Any]], Sequence[Any]], count: int, kernels: Kernels) -> Program:
+    """Return the program for a function of `count` tensors that returns tensors.
 
     Raises:
         Untraceable: the function does something that cannot be recorded.
     """
     try:
-        root = record(function, count)
+        roots = record(function, count)
     except (AttributeError, TypeError, ValueError, ArithmeticError, LookupError) as error:
         raise Untraceable(f"{type(error).__name__}: {error}") from None
-    return _compiled(root, kernels)
+    return _compiled(roots, kernels)
 
 
 def _never(job: Job, kernels: Kernels) -> str:
@@ -78,14 +78,15 @@ def _never(job: Job, kernels: Kernels) -> str:
     return "" if job.info.elements < LARGEST else f"has {job.info.elements} elements"
 
 
-def _compiled(root: Node, kernels: Kernels) -> Program:
-    """Encode the operations that the result depends on, each once."""
-    order = _ordered(root)
+def _compiled(roots: Sequence[Node], kernels: Kernels) -> Program:
+    """Encode the operations that the results depend on, each once."""
+    order = _ordered(roots)
     uses: dict[Node, int] = dict.fromkeys(order, 0)
     for node in order:
         for operand in node.operands:
             uses[operand] += 1
-    uses[root] += 1  # never freed
+    for root in roots:
+        uses[root] += 1  # never freed
     places: dict[Node, int] = {}
     banks = {False: list(range(kernels.registers))[::-1], True: list(range(kernels.wide_registers))[::-1]}
     code = []
@@ -102,7 +103,7 @@ def _compiled(root: Node, kernels: Kernels) -> Program:
             uses[operand] -= 1
             if not uses[operand]:
                 banks[operand.wide].append(places[operand])
-    return Program(b"".join(code), places[root], tuple(map(_words, order)))
+    return Program(b"".join(code), tuple(places[root] for root in roots), tuple(map(_words, order)))
 
 
 def _words(node: Node) -> str:
@@ -111,10 +112,10 @@ def _words(node: Node) -> str:
     return " ".join([node.name, *(f"{number:g}" for number in numbers)])
 
 
-def _ordered(root: Node) -> list[Node]:
-    """Return a node and all that it depends on, operands first."""
+def _ordered(roots: Sequence[Node]) -> list[Node]:
+    """Return nodes and all that they depend on, operands first."""
     order: dict[Node, None] = {}
-    waiting = [(root, False)]
+    waiting = [(root, False) for root in reversed(roots)]
     while waiting:
         node, ready = waiting.pop()
         if node in order:

@@ -34,9 +34,10 @@ def _in_place(name: str, target: Any, *args: Any, **options: Any) -> Any:
 
 
 def _rebound(target: Any, made: Value) -> Any:
-    """Give a tensor other values, as an operation in place does."""
-    tensor_of(target)
-    target.node, target.mask = made.node, made.mask
+    """Give a tensor other values, as an operation in place does. It keeps its dtype, so a mask becomes numbers."""
+    if tensor_of(target).mask and not made.mask:
+        raise Untraceable("writes numbers into the result of a comparison")
+    target.node = made.node
     return target
 
 
@@ -73,7 +74,7 @@ class Recorded(Value):
             raise Untraceable(f"calls torch.{name}")
         out = options.pop("out", None)
         made = _called(name, *args, **options)
-        return made if out is None else _rebound(out, Value(made.node))  # a mask becomes numbers there
+        return made if out is None else _rebound(out, made)
 
     @property
     def dtype(self) -> Any:
@@ -126,10 +127,11 @@ class Recorded(Value):
     __hash__ = None  # type: ignore[assignment]
 
 
-def record(function: Callable[[Sequence[Any]], Any], count: int) -> Node:
-    """Return the operation whose result is that of a function of `count` tensors.
+def record(function: Callable[[Sequence[Any]], Sequence[Any]], count: int) -> list[Node]:
+    """Return the operations whose results are those of a function of `count` tensors.
 
     Raises:
         Untraceable: the function does something that cannot be recorded.
     """
-    return numbers_of(function([Recorded(Node("load", keys=(slot,))) for slot in range(count)]))
+    made = function([Recorded(Node("load", keys=(slot,))) for slot in range(count)])
+    return [numbers_of(tensor) for tensor in made]

@@ -56,7 +56,7 @@ def size(models: list[Path]) -> int:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """A clock on which each read takes 0.2 ms and 1 ns per byte, and nothing else takes long."""
-    clock, read = SimpleNamespace(now=0.0), SafetensorsReader.read
+    clock, read = SimpleNamespace(now=0.0), SafetensorsReader.read_bytes
 
     def slowly(self: SafetensorsReader, name: str, start: int, out: torch.Tensor) -> None:
         clock.now += 2e-4 + 1e-9 * out.nbytes
@@ -66,7 +66,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         clock.now += 1e-9
         return clock.now
 
-    monkeypatch.setattr(SafetensorsReader, "read", slowly)
+    monkeypatch.setattr(SafetensorsReader, "read_bytes", slowly)
     shown = SimpleNamespace(perf_counter=tick, thread_time=tick, process_time=lambda: 0.0)
     monkeypatch.setattr(cost_estimate, "time", shown)
     monkeypatch.setattr(trial_run, "time", shown)

@@ -32,13 +32,13 @@ def run(folder, monkeypatch, capfd):
     from mergecore import cli
 
     monkeypatch.chdir(folder)
-    reads, read = [], SafetensorsReader.read
+    reads, read = [], SafetensorsReader.read_bytes
 
     def counted(*arguments):
         reads.append(arguments)
         read(*arguments)
 
-    monkeypatch.setattr(SafetensorsReader, "read", counted)
+    monkeypatch.setattr(SafetensorsReader, "read_bytes", counted)
 
     def run_text(text):
         (folder / "recipe.yml").write_bytes(text if isinstance(text, bytes) else text.encode())

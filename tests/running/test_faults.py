@@ -67,14 +67,14 @@ class WrittenNames:
 
     def __init__(self, monkeypatch):
         self.names = set()
-        write = SafetensorsWriter.write
-        monkeypatch.setattr(SafetensorsWriter, "write", lambda *args: (self.names.add(args[1]), write(*args))[1])
+        write = SafetensorsWriter.write_bytes
+        monkeypatch.setattr(SafetensorsWriter, "write_bytes", lambda *args: (self.names.add(args[1]), write(*args))[1])
 
 
 def unfinished(recipe, out, monkeypatch, finished=5):
     """Interrupt a run after some tensors and return their names."""
     with monkeypatch.context() as patch:
-        failing(patch, SafetensorsWriter, "write", finished + 1, OSError(errno.ENOSPC, "No space left on device"))
+        failing(patch, SafetensorsWriter, "write_bytes", finished + 1, OSError(errno.ENOSPC, "No space left on device"))
         with pytest.raises(RunError, match=r"out\.partial: No space left on device; fix this and run again"):
             mergecore.run(recipe, out, workers=1)
     done = journal.read_journal(out.parent / "out.partial" / "journal").done
@@ -234,8 +234,8 @@ def failing_disk(events):
 def test_a_disk_that_fails_in_the_background_stops_the_run(recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(journal, "SECONDS", 0.001)
     monkeypatch.setattr(SafetensorsWriter, "sync", lambda self: failing_disk([]))
-    original = SafetensorsWriter.write
-    monkeypatch.setattr(SafetensorsWriter, "write", lambda *args: (time.sleep(0.02), original(*args)))
+    original = SafetensorsWriter.write_bytes
+    monkeypatch.setattr(SafetensorsWriter, "write_bytes", lambda *args: (time.sleep(0.02), original(*args)))
     written = WrittenNames(monkeypatch)
     with pytest.raises(RunError, match="disk"):
         mergecore.run(recipe, tmp_path / "out", workers=1)
@@ -289,7 +289,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_the_start(recipe, tmp
 
 
 def test_an_input_that_cannot_be_read_is_named(recipe, tmp_path, monkeypatch):
-    failing(monkeypatch, SafetensorsReader, "read", 20, OSError(errno.EIO, "Input/output error"))
+    failing(monkeypatch, SafetensorsReader, "read_bytes", 20, OSError(errno.EIO, "Input/output error"))
     with pytest.raises(RunError, match=r"(base|code): \S+: cannot be read: Input/output error$"):
         mergecore.run(recipe, tmp_path / "out")
     monkeypatch.undo()

@@ -42,8 +42,8 @@ def test_the_index_comes_after_the_weights(recipe, tmp_path, monkeypatch):
     def look(self, *args):
         assert not list((tmp_path / "out.partial" / "result").glob("*.json"))
 
-    write = SafetensorsWriter.write
-    monkeypatch.setattr(SafetensorsWriter, "write", lambda *args: (look(*args), write(*args)))
+    write = SafetensorsWriter.write_bytes
+    monkeypatch.setattr(SafetensorsWriter, "write_bytes", lambda *args: (look(*args), write(*args)))
     assert (mergecore.run(recipe, tmp_path / "out", shard_bytes=2000) / "model.safetensors.index.json").exists()
 
 
@@ -110,7 +110,7 @@ def test_a_run_stopped_between_the_two_renames_puts_the_old_folder_back(stop, re
         mergecore.run(recipe, out)
     assert (out / "model.safetensors").read_bytes() == old
     written = []
-    monkeypatch.setattr(SafetensorsWriter, "write", lambda *args: written.append(args))
+    monkeypatch.setattr(SafetensorsWriter, "write_bytes", lambda *args: written.append(args))
     mergecore.run(recipe, out, force=True)
     assert sorted(path.name for path in tmp_path.glob("out*")) == ["out"] and (out / "config.json").exists()
     assert not written and (out / "model.safetensors").read_bytes() != old

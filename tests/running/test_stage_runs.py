@@ -151,13 +151,13 @@ def test_the_price_is_what_is_read(models, tmp_path, monkeypatch, measured: bool
     mean = {"merge_method": "karcher", "models": [{"model": code}, {"model": prose}]}
     inner = mean if measured else linear(code, prose)
     every = [{"name": "mix", **inner}, {**linear("mix", base), "base_model": "mix"}]
-    reads, read = [], SafetensorsReader.read
+    reads, read = [], SafetensorsReader.read_bytes
 
     def counted(self, name, start, out):
-        reads.append(out.numel() * out.element_size())
+        reads.append(out.nbytes)
         read(self, name, start, out)
 
-    monkeypatch.setattr(SafetensorsReader, "read", counted)
+    monkeypatch.setattr(SafetensorsReader, "read_bytes", counted)
     plan = mergecore.plan(every)
     cost = estimate_cost(plan, Registry(print), ThreadsExecutor(), tmp_path, Options(2**30, 1), 0.0)
     plan.close()
@@ -275,7 +275,7 @@ def test_a_run_stopped_between_its_outputs_resumes_with_all_of_them(
             mergecore.run(recipes(models), tmp_path / "out", keep=["mix"])
     assert (tmp_path / "out-mix").exists() and not (tmp_path / "out").exists()
     jobs: list[Any] = []
-    monkeypatch.setattr(SafetensorsWriter, "write", lambda *args: jobs.append(args))
+    monkeypatch.setattr(SafetensorsWriter, "write_bytes", lambda *args: jobs.append(args))
     assert {name: content(folder) for name, folder in written(recipes(models), tmp_path / "out")} == expected
     assert not jobs
     assert sorted(path.name for path in tmp_path.glob("out*")) == ["out", "out-mix"]

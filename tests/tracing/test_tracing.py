@@ -189,7 +189,7 @@ def test_operations_in_place_change_one_tensor() -> None:
         inputs = [torch.randn(100) for _ in own.inputs]
         out = torch.empty(100)
         addresses = [(tensor.data_ptr(), "F32") for tensor in inputs]
-        assert kernels.run(program.code, program.result, addresses, (out.data_ptr(), "F32"), 100, 0)
+        assert kernels.run(program.code, program.results[0], addresses, (out.data_ptr(), "F32"), 100, 0)
         assert torch.equal(out, own.merge([tensor.clone() for tensor in inputs], Context("w", (100,))))
 
 

@@ -6,8 +6,9 @@ import ctypes
 import struct
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-VERSION = 2
+VERSION = 3
 """Layout of the C interface in native/kernels.h."""
 
 OPERATION = struct.Struct("<5B3x2f2Iq")
@@ -30,6 +31,10 @@ REGISTERS, WIDE_REGISTERS = 32, 8
 
 class _Buffer(ctypes.Structure):
     _fields_ = (("data", ctypes.c_void_p), ("dtype", ctypes.c_int64))
+
+
+class _Term(ctypes.Structure):
+    _fields_ = (("a", ctypes.c_int64), ("b", ctypes.c_int64))
 
 
 class Native:
@@ -56,6 +61,12 @@ class Native:
         self._run.argtypes = [
             ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64, ctypes.POINTER(_Buffer), _Buffer, ctypes.c_int64,
             ctypes.c_int64,
+        ]  # fmt: skip
+        self._sums = self._library.mergecore_sums
+        self._sums.restype = None
+        self._sums.argtypes = [
+            ctypes.c_char_p, ctypes.c_int64, ctypes.POINTER(_Term), ctypes.c_int64, ctypes.POINTER(_Buffer),
+            ctypes.c_int64, ctypes.c_int64, ctypes.POINTER(ctypes.c_double),
         ]  # fmt: skip
         self._look = self._library.mergecore_look
         self._look.restype = ctypes.c_int64
@@ -94,10 +105,26 @@ class Native:
         offset: int,
     ) -> bool:
         """See `mergecore.api.Kernels.run`. Python's lock is not held."""
-        buffers = (_Buffer * len(inputs))(*(_Buffer(address, DTYPES[dtype]) for address, dtype in inputs))
+        buffers = _buffers(inputs)
         to = _Buffer(out[0], DTYPES[out[1]])
         length = len(program) // OPERATION.size
         return bool(self._run(program, length, result, buffers, to, count, offset))
+
+    def sums(
+        self,
+        program: bytes,
+        terms: Sequence[tuple[int, int]],
+        inputs: Sequence[tuple[int, str]],
+        count: int,
+        offset: int,
+        sums: Sequence[float],
+    ) -> list[float]:
+        """See `mergecore.api.Kernels.sums`."""
+        pairs = (_Term * len(terms))(*(_Term(*term) for term in terms))
+        out = (ctypes.c_double * len(sums))(*sums)
+        length = len(program) // OPERATION.size
+        self._sums(program, length, pairs, len(terms), _buffers(inputs), count, offset, out)
+        return list(out)
 
     def look(self, numbers: int, count: int, edges: Sequence[int], inner: int, picked: int) -> tuple[list[int], int]:
         """See `mergecore.api.Kernels.look`."""
@@ -105,3 +132,7 @@ class Native:
         above = (ctypes.c_int64 * size)()
         kept = self._look(numbers, count, (ctypes.c_int32 * size)(*edges), size, inner, picked, above)
         return list(above), int(kept)
+
+
+def _buffers(inputs: Sequence[tuple[int, str]]) -> Any:
+    return (_Buffer * len(inputs))(*(_Buffer(address, DTYPES[dtype]) for address, dtype in inputs))

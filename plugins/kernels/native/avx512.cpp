@@ -1,4 +1,5 @@
 #include "isa.h"
 #define RUN run_avx512
 #define LOOK look_avx512
+#define SUMS sums_avx512
 #include "interpreter.inc"

@@ -15,7 +15,10 @@ using Run = int(const Op *, int64_t, int64_t, const Buffer *, Buffer, int64_t, i
 
 using Look = int64_t(const int32_t *, int64_t, const int32_t *, int64_t, int64_t, int32_t *, int64_t *);
 
+using Sums = void(const Op *, int64_t, const Term *, int64_t, const Buffer *, int64_t, int64_t, double *);
+
 Run run_baseline, run_avx2, run_avx512;
+Sums sums_baseline, sums_avx2, sums_avx512;
 Look look_baseline, look_avx2, look_avx512;
 
 #endif

@@ -13,6 +13,7 @@ struct Isa {
     const char *name;
     Run *run;
     Look *look;
+    Sums *sums;
     bool there;
 };
 
@@ -43,11 +44,11 @@ struct Processor {
 const Isa *best() {
 #if defined(__x86_64__)
     static const Processor processor;
-    static const Isa all[] = {{"avx512", run_avx512, look_avx512, processor.avx512()},
-                              {"avx2", run_avx2, look_avx2, processor.avx2()},
-                              {"baseline", run_baseline, look_baseline, true}};
+    static const Isa all[] = {{"avx512", run_avx512, look_avx512, sums_avx512, processor.avx512()},
+                              {"avx2", run_avx2, look_avx2, sums_avx2, processor.avx2()},
+                              {"baseline", run_baseline, look_baseline, sums_baseline, true}};
 #else
-    static const Isa all[] = {{"baseline", run_baseline, look_baseline, true}};
+    static const Isa all[] = {{"baseline", run_baseline, look_baseline, sums_baseline, true}};
 #endif
     return all;
 }
@@ -62,7 +63,7 @@ const Isa *used = chosen();
 
 }  // namespace
 
-int mergecore_version(void) { return 2; }
+int mergecore_version(void) { return 3; }
 
 const char *mergecore_isa(void) { return used->name; }
 
@@ -79,6 +80,11 @@ int mergecore_use(const char *name) {
 int mergecore_run(const Op *ops, int64_t length, int64_t result, const Buffer *inputs, Buffer out, int64_t count,
                   int64_t offset) {
     return used->run(ops, length, result, inputs, out, count, offset);
+}
+
+void mergecore_sums(const Op *ops, int64_t length, const Term *terms, int64_t term_count, const Buffer *inputs,
+                    int64_t count, int64_t offset, double *sums) {
+    used->sums(ops, length, terms, term_count, inputs, count, offset, sums);
 }
 
 int64_t mergecore_look(const int32_t *numbers, int64_t count, const int32_t *edges, int64_t edge_count, int64_t inner,

@@ -73,6 +73,17 @@ int mergecore_use(const char *isa);
 int mergecore_run(const struct Op *ops, int64_t length, int64_t result, const struct Buffer *inputs, struct Buffer out,
                   int64_t count, int64_t offset);
 
+// Two registers whose product is summed. If `b` is negative, the magnitudes of `a` are.
+struct Term {
+    int64_t a, b;
+};
+
+// Run a program, and add each term's sums over blocks of 16384 elements to `sums`, one block after another. A block is
+// summed in float32 and float64, in a fixed order, and again in float64 if the sum is tiny or not finite, or the block
+// incomplete.
+void mergecore_sums(const struct Op *ops, int64_t length, const struct Term *terms, int64_t term_count,
+                    const struct Buffer *inputs, int64_t count, int64_t offset, double *sums);
+
 // Clear the signs of float32 numbers, so that their bits sort like their magnitudes. Count those above each of
 // `edge_count` edges, at most 8. If `inner` is not negative, write those above edge `inner` and at most the next one to
 // `picked`. Return how many were written.

@@ -92,7 +92,7 @@ def test_the_widest_instruction_set_is_used() -> None:
 
 
 def compiled(function: Callable[..., Any], count: int, kernels: Native) -> Program:
-    return _compiled(record(lambda tensors: function(*tensors), count), kernels)
+    return _compiled(record(lambda tensors: [function(*tensors)], count), kernels)
 
 
 def ran(
@@ -102,7 +102,7 @@ def ran(
     count = len(inputs[0]) if inputs else 1
     out = torch.full((count + 1,), 77.0, dtype=TORCH[dtype])
     given = [(tensor.data_ptr(), names[tensor.dtype]) for tensor in inputs]
-    finite = kernels.run(program.code, program.result, given, (out.data_ptr(), dtype), count, offset)
+    finite = kernels.run(program.code, program.results[0], given, (out.data_ptr(), dtype), count, offset)
     assert out[-1] == 77, "wrote beyond the end"
     return out[:-1], finite
 
@@ -173,7 +173,7 @@ def test_random_numbers_are_those_of_the_context(offset: int, native: Native) ->
 
     like = torch.empty(3000)
     ctx = Context("a.weight", (2**33,), seed=7)
-    node = record(lambda tensors: Context("a.weight", (), Offset(), None, 7).random(2, tensors[0]) + tensors[0], 1)  # type: ignore[arg-type]
+    node = record(lambda tensors: [Context("a.weight", (), Offset(), None, 7).random(2, tensors[0]) + tensors[0]], 1)  # type: ignore[arg-type]
     made, _ = ran(_compiled(node, native), native, [torch.zeros(3000)], "F32", offset)
     assert torch.equal(made, Context("a.weight", (), offset, None, 7).random(2, like)) and ctx.seed == 7
 
@@ -184,7 +184,7 @@ def test_a_selection_keeps_ties_up_to_an_index(offset: int, last: int, native: N
 
     x = torch.tensor([0.5, -0.5, 0.25, 1.0, float("nan"), -0.0]).repeat(400)
     cut = Cut(0.5, last)
-    node = record(lambda tensors: keep_largest(tensors[0], cut, Offset()), 1)  # type: ignore[arg-type]
+    node = record(lambda tensors: [keep_largest(tensors[0], cut, Offset())], 1)  # type: ignore[arg-type]
     made, _ = ran(_compiled(node, native), native, [x], "F32", offset)
     wanted = keep_largest(x, cut, offset)
     assert torch.equal(made.isnan(), wanted.isnan()) and torch.equal(made.nan_to_num(9), wanted.nan_to_num(9))
@@ -204,6 +204,25 @@ def test_magnitudes_are_counted_and_picked(count: int, inner: int, native: Nativ
     assert above == [int((sizes > edge).sum()) for edge in edges]
     wanted = sizes[(sizes > edges[inner]) & (sizes <= edges[inner + 1])] if inner >= 0 else sizes[:0]
     assert np.array_equal(picked[:kept], wanted) and picked[-1] == 77
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-20, 1e30, 0.0, float("nan")])
+@pytest.mark.parametrize("count", [1, 255, 1025, 2**14, 2**14 + 1, 3 * 2**14 - 300])
+def test_sums_have_the_bits_of_numerics(count: int, scale: float, native: Native) -> None:
+    from mergecore_numerics import absolute_sums, dots
+
+    generator = torch.Generator().manual_seed(count)
+    models = [torch.randn(count, generator=generator).bfloat16() for _ in range(4)]
+    models[1][: count // 2] *= scale
+    program = _compiled(record(list, 4), native)
+    pairs = [(left, right) for left in range(4) for right in range(left, 4)]
+    places = [(program.results[left], program.results[right]) for left, right in pairs]
+    given = [(model.data_ptr(), "BF16") for model in models]
+    tiles = [[model.float() for model in models]]
+    sums = native.sums(program.code, places, given, count, 0, [0.0] * len(pairs))
+    assert np.array_equal(np.array(sums), np.array(dots(tiles, pairs)), equal_nan=True)
+    sizes = native.sums(program.code, [(place, -1) for place in program.results], given, count, 0, [0.0] * 4)
+    assert np.array_equal(np.array(sizes), np.array(absolute_sums(tiles)), equal_nan=True)
 
 
 UNARY = ["abs", "neg", "sign", "relu", "square"]
@@ -277,7 +296,7 @@ def test_too_many_values_at_a_time_are_refused() -> None:
     leaves = [Node("fill", numbers=(float(number),)) for number in range(64)]
     while len(leaves) > 1:
         leaves = [Node("add", (one, other)) for one, other in zip(leaves[::2], leaves[1::2])]
-    assert len(_compiled(leaves[0], Native()).operations) == 127  # a balanced tree needs few
+    assert len(_compiled([leaves[0]], Native()).operations) == 127  # a balanced tree needs few
     deep = [Node("load", keys=(0,))]
     for number in range(40):
         deep.append(Node("mul_x", (deep[0],), (float(number),)))
@@ -288,7 +307,7 @@ def test_too_many_values_at_a_time_are_refused() -> None:
     for node in kept:
         total = Node("mul", (total, node))
     with pytest.raises(Untraceable, match="needs more than 32 tensors"):
-        _compiled(total, Native())
+        _compiled([total], Native())
 
 
 @pytest.mark.slow

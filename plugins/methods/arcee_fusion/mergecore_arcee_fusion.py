@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import torch
 from mergecore_numerics import Mapped, largest, row_sums
 
 from mergecore.api import Base, Context, Tile, WeightMethod
@@ -43,6 +42,8 @@ class ArceeFusion(WeightMethod):
         found = array("d")
         for models in tiles:
             found.extend(_divergence(models, ctx).tolist())
+        import torch
+
         divergences = torch.tensor(found, dtype=models[0].dtype)
 
         def importances(models: Sequence[Tensor], offset: int) -> list[Tensor]:
@@ -52,6 +53,8 @@ class ArceeFusion(WeightMethod):
         return divergences, middle + 1.5 * (high - low)
 
     def merge(self, weights: Sequence[Tensor], ctx: Context) -> Tensor:
+        import torch
+
         base, other = weights
         divergences, threshold = ctx.measured
         importance = _importance(weights, divergences, ctx)
@@ -65,7 +68,7 @@ def _divergence(models: Sequence[Tensor], ctx: Context) -> Tensor:
     """Return the Kullback-Leibler divergence of the base from the other model for each row, in the models' dtype."""
     q, p = (model.reshape(-1, _width(ctx)).double().softmax(-1).add_(SMOOTHING) for model in models)
     # It can be negative only through rounding.
-    return row_sums(torch.div(p, q).log_().mul_(p)).clamp_(min=0).to(models[0].dtype)
+    return row_sums((p / q).log_().mul_(p)).clamp_(min=0).to(models[0].dtype)
 
 
 def _importance(models: Sequence[Tensor], divergences: Tensor, ctx: Context) -> Tensor:
@@ -73,7 +76,7 @@ def _importance(models: Sequence[Tensor], divergences: Tensor, ctx: Context) -> 
     base, other = models
     first = ctx.offset // _width(ctx)
     of_rows = divergences[first : first + max(1, base.numel() // _width(ctx))]
-    return torch.sub(other, base).abs_().view(len(of_rows), -1).mul_(of_rows.unsqueeze(-1)).view(-1)
+    return (other - base).abs_().view(len(of_rows), -1).mul_(of_rows.unsqueeze(-1)).view(-1)
 
 
 def _width(ctx: Context) -> int:
@@ -82,6 +85,8 @@ def _width(ctx: Context) -> int:
 
 def _quartiles(importances: Sequence[Sequence[Tensor]], total: int) -> list[float]:
     """Return the three quartiles. Every tile holds the importances three times, once per quartile."""
+    import torch
+
     places = [int(share * (total - 1)) for share in (0.25, 0.5, 0.75)]
     if places[0] == 0:  # `largest` cannot return the minimum
         return torch.cat([tile[0] for tile in importances]).sort().values[places].tolist()

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from mergecore_numerics import Cut, Mapped, agreeing_sum, keep_largest, l1_scales, largest, plain_sum, weighted
-from torch import Tensor
+from mergecore_numerics import Cut, agreeing_sum, keep_largest, l1_scales, largest, plain_sum, weighted
 
 from mergecore.api import Context, DeltaMethod, PerModel, Tile, param
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Band(NamedTuple):
@@ -40,7 +42,7 @@ class _Breadcrumbs(DeltaMethod):
         total, models = math.prod(ctx.shape), len(self.density)
         shares = [counts(total, density, gamma) for density, gamma in zip(self.density, self.gamma, strict=True)]
         wanted = [*(top + kept for top, kept in shares), *(top for top, _ in shares)]
-        cuts = largest(Mapped(tiles, lambda deltas, _: [*deltas, *deltas]), wanted)
+        cuts = largest(tiles, wanted)
         bands = [Band(*ends) for ends in zip(cuts[:models], cuts[models:], strict=True)]
         if not self.rescale:
             return bands, [1.0] * models

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from mergecore_numerics import Thinned, agreeing_sum, plain_sum, thin, thinned, weighted
-from torch import Tensor
 
 from mergecore.api import Context, DeltaMethod, PerModel, Tile, param
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
-import torch
 from mergecore_numerics import Thinned, agreeing_sum, plain_sum, thin, thinned, weighted
-from torch import Tensor
 
 from mergecore.api import Context, DeltaMethod, InputError, PerModel, Tile, param
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +94,8 @@ class DellaLinear(_Della):
 
 def chances(delta: Tensor, density: float, epsilon: float) -> Tensor:
     """Return each element's keep probability in float32, from its magnitude's rank in its row (last dimension)."""
+    import torch
+
     if density <= 0:
         return torch.zeros(delta.shape, device=delta.device)
     rows = delta.reshape(-1, delta.shape[-1] if delta.ndim else 1)
@@ -107,6 +111,8 @@ def ascending(rows: Tensor) -> Tensor:
 
     This is a radix sort, 16 bits at a time. NumPy sorts 16-bit integers without comparisons, several times faster.
     """
+    import torch
+
     bits = rows.cpu().abs()
     bits = bits.view(torch.int32 if bits.dtype == torch.float32 else torch.int64)
     order = torch.arange(rows.shape[1]).expand(rows.shape)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
 from mergecore_numerics import CANCELLED, cosines, gram, norm_of_sum, weighted_sum
 
 from mergecore.api import Context, Tile, WeightMethod, param
@@ -37,7 +36,7 @@ class Karcher(WeightMethod):
         products = gram(tiles)
         norms = products.diagonal().sqrt()
         directed = norms.nonzero().flatten()
-        factors = torch.zeros_like(norms)
+        factors = norms.clone().zero_()
         if len(directed):
             factors[directed] = self._mean(cosines(products)[directed][:, directed]) / norms[directed]
         return (factors * norms.mean()).tolist()
@@ -47,6 +46,8 @@ class Karcher(WeightMethod):
 
     def _mean(self, cosine: Tensor) -> Tensor:
         """Return the mean direction as factors of the directions, given their pairwise cosines."""
+        import torch
+
         share = 1 / len(cosine)
         mean = self._normalized(torch.full_like(cosine[0], share), cosine)
         for _ in range(self.max_iter):
@@ -62,6 +63,8 @@ class Karcher(WeightMethod):
         return mean
 
     def _normalized(self, mean: Tensor, cosine: Tensor) -> Tensor:
+        import torch
+
         length = norm_of_sum(mean, cosine)
         if length < max(self.tol, CANCELLED):
             return torch.eye(len(mean), dtype=mean.dtype)[0]

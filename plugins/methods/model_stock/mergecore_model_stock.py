@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
 from mergecore_numerics import cosines, gram, row_gram, total
 
 from mergecore.api import Context, DeltaMethod, Tile, param
@@ -49,6 +48,8 @@ class ModelStock(DeltaMethod):
 
 def _ratio(products: Tensor) -> Tensor:
     """Return the ratio t, given the dot products [..., N, N] of the task vectors."""
+    import torch
+
     count = products.shape[-1]
     left, right = torch.triu_indices(count, count, 1)
     cosine = cosines(products)[..., left, right].mean(-1)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
 from mergecore_numerics import CANCELLED, gram, norm_of_sum, weighted_sum
 
 from mergecore.api import Base, Context, DeltaMethod, InputError, PerModel, Tile, param
@@ -49,6 +48,8 @@ class MultiSlerp(DeltaMethod):
         """Return the factor of each model."""
         if len(self.weight) == 1:
             return [1.0]
+        import torch
+
         products = gram(tiles)
         norms = products.diagonal().sqrt()
         weight = torch.tensor(self.weight, dtype=torch.float64)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
 from mergecore_numerics import cosines, gram, row_gram, weighted_sum
 
 from mergecore.api import Base, Context, DeltaMethod, PerModel, Tile, param
@@ -62,6 +61,8 @@ class NuSlerp(DeltaMethod):
 
     def _factors(self, products: Tensor) -> list[Tensor]:
         """Return the factors of x_1 and x_2, given their dot products [..., 2, 2]."""
+        import torch
+
         total = math.fsum(self.weight)  # sum() rounds differently since Python 3.12
         t = 0.5 if abs(total) < VANISHING else self.weight[1] / total
         cosine = cosines(products)[..., 0, 1]
@@ -73,6 +74,8 @@ class NuSlerp(DeltaMethod):
 
 def _column_gram(tiles: Sequence[Sequence[Tensor]]) -> Tensor:
     """Return the dot products of the models along the first dimension, [*columns, models, models] in float64."""
+    import torch
+
     total: Tensor | None = None
     for models in tiles:
         exact = [model.double() for model in models]

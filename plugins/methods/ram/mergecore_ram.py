@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from mergecore.api import Context, DeltaMethod, Tile, param
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,29 +53,29 @@ class RamPlusTl(DeltaMethod):
         shared, own = [0] * len(tiles[0]), [0] * len(tiles[0])
         for deltas in tiles:
             changes, count = _changes(deltas, self.epsilon)
-            alone = torch.eq(count, 1, out=count)
+            alone = count.eq_(1)
             for model, change in enumerate(changes):
-                lone = int(torch.count_nonzero(_is_change(change).mul_(alone)))
+                lone = int(_is_change(change).mul_(alone).count_nonzero())
                 own[model] += lone
-                shared[model] += int(torch.count_nonzero(change)) - lone
+                shared[model] += int(change.count_nonzero()) - lone
         # A model with no unshared changes has nothing to amplify.
         ratios = [s / max(u, self.epsilon) if u else 0.0 for s, u in zip(shared, own, strict=True)]
         return [1 + self.r * min(ratio, self.alpha) for ratio in ratios]
 
     def merge(self, deltas: Sequence[Tensor], ctx: Context) -> Tensor:
         changes, count = _changes(deltas, self.epsilon)
-        alone = torch.eq(count, 1, out=torch.empty_like(count))
+        alone = count.clone().eq_(1)
         share = count.clamp_(min=1).reciprocal_()
-        total = torch.zeros_like(share)
+        total = share.clone().zero_()
         for change, factor in zip(changes, ctx.measured, strict=True):
-            total.addcmul_(change, torch.add(share, alone, alpha=factor - 1))
+            total.addcmul_(change, share.add(alone, alpha=factor - 1))
         return total
 
 
 def _changes(deltas: Sequence[Tensor], epsilon: float) -> tuple[list[Tensor], Tensor]:
     """Return the deltas with unchanged elements set to zero (NaN is a change), and how many models change each one."""
-    changes = [torch.hardshrink(delta, epsilon) for delta in deltas]
-    count = torch.zeros_like(changes[0])
+    changes = [delta.hardshrink(epsilon) for delta in deltas]
+    count = changes[0].clone().zero_()
     for change in changes:
         count.add_(_is_change(change))
     return changes, count
@@ -82,4 +83,4 @@ def _changes(deltas: Sequence[Tensor], epsilon: float) -> tuple[list[Tensor], Te
 
 def _is_change(change: Tensor) -> Tensor:
     """Return 1.0 where nonzero, else 0.0. Floats are several times faster than bools here."""
-    return torch.ne(change, 0, out=torch.empty_like(change))
+    return change.clone().ne_(0)

@@ -6,12 +6,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
-import torch
-from mergecore_numerics import Cut, Mapped, Masks, dots, elect_sign, keep_largest, largest, total
-from torch import Tensor
+from mergecore_numerics import Cut, Mapped, Masks, dots, elect_sign, keep_largest, largest, models_in, total
 
 from mergecore.api import Context, DeltaMethod, Tile, param
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +45,7 @@ class Sce(DeltaMethod):
             (cut,) = largest(spreads, [int(self.select_topk * varying)])
             selection = Selection(cut, Masks())
             tiles = Mapped(tiles, selection.of)
-        models = range(len(tiles[0]))
+        models = range(models_in(tiles))
         energy = dots(tiles, [(model, model) for model in models])
         energies = math.fsum(energy)
         return selection, [1 / len(models) if energies == 0 else part / energies for part in energy]
@@ -53,12 +55,12 @@ class Sce(DeltaMethod):
         if selection is not None:
             deltas = selection.of(deltas, ctx.offset)
         sign = elect_sign(total(deltas))
-        merged, share = torch.zeros_like(sign), torch.zeros_like(sign)
+        merged, share = sign.clone().zero_(), sign.clone().zero_()
         for delta, weight in zip(deltas, weights, strict=True):
-            agreeing = torch.mul(sign, delta).relu_()
+            agreeing = (sign * delta).relu_()
             merged.add_(agreeing, alpha=weight)
             share.add_(agreeing.sign_(), alpha=weight)
-        return merged.mul_(sign).div_(share.add_(torch.eq(share, 0, out=sign)))
+        return merged.mul_(sign).div_(share.add_(sign.copy_(share).eq_(0)))
 
 
 @dataclass(frozen=True)
@@ -74,12 +76,16 @@ class Selection:
         return [delta * mask for delta in deltas]
 
     def _mask(self, deltas: Sequence[Tensor], offset: int) -> Tensor:
+        import torch
+
         kept = keep_largest(_spread(deltas), self.cut, offset)
         return torch.ne(kept, 0, out=torch.empty_like(deltas[0], dtype=torch.float32))
 
 
 def _varying(deltas: Sequence[Tensor]) -> int:
     """Return the number of elements in which the models differ."""
+    import torch
+
     differing = torch.zeros_like(deltas[0])
     for delta in deltas[1:]:
         differing.add_(torch.ne(delta, deltas[0], out=torch.empty_like(delta)))
@@ -94,7 +100,7 @@ def _spread(deltas: Sequence[Tensor]) -> Tensor:
     """
     first, others = deltas[0].double(), deltas[1:]
     if not others:
-        return torch.zeros_like(first)
+        return first.clone().zero_()
     summed = others[0] - first
     squares = summed * summed
     for other in others[1:]:

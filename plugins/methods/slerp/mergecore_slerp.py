@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from mergecore_numerics import dots
-from torch import Tensor
 
 from mergecore.api import Base, Context, Tile, WeightMethod, param
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PARALLEL = 0.9995
 """Above this absolute cosine, interpolate linearly."""

@@ -6,11 +6,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 from mergecore_numerics import Cut, agreeing_sum, keep_largest, l1_scales, largest, weighted
-from torch import Tensor
 
 from mergecore.api import Context, DeltaMethod, PerModel, Tile, param
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from mergecore_numerics.sphere import (
     row_sums,
     weighted_sum,
 )
-from mergecore_numerics.sums import BLOCK, absolute_sums, dots, total
+from mergecore_numerics.sums import BLOCK, absolute_sums, dots, models_in, total
 from mergecore_numerics.thinning import Thinned, thin, thinned
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "keep_largest",
     "l1_scales",
     "largest",
+    "models_in",
     "norm_of_sum",
     "plain_sum",
     "row_gram",

@@ -1,12 +1,15 @@
 """Weighted sums of task vectors, and scales that restore the norm of sparsified ones."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from mergecore_numerics.sums import BLOCK, absolute_sums, total
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 VANISHING_NORM = 1e-7
 """L1 norms below this are not rescaled, because the vector is only noise."""
@@ -14,7 +17,7 @@ VANISHING_NORM = 1e-7
 VANISHING_WEIGHT = 1e-8
 """Sums of weights smaller than this are not used as a divisor."""
 
-Keep = Callable[[Sequence[Tensor], int], Sequence[Tensor]]
+Keep = Callable[["Sequence[Tensor]", int], "Sequence[Tensor]"]
 """Sparsifies a tile of task vectors, given the flat index of its first element."""
 
 
@@ -40,8 +43,11 @@ def l1_scales(tiles: Iterable[Sequence[Tensor]], keep: Keep) -> list[float]:
     `tiles[i]` holds one CPU tensor per model, float32 or float64, of any shape and length. Concatenated in order, the
     tiles make up the tensors. The result is bitwise independent of the tiling. It is 1 if either norm is below 1e-7,
     infinite, or NaN.
+
+    If `tiles` has a method `absolute_sums`, that one computes the norms, with the same bits, unless it returns None.
     """
-    norms = absolute_sums(_blocks(_with_kept(tiles, keep)))
+    native = getattr(tiles, "absolute_sums", None)
+    norms = (native and native(keep)) or absolute_sums(_blocks(_with_kept(tiles, keep)))
     models = len(norms) // 2
     return [_ratio(whole, kept) for whole, kept in zip(norms[:models], norms[models:], strict=True)]
 
@@ -59,6 +65,8 @@ def _with_kept(tiles: Iterable[Sequence[Tensor]], keep: Keep) -> Iterator[list[T
 
 def _blocks(tiles: Iterable[Sequence[Tensor]]) -> Iterator[list[Tensor]]:
     """Yield the same tensors in flat tiles of whole blocks, with any remainder at the end."""
+    import torch
+
     rest: list[Tensor] = []
     for tile in tiles:
         flat = [values.reshape(-1) for values in tile]

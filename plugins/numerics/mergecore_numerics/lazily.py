@@ -1,13 +1,16 @@
 """Tiles computed lazily from other tiles."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
-class Mapped(Sequence[Sequence[Tensor]]):
+class Mapped(Sequence["Sequence[Tensor]"]):
     """Apply `function(tile, offset)` to each tile on every access, so that a pass needs memory for only one tile.
 
     `offset` is the flat index of the tile's first element. All tiles except the last have the same length.

@@ -1,11 +1,14 @@
 """Cache for masks that one pass over a tensor draws and the next pass reuses."""
 
-from collections.abc import Callable, Hashable
+from __future__ import annotations
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
 
 CAPACITY = 3 * 2**23
 """Maximum bytes to keep per tensor, for all models together: masks of 200 million elements."""
@@ -33,6 +36,9 @@ class Masks:
             like: the tile.
             make: computes the mask. It must be deterministic for each tile.
         """
+        import numpy as np
+        import torch
+
         key = model, offset, like.numel(), like.device
         if key in self._kept:
             values = np.unpackbits(self._kept[key], count=like.numel())

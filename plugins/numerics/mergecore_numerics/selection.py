@@ -1,18 +1,21 @@
 """Exact selection of the elements of largest magnitude, in bounded memory and without sorting."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from mergecore_numerics._search import SAMPLE, Bits, Search
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 _CHUNK = 2**18  # elements processed at once, few enough to stay in cache
 _HELD = 3 * 2**23  # maximum bytes of picked values, for all models together
-_INTEGERS: dict[torch.dtype, type[np.signedinteger[Any]]] = {torch.float32: np.int32, torch.float64: np.int64}
+_INTEGERS: dict[str, type[np.signedinteger[Any]]] = {"torch.float32": np.int32, "torch.float64": np.int64}
 
 
 class Cut(NamedTuple):
@@ -34,10 +37,13 @@ def largest(tiles: Sequence[Sequence[Tensor]], counts: Sequence[int]) -> list[Cu
     `Cut(0.0, N - 1)`. NaN ranks above infinity, so it counts toward the total, but it is never dropped: if there are
     more NaNs than the count, exactly the NaNs are kept.
 
+    There can also be a multiple of the number of models: counts[j] is then for model j modulo that number. If `tiles`
+    has the methods `bits` and `look`, no tensor is needed.
+
     Selection in a few passes based on a sample: Floyd and Rivest, https://doi.org/10.1145/360680.360691; Munro and
     Paterson, https://doi.org/10.1016/0304-3975(80)90061-4.
     """
-    if len(tiles) == 1:
+    if len(tiles) == 1 and not hasattr(tiles, "bits"):
         tiles = [tiles[0]]  # computed once, not for every pass
     cuts = {model: Cut(math.inf, -1) for model in range(len(counts))}
     wanted = [model for model, count in enumerate(counts) if count > 0]
@@ -64,8 +70,11 @@ def keep_largest(x: Tensor, cut: Cut, offset: int) -> Tensor:
     `x` is flat, float32 or float64 (else TypeError), and on any device. It starts at the flat index `offset` of the
     tensor that the cut was computed for.
     """
-    if not isinstance(x, Tensor):  # a stand-in that records what a method does
-        return x.keep_largest(cut.threshold, cut.last, offset)
+    if hasattr(x, "keep_largest"):  # a stand-in that records what a method does
+        recorded: Tensor = x.keep_largest(cut.threshold, cut.last, offset)
+        return recorded
+    import torch
+
     dtype = _checked(x).dtype
     ties = min(max(cut.last + 1 - offset, 0), x.numel())
     if not ties:
@@ -84,13 +93,13 @@ def _sample(tiles: Sequence[Sequence[Tensor]], models: Sequence[int]) -> tuple[i
     parts: dict[int, list[Bits]] = {model: [] for model in models}
     total = length = 0
     for i in range(number):
-        tile = tiles[i * (len(tiles) - 1) // max(number - 1, 1)]
-        length = length or tile[0].numel()
-        total = length * (len(tiles) - 1) + tile[0].numel()
+        tile = _bits(tiles, i * (len(tiles) - 1) // max(number - 1, 1))
+        length = length or tile[0].size
+        total = length * (len(tiles) - 1) + tile[0].size
         size = min(SAMPLE, total // 64) if total > _CHUNK else 0
         step = length * number // max(size, 1) | 1  # odd, to cycle through all columns of a matrix
         for model in models:
-            parts[model].append(_magnitudes(_integers(tile[model])[: size * step : step]))
+            parts[model].append(_magnitudes(tile[model % len(tile)][: size * step : step]))
     return total, length, {model: np.concatenate(part) for model, part in parts.items() if part}
 
 
@@ -100,9 +109,9 @@ def _read(tiles: Sequence[Sequence[Tensor]], searches: Mapping[int, Search]) -> 
         search.aim()
     look = getattr(tiles, "look", None)  # native code, if the tiles have some
     for index in range(len(tiles)):
-        tile = tiles[index]
+        tile = _bits(tiles, index)
         for model, search in searches.items():
-            spelt = _integers(tile[model])
+            spelt = tile[model % len(tile)]
             for start in range(0, spelt.size, _CHUNK):
                 piece = spelt[start : start + _CHUNK]
                 if look is None or search.step > 1 or piece.dtype != np.int32:
@@ -121,14 +130,21 @@ def _cut(tiles: Sequence[Sequence[Tensor]], model: int, search: Search, total: i
     piece = int(np.searchsorted(search.upto, search.needed))
     place, start = divmod(piece, -(-length // _CHUNK))
     start *= _CHUNK
-    values = _magnitudes(_integers(tiles[place][model])[start : start + _CHUNK])
+    tile = _bits(tiles, place)
+    values = _magnitudes(tile[model % len(tile)][start : start + _CHUNK])
     equal = np.flatnonzero(values == search.threshold)
     return Cut(threshold, place * length + start + int(equal[search.needed - int(search.upto[piece]) - 1]))
 
 
+def _bits(tiles: Sequence[Sequence[Tensor]], index: int) -> Sequence[Bits]:
+    """Return the tensors of a tile as integers with the same bits."""
+    native = getattr(tiles, "bits", None)
+    return native(index) if native else [_integers(x) for x in tiles[index]]
+
+
 def _integers(x: Tensor) -> Bits:
     """View a float tensor as integers with the same bits, without copying."""
-    integer = _INTEGERS[_checked(x).dtype]
+    integer = _INTEGERS[str(_checked(x).dtype)]
     return x.numpy(force=True).view(integer)
 
 
@@ -138,6 +154,6 @@ def _magnitudes(integers: Bits) -> Bits:
 
 
 def _checked(x: Tensor) -> Tensor:
-    if x.dtype not in _INTEGERS:
+    if str(x.dtype) not in _INTEGERS:
         raise TypeError(f"mergecore-numerics selects from float32 or float64, not {x.dtype}; convert the tensor first")
     return x

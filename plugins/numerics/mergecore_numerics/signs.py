@@ -1,11 +1,14 @@
 """Sign election among weighted task vectors, and the sum of the entries that agree (TIES)."""
 
-from collections.abc import Sequence
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from mergecore_numerics.sums import total
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def elect_sign(total: Tensor) -> Tensor:
@@ -15,8 +18,7 @@ def elect_sign(total: Tensor) -> Tensor:
     (https://arxiv.org/abs/2306.01708), with zero counted as positive.
     """
     # Comparing into a float tensor is several times faster than a bool mask with `torch.where`.
-    negative = torch.lt(total, 0, out=torch.empty_like(total))
-    return torch.rsub(negative, 1, alpha=2)
+    return total.clone().lt_(0).mul_(-2).add_(1)
 
 
 def agreeing_sum(deltas: Sequence[Tensor], weights: Sequence[float], normalize: bool) -> Tensor:
@@ -31,7 +33,7 @@ def agreeing_sum(deltas: Sequence[Tensor], weights: Sequence[float], normalize: 
     merged = share = None
     for delta, weight in zip(deltas, weights, strict=True):
         # Entries that agree are positive after multiplying by the sign. This is exact, and so is reverting it below.
-        kept = torch.mul(sign, delta).relu_()
+        kept = (sign * delta).relu_()
         if normalize:
             agrees = kept.sign()
             share = agrees.mul_(weight) if share is None else share.add_(agrees, alpha=weight)
@@ -39,5 +41,5 @@ def agreeing_sum(deltas: Sequence[Tensor], weights: Sequence[float], normalize: 
     assert merged is not None
     merged.mul_(sign)
     if share is not None:
-        merged.div_(share.add_(torch.eq(share, 0, out=sign)))
+        merged.div_(share.add_(sign.copy_(share).eq_(0)))
     return merged

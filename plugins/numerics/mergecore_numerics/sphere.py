@@ -1,12 +1,15 @@
 """Angles between models and weighted sums of models, based on dot products in float64."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from itertools import combinations_with_replacement
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+from mergecore_numerics.sums import BLOCK, dots, models_in
 
-from mergecore_numerics.sums import BLOCK, dots
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CANCELLED = 1e-3
 """If a sum is shorter than this, relative to the total length of its terms, its direction is lost to rounding."""
@@ -17,9 +20,11 @@ def gram(tiles: Sequence[Sequence[Tensor]]) -> Tensor:
 
     Makes one pass over `tiles`, at least one, in the format of `dots`. Accuracy and reproducibility match `dots`.
     """
-    if len(tiles) == 1:
+    import torch
+
+    if len(tiles) == 1 and not hasattr(tiles, "dots"):
         tiles = [tiles[0]]  # read only once
-    pairs = list(combinations_with_replacement(range(len(tiles[0])), 2))
+    pairs = list(combinations_with_replacement(range(models_in(tiles)), 2))
     return _matrix(dict(zip(pairs, torch.tensor(dots(tiles, pairs), dtype=torch.float64), strict=True)))
 
 
@@ -45,6 +50,8 @@ def row_sums(x: Tensor) -> Tensor:
 def cosines(gram: Tensor) -> Tensor:
     """Return the cosines of all pairs of models from dot products [..., models, models], with 0 for zero vectors."""
     squares = gram.diagonal(dim1=-2, dim2=-1)
+    import torch
+
     # The root of a square is exact, so equal models have a cosine of exactly 1.
     lengths = (squares.unsqueeze(-1) * squares.unsqueeze(-2)).sqrt()
     return (gram / torch.where(lengths == 0, 1.0, lengths)).clamp(-1, 1)
@@ -64,12 +71,14 @@ def weighted_sum(models: Sequence[Tensor], factors: Sequence[Tensor | float]) ->
     """
     total = models[0].double() * factors[0]
     for model, factor in zip(models[1:], factors[1:], strict=True):
-        total.add_(model.to(torch.float64, copy=True).mul_(factor))
+        total.add_(model.double() * factor)
     return total.to(models[0].dtype)
 
 
 def _matrix(products: dict[tuple[int, int], Tensor]) -> Tensor:
     """Return the symmetric matrix, in the last two dimensions, of the products of pairs (i, j), i <= j."""
+    import torch
+
     models = range(max(left for left, _ in products) + 1)
     rows = [torch.stack([products[min(i, j), max(i, j)] for j in models], -1) for i in models]
     return torch.stack(rows, -2)

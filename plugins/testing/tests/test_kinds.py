@@ -16,8 +16,20 @@ from mergecore_testing.conformance import architectures, conformance
 from mergecore_testing.conformance.kinds import CHECKS, apply
 from mergecore_testing.conformance.subjects import Subject
 from mergecore_testing.sandbox import DEFINITION, Mean
+from torch import Tensor
 
-from mergecore.api import Evaluator, Executor, InputError, MergedModel, PostProcessor, TensorInfo, Work, hookimpl
+from mergecore.api import (
+    ITEM_BYTES,
+    Evaluator,
+    Executor,
+    InputError,
+    MergedModel,
+    PostProcessor,
+    TensorInfo,
+    Work,
+    as_tensor,
+    hookimpl,
+)
 from mergecore.builtin.safetensors import SafetensorsReader, SafetensorsWriter
 from mergecore.builtin.threads import ThreadsExecutor
 from mergecore.models.architecture_lookup import Findings
@@ -33,17 +45,17 @@ test_postprocessor = conformance("config", "postprocessors")
 class Shifted(SafetensorsReader):
     """Reads one element too late."""
 
-    def read(self, name: str, start: int, out: Any) -> None:
-        super().read(name, start + (start == 11), out)
+    def read_bytes(self, name: str, start: int, out: memoryview) -> None:
+        super().read_bytes(name, start + (start == 11), out)
 
 
 class Shared(SafetensorsReader):
     """Keeps the position between two calls, where other threads can change it."""
 
-    def read(self, name: str, start: int, out: Any) -> None:
-        self.place = start
+    def read_bytes(self, name: str, start: int, out: memoryview) -> None:
+        self.place, info = start, self.tensors[name]
         time.sleep(0.001)
-        super().read(name, min(self.place, self.tensors[name].elements - out.numel()), out)
+        super().read_bytes(name, min(self.place, info.elements - len(out) // ITEM_BYTES[info.dtype]), out)
 
 
 class Unpicklable(SafetensorsReader):
@@ -77,10 +89,10 @@ class Lenient(SafetensorsReader):
 class InOrder(SafetensorsWriter):
     """Expects the pieces of a tensor in order."""
 
-    def write(self, name: str, start: int, data: Any) -> None:
-        self.ends = {**getattr(self, "ends", {})}
-        start, self.ends[name] = self.ends.get(name, 0), self.ends.get(name, 0) + data.numel()
-        super().write(name, start, data)
+    def write_bytes(self, name: str, start: int, data: memoryview) -> None:
+        self.ends, item = {**getattr(self, "ends", {})}, ITEM_BYTES[self._tensors[name].dtype]
+        start, self.ends[name] = self.ends.get(name, 0), self.ends.get(name, 0) + len(data) // item
+        super().write_bytes(name, start, data)
 
 
 class Truncating(SafetensorsWriter):
@@ -118,7 +130,11 @@ def executor(change: Callable[[Work], Work]) -> type[Executor]:
 
 
 def louder(work: Work) -> Work:
-    return Work(**{**vars(work), "write": lambda name, start, data: work.write(name, start, data * 1.5)})
+    def write(name: str, start: int, data: Tensor | memoryview) -> None:
+        dtype = next(job.info.dtype for job in work.jobs if job.name == name)
+        work.write(name, start, (as_tensor(data, dtype) if isinstance(data, memoryview) else data) * 1.5)
+
+    return Work(**{**vars(work), "write": write})
 
 
 def silent(work: Work) -> Work:

@@ -183,7 +183,7 @@ def test_a_run_that_failed_goes_on_and_gives_the_same_bytes(tmp_path, monkeypatc
     value = config(model, [model] * 2)
     (tmp_path / "whole").mkdir()
     undisturbed = (mix(tmp_path / "whole", value) / "model.safetensors").read_bytes()
-    written, write = [], SafetensorsWriter.write
+    written, write = [], SafetensorsWriter.write_bytes
 
     def fail(self, name, start, data):
         written.append(name)
@@ -192,10 +192,11 @@ def test_a_run_that_failed_goes_on_and_gives_the_same_bytes(tmp_path, monkeypatc
         write(self, name, start, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(SafetensorsWriter, "write", fail)
+        patch.setattr(SafetensorsWriter, "write_bytes", fail)
         with pytest.raises(RunError, match="No space left"):
             mix(tmp_path, value)
     assert "has 20 of 42 tensors" in capsys.readouterr().err and not (tmp_path / "out").exists()
-    monkeypatch.setattr(SafetensorsWriter, "write", lambda self, *data: written.append(data[0]) or write(self, *data))
+    note = lambda self, *data: written.append(data[0]) or write(self, *data)  # noqa: E731
+    monkeypatch.setattr(SafetensorsWriter, "write_bytes", note)
     assert (mix(tmp_path, value) / "model.safetensors").read_bytes() == undisturbed
     assert len(written) == 21 + 22, "no finished tensor is computed again"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 from mergecore_eval.subjects import Folder
 
-from mergecore.api import TILE_ELEMENTS, Input, InputError, RunError, Subject, Work
+from mergecore.api import TILE_ELEMENTS, Input, InputError, RunError, Subject, Work, as_tensor
 from mergecore.tooling import (
     Listener,
     Options,
@@ -121,10 +121,12 @@ class Maker:
                 steps[name].run(merged_model(plan, folder, folder.name, self.warn))
 
     def _fill(self, plan: Plan, flat: dict[str, Tensor]) -> None:
-        def read(item: Input, start: int, out: Tensor) -> None:
+        def read(item: Input, start: int, out: Tensor | memoryview) -> None:
             plan.checkpoints[item.model].read(item.tensor, start, out)
 
-        def write(name: str, start: int, data: Tensor) -> None:
+        def write(name: str, start: int, data: Tensor | memoryview) -> None:
+            if isinstance(data, memoryview):
+                data = as_tensor(data, plan.tensors[name].dtype)
             if not is_finite(data):
                 raise RunError(f"{name}: contains NaN or infinity")
             flat[name][start : start + data.numel()].copy_(data)

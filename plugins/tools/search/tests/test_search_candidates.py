@@ -120,8 +120,8 @@ def test_no_weight_is_read_twice(
     reading: Sequence[bool],
 ) -> None:
     """Thinned task vectors are kept while all candidates thin in the same way, and whole ones after that."""
-    read, seen = SafetensorsReader.read, []
-    monkeypatch.setattr(SafetensorsReader, "read", lambda *arguments: (seen.append(1), read(*arguments)))
+    read, seen = SafetensorsReader.read_bytes, []
+    monkeypatch.setattr(SafetensorsReader, "read_bytes", lambda *arguments: (seen.append(1), read(*arguments)))
     for number, value in enumerate(density):
         seen.clear()
         recipe = {"merge_method": "ties", "base_model": str(three[0]), "parameters": {"density": value}}

@@ -49,4 +49,4 @@ def check_hashes(folder: Path, lock: Lock | None) -> Finding:
             f"{few(gone)} missing" if gone else "",
         ]
         return Finding("hashes", False, "; ".join(filter(None, words)))
-    return Finding("hashes", True, f"{len(lock.value['outputs'])} files match the lock file in size and SHA-256")
+    return Finding("hashes", True, f"{len(lock.value['outputs'])} files match the lock file in size and hash")
