@@ -74,15 +74,28 @@ class Kernels(Protocol):
             sums: the running sum of each term.
         """
 
-    def look(self, numbers: int, count: int, edges: Sequence[int], inner: int, picked: int) -> tuple[list[int], int]:
-        """Count the magnitudes of float32 numbers above edges, and pick those between two of them.
+    def look(
+        self,
+        program: bytes,
+        result: int,
+        inputs: Sequence[tuple[int, str]],
+        count: int,
+        offset: int,
+        edges: Sequence[int],
+        inner: int,
+        picked: int,
+    ) -> tuple[list[int], int]:
+        """Run a program, count the magnitudes of its result above edges, and pick those between two of them.
 
         Args:
-            numbers: address of the numbers.
-            count: number of numbers.
-            edges: up to 8 increasing integers, compared with the bits of the magnitudes.
+            program: see `run`.
+            result: the register of the numbers.
+            inputs: see `run`.
+            count: see `run`.
+            offset: see `run`.
+            edges: up to 8 increasing integers, compared with the bits of the magnitudes in float32.
             inner: index of the edge above which to pick, up to and including the next edge. -1: pick nothing.
-            picked: address of room for `count` integers.
+            picked: address of room for `count` integers, unless nothing is picked.
 
         Returns:
             The count above each edge, and the number of picked magnitudes.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from mergecore.api import TILE_ELEMENTS, Context, Job, Kernels, Piece, TileMerger, Tiles
-from mergecore.api.memory import address, new_memory
+from mergecore.api.memory import address, as_bytes
 from mergecore.api.random import WRAP, stream_keys
 from mergecore.tracing.nodes import Untraceable, Value
 from mergecore.tracing.program import LARGEST, Program, program_of
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 MAGNITUDE = -1
 """In place of the second factor of a product to sum: sum the magnitudes of the first one."""
+
+RESERVED = -2
+"""Buffers of the merger with this number or less are for the models of a tile."""
 
 
 class NativeTiles(Tiles):
@@ -48,25 +51,38 @@ class NativeTiles(Tiles):
         return self._read(self._job, self._pieces[index])
 
     def bits(self, index: int) -> list[NDArray[np.int32]]:
-        """Return a tile as flat arrays: the bits of the float32 numbers of each model."""
+        """Return a tile as flat arrays: the bits of the float32 numbers of each model. The next call reuses them."""
         import numpy as np
 
         piece = self._pieces[index]
-        return [np.frombuffer(memory, np.int32) for memory in self._computed(piece)]
+        room = [self._merger.buffer(RESERVED - model, "F32", piece.elements) for model in range(self.models)]
+        self._compute(piece, room)
+        return [np.frombuffer(memory, np.int32) for memory in room]
 
-    def look(self, numbers: NDArray[np.int32], edges: Sequence[int], inner: int) -> tuple[list[int], NDArray[np.int32]]:
-        """Count the magnitudes of float32 numbers above edges, and return those between two of them.
+    def look(
+        self, index: int, start: int, count: int, looks: Sequence[tuple[int, Sequence[int], int]]
+    ) -> list[tuple[list[int], NDArray[np.int32]]]:
+        """Count magnitudes in a part of a tile above edges, and return those between two of them, for some models.
 
         Args:
-            numbers: the bits of the numbers.
-            edges: up to 8 increasing integers, compared with the bits without the sign.
-            inner: index of the edge above which to pick, up to and including the next edge. -1: pick nothing.
+            index: number of the tile.
+            start: first element of the part.
+            count: number of elements.
+            looks: the model; up to 8 increasing edges, compared with the bits without the sign; and the index of the
+                edge above which to pick, up to and including the next one, or -1 to pick nothing.
         """
         import numpy as np
 
-        picked = np.empty(numbers.size if inner >= 0 else 0, np.int32)
-        above, kept = self._kernels.look(numbers.ctypes.data, numbers.size, edges, inner, picked.ctypes.data)
-        return above, picked[:kept]
+        start += self._pieces[index].start
+        stored = self._stored(Piece(start, (count,), count))
+        inputs, seen = addresses(self._job, stored), []
+        for model, edges, inner in looks:
+            program, picked = self._each[model], np.empty(count if inner >= 0 else 0, np.int32)
+            above, kept = self._kernels.look(
+                program.code, program.results[0], inputs, count, start, edges, inner, picked.ctypes.data
+            )
+            seen.append((above, picked[:kept]))
+        return seen
 
     def dots(self, pairs: Sequence[tuple[int, int]]) -> list[float]:
         """Return the dot products of pairs of models over the whole tensor."""
@@ -119,18 +135,21 @@ class NativeTiles(Tiles):
     def _stored(self, piece: Piece) -> list[memoryview]:
         return [self._merger.raw(self._job, slot, piece) for slot in range(len(self._job.inputs))]
 
-    def _computed(self, piece: Piece) -> Iterator[memoryview]:
-        """Yield the float32 numbers of each model."""
+    def _compute(self, piece: Piece, room: Sequence[memoryview]) -> None:
+        """Write the float32 numbers of each model."""
         stored = self._stored(piece)
         inputs = addresses(self._job, stored)
-        for program in self._each:
-            out = new_memory(piece.elements, "F32")
-            to = (address(out), "F32")
+        for program, memory in zip(self._each, room):
+            to = (address(memory), "F32")
             self._kernels.run(program.code, program.results[0], inputs, to, piece.elements, piece.start)
-            yield out
 
     def _read(self, job: Job, piece: Piece) -> Sequence[Tensor]:
-        return [self._merger.tensor(memory, "F32").view(piece.shape) for memory in self._computed(piece)]
+        import torch
+
+        # The heap has room for them that was used before, unlike new pages.
+        tensors = [torch.empty(piece.shape) for _ in range(self.models)]
+        self._compute(piece, [as_bytes(tensor.view(-1)) for tensor in tensors])
+        return tensors
 
 
 def addresses(job: Job, stored: Sequence[memoryview]) -> list[tuple[int, str]]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-VERSION = 3
+VERSION = 4
 """Layout of the C interface in native/kernels.h."""
 
 OPERATION = struct.Struct("<5B3x2f2Iq")
@@ -71,8 +71,9 @@ class Native:
         self._look = self._library.mergecore_look
         self._look.restype = ctypes.c_int64
         self._look.argtypes = [
-            ctypes.c_void_p, ctypes.c_int64, ctypes.POINTER(ctypes.c_int32), ctypes.c_int64, ctypes.c_int64,
-            ctypes.c_void_p, ctypes.POINTER(ctypes.c_int64),
+            ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64, ctypes.POINTER(_Buffer), ctypes.c_int64, ctypes.c_int64,
+            ctypes.POINTER(ctypes.c_int32), ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p,
+            ctypes.POINTER(ctypes.c_int64),
         ]  # fmt: skip
 
     @property
@@ -126,11 +127,21 @@ class Native:
         self._sums(program, length, pairs, len(terms), _buffers(inputs), count, offset, out)
         return list(out)
 
-    def look(self, numbers: int, count: int, edges: Sequence[int], inner: int, picked: int) -> tuple[list[int], int]:
+    def look(
+        self,
+        program: bytes,
+        result: int,
+        inputs: Sequence[tuple[int, str]],
+        count: int,
+        offset: int,
+        edges: Sequence[int],
+        inner: int,
+        picked: int,
+    ) -> tuple[list[int], int]:
         """See `mergecore.api.Kernels.look`."""
-        size = len(edges)
-        above = (ctypes.c_int64 * size)()
-        kept = self._look(numbers, count, (ctypes.c_int32 * size)(*edges), size, inner, picked, above)
+        size, length = len(edges), len(program) // OPERATION.size
+        above, at = (ctypes.c_int64 * size)(), (ctypes.c_int32 * size)(*edges)
+        kept = self._look(program, length, result, _buffers(inputs), count, offset, at, size, inner, picked, above)
         return list(above), int(kept)
 
 

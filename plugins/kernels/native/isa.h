@@ -13,7 +13,8 @@
 
 using Run = int(const Op *, int64_t, int64_t, const Buffer *, Buffer, int64_t, int64_t);
 
-using Look = int64_t(const int32_t *, int64_t, const int32_t *, int64_t, int64_t, int32_t *, int64_t *);
+using Look = int64_t(const Op *, int64_t, int64_t, const Buffer *, int64_t, int64_t, const int32_t *, int64_t, int64_t,
+                     int32_t *, int64_t *);
 
 using Sums = void(const Op *, int64_t, const Term *, int64_t, const Buffer *, int64_t, int64_t, double *);
 

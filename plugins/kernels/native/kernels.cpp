@@ -63,7 +63,7 @@ const Isa *used = chosen();
 
 }  // namespace
 
-int mergecore_version(void) { return 3; }
+int mergecore_version(void) { return 4; }
 
 const char *mergecore_isa(void) { return used->name; }
 
@@ -87,7 +87,8 @@ void mergecore_sums(const Op *ops, int64_t length, const Term *terms, int64_t te
     used->sums(ops, length, terms, term_count, inputs, count, offset, sums);
 }
 
-int64_t mergecore_look(const int32_t *numbers, int64_t count, const int32_t *edges, int64_t edge_count, int64_t inner,
-                       int32_t *picked, int64_t *above) {
-    return used->look(numbers, count, edges, edge_count, inner, picked, above);
+int64_t mergecore_look(const Op *ops, int64_t length, int64_t result, const Buffer *inputs, int64_t count,
+                       int64_t offset, const int32_t *edges, int64_t edge_count, int64_t inner, int32_t *picked,
+                       int64_t *above) {
+    return used->look(ops, length, result, inputs, count, offset, edges, edge_count, inner, picked, above);
 }

@@ -84,11 +84,12 @@ struct Term {
 void mergecore_sums(const struct Op *ops, int64_t length, const struct Term *terms, int64_t term_count,
                     const struct Buffer *inputs, int64_t count, int64_t offset, double *sums);
 
-// Clear the signs of float32 numbers, so that their bits sort like their magnitudes. Count those above each of
-// `edge_count` edges, at most 8. If `inner` is not negative, write those above edge `inner` and at most the next one to
-// `picked`. Return how many were written.
-int64_t mergecore_look(const int32_t *numbers, int64_t count, const int32_t *edges, int64_t edge_count, int64_t inner,
-                       int32_t *picked, int64_t *above);
+// Run a program, and clear the signs of the numbers in register `result`, so that their bits sort like their
+// magnitudes. Count those above each of `edge_count` edges, at most 8. If `inner` is not negative, write those above
+// edge `inner` and at most the next one to `picked`. Return how many were written.
+int64_t mergecore_look(const struct Op *ops, int64_t length, int64_t result, const struct Buffer *inputs, int64_t count,
+                       int64_t offset, const int32_t *edges, int64_t edge_count, int64_t inner, int32_t *picked,
+                       int64_t *above);
 
 #ifdef __cplusplus
 }

@@ -199,7 +199,9 @@ def test_magnitudes_are_counted_and_picked(count: int, inner: int, native: Nativ
     one = int(np.float32(1).view(np.int32))
     edges = [-1, one - 10**6, one]
     picked = np.full(count + 1, 77, np.int32)
-    above, kept = native.look(numbers.ctypes.data, count, edges, inner, picked.ctypes.data)
+    program = _compiled(record(list, 1), native)
+    inputs = [(numbers.ctypes.data, "F32")]
+    above, kept = native.look(program.code, program.results[0], inputs, count, 0, edges, inner, picked.ctypes.data)
     sizes = numbers.view(np.int32) & 0x7FFFFFFF
     assert above == [int((sizes > edge).sum()) for edge in edges]
     wanted = sizes[(sizes > edges[inner]) & (sizes <= edges[inner + 1])] if inner >= 0 else sizes[:0]

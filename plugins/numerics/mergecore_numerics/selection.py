@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from mergecore_numerics._search import SAMPLE, Bits, Search
+from mergecore_numerics.sums import models_in
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,7 +59,7 @@ def largest(tiles: Sequence[Sequence[Tensor]], counts: Sequence[int]) -> list[Cu
             capacity = _HELD // max(3, len(wanted)) // samples[model].itemsize
             searches[model] = Search(counts[model], total, samples[model], capacity)
     while searches:
-        _read(tiles, searches)
+        _read(tiles, searches, total, length)
         for model in [model for model, search in searches.items() if search.found()]:
             cuts[model] = _cut(tiles, model, searches.pop(model), total, length)
     return list(cuts.values())
@@ -103,21 +104,32 @@ def _sample(tiles: Sequence[Sequence[Tensor]], models: Sequence[int]) -> tuple[i
     return total, length, {model: np.concatenate(part) for model, part in parts.items() if part}
 
 
-def _read(tiles: Sequence[Sequence[Tensor]], searches: Mapping[int, Search]) -> None:
+def _read(tiles: Sequence[Sequence[Tensor]], searches: Mapping[int, Search], total: int, length: int) -> None:
     """Pass all magnitudes of each model to its search, in pieces."""
     for search in searches.values():
         search.aim()
-    look = getattr(tiles, "look", None)  # native code, if the tiles have some
     for index in range(len(tiles)):
-        tile = _bits(tiles, index)
-        for model, search in searches.items():
-            spelt = tile[model % len(tile)]
-            for start in range(0, spelt.size, _CHUNK):
-                piece = spelt[start : start + _CHUNK]
-                if look is None or search.step > 1 or piece.dtype != np.int32:
-                    search.see(_magnitudes(piece))
-                else:
-                    search.saw(*look(piece, search.edges, search.inner))
+        size, tile = min(length, total - index * length), list[Bits]()
+        for start in range(0, size, _CHUNK):
+            count = min(_CHUNK, size - start)
+            seen = _look(tiles, index, start, count, searches)
+            for model, search in searches.items():
+                if model not in seen:
+                    tile = tile or _bits(tiles, index)
+                    search.see(_magnitudes(tile[model % len(tile)][start : start + count]))
+
+
+def _look(
+    tiles: Sequence[Sequence[Tensor]], index: int, start: int, count: int, searches: Mapping[int, Search]
+) -> Collection[int]:
+    """Let native code, if the tiles have some, see a piece. Return the models whose searches it has served."""
+    if not (look := getattr(tiles, "look", None)):
+        return ()
+    models, served = models_in(tiles), [model for model, search in searches.items() if search.step == 1]
+    looks = [(model % models, searches[model].edges, searches[model].inner) for model in served]
+    for model, found in zip(served, look(index, start, count, looks)):
+        searches[model].saw(*found)
+    return served
 
 
 def _cut(tiles: Sequence[Sequence[Tensor]], model: int, search: Search, total: int, length: int) -> Cut:
@@ -136,10 +148,10 @@ def _cut(tiles: Sequence[Sequence[Tensor]], model: int, search: Search, total: i
     return Cut(threshold, place * length + start + int(equal[search.needed - int(search.upto[piece]) - 1]))
 
 
-def _bits(tiles: Sequence[Sequence[Tensor]], index: int) -> Sequence[Bits]:
+def _bits(tiles: Sequence[Sequence[Tensor]], index: int) -> list[Bits]:
     """Return the tensors of a tile as integers with the same bits."""
     native = getattr(tiles, "bits", None)
-    return native(index) if native else [_integers(x) for x in tiles[index]]
+    return list(native(index)) if native else [_integers(x) for x in tiles[index]]
 
 
 def _integers(x: Tensor) -> Bits:
