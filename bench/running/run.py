@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench.running.recipes import METHODS, find_method
-from bench.running.runner import Plan, anon_above_torch, run
+from bench.running.runner import Plan, anon_above_bare, run
 from bench.running.shapes import find_shape
 from bench.support import charts
 from bench.support.competitors import COPY, OURS, Settings, choose
@@ -50,7 +50,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--tools", help=f"comma-separated list from {EVERYONE}")
     parser.add_argument("--memory", default="256MB", help="memory budget of mergecore (256MB)")
-    parser.add_argument("--limit", type=float, default=300.0, help="MB above torch for --memory-table (300)")
+    parser.add_argument("--limit", type=float, default=300.0, help="MB above an interpreter for --memory-table (300)")
     parser.add_argument("--cold", action="store_true", help="drop the inputs from the page cache before each run")
     parser.add_argument("--name", help="base name of the result files")
     return parser.parse_args()
@@ -85,10 +85,10 @@ def main() -> int:
     print(f"Saved to {RESULTS / result['name']}.json and .svg")
     ok = not any(one["failed"] for one in result["runs"] if one["tool"] == OURS)
     if args.mode == "memory":
-        above = anon_above_torch(result) / 1e6
+        above = anon_above_bare(result) / 1e6
         ok = ok and above <= args.limit
         verdict = "ok" if ok else "EXCEEDED"
-        print(f"Peak above an interpreter with torch: {above:.0f} MB; limit {args.limit:.0f} MB: {verdict}.")
+        print(f"Peak above a bare interpreter: {above:.0f} MB; limit {args.limit:.0f} MB: {verdict}.")
     return 0 if ok else 1
 
 

@@ -15,7 +15,7 @@ from bench.running.outputs import Sample, difference, problem, sample
 from bench.running.recipes import Merge, make_merge
 from bench.support.competitors import COPY, IMPORT_TORCH, OURS, Settings, Tool
 from bench.support.machine import describe
-from bench.support.measure import measure, torch_baseline, why_failed
+from bench.support.measure import bare_baseline, measure, why_failed
 
 OUT = WORK / "out"
 
@@ -146,7 +146,7 @@ def run(plan: Plan, name: str) -> dict[str, Any]:
     machine = describe(WORK)
     if isinstance(load := machine["load_before"], float) and load > 0.5:
         print(f"Note: the machine is busy (load {load}); do not publish results unless it is idle.", flush=True)
-    baseline = {tool.name: torch_baseline(tool.python()) for tool in plan.tools if tool.merges}
+    baseline = {tool.name: bare_baseline(tool.python()) for tool in plan.tools if tool.merges}
     runs: list[Run] = []
     for shape in ("tiny", *plan.shapes):
         layers, tools = (None, (IMPORT_TORCH, *plan.tools)) if shape == "tiny" else (plan.layers, plan.tools)
@@ -166,10 +166,10 @@ def run(plan: Plan, name: str) -> dict[str, Any]:
             _clean(OUT)
     settings = {"memory": plan.settings.memory, "rounds": plan.rounds, "cold": plan.cold, "work": str(WORK.resolve())}
     shown = [asdict(one) for one in runs]
-    return {"name": name, "machine": machine, "settings": settings, "torch_anon": baseline, "runs": shown}
+    return {"name": name, "machine": machine, "settings": settings, "bare_anon": baseline, "runs": shown}
 
 
-def anon_above_torch(result: dict[str, Any]) -> int:
-    """Return mergecore's highest peak of anonymous memory above an interpreter with torch, in bytes."""
+def anon_above_bare(result: dict[str, Any]) -> int:
+    """Return mergecore's highest peak of anonymous memory above a bare interpreter, in bytes."""
     peaks = [one["peak_anon"] for one in result["runs"] if one["tool"] == OURS and not one["failed"]]
-    return max(peaks, default=0) - result["torch_anon"].get(OURS, 0)
+    return max(peaks, default=0) - result["bare_anon"].get(OURS, 0)

@@ -137,6 +137,11 @@ def measure(command: list[str], timeout: float = 3600.0) -> Usage:
     return Usage(wall, cpu, sampler.peak_rss, sampler.peak_anon, process.returncode, tail)
 
 
+def bare_baseline(python: str, times: int = 3) -> int:
+    """Return the peak anonymous bytes of an interpreter that does nothing."""
+    return int(median(measure([python, "-c", "pass"]).peak_anon for _ in range(times)))
+
+
 def torch_baseline(python: str, times: int = 3) -> int:
     """Return the peak anonymous bytes of an interpreter that only imports torch, the minimum for torch-based tools."""
     return int(median(measure([python, "-c", "import torch"]).peak_anon for _ in range(times)))

@@ -76,9 +76,18 @@ def _ratio(upper: Runs, lower: Runs, less: tuple[float, float] = (0.0, 0.0)) -> 
     return spread([(_safe(run) - less[0]) / other[run["round"]] for run in upper if run["round"] in other])
 
 
+LEAST = {"bare_anon": "a bare interpreter", "torch_anon": "an interpreter with torch imported"}
+"""What memory is compared with, by key. Results from before runs could do without torch have the second one."""
+
+
+def _least(result: dict[str, Any]) -> str:
+    return next(key for key in LEAST if key in result)
+
+
 def rows(result: dict[str, Any]) -> list[Row]:
     """Return a row for every shape, method, and tool, in the order of the runs."""
     runs: Runs = result["runs"]
+    least = result[_least(result)]
     found = []
     for shape, method, tool in dict.fromkeys((run["shape"], run["method"], run["tool"]) for run in runs):
         mine = _pick(runs, shape=shape, method=method, tool=tool)
@@ -94,7 +103,7 @@ def rows(result: dict[str, Any]) -> list[Row]:
                 spread([_safe(run) for run in mine]),
                 spread([run["cpu"] for run in mine]),
                 max((run["peak_rss"] / 1e6 for run in mine), default=0.0),
-                max((run["peak_anon"] - result["torch_anon"].get(tool, 0) for run in mine), default=0) / 1e6,
+                max((run["peak_anon"] - least.get(tool, 0) for run in mine), default=0) / 1e6,
                 moved / wall.middle if wall else 0.0, moved,
                 None if shape == "tiny" else _ratio(mine, copies, less),
                 _ratio(mine, ours), max(differs, default=None),
@@ -128,7 +137,7 @@ def table(result: dict[str, Any]) -> Table:
     title = f"{result['name']}: {machine['cpu']}, {cores}, {machine['disk']}"
     caption = (
         f"torch {machine['torch']}, load before {machine['load_before']}, {machine['date']}. Median (lowest-highest). "
-        "MB = 10^6 bytes; 'anon' is anonymous memory above an interpreter with torch imported "
+        f"MB = 10^6 bytes; 'anon' is anonymous memory above {LEAST[_least(result)]} "
         "(all of it for raw-copy and import torch)."
     )
     shown = Table(title=title, caption=caption)

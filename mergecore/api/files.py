@@ -84,6 +84,7 @@ class Reader(Protocol):
 
     The constructor takes the path and raises `ModelError` with the file name if the file cannot be read safely. Only
     executors that use other processes pickle a reader. When unpickled, it reopens the file by its absolute path.
+    A subclass of `mergecore.api.BytesReader` saves the import of torch.
     """
 
     tensors: Mapping[str, TensorInfo]
@@ -121,7 +122,8 @@ class Writer(Protocol):
     """The weight files of one output folder. Their layout is fixed before the first byte is written.
 
     The folder can already contain data from a writer with the same arguments, which ran earlier or is running now in
-    another process. The constructor must not touch that data. A writer that is also a `PlacedWriter` saves time.
+    another process. The constructor must not touch that data. A writer that is also a `PlacedWriter` or a subclass of
+    `mergecore.api.BytesWriter` saves time.
     """
 
     def __init__(self, folder: Path, tensors: Mapping[str, TensorInfo], shard_bytes: int) -> None: ...
