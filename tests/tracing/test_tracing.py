@@ -12,10 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import method_recipes
+import more_method_recipes
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from tiny_llamas import write_model
+from tiny_models import Tiny, layers
 from torch import Tensor
 
 import mergecore
@@ -106,6 +109,22 @@ def test_the_bytes_are_the_same_with_and_without_the_kernels(
         out = mergecore.run(recipe(method, models, dtype), tmp_path / disabled)
         results.append((out / "model.safetensors").read_bytes())
     assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("method", {**method_recipes.RECIPES, **more_method_recipes.MORE})
+def test_the_bytes_of_every_recipe_of_the_method_tests_are_the_same(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their numbers have all 24 bits, so that it shows where a product is rounded."""
+    found, depth = {**method_recipes.RECIPES, **more_method_recipes.MORE}[method], layers("llama-tied")
+    models = Tiny(tmp_path / "models").all("llama-tied", dtype="float32")
+    for label, value in found(models, depth).items():
+        results = []
+        for disabled in ("health,class-check", "health,class-check,native"):
+            monkeypatch.setenv("MERGECORE_DISABLE", disabled)
+            out = mergecore.run({"merge_method": method, **value}, tmp_path / f"{label} {disabled}")
+            results.append((out / "model.safetensors").read_bytes())
+        assert results[0] == results[1], label
 
 
 @pytest.mark.parametrize("method", RECIPES)

@@ -13,7 +13,7 @@ enum Code {
     MUL,         // a * b
     DIV,         // a / b
     FMA,         // a + x * b, rounded once
-    MULADD,      // a + x * b * c, each step rounded
+    MULADD,      // a + x * b * c, with x * b rounded and the rest rounded once
     ADD_X,       // a + x
     RSUB_X,      // x - a
     MUL_X,       // a * x
