@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mergecore.errors import Excerpt, RecipeError
+from mergecore.system import AT_ONCE, open_raw
 
 Path_ = tuple[str | int, ...]
 MERGE = "tag:yaml.org,2002:merge"
@@ -165,8 +166,9 @@ def load_documents(path: Path) -> tuple[list[Place], str]:
 
 def _open_at_once(path: str, flags: int) -> int:
     """Open without blocking, so that a recipe from a pipe without a writer reads as empty instead of hanging."""
-    descriptor = os.open(path, flags | os.O_NONBLOCK)
-    os.set_blocking(descriptor, True)
+    descriptor = open_raw(path, flags | AT_ONCE)
+    if AT_ONCE:
+        os.set_blocking(descriptor, True)
     return descriptor
 
 

@@ -109,6 +109,7 @@ from mergecore.running import (
     prefetch,
     run_plan,
 )
+from mergecore.system import lock_file
 from mergecore.validation import check
 
 __all__ = [
@@ -178,6 +179,7 @@ __all__ = [
     "load_postprocessors",
     "load_recipe",
     "local_definitions",
+    "lock_file",
     "make_plan",
     "memory_budget",
     "merge_tensors",

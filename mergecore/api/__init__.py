@@ -36,6 +36,7 @@ from mergecore.api.reading import lies_within, open_file, read_json, read_text
 from mergecore.api.tokenizer_files import TOKENIZER_BYTES, TOKENIZER_FILES, VOCABULARY_FILES
 from mergecore.api.vocabulary import OutputTokenizer, TokenizerRequest, Vocabulary
 from mergecore.errors import ArchitectureError, InputError, ModelError, PluginError, RunError
+from mergecore.system import read_at
 
 hookimpl = HookimplMarker("mergecore")
 """Decorator that marks a function in a `mergecore.v1.hooks` module as a hook implementation."""
@@ -109,6 +110,7 @@ __all__ = [
     "new_memory",
     "open_file",
     "param",
+    "read_at",
     "read_card",
     "read_json",
     "read_text",

@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import mmap
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -22,6 +22,7 @@ from typing import Any
 from mergecore.api.reading import read_text
 from mergecore.api.tokenizer_files import TOKENIZER_BYTES
 from mergecore.errors import ModelError
+from mergecore.system import set_limit
 
 MEMORY_RAN_OUT = 77
 """Exit status of a child whose function raised `MemoryError`."""
@@ -121,7 +122,10 @@ def encoded(request: Mapping[str, Any]) -> Iterator[Any]:
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):  # it has just ended
-        os.killpg(process.pid, signal.SIGKILL)
+        if hasattr(os, "killpg"):
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
 
 
 def _cause(status: int, memory: int, seconds: float) -> str:
@@ -129,7 +133,7 @@ def _cause(status: int, memory: int, seconds: float) -> str:
     limit = f"{memory / 1e9:.2g} GB of memory"
     if status == MEMORY_RAN_OUT:
         return f"it needs more than {limit}"
-    if status == -signal.SIGXCPU:
+    if status == -getattr(signal, "SIGXCPU", 0):
         return f"it took longer than {seconds:.3g} s"
     if status < 0:  # libraries in C++ and Rust abort if they get no memory
         return f"its process was killed by signal {-status}, most likely because it ran out of its {limit}"
@@ -145,9 +149,9 @@ def serve() -> None:
     if not text:  # the parent was interrupted before it could send the request
         return
     request, function = json.loads(text), _find(name)
-    _limit(resource.RLIMIT_CORE, 0)
-    _limit(resource.RLIMIT_CPU, cpu)
-    _limit(resource.RLIMIT_DATA, _private_memory() + memory)
+    set_limit("CORE", 0)
+    set_limit("CPU", cpu)
+    set_limit("DATA", _private_memory() + memory)
     try:
         for value in function(request):
             print(json.dumps({"value": value}), file=answers, flush=True)
@@ -163,15 +167,9 @@ def _find(name: str) -> Callable[[Any], Iterator[Any]]:
     return found
 
 
-def _limit(kind: int, value: int) -> None:
-    _, hard = resource.getrlimit(kind)
-    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-    resource.setrlimit(kind, (value, value))
-
-
 def _private_memory() -> int:
     """Return the bytes of this process that count toward RLIMIT_DATA, or 0 if the system does not say."""
     try:
-        return int(Path("/proc/self/statm").read_text("ascii").split()[5]) * resource.getpagesize()
+        return int(Path("/proc/self/statm").read_text("ascii").split()[5]) * mmap.PAGESIZE
     except OSError:
         return 0

@@ -142,7 +142,7 @@ def keep_freed_pages() -> None:
     """Ask glibc to keep freed memory. Returning pages after every tile takes longer than the arithmetic."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError):
+    except (AttributeError, OSError, TypeError):
         return  # not glibc
     trim_threshold, mmap_threshold = -1, -3
     mallopt(mmap_threshold, 32 * 2**20)

@@ -100,3 +100,12 @@ class Kernels(Protocol):
         Returns:
             The count above each edge, and the number of picked magnitudes.
         """
+
+    def sha256(self, data: int, count: int, size: int) -> bytes | None:
+        """Return the SHA-256 of neighboring blocks, one after another, or None if `hashlib` is as fast here.
+
+        Args:
+            data: address of the first block.
+            count: number of blocks.
+            size: bytes of each block, a multiple of 64.
+        """

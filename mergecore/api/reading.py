@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mergecore.errors import ModelError
+from mergecore.system import bytes_at, open_raw
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
@@ -26,13 +27,13 @@ def open_file(path: Path) -> int:
         # Checked before opening, because opening a pipe would wait for a writer.
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise ModelError(f"{path}: is a folder, pipe, or device instead of a file; download the model again")
-        file = os.open(path, os.O_RDONLY)
+        file = open_raw(path, os.O_RDONLY)
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file; download the complete model") from None
     except (OSError, ValueError) as error:
         raise ModelError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     try:
-        start = os.pread(file, len(LFS_POINTER), 0)
+        start = bytes_at(file, len(LFS_POINTER), 0)
         if not start:
             raise ModelError(f"{path}: is empty; download it again")
         if start == LFS_POINTER:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
 import threading
 from pathlib import Path
 
 from mergecore.errors import RunError
+from mergecore.system import AT_ONCE, limit_of, open_raw
 
 MOST = 512
 """Maximum number of files to keep open if the system allows more."""
@@ -72,10 +72,10 @@ class OpenFile:
 
     def _opened_again(self) -> int:
         # Not blocking, because the file could have been replaced by a pipe.
-        flags = (os.O_RDWR if self._written else os.O_RDONLY) | os.O_NONBLOCK
+        flags = (os.O_RDWR if self._written else os.O_RDONLY) | AT_ONCE
         doing = "written" if self._written else "merged"
         try:
-            descriptor = os.open(self._absolute, flags)
+            descriptor = open_raw(self._absolute, flags)
         except FileNotFoundError:
             raise RunError(f"{self._path}: was removed while it was being {doing}; run again") from None
         except OSError as error:
@@ -100,12 +100,13 @@ _TURN = threading.Lock()
 
 def _close_idle() -> None:
     """Close the least recently used files that nobody uses, down to half of the process's limit."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    excess = len(_OPEN) - (min(MOST, soft // 2) if soft > 0 else MOST)
+    soft = limit_of("NOFILE")
+    excess = len(_OPEN) - (min(MOST, soft // 2) if soft else MOST)
     if excess > 0:
         for file in [file for file in _OPEN if not file._users][:excess]:
             file._close()
 
 
 # A fork must not happen while another thread holds the lock, because that thread does not exist in the new process.
-os.register_at_fork(before=_TURN.acquire, after_in_parent=_TURN.release, after_in_child=_TURN.release)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_TURN.acquire, after_in_parent=_TURN.release, after_in_child=_TURN.release)

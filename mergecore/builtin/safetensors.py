@@ -12,6 +12,7 @@ from typing import Any
 from mergecore.api import ITEM_BYTES, BytesReader, BytesWriter, ModelError, TensorInfo, open_file
 from mergecore.api.files import shared_info
 from mergecore.builtin.open_files import OpenFile
+from mergecore.system import bytes_at, open_raw, read_at, write_at
 
 HEADER_LIMIT = 100_000_000
 """Maximum header size that the format allows, in bytes."""
@@ -48,7 +49,7 @@ class SafetensorsReader(BytesReader):
         position = self._offsets[name] + start * ITEM_BYTES[self.tensors[name].dtype]
         with self._file as file:
             while out:
-                count = os.preadv(file, [out], position)
+                count = read_at(file, out, position)
                 if count == 0:
                     raise ModelError(f"{self._path}: the file is truncated inside {name!r}; download it again")
                 out, position = out[count:], position + count
@@ -62,12 +63,12 @@ def _read_header(path: Path, file: int) -> tuple[dict[str, Any], int]:
     damaged = f"{path}: the safetensors header is damaged; download the file again"
     try:
         size = os.fstat(file).st_size
-        length = int.from_bytes(os.pread(file, 8, 0), "little")
+        length = int.from_bytes(bytes_at(file, 8, 0), "little")
         if size < 8 or length > size - 8:
             raise ModelError(f"{path}: is not a safetensors file, or is truncated; download it again")
         if length > HEADER_LIMIT:
             raise ModelError(f"{path}: the header is larger than the format allows ({HEADER_LIMIT / 1e6:.0f} MB)")
-        header = _parse(os.pread(file, length, 8).decode("utf-8"))
+        header = _parse(bytes_at(file, length, 8).decode("utf-8"))
     except OSError as error:
         raise ModelError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError):
@@ -159,7 +160,7 @@ class SafetensorsWriter(BytesWriter):
         self._names = shard_names(len(self._shards), stem)
         try:
             for name, shard in zip(self._names, self._shards):
-                descriptor = os.open(folder / name, os.O_RDWR | os.O_CREAT, 0o666)
+                descriptor = open_raw(folder / name, os.O_RDWR | os.O_CREAT)
                 self._files[folder / name] = OpenFile(folder / name, descriptor, written=True)
                 self._lay_out(folder / name, shard)
         except BaseException:
@@ -235,10 +236,3 @@ def _split(tensors: Mapping[str, TensorInfo], shard_bytes: int) -> list[dict[str
         shards[-1][name] = info
         room -= info.nbytes
     return shards
-
-
-def write_at(file: int, view: memoryview, position: int) -> None:
-    """Write all of `view` at a position in an open file. Can be called from any thread."""
-    while view:
-        count = os.pwrite(file, view, position)
-        view, position = view[count:], position + count

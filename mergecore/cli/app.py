@@ -8,7 +8,6 @@ import errno
 import gc
 import json
 import os
-import resource
 import signal
 import sys
 import time
@@ -47,6 +46,7 @@ from mergecore.cli.options import (
     run_options,
 )
 from mergecore.errors import MergecoreError, RecipeError
+from mergecore.system import set_limit
 
 STARTED = time.perf_counter()
 """When this process started, apart from the imports above."""
@@ -228,7 +228,7 @@ def _stop_anyway(unraisable: Any) -> None:
 def main() -> NoReturn:
     """Run the command line. Print errors without a traceback and set the exit status."""
     with contextlib.suppress(ValueError, OSError):  # some systems do not allow their hard limit as a soft limit
-        resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+        set_limit("NOFILE")
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) != signal.SIG_IGN:  # ignored under nohup, for example
             signal.signal(number, _stop)

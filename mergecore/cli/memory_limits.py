@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import errno
-import resource
 from collections.abc import Iterator
 
 from mergecore.errors import RunError
+from mergecore.system import limit_of
 
 SIGNS = ("failed to map segment", "cannot allocate memory", "can't allocate memory", "can't start new thread")
 """Parts of the messages of the linker, the system, torch, and Python."""
@@ -19,16 +19,15 @@ def explain_memory(error: BaseException) -> str:
     """Return what to do if an error means that memory ran out, or else an empty string."""
     if not any(map(_is_about_memory, _chain(error))):
         return ""
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if limit != resource.RLIM_INFINITY:
+    if limit := limit_of("AS"):
         return _limited(limit)
     return "out of memory or threads; use a smaller --memory and fewer --workers, or free some memory"
 
 
 def check_address_space() -> None:
     """Raise RunError if the address space is too small to import torch and NumPy."""
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if limit != resource.RLIM_INFINITY and limit < LEAST:
+    limit = limit_of("AS")
+    if limit is not None and limit < LEAST:
         raise RunError(_limited(limit))
 
 

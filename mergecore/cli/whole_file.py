@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 from contextlib import suppress
 from pathlib import Path
 
 from mergecore.errors import InputError, RunError
+from mergecore.system import NO_LINKS, RENAMES_OPEN, lock_file, open_raw
 
 
 def write_whole(path: Path, content: str | bytes, *, new: bool = False) -> None:
@@ -29,17 +29,17 @@ def write_whole(path: Path, content: str | bytes, *, new: bool = False) -> None:
     draft = target.with_name(f".{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:8]}.partial")
     data = memoryview(content if isinstance(content, bytes) else content.encode("utf-8", "replace"))
     try:
-        file = _open(draft)
-        try:
-            while data:
-                data = data[os.write(file, data) :]
-            os.fsync(file)
-            _place(draft, target, new)
-        except BaseException:
-            draft.unlink(missing_ok=True)
-            raise
-        finally:
-            os.close(file)
+        with open(_open(draft), "wb", buffering=0) as file:
+            try:
+                while data:
+                    data = data[file.write(data) :]
+                os.fsync(file.fileno())
+                if not RENAMES_OPEN:
+                    file.close()
+                _place(draft, target, new)
+            except BaseException:
+                draft.unlink(missing_ok=True)
+                raise
     except FileExistsError:
         raise InputError(f"{path}: already exists; use another name") from None
     except FileNotFoundError:
@@ -51,10 +51,10 @@ def write_whole(path: Path, content: str | bytes, *, new: bool = False) -> None:
 def _open(draft: Path) -> int:
     """Open an empty draft. Wait for other processes that write it, and reuse the one of a killed process."""
     while True:
-        file = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        file = open_raw(draft, os.O_RDWR | os.O_CREAT | NO_LINKS)
         try:
             with suppress(OSError):  # a file system without locks
-                fcntl.flock(file, fcntl.LOCK_EX)
+                lock_file(file, wait=True)
             with suppress(FileNotFoundError):  # the other process has renamed it
                 if os.path.samestat(os.fstat(file), draft.stat()):
                     os.ftruncate(file, 0)

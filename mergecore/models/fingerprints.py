@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mergecore.errors import InputError
+from mergecore.system import bytes_at
 
 WHOLE = 2**24
 """Files of up to this many bytes are always hashed completely."""
@@ -84,7 +85,7 @@ def block_digests(path: Path, blocks: Sequence[int]) -> Iterator[bytes]:
     """Yield the SHA-256 digests of blocks of a file, read in several threads."""
 
     def some(numbers: Sequence[int]) -> list[bytes]:
-        return [hashlib.sha256(os.pread(file.fileno(), TREE_BLOCK, number * TREE_BLOCK)).digest() for number in numbers]
+        return [hashlib.sha256(bytes_at(file.fileno(), TREE_BLOCK, number * TREE_BLOCK)).digest() for number in numbers]
 
     step = CHUNK // TREE_BLOCK
     with path.open("rb", buffering=0) as file, ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -97,9 +98,9 @@ def sample(path: Path) -> str:
     with path.open("rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
         digest = hashlib.sha256(str(size).encode())
-        digest.update(os.pread(file.fileno(), HEAD, 0))
+        digest.update(bytes_at(file.fileno(), HEAD, 0))
         for number in range(BLOCKS):
-            digest.update(os.pread(file.fileno(), BLOCK, (size - BLOCK) * number // (BLOCKS - 1)))
+            digest.update(bytes_at(file.fileno(), BLOCK, (size - BLOCK) * number // (BLOCKS - 1)))
     return digest.hexdigest()
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from mergecore.system import open_raw
+
 SECONDS = 1.0
 """Seconds between entries, which is the most work that a kill can lose. A separate thread waits for the disk."""
 
@@ -101,14 +103,13 @@ class Journal:
 def _begin(path: Path, values: Iterable[Any]) -> int:
     """Create a journal with these lines and return its descriptor. An existing journal is replaced atomically."""
     fresh = path.with_name(f"{path.name}.new")
-    file = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    file = open_raw(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     try:
         _append(file, values)
-        os.replace(fresh, path)
-    except BaseException:
-        os.close(file)
-        raise
-    return file
+    finally:
+        os.close(file)  # Windows does not rename open files
+    os.replace(fresh, path)
+    return open_raw(path, os.O_WRONLY | os.O_APPEND)
 
 
 def _append(file: int, values: Iterable[Any]) -> None:

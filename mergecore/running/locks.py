@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
+import platform
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from mergecore.errors import InputError
+from mergecore.system import NO_LINKS, RENAMES_OPEN, bytes_at, lock_file, open_raw, write_at
 
 HOLDER = {"process": 0, "host": "", "since": ""}
 """The JSON contents of a lock file."""
@@ -38,9 +39,12 @@ def hold_lock(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        if not RENAMES_OPEN:  # and nobody can remove a file that another run has locked
+            os.close(file)
         with contextlib.suppress(OSError):
             path.unlink()  # before releasing it, so that nobody else locks a file that is about to be deleted
-        os.close(file)
+        if RENAMES_OPEN:
+            os.close(file)
 
 
 def _acquire(path: Path) -> int:
@@ -49,7 +53,7 @@ def _acquire(path: Path) -> int:
         try:
             _lock(path, file, new)
             if _is_there(path, file):
-                os.pwrite(file, _mine(), 0)
+                write_at(file, _mine(), 0)
                 return file
         except BaseException:
             os.close(file)
@@ -64,7 +68,7 @@ def _open(path: Path) -> tuple[int, bool]:
         with contextlib.suppress(FileExistsError):
             return _create(path), True
         with contextlib.suppress(FileNotFoundError):  # its holder has just removed it
-            file = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+            file = open_raw(path, os.O_RDWR | NO_LINKS)
             if os.fstat(file).st_size or time.monotonic() - started > PATIENCE:
                 return file, False
             os.close(file)
@@ -72,9 +76,9 @@ def _open(path: Path) -> tuple[int, bool]:
 
 
 def _create(path: Path) -> int:
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+    file = open_raw(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | NO_LINKS)
     try:
-        os.pwrite(file, _mine(), 0)
+        write_at(file, _mine(), 0)
     except BaseException:  # the disk is full, for example
         path.unlink()
         os.close(file)
@@ -91,7 +95,7 @@ def _lock(path: Path, file: int, new: bool) -> None:
     """Take the system lock, which the process releases on exit. Without lock support, rely on the file contents."""
     sure = True
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock_file(file, wait=False)
     except BlockingIOError:
         raise InputError(
             f"{path}: {_holder(file) or 'another run'} is writing there; wait for it or choose another output folder"
@@ -109,7 +113,7 @@ def _lock(path: Path, file: int, new: bool) -> None:
 def _holder(file: int) -> str | None:
     """Describe the process that wrote the file. Return None if it is not a lock file of mergecore."""
     try:
-        said = json.loads(os.pread(file, SIZE, 0))
+        said = json.loads(bytes_at(file, SIZE, 0))
         return f"process {said['process']} on {said['host']} (since {said['since']})"
     except (ValueError, TypeError, KeyError):
         return None
@@ -123,4 +127,4 @@ def _is_there(path: Path, file: int) -> bool:
 
 
 def _host() -> str:
-    return os.uname().nodename
+    return platform.node()

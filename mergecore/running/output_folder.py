@@ -22,6 +22,7 @@ from mergecore.running.ownership import (
     read_marker,
     write_marker,
 )
+from mergecore.system import sync_path
 
 NAMED = 5
 """Maximum number of entries that a message lists."""
@@ -208,7 +209,7 @@ class OutputFolder:
         except BaseException:
             self._put_back()
             raise
-        _sync_one(self.folder.parent)
+        sync_path(self.folder.parent)
 
     def adopt(self, name: str) -> None:
         """Record that mergecore wrote a file into OUT after publishing it."""
@@ -266,16 +267,5 @@ def _sync(folder: Path) -> None:
         if path.is_dir():
             _sync(path)
         else:
-            _sync_one(path)
-    _sync_one(folder)
-
-
-def _sync_one(path: Path) -> None:
-    file = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # the file system does not support it for folders
-            raise
-    finally:
-        os.close(file)
+            sync_path(path)
+    sync_path(folder)

@@ -61,7 +61,7 @@ def write_tensors(
         ends.sync()
 
     places = ends.writer.places if hashed and isinstance(ends.writer, PlacedWriter) else {}
-    hashes = BlockHashes(places, tensors)
+    hashes = BlockHashes(places, tensors, registry.kernels())
     ends.wrote = hashes.wrote
     try:
         head = {"identity": made_of, "files": target.files(), "folder": target.result.stat().st_ino}

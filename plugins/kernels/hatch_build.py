@@ -16,6 +16,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-DNDEBUG")
 X86 = {"baseline": (), "avx2": ("-mavx2", "-mfma", "-mf16c")}
+SHA = ("-msha", "-mssse3", "-msse4.1")
 X86["avx512"] = (*X86["avx2"], "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mprefer-vector-width=512")
 
 TARGETS = {
@@ -53,7 +54,7 @@ def build(out: Path, extra: tuple[str, ...] = (), wanted: str = "") -> None:
     position = () if out.suffix == ".dll" else ("-fPIC",)
     with TemporaryDirectory() as folder:
         objects = []
-        for name, options in {"kernels": (), **sets}.items():
+        for name, options in {"kernels": (), "sha256": SHA if x86 else (), **sets}.items():
             objects.append(str(Path(folder) / f"{name}.o"))
             source = str(native / f"{name}.cpp")
             flags = [*FLAGS, *position, *extra, *options]

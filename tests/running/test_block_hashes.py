@@ -14,6 +14,7 @@ import torch
 from mergecore.api import TensorInfo, torch_dtype
 from mergecore.api.memory import as_bytes
 from mergecore.builtin.safetensors import SafetensorsWriter
+from mergecore.discovery import Registry
 from mergecore.errors import RunError
 from mergecore.models import fingerprints
 from mergecore.models.fingerprints import block_digests, tree_hash
@@ -35,12 +36,13 @@ def tree(data: bytes) -> str:
     return hashlib.sha256(b"".join(hashlib.sha256(block).digest() for block in blocks)).hexdigest()
 
 
+@pytest.mark.parametrize("native", [False, True], ids=["hashlib", "native"])
 @pytest.mark.parametrize("case", ["in order", "in any order", "one unseen", "one twice", "nothing seen", "by threads"])
 @pytest.mark.parametrize("step", [1000, 65536 // 2, 100_000])
-def test_the_hash_is_that_of_the_bytes(tmp_path: Path, case: str, step: int) -> None:
+def test_the_hash_is_that_of_the_bytes(tmp_path: Path, case: str, step: int, native: bool) -> None:
     order = random.Random(step)
     writer = SafetensorsWriter(tmp_path, TENSORS, 1_500_000)
-    hashes = BlockHashes(writer.places, TENSORS)
+    hashes = BlockHashes(writer.places, TENSORS, Registry(print).kernels() if native else None)
     parts = []
     for name, info in TENSORS.items():
         data = torch.randint(0, 200, (info.nbytes,), dtype=torch.uint8)

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from mergecore.api import ITEM_BYTES, ModelError, TensorInfo, open_file, torch_dtype
+from mergecore.api import ITEM_BYTES, ModelError, TensorInfo, open_file, read_at, torch_dtype
 
 NAMES = {torch_dtype(name): name for name in ITEM_BYTES}
 """Safetensors names of the dtypes that can be merged or copied."""
@@ -78,7 +78,7 @@ def _read_at(file: int, position: int, out: Tensor) -> bool:
     """Fill `out` from a position in a file. Return False if the file is too short."""
     view = memoryview(out.view(torch.uint8).numpy())
     while view:
-        count = os.preadv(file, [view], position)
+        count = read_at(file, view, position)
         if not count:
             return False
         view, position = view[count:], position + count

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-VERSION = 4
+VERSION = 5
 """Layout of the C interface in native/kernels.h."""
 
 OPERATION = struct.Struct("<5B3x2f2Iq")
@@ -75,6 +75,9 @@ class Native:
             ctypes.POINTER(ctypes.c_int32), ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p,
             ctypes.POINTER(ctypes.c_int64),
         ]  # fmt: skip
+
+        self._sha256 = self._library.mergecore_sha256
+        self._sha256.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_char_p]
 
     @property
     def isa(self) -> str:
@@ -143,6 +146,11 @@ class Native:
         above, at = (ctypes.c_int64 * size)(), (ctypes.c_int32 * size)(*edges)
         kept = self._look(program, length, result, _buffers(inputs), count, offset, at, size, inner, picked, above)
         return list(above), int(kept)
+
+    def sha256(self, data: int, count: int, size: int) -> bytes | None:
+        """See `mergecore.api.Kernels.sha256`. Python's lock is not held."""
+        digests = ctypes.create_string_buffer(32 * count)
+        return digests.raw if self._sha256(data, count, size, digests) else None
 
 
 def _buffers(inputs: Sequence[tuple[int, str]]) -> Any:

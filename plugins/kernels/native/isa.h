@@ -18,6 +18,9 @@ using Look = int64_t(const Op *, int64_t, int64_t, const Buffer *, int64_t, int6
 
 using Sums = void(const Op *, int64_t, const Term *, int64_t, const Buffer *, int64_t, int64_t, double *);
 
+using Sha256 = void(const uint8_t *, int64_t, int64_t, uint8_t *);
+
+Sha256 sha256_x86;
 Run run_baseline, run_avx2, run_avx512;
 Sums sums_baseline, sums_avx2, sums_avx512;
 Look look_baseline, look_avx2, look_avx512;

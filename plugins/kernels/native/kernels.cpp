@@ -36,14 +36,20 @@ struct Processor {
     // AVX, FMA, and F16C; AVX2; and the wide registers.
     bool avx2() const { return has(features, {28, 12, 29}) && has(extended, {5}) && (saved & 0x06) == 0x06; }
 
+    // SHA, SSSE3, and SSE4.1.
+    bool sha() const { return has(extended, {29}) && has(features, {9, 19}); }
+
     // AVX512 F, DQ, BW, and VL, and its registers.
     bool avx512() const { return avx2() && has(extended, {16, 17, 30, 31}) && (saved & 0xe6) == 0xe6; }
 };
 #endif
 
+#if defined(__x86_64__)
+const Processor processor;
+#endif
+
 const Isa *best() {
 #if defined(__x86_64__)
-    static const Processor processor;
     static const Isa all[] = {{"avx512", run_avx512, look_avx512, sums_avx512, processor.avx512()},
                               {"avx2", run_avx2, look_avx2, sums_avx2, processor.avx2()},
                               {"baseline", run_baseline, look_baseline, sums_baseline, true}};
@@ -63,7 +69,7 @@ const Isa *used = chosen();
 
 }  // namespace
 
-int mergecore_version(void) { return 4; }
+int mergecore_version(void) { return 5; }
 
 const char *mergecore_isa(void) { return used->name; }
 
@@ -91,4 +97,14 @@ int64_t mergecore_look(const Op *ops, int64_t length, int64_t result, const Buff
                        int64_t offset, const int32_t *edges, int64_t edge_count, int64_t inner, int32_t *picked,
                        int64_t *above) {
     return used->look(ops, length, result, inputs, count, offset, edges, edge_count, inner, picked, above);
+}
+
+int mergecore_sha256(const uint8_t *data, int64_t count, int64_t size, uint8_t *digests) {
+#if defined(__x86_64__)
+    if (!processor.sha()) return 0;
+    sha256_x86(data, count, size, digests);
+    return 1;
+#else
+    return 0;
+#endif
 }

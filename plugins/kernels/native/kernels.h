@@ -91,6 +91,10 @@ int64_t mergecore_look(const struct Op *ops, int64_t length, int64_t result, con
                        int64_t offset, const int32_t *edges, int64_t edge_count, int64_t inner, int32_t *picked,
                        int64_t *above);
 
+// Write the SHA-256 of each of `count` blocks of `size` bytes, a multiple of 64, to `digests`, 32 bytes each. Return 0
+// if this processor has no instructions for it.
+int mergecore_sha256(const uint8_t *data, int64_t count, int64_t size, uint8_t *digests);
+
 #ifdef __cplusplus
 }
 #endif

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mergecore.api import Evaluation, InputError, RunError, Score, Subject
+from mergecore.tooling import lock_file
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def append(result: Result, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "a+b", buffering=0) as file:
             with suppress(OSError):  # a file system without locks
-                fcntl.flock(file, fcntl.LOCK_EX)
+                lock_file(file.fileno(), wait=True)
             _append(file, json.dumps(result.plain()).encode() + b"\n")
     except OSError as error:
         raise RunError(f"{path}: cannot save results there: {error.strerror or error}") from error
