@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -19,6 +20,25 @@ class Offset:
 
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __floordiv__ = __mod__ = _refuse
     __divmod__ = __neg__ = __lt__ = __le__ = __gt__ = __ge__ = __bool__ = __int__ = __float__ = __index__ = _refuse
+
+
+class _Dtype:
+    """Stands for a dtype of torch. It can be compared and passed on."""
+
+    def __init__(self, name: str) -> None:
+        self._name = f"torch.{name}"
+
+    def __str__(self) -> str:
+        return self._name
+
+    def __eq__(self, other: object) -> bool:
+        return str(other) == self._name
+
+    def __hash__(self) -> int:
+        return hash(self._name)
+
+    def __getattr__(self, name: str) -> Any:
+        raise Untraceable(f"uses {name!r} of a dtype")
 
 
 def _called(name: str, *args: Any, **options: Any) -> Recorded:
@@ -78,10 +98,10 @@ class Recorded(Value):
 
     @property
     def dtype(self) -> Any:
-        """The dtype, as torch names it."""
-        import torch
-
-        return torch.bool if self.mask else torch.float64 if self.node.wide else torch.float32
+        """The dtype of torch, or a stand-in if nobody has imported torch yet."""
+        name = "bool" if self.mask else "float64" if self.node.wide else "float32"
+        torch = sys.modules.get("torch")
+        return getattr(torch, name) if torch else _Dtype(name)
 
     def to(self, dtype: Any, copy: bool = False) -> Recorded:
         """Convert between float32 and float64."""

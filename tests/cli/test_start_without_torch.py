@@ -22,12 +22,16 @@ RECIPES = {
     "passthrough": "merge_method: passthrough\nmodels: [{model: a}]\n",
     "slerp": "merge_method: slerp\nbase_model: a\nmodels: [{model: a}, {model: b}]\nparameters: {t: 0.3}\n",
     "nearswap": "merge_method: nearswap\nbase_model: a\nmodels: [{model: b}]\nparameters: {t: 0.01}\n",
+    "karcher": "merge_method: karcher\nmodels: [{model: a}, {model: b}, {model: c}]\n",
+    "model_stock": "merge_method: model_stock\nbase_model: a\nmodels: [{model: b}, {model: c}]\n",
     "sce": "merge_method: sce\nbase_model: a\nmodels: [{model: b}, {model: c}]\n",
     "ram": "merge_method: ram\nbase_model: a\nmodels: [{model: b}, {model: c}]\n",
     **{
         method: BASE.format(method=method) + PAIR.format(p=parameters)
         for method, parameters in {
             "task_arithmetic": "{weight: 0.5}",
+            "nuslerp": "{weight: 0.5}",
+            "multislerp": "{weight: 0.5}",
             "ties": "{weight: 0.5, density: 0.4}",
             "dare_linear": "{weight: 0.5, density: 0.4}",
             "dare_ties": "{weight: 0.5, density: 0.4}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -34,38 +35,45 @@ class Karcher(WeightMethod):
     def measure(self, tiles: Sequence[Sequence[Tensor]], ctx: Context) -> list[float]:
         """Return the factor of each model."""
         products = gram(tiles)
-        norms = products.diagonal().sqrt()
-        directed = norms.nonzero().flatten()
-        factors = norms.clone().zero_()
-        if len(directed):
-            factors[directed] = self._mean(cosines(products)[directed][:, directed]) / norms[directed]
-        return (factors * norms.mean()).tolist()
+        norms = [math.sqrt(row[place]) for place, row in enumerate(products)]
+        directed = [place for place, norm in enumerate(norms) if norm]
+        cosine = cosines(products)
+        mean = self._mean([[cosine[i][j] for j in directed] for i in directed]) if directed else []
+        factors = dict(zip(directed, mean))
+        length = math.fsum(norms) / len(norms)
+        return [factors[place] / norm * length if norm else 0.0 for place, norm in enumerate(norms)]
 
     def merge(self, weights: Sequence[Tensor], ctx: Context) -> Tensor:
         return weighted_sum(weights, ctx.measured)
 
-    def _mean(self, cosine: Tensor) -> Tensor:
+    def _mean(self, cosine: list[list[float]]) -> list[float]:
         """Return the mean direction as factors of the directions, given their pairwise cosines."""
-        import torch
-
         share = 1 / len(cosine)
-        mean = self._normalized(torch.full_like(cosine[0], share), cosine)
+        mean = self._normalized([share] * len(cosine), cosine)
         for _ in range(self.max_iter):
-            towards = (cosine * mean).sum(1).clamp(-1, 1)
-            angle = towards.acos()
-            pulls = (angle >= self.tol) & (angle <= math.pi - CANCELLED)
-            pull = torch.where(pulls, share / torch.sinc(angle / math.pi), 0.0)
-            tangent = pull - (pull * towards).sum() * mean
+            towards = [_limited(math.fsum(map(operator.mul, row, mean))) for row in cosine]
+            pull = [share / _sinc(angle) if self.tol <= angle <= math.pi - CANCELLED else 0.0
+                    for angle in map(math.acos, towards)]  # fmt: skip
+            along = math.fsum(map(operator.mul, pull, towards))
+            tangent = [part - along * factor for part, factor in zip(pull, mean)]
             length = norm_of_sum(tangent, cosine)
             if length < self.tol:
                 break
-            mean = self._normalized(length.cos() * mean + torch.sinc(length / math.pi) * tangent, cosine)
+            moved = [math.cos(length) * factor + _sinc(length) * part for factor, part in zip(mean, tangent)]
+            mean = self._normalized(moved, cosine)
         return mean
 
-    def _normalized(self, mean: Tensor, cosine: Tensor) -> Tensor:
-        import torch
-
+    def _normalized(self, mean: list[float], cosine: list[list[float]]) -> list[float]:
         length = norm_of_sum(mean, cosine)
         if length < max(self.tol, CANCELLED):
-            return torch.eye(len(mean), dtype=mean.dtype)[0]
-        return mean / length
+            return [1.0] + [0.0] * (len(mean) - 1)
+        return [factor / length for factor in mean]
+
+
+def _limited(cosine: float) -> float:
+    return min(max(cosine, -1.0), 1.0)
+
+
+def _sinc(angle: float) -> float:
+    """Return sin(angle) / angle, which is 1 at 0."""
+    return math.sin(angle) / angle if angle else 1.0

@@ -48,18 +48,16 @@ class MultiSlerp(DeltaMethod):
         """Return the factor of each model."""
         if len(self.weight) == 1:
             return [1.0]
-        import torch
-
         products = gram(tiles)
-        norms = products.diagonal().sqrt()
-        weight = torch.tensor(self.weight, dtype=torch.float64)
-        if self.normalize_weights:
-            weight = weight / weight.sum()
-        mean = torch.where(norms == 0, 0.0, weight / (norms + self.eps))
+        norms = [math.sqrt(row[place]) for place, row in enumerate(products)]
+        total = math.fsum(self.weight) if self.normalize_weights else 1.0  # sum() rounds differently since Python 3.12
+        weights = [weight / total for weight in self.weight]
+        mean = [weight / (norm + self.eps) if norm else 0.0 for weight, norm in zip(weights, norms)]
         length = norm_of_sum(mean, products)
-        if length < max(self.eps, CANCELLED * weight.abs().sum().item()):
-            return weight.tolist()
-        return (mean / length * math.cos(self.eps) * (weight * norms).sum()).tolist()
+        if not length > max(self.eps, CANCELLED * math.fsum(map(abs, weights))):  # or it is NaN
+            return weights
+        scale = math.cos(self.eps) * math.fsum(weight * norm for weight, norm in zip(weights, norms))
+        return [factor / length * scale for factor in mean]
 
     def merge(self, deltas: Sequence[Tensor], ctx: Context) -> Tensor:
         return weighted_sum(deltas, ctx.measured)

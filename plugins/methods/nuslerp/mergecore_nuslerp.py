@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mergecore_numerics import cosines, gram, row_gram, weighted_sum
+from mergecore_numerics import cosines, gram, row_cosines, row_gram, weighted_sum
 
 from mergecore.api import Base, Context, DeltaMethod, PerModel, Tile, param
 
@@ -47,29 +47,42 @@ class NuSlerp(DeltaMethod):
         # How a tensor can be tiled depends on the parameters, so set it on the instance.
         object.__setattr__(self, "tile", Tile.ELEMENTS if self.nuslerp_flatten else Tile.ROWS)
 
-    def measure(self, tiles: Sequence[Sequence[Tensor]], ctx: Context) -> list[Tensor] | None:
+    def measure(self, tiles: Sequence[Sequence[Tensor]], ctx: Context) -> Sequence[float | Tensor] | None:
         """Return the factors of the two vectors or of each column, or None if rows get theirs in `merge`."""
         if self.nuslerp_flatten:
             return self._factors(gram(tiles))
         if len(ctx.shape) < 2:
             return self._factors(gram([[model.reshape(-1) for model in tiles[0]]]))
-        return self._factors(_column_gram(tiles)) if self.nuslerp_row_wise else None
+        return self._row_factors(_column_gram(tiles)) if self.nuslerp_row_wise else None
 
     def merge(self, deltas: Sequence[Tensor], ctx: Context) -> Tensor:
-        factors = ctx.measured or [factor.unsqueeze(-1) for factor in self._factors(row_gram(deltas))]
+        factors = ctx.measured or [factor.unsqueeze(-1) for factor in self._row_factors(row_gram(deltas))]
         return weighted_sum(deltas, factors)
 
-    def _factors(self, products: Tensor) -> list[Tensor]:
-        """Return the factors of x_1 and x_2, given their dot products [..., 2, 2]."""
-        import torch
-
+    @property
+    def _shares(self) -> tuple[float, float]:
+        """1 - t and t."""
         total = math.fsum(self.weight)  # sum() rounds differently since Python 3.12
         t = 0.5 if abs(total) < VANISHING else self.weight[1] / total
-        cosine = cosines(products)[..., 0, 1]
+        return 1 - t, t
+
+    def _factors(self, products: list[list[float]]) -> Sequence[float]:
+        """Return the factors of x_1 and x_2, given their dot products."""
+        cosine = cosines(products)[0][1]
+        if cosine == 1 or cosine < OPPOSITE:
+            return self._shares
+        angle = math.acos(cosine)
+        return [math.sin(share * angle) / math.sin(angle) for share in self._shares]
+
+    def _row_factors(self, products: Tensor) -> list[Tensor]:
+        """Return the factors of the rows of x_1 and x_2, given their dot products [..., 2, 2]."""
+        import torch
+
+        cosine = row_cosines(products)[..., 0, 1]
         angle = cosine.acos()
         straight = (cosine == 1) | (cosine < OPPOSITE)
         sine = angle.sin()
-        return [torch.where(straight, share, (share * angle).sin() / sine) for share in (1 - t, t)]
+        return [torch.where(straight, share, (share * angle).sin() / sine) for share in self._shares]
 
 
 def _column_gram(tiles: Sequence[Sequence[Tensor]]) -> Tensor:

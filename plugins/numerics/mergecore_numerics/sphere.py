@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import combinations_with_replacement
 from typing import TYPE_CHECKING
@@ -15,17 +16,17 @@ CANCELLED = 1e-3
 """If a sum is shorter than this, relative to the total length of its terms, its direction is lost to rounding."""
 
 
-def gram(tiles: Sequence[Sequence[Tensor]]) -> Tensor:
-    """Return the dot products of all pairs of models over the whole tensor, [models, models] in float64.
+def gram(tiles: Sequence[Sequence[Tensor]]) -> list[list[float]]:
+    """Return the dot products of all pairs of models over the whole tensor, a row for each model.
 
     Makes one pass over `tiles`, at least one, in the format of `dots`. Accuracy and reproducibility match `dots`.
     """
-    import torch
-
     if len(tiles) == 1 and not hasattr(tiles, "dots"):
         tiles = [tiles[0]]  # read only once
-    pairs = list(combinations_with_replacement(range(models_in(tiles)), 2))
-    return _matrix(dict(zip(pairs, torch.tensor(dots(tiles, pairs), dtype=torch.float64), strict=True)))
+    models = range(models_in(tiles))
+    pairs = list(combinations_with_replacement(models, 2))
+    products = dict(zip(pairs, dots(tiles, pairs), strict=True))
+    return [[products[min(i, j), max(i, j)] for j in models] for i in models]
 
 
 def row_gram(models: Sequence[Tensor]) -> Tensor:
@@ -33,9 +34,12 @@ def row_gram(models: Sequence[Tensor]) -> Tensor:
 
     `models` holds one tensor per model, all of the same shape with at least one dimension. Rows are independent.
     """
-    pairs = combinations_with_replacement(range(len(models)), 2)
+    import torch
+
     exact = [model.double() for model in models]
-    return _matrix({(left, right): row_sums(exact[left] * exact[right]) for left, right in pairs})
+    products = {(i, j): row_sums(exact[i] * exact[j]) for i, j in combinations_with_replacement(range(len(exact)), 2)}
+    rows = [torch.stack([products[min(i, j), max(i, j)] for j in range(len(exact))], -1) for i in range(len(exact))]
+    return torch.stack(rows, -2)
 
 
 def row_sums(x: Tensor) -> Tensor:
@@ -47,20 +51,32 @@ def row_sums(x: Tensor) -> Tensor:
     return total
 
 
-def cosines(gram: Tensor) -> Tensor:
-    """Return the cosines of all pairs of models from dot products [..., models, models], with 0 for zero vectors."""
-    squares = gram.diagonal(dim1=-2, dim2=-1)
+def cosines(gram: Sequence[Sequence[float]]) -> list[list[float]]:
+    """Return the cosines of all pairs of models from the dot products of `gram`, with 0 for zero vectors."""
+    squares = [row[place] for place, row in enumerate(gram)]
+    return [[_cosine(product, one * other) for product, other in zip(row, squares)]
+            for row, one in zip(gram, squares)]  # fmt: skip
+
+
+def _cosine(product: float, squares: float) -> float:
+    # The root of a square is exact, so equal models have a cosine of exactly 1. NaN stays NaN.
+    cosine = product / (math.sqrt(squares) or 1.0)
+    return min(max(cosine, -1.0), 1.0)
+
+
+def row_cosines(gram: Tensor) -> Tensor:
+    """Return what `cosines` does for each row, from the dot products of `row_gram`, in the same shape."""
     import torch
 
-    # The root of a square is exact, so equal models have a cosine of exactly 1.
+    squares = gram.diagonal(dim1=-2, dim2=-1)
     lengths = (squares.unsqueeze(-1) * squares.unsqueeze(-2)).sqrt()
     return (gram / torch.where(lengths == 0, 1.0, lengths)).clamp(-1, 1)
 
 
-def norm_of_sum(factors: Tensor, gram: Tensor) -> Tensor:
-    """Return the norm of sum(factor * model), given the models' dot products [models, models]."""
-    # Not `@`: a matrix product can add in a different order depending on the memory layout.
-    return (gram * factors.unsqueeze(-1) * factors).sum().clamp(min=0).sqrt()
+def norm_of_sum(factors: Sequence[float], gram: Sequence[Sequence[float]]) -> float:
+    """Return the norm of sum(factor * model), given the models' dot products from `gram`."""
+    terms = (product * one * other for row, one in zip(gram, factors) for product, other in zip(row, factors))
+    return math.sqrt(max(math.fsum(terms), 0.0))
 
 
 def weighted_sum(models: Sequence[Tensor], factors: Sequence[Tensor | float]) -> Tensor:
@@ -73,12 +89,3 @@ def weighted_sum(models: Sequence[Tensor], factors: Sequence[Tensor | float]) ->
     for model, factor in zip(models[1:], factors[1:], strict=True):
         total.add_(model.double() * factor)
     return total.to(models[0].dtype)
-
-
-def _matrix(products: dict[tuple[int, int], Tensor]) -> Tensor:
-    """Return the symmetric matrix, in the last two dimensions, of the products of pairs (i, j), i <= j."""
-    import torch
-
-    models = range(max(left for left, _ in products) + 1)
-    rows = [torch.stack([products[min(i, j), max(i, j)] for j in models], -1) for i in models]
-    return torch.stack(rows, -2)
