@@ -1,30 +1,37 @@
 """Read all weights of checkpoints and write as many bytes as a merge of them, as a lower bound for any merge.
 
-This uses one thread and one 8 MiB buffer with alternating reads and writes, like `cp`. There is no fsync.
+This uses a thread per core, each with one 1 MiB buffer and alternating reads and writes. There is no fsync.
 """
 
 from __future__ import annotations
 
+import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-BUFFER = 8 << 20
+BUFFER = 1 << 20
 
 
 def copy(out: Path, size: int, inputs: list[Path]) -> None:
     """Read every safetensors file in the folders `inputs` and write `size` bytes to OUT between the reads."""
-    files = [file for folder in inputs for file in sorted(folder.glob("*.safetensors"))]
-    total = sum(file.stat().st_size for file in files)
-    buffer = memoryview(bytearray(BUFFER))
-    read = written = 0
+    files = [os.open(path, os.O_RDONLY) for folder in inputs for path in sorted(folder.glob("*.safetensors"))]
+    pieces = [(file, start) for file in files for start in range(0, os.fstat(file).st_size, BUFFER)]
     out.mkdir(parents=True, exist_ok=True)
-    with open(out / "model.safetensors", "wb", buffering=0) as target:
-        for file in files:
-            with open(file, "rb", buffering=0) as source:
-                while count := source.readinto(buffer):
-                    read += count
-                    while written < size * read // total:
-                        written += target.write(buffer[: min(BUFFER, size * read // total - written)]) or 0
+    target = os.open(out / "model.safetensors", os.O_RDWR | os.O_CREAT, 0o666)
+    os.truncate(target, size)
+
+    def work(first: int) -> None:
+        buffer = memoryview(bytearray(BUFFER))
+        for number in range(first, len(pieces), threads):
+            file, start = pieces[number]
+            os.preadv(file, [buffer], start)
+            begin, end = (size * place // len(pieces) for place in (number, number + 1))
+            os.pwrite(target, buffer[: end - begin], begin)
+
+    threads = os.cpu_count() or 1
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(work, range(threads)))
 
 
 if __name__ == "__main__":
