@@ -49,7 +49,7 @@ class Kernels(Protocol):
             program: the encoded operations.
             result: the register to write.
             inputs: address and dtype of each input.
-            out: address and dtype of the output.
+            out: address and dtype of the output. F64 writes a wide register as it is.
             count: number of elements.
             offset: flat index of the first element in its tensor.
         """
@@ -84,6 +84,7 @@ class Kernels(Protocol):
         edges: Sequence[int],
         inner: int,
         picked: int,
+        wide: bool = False,
     ) -> tuple[list[int], int]:
         """Run a program, count the magnitudes of its result above edges, and pick those between two of them.
 
@@ -96,6 +97,7 @@ class Kernels(Protocol):
             edges: up to 8 increasing integers, compared with the bits of the magnitudes in float32.
             inner: index of the edge above which to pick, up to and including the next edge. -1: pick nothing.
             picked: address of room for `count` integers, unless nothing is picked.
+            wide: whether the register is a wide one. Edges and magnitudes are then the bits of float64 numbers.
 
         Returns:
             The count above each edge, and the number of picked magnitudes.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mergecore.api import FLOATS, Context, Job, Kernels, Piece, TileMerger, Tiles
 from mergecore.api.memory import address
-from mergecore.tracing.measuring import NativeContext, NativeTiles, addresses
+from mergecore.tracing.measuring import NativeContext, SummableTiles, addresses
 from mergecore.tracing.nodes import Untraceable
 from mergecore.tracing.program import Program, trace
 
@@ -34,7 +34,7 @@ class NativeMerger(TileMerger):
             return job.context((), kind)
         pieces = job.pieces(self.tile)
         if job.compute_dtype == "F32" and {item.info.dtype for item in job.inputs} <= self.kernels.dtypes:
-            return job.context(NativeTiles(job, pieces, self, self.kernels), kind)
+            return job.context(SummableTiles(job, pieces, self, self.kernels, job.models), kind)
         return job.context(Tiles(job, pieces, self.read), kind)
 
     def make(self, job: Job) -> None:

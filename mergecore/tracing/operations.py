@@ -62,6 +62,8 @@ WIDE = ("add", "sub", "mul")
 
 def _wide_operation(name: str, a: Value, b: Any) -> Value:
     """Record an operation on two float64 tensors, or on one and a number."""
+    if name == "ne" and _is_number(b):
+        return Value(Node("ne_x_of_wide", (a.node,), (float(b),)))
     if name not in WIDE or (isinstance(b, Value) and not b.node.wide):
         raise Untraceable(f"calls {name} with float64, which the kernels do not know there")
     if _is_number(b):

@@ -21,11 +21,13 @@ class Program:
     Attributes:
         code: the encoded operations.
         results: the registers of the results.
+        wide: whether each result is in a register for float64.
         operations: the operations in words, with their numbers.
     """
 
     code: bytes
     results: tuple[int, ...]
+    wide: tuple[bool, ...]
     operations: tuple[str, ...]
 
 
@@ -55,14 +57,16 @@ def trace(job: Job, ctx: Context, kernels: Kernels) -> Program:
     return program_of(merged, len(job.inputs), kernels)
 
 
-def program_of(function: Callable[[Sequence[Any]], Sequence[Any]], count: int, kernels: Kernels) -> Program:
-    """Return the program for a function of `count` tensors that returns tensors.
+def program_of(
+    function: Callable[[Sequence[Any]], Sequence[Any]], count: int, kernels: Kernels, wide: bool = False
+) -> Program:
+    """Return the program for a function of `count` tensors that returns tensors. `wide` allows float64.
 
     Raises:
         Untraceable: the function does something that cannot be recorded.
     """
     try:
-        roots = record(function, count)
+        roots = record(function, count, wide)
     except (AttributeError, TypeError, ValueError, ArithmeticError, LookupError) as error:
         raise Untraceable(f"{type(error).__name__}: {error}") from None
     return _compiled(roots, kernels)
@@ -103,7 +107,8 @@ def _compiled(roots: Sequence[Node], kernels: Kernels) -> Program:
             uses[operand] -= 1
             if not uses[operand]:
                 banks[operand.wide].append(places[operand])
-    return Program(b"".join(code), tuple(places[root] for root in roots), tuple(map(_words, order)))
+    results, wide = (tuple(values) for values in zip(*((places[root], root.wide) for root in roots)))
+    return Program(b"".join(code), results, wide, tuple(map(_words, order)))
 
 
 def _words(node: Node) -> str:

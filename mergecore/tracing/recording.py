@@ -23,7 +23,7 @@ class Offset:
 
 
 class _Dtype:
-    """Stands for a dtype of torch. It can be compared and passed on."""
+    """A stand-in for a dtype of torch, to compare and to pass on."""
 
     def __init__(self, name: str) -> None:
         self._name = f"torch.{name}"
@@ -128,6 +128,8 @@ class Recorded(Value):
         """Record a selection: keep |x| > threshold, and |x| == threshold up to the flat index `last`."""
         if not isinstance(offset, Offset):
             raise Untraceable("selects by other positions")
+        if self.node.wide:
+            return Recorded(Node("wide_keep", (self.node,), (threshold,), last=last))
         return Recorded(Node("keep", (numbers_of(self),), (threshold,), last=last))
 
     def _refuse(self, *_: Any) -> Any:
@@ -147,11 +149,11 @@ class Recorded(Value):
     __hash__ = None  # type: ignore[assignment]
 
 
-def record(function: Callable[[Sequence[Any]], Sequence[Any]], count: int) -> list[Node]:
-    """Return the operations whose results are those of a function of `count` tensors.
+def record(function: Callable[[Sequence[Any]], Sequence[Any]], count: int, wide: bool = False) -> list[Node]:
+    """Return the operations whose results are those of a function of `count` tensors. `wide` allows float64 results.
 
     Raises:
         Untraceable: the function does something that cannot be recorded.
     """
     made = function([Recorded(Node("load", keys=(slot,))) for slot in range(count)])
-    return [numbers_of(tensor) for tensor in made]
+    return [tensor.node if wide and tensor_of(tensor).node.wide else numbers_of(tensor) for tensor in made]

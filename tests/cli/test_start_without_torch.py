@@ -25,6 +25,8 @@ RECIPES = {
     "karcher": "merge_method: karcher\nmodels: [{model: a}, {model: b}, {model: c}]\n",
     "model_stock": "merge_method: model_stock\nbase_model: a\nmodels: [{model: b}, {model: c}]\n",
     "sce": "merge_method: sce\nbase_model: a\nmodels: [{model: b}, {model: c}]\n",
+    "sce, the most different": "merge_method: sce\nbase_model: a\nmodels: [{model: b}, {model: c}]\n"
+    "parameters: {select_topk: 0.3}\n",
     "ram": "merge_method: ram\nbase_model: a\nmodels: [{model: b}, {model: c}]\n",
     **{
         method: BASE.format(method=method) + PAIR.format(p=parameters)

@@ -59,7 +59,6 @@ NOT_RECORDED = {
     "della": "works on rows, not on single elements",
     "della_linear": "works on rows, not on single elements",
     "arcee_fusion": "works on rows, not on single elements",
-    "sce": "uses 'numel' of a tensor",
 }
 """Methods that torch computes, with the reason."""
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-VERSION = 5
+VERSION = 6
 """Layout of the C interface in native/kernels.h."""
 
 OPERATION = struct.Struct("<5B3x2f2Iq")
@@ -19,11 +19,15 @@ CODES = (
     "abs", "sign", "sqrt", "relu", "minimum", "maximum", "clamp", "lt", "le", "gt", "ge", "eq", "ne", "lt_x", "le_x",
     "gt_x", "ge_x", "eq_x", "ne_x", "where", "hardshrink", "keep", "random",
     "widen", "narrow", "wide_add", "wide_sub", "wide_mul", "wide_add_x", "wide_mul_x",
+    "wide_keep", "ne_x_of_wide",
 )  # fmt: skip
 """The operations in the order of ``enum Code``."""
 
 DTYPES = {"F32": 0, "BF16": 1, "F16": 2}
 """The stored dtypes that the library reads and writes."""
+
+WIDE_DTYPE = 3
+"""F64 in ``enum Dtype``."""
 
 REGISTERS, WIDE_REGISTERS = 32, 8
 """Number of registers for float32 and float64 numbers."""
@@ -68,13 +72,17 @@ class Native:
             ctypes.c_char_p, ctypes.c_int64, ctypes.POINTER(_Term), ctypes.c_int64, ctypes.POINTER(_Buffer),
             ctypes.c_int64, ctypes.c_int64, ctypes.POINTER(ctypes.c_double),
         ]  # fmt: skip
-        self._look = self._library.mergecore_look
-        self._look.restype = ctypes.c_int64
-        self._look.argtypes = [
-            ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64, ctypes.POINTER(_Buffer), ctypes.c_int64, ctypes.c_int64,
-            ctypes.POINTER(ctypes.c_int32), ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p,
-            ctypes.POINTER(ctypes.c_int64),
-        ]  # fmt: skip
+        self._looks = {
+            ctypes.c_int32: self._library.mergecore_look,
+            ctypes.c_int64: self._library.mergecore_look_wide,
+        }
+        for integer, look in self._looks.items():
+            look.restype = ctypes.c_int64
+            look.argtypes = [
+                ctypes.c_char_p, ctypes.c_int64, ctypes.c_int64, ctypes.POINTER(_Buffer), ctypes.c_int64,
+                ctypes.c_int64, ctypes.POINTER(integer), ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p,
+                ctypes.POINTER(ctypes.c_int64),
+            ]  # fmt: skip
 
         self._sha256 = self._library.mergecore_sha256
         self._sha256.argtypes = [ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_char_p]
@@ -92,7 +100,8 @@ class Native:
         self, name: str, out: int, operands: Sequence[int], numbers: Sequence[float], keys: Sequence[int], last: int
     ) -> bytes:
         """See `mergecore.api.Kernels.encode`."""
-        if name.startswith("wide_") and numbers:
+        if "wide" in name and numbers:
+            keys = struct.unpack("<2I", struct.pack("<q", last))
             (last,), numbers = struct.unpack("<q", struct.pack("<d", *numbers)), ()
         registers = [*operands, 0, 0, 0][:3]
         x, y = [*numbers, 0.0, 0.0][:2]
@@ -110,7 +119,7 @@ class Native:
     ) -> bool:
         """See `mergecore.api.Kernels.run`. Python's lock is not held."""
         buffers = _buffers(inputs)
-        to = _Buffer(out[0], DTYPES[out[1]])
+        to = _Buffer(out[0], WIDE_DTYPE if out[1] == "F64" else DTYPES[out[1]])
         length = len(program) // OPERATION.size
         return bool(self._run(program, length, result, buffers, to, count, offset))
 
@@ -140,11 +149,15 @@ class Native:
         edges: Sequence[int],
         inner: int,
         picked: int,
+        wide: bool = False,
     ) -> tuple[list[int], int]:
         """See `mergecore.api.Kernels.look`."""
         size, length = len(edges), len(program) // OPERATION.size
-        above, at = (ctypes.c_int64 * size)(), (ctypes.c_int32 * size)(*edges)
-        kept = self._look(program, length, result, _buffers(inputs), count, offset, at, size, inner, picked, above)
+        integer = ctypes.c_int64 if wide else ctypes.c_int32
+        above, at = (ctypes.c_int64 * size)(), (integer * size)(*edges)
+        kept = self._looks[integer](
+            program, length, result, _buffers(inputs), count, offset, at, size, inner, picked, above
+        )
         return list(above), int(kept)
 
     def sha256(self, data: int, count: int, size: int) -> bytes | None:

@@ -13,6 +13,7 @@ struct Isa {
     const char *name;
     Run *run;
     Look *look;
+    LookWide *look_wide;
     Sums *sums;
     bool there;
 };
@@ -50,11 +51,11 @@ const Processor processor;
 
 const Isa *best() {
 #if defined(__x86_64__)
-    static const Isa all[] = {{"avx512", run_avx512, look_avx512, sums_avx512, processor.avx512()},
-                              {"avx2", run_avx2, look_avx2, sums_avx2, processor.avx2()},
-                              {"baseline", run_baseline, look_baseline, sums_baseline, true}};
+    static const Isa all[] = {{"avx512", run_avx512, look_avx512, look_wide_avx512, sums_avx512, processor.avx512()},
+                              {"avx2", run_avx2, look_avx2, look_wide_avx2, sums_avx2, processor.avx2()},
+                              {"baseline", run_baseline, look_baseline, look_wide_baseline, sums_baseline, true}};
 #else
-    static const Isa all[] = {{"baseline", run_baseline, look_baseline, sums_baseline, true}};
+    static const Isa all[] = {{"baseline", run_baseline, look_baseline, look_wide_baseline, sums_baseline, true}};
 #endif
     return all;
 }
@@ -69,7 +70,7 @@ const Isa *used = chosen();
 
 }  // namespace
 
-int mergecore_version(void) { return 5; }
+int mergecore_version(void) { return 6; }
 
 const char *mergecore_isa(void) { return used->name; }
 
@@ -97,6 +98,12 @@ int64_t mergecore_look(const Op *ops, int64_t length, int64_t result, const Buff
                        int64_t offset, const int32_t *edges, int64_t edge_count, int64_t inner, int32_t *picked,
                        int64_t *above) {
     return used->look(ops, length, result, inputs, count, offset, edges, edge_count, inner, picked, above);
+}
+
+int64_t mergecore_look_wide(const Op *ops, int64_t length, int64_t result, const Buffer *inputs, int64_t count,
+                            int64_t offset, const int64_t *edges, int64_t edge_count, int64_t inner, int64_t *picked,
+                            int64_t *above) {
+    return used->look_wide(ops, length, result, inputs, count, offset, edges, edge_count, inner, picked, above);
 }
 
 int mergecore_sha256(const uint8_t *data, int64_t count, int64_t size, uint8_t *digests) {

@@ -37,6 +37,8 @@ enum Code {
     NARROW,      // float64 register a, rounded to float32
     WIDE_ADD, WIDE_SUB, WIDE_MUL,  // of float64 registers a and b
     WIDE_ADD_X, WIDE_MUL_X,        // of float64 register a and the float64 number in n
+    WIDE_KEEP,                     // KEEP for float64: the number is in n, and the index in k0 and k1
+    NE_X_OF_WIDE,                  // 1 if float64 register a is not the float64 number in n, else 0
     CODES
 };
 
@@ -47,8 +49,8 @@ struct Op {
     int64_t n;
 };
 
-// Stored dtypes.
-enum Dtype { F32, BF16, F16 };
+// Stored dtypes. F64 is only for outputs, of float64 registers.
+enum Dtype { F32, BF16, F16, F64 };
 
 struct Buffer {
     void *data;
@@ -90,6 +92,11 @@ void mergecore_sums(const struct Op *ops, int64_t length, const struct Term *ter
 int64_t mergecore_look(const struct Op *ops, int64_t length, int64_t result, const struct Buffer *inputs, int64_t count,
                        int64_t offset, const int32_t *edges, int64_t edge_count, int64_t inner, int32_t *picked,
                        int64_t *above);
+
+// The same for a float64 register.
+int64_t mergecore_look_wide(const struct Op *ops, int64_t length, int64_t result, const struct Buffer *inputs,
+                            int64_t count, int64_t offset, const int64_t *edges, int64_t edge_count, int64_t inner,
+                            int64_t *picked, int64_t *above);
 
 // Write the SHA-256 of each of `count` blocks of `size` bytes, a multiple of 64, to `digests`, 32 bytes each. Return 0
 // if this processor has no instructions for it.

@@ -69,6 +69,7 @@ FUNCTIONS: dict[str, tuple[int, Callable[..., Any]]] = {
     "a mask times": (2, lambda a, b: (a > b) * a),
     "a mask of numbers": (2, lambda a, b: torch.le(a, b, out=torch.empty_like(a))),
     "widen and narrow": (2, lambda a, b: (a.double() * 0.1).add_(b.to(torch.float64, copy=True).mul_(0.3)).to(a.dtype)),
+    "compare float64": (2, lambda a, b: (a.double() - b.double()).ne(0.5).float() + b * 0),
     "float64": (2, lambda a, b: ((a.double() - b.double()) * b.double() + 0.7).float()),
     **{f"compare {name}": (2, lambda a, b, name=name: getattr(a, name)(b).float() + b * 0) for name in
        ("lt", "le", "gt", "ge", "eq", "ne")},
@@ -196,31 +197,40 @@ def test_random_numbers_are_those_of_the_context(offset: int, native: Native) ->
     assert torch.equal(made, Context("a.weight", (), offset, None, 7).random(2, like)) and ctx.seed == 7
 
 
+@pytest.mark.parametrize("wide", [False, True], ids=["float32", "float64"])
 @pytest.mark.parametrize(("offset", "last"), [(0, 999), (0, 1500), (0, 10**9), (2048, 2050), (2048, 1), (0, -1)])
-def test_a_selection_keeps_ties_up_to_an_index(offset: int, last: int, native: Native) -> None:
+def test_a_selection_keeps_ties_up_to_an_index(offset: int, last: int, wide: bool, native: Native) -> None:
     from mergecore_numerics import Cut, keep_largest
 
     x = torch.tensor([0.5, -0.5, 0.25, 1.0, float("nan"), -0.0]).repeat(400)
     cut = Cut(0.5, last)
-    node = record(lambda tensors: [keep_largest(tensors[0], cut, Offset())], 1)  # type: ignore[arg-type]
+
+    def kept(x: Any, offset: Any) -> Any:
+        return keep_largest(x.double() * 0.5, Cut(0.25, last), offset).float() if wide else keep_largest(x, cut, offset)
+
+    node = record(lambda tensors: [kept(tensors[0], Offset())], 1)
     made, _ = ran(_compiled(node, native), native, [x], "F32", offset)
-    wanted = keep_largest(x, cut, offset)
+    wanted = kept(x, offset)
     assert torch.equal(made.isnan(), wanted.isnan()) and torch.equal(made.nan_to_num(9), wanted.nan_to_num(9))
 
 
+@pytest.mark.parametrize("wide", [False, True], ids=["float32", "float64"])
 @pytest.mark.parametrize("inner", [-1, 0, 1])
 @pytest.mark.parametrize("count", [0, 1, 31, 33, 1024, 5000])
-def test_magnitudes_are_counted_and_picked(count: int, inner: int, native: Native) -> None:
+def test_magnitudes_are_counted_and_picked(count: int, inner: int, wide: bool, native: Native) -> None:
     generator = np.random.default_rng(count)
     numbers = generator.standard_normal(count).astype(np.float32)
     numbers[::7] = [0.0, -0.0, np.nan, np.inf, -np.inf, 1.0, 1e-45][count % 7]
-    one = int(np.float32(1).view(np.int32))
-    edges = [-1, one - 10**6, one]
-    picked = np.full(count + 1, 77, np.int32)
-    program = _compiled(record(list, 1), native)
+    number, integer = (np.float64, np.int64) if wide else (np.float32, np.int32)
+    one = int(number(1).view(integer))
+    edges = [-1, int(number(0.9).view(integer)), one]
+    picked = np.full(count + 1, 77, integer)
+    program = _compiled(record(lambda tensors: [tensors[0].double()] if wide else tensors, 1, wide=True), native)
     inputs = [(numbers.ctypes.data, "F32")]
-    above, kept = native.look(program.code, program.results[0], inputs, count, 0, edges, inner, picked.ctypes.data)
-    sizes = numbers.view(np.int32) & 0x7FFFFFFF
+    above, kept = native.look(
+        program.code, program.results[0], inputs, count, 0, edges, inner, picked.ctypes.data, program.wide[0]
+    )
+    sizes = numbers.astype(number).view(integer) & np.iinfo(integer).max
     assert above == [int((sizes > edge).sum()) for edge in edges]
     wanted = sizes[(sizes > edges[inner]) & (sizes <= edges[inner + 1])] if inner >= 0 else sizes[:0]
     assert np.array_equal(picked[:kept], wanted) and picked[-1] == 77
@@ -303,7 +313,7 @@ def test_every_operation_is_tested(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Native, "encode", lambda self, name, *rest: (seen.add(name), encode(self, name, *rest))[1])
     for count, function in FUNCTIONS.values():
         compiled(function, count, Native())
-    assert {*CODES} - seen == {"keep", "random"}
+    assert {*CODES} - seen == {"keep", "wide_keep", "random"}
 
 
 def test_too_many_values_at_a_time_are_refused() -> None:

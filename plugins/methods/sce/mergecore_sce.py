@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from mergecore_numerics import Cut, Mapped, Masks, dots, elect_sign, keep_largest, largest, models_in, total
+from mergecore_numerics import Cut, Mapped, dots, elect_sign, keep_largest, largest, models_in, nonzeros, total
 
 from mergecore.api import Context, DeltaMethod, Tile, param
 
@@ -36,24 +36,23 @@ class Sce(DeltaMethod):
         1.0, "Fraction of elements to merge, out of those that differ between models.", minimum=0.0, maximum=1.0
     )
 
-    def measure(self, tiles: Sequence[Sequence[Tensor]], ctx: Context) -> tuple[Selection | None, list[float]]:
-        """Return the selected elements (None: all) and each model's weight."""
-        selection = None
+    def measure(self, tiles: Sequence[Sequence[Tensor]], ctx: Context) -> tuple[Cut | None, list[float]]:
+        """Return the cut through the spreads (None: all elements are selected) and each model's weight."""
+        cut = None
         if self.select_topk < 1:
-            varying = sum(_varying(deltas) for deltas in tiles)
             spreads = Mapped(tiles, lambda deltas, _: [_spread(deltas)])
+            (varying,) = nonzeros(spreads)
             (cut,) = largest(spreads, [int(self.select_topk * varying)])
-            selection = Selection(cut, Masks())
-            tiles = Mapped(tiles, selection.of)
+            tiles = Mapped(tiles, partial(_selected, cut))
         models = range(models_in(tiles))
         energy = dots(tiles, [(model, model) for model in models])
         energies = math.fsum(energy)
-        return selection, [1 / len(models) if energies == 0 else part / energies for part in energy]
+        return cut, [1 / len(models) if energies == 0 else part / energies for part in energy]
 
     def merge(self, deltas: Sequence[Tensor], ctx: Context) -> Tensor:
-        selection, weights = ctx.measured
-        if selection is not None:
-            deltas = selection.of(deltas, ctx.offset)
+        cut, weights = ctx.measured
+        if cut is not None:
+            deltas = _selected(cut, deltas, ctx.offset)
         sign = elect_sign(total(deltas))
         merged, share = sign.clone().zero_(), sign.clone().zero_()
         for delta, weight in zip(deltas, weights, strict=True):
@@ -63,33 +62,10 @@ class Sce(DeltaMethod):
         return merged.mul_(sign).div_(share.add_(sign.copy_(share).eq_(0)))
 
 
-@dataclass(frozen=True)
-class Selection:
-    """The elements whose variance across models passes `cut`. Masks are computed on first use and kept in `masks`."""
-
-    cut: Cut
-    masks: Masks
-
-    def of(self, deltas: Sequence[Tensor], offset: int) -> list[Tensor]:
-        """Return the deltas of a tile with unselected elements set to zero. NaN stays NaN."""
-        mask = self.masks.get(0, offset, deltas[0], partial(self._mask, deltas, offset))
-        return [delta * mask for delta in deltas]
-
-    def _mask(self, deltas: Sequence[Tensor], offset: int) -> Tensor:
-        import torch
-
-        kept = keep_largest(_spread(deltas), self.cut, offset)
-        return torch.ne(kept, 0, out=torch.empty_like(deltas[0], dtype=torch.float32))
-
-
-def _varying(deltas: Sequence[Tensor]) -> int:
-    """Return the number of elements in which the models differ."""
-    import torch
-
-    differing = torch.zeros_like(deltas[0])
-    for delta in deltas[1:]:
-        differing.add_(torch.ne(delta, deltas[0], out=torch.empty_like(delta)))
-    return int(torch.count_nonzero(differing))
+def _selected(cut: Cut, deltas: Sequence[Tensor], offset: int) -> list[Tensor]:
+    """Return the deltas of a tile with the elements set to zero whose spread does not pass `cut`. NaN stays NaN."""
+    mask = keep_largest(_spread(deltas), cut, offset).ne(0).to(deltas[0].dtype)
+    return [delta * mask for delta in deltas]
 
 
 def _spread(deltas: Sequence[Tensor]) -> Tensor:
@@ -98,7 +74,7 @@ def _spread(deltas: Sequence[Tensor]) -> Tensor:
     With d the differences from the first model, this is n sum(d^2) - sum(d)^2. The first term is at least n / (n - 1)
     times the second, which avoids catastrophic cancellation.
     """
-    first, others = deltas[0].double(), deltas[1:]
+    first, *others = (delta.double() for delta in deltas)
     if not others:
         return first.clone().zero_()
     summed = others[0] - first
@@ -106,5 +82,5 @@ def _spread(deltas: Sequence[Tensor]) -> Tensor:
     for other in others[1:]:
         difference = other - first
         summed.add_(difference)
-        squares.addcmul_(difference, difference)
-    return squares.mul_(len(deltas)).addcmul_(summed, summed, value=-1)
+        squares.add_(difference * difference)  # not addcmul, which some processors round once
+    return squares.mul_(len(deltas)).sub_(summed * summed)

@@ -3,7 +3,7 @@
 from mergecore_numerics.deltas import l1_scales, plain_sum, weighted
 from mergecore_numerics.lazily import Mapped
 from mergecore_numerics.masks import Masks
-from mergecore_numerics.selection import Cut, keep_largest, largest
+from mergecore_numerics.selection import Cut, keep_largest, largest, nonzeros
 from mergecore_numerics.signs import agreeing_sum, elect_sign
 from mergecore_numerics.sphere import (
     CANCELLED,
@@ -35,6 +35,7 @@ __all__ = [
     "l1_scales",
     "largest",
     "models_in",
+    "nonzeros",
     "norm_of_sum",
     "plain_sum",
     "row_cosines",

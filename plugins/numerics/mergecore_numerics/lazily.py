@@ -10,10 +10,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+_NATIVE = ("models", "bits", "look", "nonzeros", "dots", "absolute_sums", "mapped")
+"""What functions of this package use instead of tensors."""
+
+
 class Mapped(Sequence["Sequence[Tensor]"]):
     """Apply `function(tile, offset)` to each tile on every access, so that a pass needs memory for only one tile.
 
-    `offset` is the flat index of the tile's first element. All tiles except the last have the same length.
+    `offset` is the flat index of the tile's first element. All tiles except the last have the same length. If `tiles`
+    has a method `mapped` that can record the function, the native methods of what it returns are those of this object.
     """
 
     def __init__(
@@ -26,6 +31,16 @@ class Mapped(Sequence["Sequence[Tensor]"]):
 
     def __getitem__(self, index: Any) -> Any:
         return self._function(self._tiles[index], index * self._length if index else 0)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _NATIVE and self._native is not None:
+            return getattr(self._native, name)
+        raise AttributeError(name)
+
+    @cached_property
+    def _native(self) -> Any:
+        mapped = getattr(self._tiles, "mapped", None)
+        return mapped and mapped(self._function)
 
     @cached_property
     def _length(self) -> int:

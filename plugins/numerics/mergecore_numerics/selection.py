@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-import numpy as np
-
-from mergecore_numerics._search import SAMPLE, Bits, Search
-from mergecore_numerics.sums import models_in
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_CHUNK = 2**18  # elements processed at once, few enough to stay in cache
-_HELD = 3 * 2**23  # maximum bytes of picked values, for all models together
-_INTEGERS: dict[str, type[np.signedinteger[Any]]] = {"torch.float32": np.int32, "torch.float64": np.int64}
+FLOATS = ("torch.float32", "torch.float64")
+"""Names of the dtypes to select from."""
 
 
 class Cut(NamedTuple):
@@ -44,25 +38,22 @@ def largest(tiles: Sequence[Sequence[Tensor]], counts: Sequence[int]) -> list[Cu
     Selection in a few passes based on a sample: Floyd and Rivest, https://doi.org/10.1145/360680.360691; Munro and
     Paterson, https://doi.org/10.1016/0304-3975(80)90061-4.
     """
-    if len(tiles) == 1 and not hasattr(tiles, "bits"):
-        tiles = [tiles[0]]  # computed once, not for every pass
-    cuts = {model: Cut(math.inf, -1) for model in range(len(counts))}
-    wanted = [model for model, count in enumerate(counts) if count > 0]
-    if not wanted:
-        return list(cuts.values())
-    total, length, samples = _sample(tiles, wanted)
-    searches: dict[int, Search] = {}
-    for model in wanted:
-        if counts[model] >= total:
-            cuts[model] = Cut(0.0, total - 1)
-        else:
-            capacity = _HELD // max(3, len(wanted)) // samples[model].itemsize
-            searches[model] = Search(counts[model], total, samples[model], capacity)
-    while searches:
-        _read(tiles, searches, total, length)
-        for model in [model for model, search in searches.items() if search.found()]:
-            cuts[model] = _cut(tiles, model, searches.pop(model), total, length)
-    return list(cuts.values())
+    from mergecore_numerics._cuts import find_cuts  # it imports NumPy, which takes longer than a small merge
+
+    return find_cuts(tiles, counts)
+
+
+def nonzeros(tiles: Sequence[Sequence[Tensor]]) -> list[int]:
+    """Return the number of elements of each model's tensor that are not 0, in one pass. NaN is not 0.
+
+    If `tiles` has a method of this name, that one counts.
+    """
+    if native := getattr(tiles, "nonzeros", None):
+        return list(native())
+    counts = [0] * len(tiles[0])
+    for index in range(len(tiles)):
+        counts = [count + int(x.count_nonzero()) for count, x in zip(counts, tiles[index], strict=True)]
+    return counts
 
 
 def keep_largest(x: Tensor, cut: Cut, offset: int) -> Tensor:
@@ -76,7 +67,7 @@ def keep_largest(x: Tensor, cut: Cut, offset: int) -> Tensor:
         return recorded
     import torch
 
-    dtype = _checked(x).dtype
+    dtype = checked(x).dtype
     ties = min(max(cut.last + 1 - offset, 0), x.numel())
     if not ties:
         return torch.hardshrink(x, cut.threshold)
@@ -88,84 +79,8 @@ def keep_largest(x: Tensor, cut: Cut, offset: int) -> Tensor:
     return torch.cat([torch.hardshrink(x[:ties], before), torch.hardshrink(x[ties:], cut.threshold)])
 
 
-def _sample(tiles: Sequence[Sequence[Tensor]], models: Sequence[int]) -> tuple[int, int, dict[int, Bits]]:
-    """Return the sizes of the tensor and its first tile, and evenly sampled magnitudes per model (none if small)."""
-    number = min(32, max(2, len(tiles) // 8), len(tiles))
-    parts: dict[int, list[Bits]] = {model: [] for model in models}
-    total = length = 0
-    for i in range(number):
-        tile = _bits(tiles, i * (len(tiles) - 1) // max(number - 1, 1))
-        length = length or tile[0].size
-        total = length * (len(tiles) - 1) + tile[0].size
-        size = min(SAMPLE, total // 64) if total > _CHUNK else 0
-        step = length * number // max(size, 1) | 1  # odd, to cycle through all columns of a matrix
-        for model in models:
-            parts[model].append(_magnitudes(tile[model % len(tile)][: size * step : step]))
-    return total, length, {model: np.concatenate(part) for model, part in parts.items() if part}
-
-
-def _read(tiles: Sequence[Sequence[Tensor]], searches: Mapping[int, Search], total: int, length: int) -> None:
-    """Pass all magnitudes of each model to its search, in pieces."""
-    for search in searches.values():
-        search.aim()
-    for index in range(len(tiles)):
-        size, tile = min(length, total - index * length), list[Bits]()
-        for start in range(0, size, _CHUNK):
-            count = min(_CHUNK, size - start)
-            seen = _look(tiles, index, start, count, searches)
-            for model, search in searches.items():
-                if model not in seen:
-                    tile = tile or _bits(tiles, index)
-                    search.see(_magnitudes(tile[model % len(tile)][start : start + count]))
-
-
-def _look(
-    tiles: Sequence[Sequence[Tensor]], index: int, start: int, count: int, searches: Mapping[int, Search]
-) -> Collection[int]:
-    """Let native code, if the tiles have some, see a piece. Return the models whose searches it has served."""
-    if not (look := getattr(tiles, "look", None)):
-        return ()
-    models, served = models_in(tiles), [model for model, search in searches.items() if search.step == 1]
-    looks = [(model % models, searches[model].edges, searches[model].inner) for model in served]
-    for model, found in zip(served, look(index, start, count, looks)):
-        searches[model].saw(*found)
-    return served
-
-
-def _cut(tiles: Sequence[Sequence[Tensor]], model: int, search: Search, total: int, length: int) -> Cut:
-    """Return the cut for a search result, with the flat index of the last element to keep among ties."""
-    threshold = float(np.array(search.threshold, search.sample.dtype).view(f"f{search.sample.itemsize}"))
-    if math.isnan(threshold):
-        return Cut(math.inf, -1)
-    if search.needed == search.upto[-1]:
-        return Cut(threshold, total - 1)
-    piece = int(np.searchsorted(search.upto, search.needed))
-    place, start = divmod(piece, -(-length // _CHUNK))
-    start *= _CHUNK
-    tile = _bits(tiles, place)
-    values = _magnitudes(tile[model % len(tile)][start : start + _CHUNK])
-    equal = np.flatnonzero(values == search.threshold)
-    return Cut(threshold, place * length + start + int(equal[search.needed - int(search.upto[piece]) - 1]))
-
-
-def _bits(tiles: Sequence[Sequence[Tensor]], index: int) -> list[Bits]:
-    """Return the tensors of a tile as integers with the same bits."""
-    native = getattr(tiles, "bits", None)
-    return list(native(index)) if native else [_integers(x) for x in tiles[index]]
-
-
-def _integers(x: Tensor) -> Bits:
-    """View a float tensor as integers with the same bits, without copying."""
-    integer = _INTEGERS[str(_checked(x).dtype)]
-    return x.numpy(force=True).view(integer)
-
-
-def _magnitudes(integers: Bits) -> Bits:
-    """Clear the sign bit. The integers then sort like the magnitudes, with NaN above infinity."""
-    return np.bitwise_and(integers, np.iinfo(integers.dtype).max)
-
-
-def _checked(x: Tensor) -> Tensor:
-    if str(x.dtype) not in _INTEGERS:
+def checked(x: Tensor) -> Tensor:
+    """Return a tensor, or raise TypeError if it is not float32 or float64."""
+    if str(x.dtype) not in FLOATS:
         raise TypeError(f"mergecore-numerics selects from float32 or float64, not {x.dtype}; convert the tensor first")
     return x

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mergecore_numerics import BLOCK, Cut, _search, keep_largest, largest, selection
+from mergecore_numerics import BLOCK, Cut, _cuts, _search, keep_largest, largest, nonzeros
 from torch import Tensor
 
 SPECIAL = [0.0, -0.0, 1.0, -1.0, 1e-45, -1e-45, 1e-40, 3.4e38, math.inf, -math.inf, math.nan, 0.5, 0.25]
@@ -118,7 +118,7 @@ def test_largest_where_hardly_anything_fits_in_memory(draw: st.DataObject) -> No
     patience = draw.draw(st.sampled_from([0, 1, 6]))
     with (
         mock.patch.multiple(_search, SAMPLE=32, _PATIENCE=patience),
-        mock.patch.multiple(selection, SAMPLE=32, _CHUNK=16, _HELD=3 * 32 * 4),
+        mock.patch.multiple(_cuts, SAMPLE=32, _CHUNK=16, _HELD=3 * 32 * 4),
         mock.patch.object(_search.Search, "see", watched),
     ):
         check(models, counts, length)
@@ -161,7 +161,7 @@ def test_a_common_case_takes_one_pass_and_little_memory() -> None:
     count = 2**21
     models = [data("normal", count), data("bf16 deltas", count), data("two values", count)]
     tiles = Tiles(models, 2**15)
-    with mock.patch.object(selection, "_HELD", 2**20):
+    with mock.patch.object(_cuts, "_HELD", 2**20):
         largest(tiles, [count // 5, count // 2, int((models[2] == -2).sum()) - 9])
     assert tiles.reads <= len(tiles) * (1 + 1 / 8) + 3
 
@@ -212,3 +212,8 @@ print(peak() - before)
 def test_memory_stays_far_below_the_tensor(kind: str, dtype: str) -> None:
     done = subprocess.run([sys.executable, "-c", MEMORY, kind, dtype], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 56, "MiB held while selecting from 0.75 or 1.5 GiB per model"
+
+
+def test_nonzeros_counts_nan_but_no_zero() -> None:
+    x = torch.tensor([0.0, -0.0, 1e-45, -2.0, math.nan, math.inf])
+    assert nonzeros([[x, 0 * x[:6]], [x[:2], x[2:4]]]) == [4, 4]
