@@ -103,7 +103,7 @@ class TileMerger:
         buffer = self.buffers.get((slot, dtype))
         if buffer is None or buffer.nbytes < nbytes:
             buffer = new_memory(elements, dtype)
-            if elements <= self.tile:
+            if nbytes <= self.tile * ITEM_BYTES["F32"]:
                 self.buffers[slot, dtype] = buffer
         return buffer[:nbytes]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from mergecore.api import TILE_ELEMENTS, Context, Job, Kernels, Piece, TileMerger, Tiles
+from mergecore.api import ITEM_BYTES, TILE_ELEMENTS, Context, Job, Kernels, Piece, TileMerger, Tiles
 from mergecore.api.memory import address, as_bytes
 from mergecore.api.random import WRAP, stream_keys
 from mergecore.tracing.nodes import Untraceable, Value
@@ -184,11 +184,18 @@ class SummableTiles(NativeTiles):
     def _sums(self, program: Program, terms: Sequence[tuple[int, int]]) -> list[float]:
         sums = [0.0] * len(terms)
         total = self._job.info.elements
-        for start in range(0, total, TILE_ELEMENTS):  # tiles of rows do not start at blocks
-            count = min(TILE_ELEMENTS, total - start)
+        step = stored_elements(self._job, TILE_ELEMENTS)
+        for start in range(0, total, step):  # tiles of rows do not start at blocks
+            count = min(step, total - start)
             stored = self._stored(Piece(start, (count,), count))
             sums = self._kernels.sums(program.code, terms, addresses(self._job, stored), count, start, sums)
         return sums
+
+
+def stored_elements(job: Job, tile: int) -> int:
+    """Return how many elements of a job to process at once, so that they take the memory of a tile in float32."""
+    largest = max(ITEM_BYTES[info.dtype] for info in (job.info, *(item.info for item in job.inputs)))
+    return tile * ITEM_BYTES["F32"] // largest
 
 
 def addresses(job: Job, stored: Sequence[memoryview]) -> list[tuple[int, str]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mergecore.api import FLOATS, Context, Job, Kernels, Piece, TileMerger, Tiles
 from mergecore.api.memory import address
-from mergecore.tracing.measuring import NativeContext, SummableTiles, addresses
+from mergecore.tracing.measuring import NativeContext, SummableTiles, addresses, stored_elements
 from mergecore.tracing.nodes import Untraceable
 from mergecore.tracing.program import Program, trace
 
@@ -39,16 +39,15 @@ class NativeMerger(TileMerger):
 
     def make(self, job: Job) -> None:
         """See `mergecore.api.TileMerger.make`."""
-        pieces = job.pieces(self.tile)
-        if not pieces:
+        if not job.info.elements:
             return
         if job.method is None and job.info.dtype not in FLOATS and job.inputs[0].info.dtype == job.info.dtype:
-            for piece in pieces:
+            for piece in job.pieces(stored_elements(job, self.tile)):
                 self._put(job, piece, self.raw(job, 0, piece))
             return
         ctx = self.context(job)
         program = self._program(job, ctx)
-        for piece in pieces:
+        for piece in job.pieces(stored_elements(job, self.tile) if program else self.tile):
             if program is None or not self._ran(program, job, piece):
                 self.write(job, piece, self.made(job, piece, ctx))
 
